@@ -1,0 +1,145 @@
+"""What can be asked of this checkout: `nox -l` lists it, and `nox -s tests` is what everybody runs first.
+
+The supported interpreters are the classifiers in pyproject.toml. A missing one is skipped with a line that says so, in
+CI too: which interpreters a machine has is not this project's to decide.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHONS = nox.project.python_versions(PROJECT)
+FULLY_COVERED = ["errors.py", "values/*", "protocol/*"]
+OLDEST_FRAMEWORKS = ["aiogram==3.7.0", "fastapi==0.115.3"]
+THRESHOLD = 95
+PARALLEL = ["-n", "3"]  # on two cores: many tests wait for a clock or a socket
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["tests", "lint", "typing", "build"]
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+
+def show_pyenv() -> None:
+    """Put pyenv's interpreters on the path: its shims are there already, but run only the versions selected."""
+    root = os.environ.get("PYENV_ROOT")
+    if root is None and (pyenv := shutil.which("pyenv")):
+        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - a fixed command
+    if root:
+        folders = sorted(str(folder) for folder in Path(root, "versions").glob("*/bin"))
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders])
+
+
+show_pyenv()
+
+
+def dependencies(group: str) -> list[str]:
+    return list(nox.project.dependency_groups(PROJECT, group))
+
+
+@nox.session(python=PYTHONS if RUNNING in PYTHONS else [*PYTHONS, RUNNING])
+def tests(session: nox.Session) -> None:
+    """Run the tests; on the interpreter that runs nox, measure what they cover."""
+    session.install("-e", ".[all]", *dependencies("test"))
+    if session.python != RUNNING or session.posargs:
+        session.run("pytest", *(session.posargs or PARALLEL))
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", f"--fail-under={THRESHOLD}")
+    include = ",".join(f"*/tgmembership_async/{part}" for part in FULLY_COVERED)
+    session.run("coverage", "report", f"--include={include}", "--fail-under=100")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run the long variants of the promises."""
+    session.install("-e", ".[all]", *dependencies("test"))
+    session.run("pytest", "-m", "soak", *session.posargs)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """Kill a provisioning run a hundred times, and count who was granted twice and who was lost."""
+    session.install("-e", ".[all]", *dependencies("test"))
+    session.run("pytest", "-m", "crash", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure everything next to its peers, and draw what the README shows; `-- --quick` for a look."""
+    session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
+    folder = Path(session.create_tmp()).absolute() if session.posargs else HERE / "benchmarks" / "results"
+    folder.mkdir(exist_ok=True)
+    for name in ("null", "structuring", "starting", "webhook", "ledger", "provision"):
+        session.run("python", f"benchmarks/{name}.py", *session.posargs)
+    session.run("python", "benchmarks/call.py", "--json", f"{folder}/call.json", *session.posargs)
+    session.run("python", "benchmarks/plot.py", f"{folder}/call.json")
+
+
+@nox.session
+def httpx2(session: nox.Session) -> None:
+    """Advisory: run the transport suite on the continuation of httpx, which one module of ours would have to import."""
+    session.install("-e", ".[all]", "httpx2", *dependencies("test"))
+    session.run("pytest", "-p", "on_httpx2", "tests/transport", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*dependencies("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types, with mypy everywhere and with pyright in the package."""
+    session.install("-e", ".[all]", "nox", *dependencies("typing"))
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("releases", ["current", "oldest"])
+def frameworks(session: nox.Session, releases: str) -> None:
+    """Run what lives in other people's frameworks, as a wheel, on their current and their oldest supported releases."""
+    pins = OLDEST_FRAMEWORKS if releases == "oldest" else []
+    session.install(".[aiogram,fastapi,otel,testing]", *dependencies("test"), *pins)
+    session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheel and sdist, and try the wheel in an empty environment."""
+    session.install("build")
+    scratch = Path(session.create_tmp()).absolute()
+    dist, empty = scratch / "dist", scratch / "empty"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), str(HERE))
+    (wheel,) = dist.glob("*.whl")
+    session.run("python", "-m", "venv", "--clear", str(empty))
+    scripts = empty / ("Scripts" if os.name == "nt" else "bin")
+    with session.chdir(empty):
+        for what, command in (
+            (f"{wheel}", [str(scripts / "python"), "-W", "error", "-c", "import tgmembership_async"]),
+            (f"{wheel}[cli]", [str(scripts / "tgmembership"), "--version"]),
+        ):
+            session.run(str(scripts / "python"), "-m", "pip", "install", "-q", what, external=True)
+            session.run(*command, external=True)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Grant access to a thousand members on a service full of faults, and count what came of it."""
+    session.install(".[cli,testing]")
+    session.run("tgmembership", "demo", *session.posargs)
