@@ -1,0 +1,196 @@
+"""What the service offers: the ten methods (*documented* by name), their parameters, results and safety, as a table."""
+
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from attrs import evolve, field, frozen
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol import convert
+from tgmembership_async.protocol.wire import Safety, Verb
+from tgmembership_async.values.models import (
+    AccessToken,
+    Count,
+    PaymentMethodUsage,
+    Plan,
+    PlanPerformance,
+    Revenue,
+    Subscriber,
+)
+
+T = TypeVar("T")
+Param = str | int
+_ID_LIMIT: Final = 2**63
+_METHOD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
+
+
+def check_id(name: str, value: object) -> int:
+    """Return a positive id of up to 64 bits, or raise UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _ID_LIMIT:
+        msg = f"{name} must be a positive int of up to 64 bits, not {value!r:.80}"
+        raise UsageError(msg)
+    return value
+
+
+def check_url(name: str, value: object) -> str:
+    """Return an https URL with a host, or raise UsageError."""
+    parts = split_url(value)
+    if parts is None or parts.scheme != "https" or not parts.hostname:
+        msg = f"{name} must be an https:// URL with a host, as the service asks (documented)"
+        raise UsageError(msg)
+    return str(value)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def check_local_url(name: str, value: object) -> str:
+    """Return an https URL, or an http URL to a loopback host: for a service on loopback, which is a fake one."""
+    parts = split_url(value)
+    if parts is not None and parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return str(value)
+    return check_url(name, value)
+
+
+def split_url(value: object) -> SplitResult | None:
+    """Return the parts of a URL, or None for what is none."""
+    if not isinstance(value, str) or not value.isprintable() or " " in value:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+@frozen
+class Endpoint(Generic[T]):
+    """One method: how it is called, what a repetition does, and how its result is read."""
+
+    method: str
+    verb: Verb
+    safety: Safety
+    read: Callable[[Any], T] = field(repr=False)
+    params: Mapping[str, Callable[[str, object], Param]] = field(factory=dict[str, Any], repr=False)
+    required: frozenset[str] = frozenset()
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+def _raw(result: object) -> object:
+    return result
+
+
+ADD_MEMBER: Final[Endpoint[AccessToken]] = Endpoint(
+    "addMember",
+    "POST",
+    Safety.UNSAFE,
+    convert.access_token,
+    {"plan_id": check_id, "member_id": check_id},
+    frozenset({"plan_id"}),
+)
+COUNT_ORDERS: Final[Endpoint[Count]] = Endpoint("countOrders", "GET", Safety.SAFE, convert.count)
+COUNT_USERS: Final[Endpoint[Count]] = Endpoint("countUsers", "GET", Safety.SAFE, convert.count)
+GET_PLANS: Final[Endpoint[list[Plan]]] = Endpoint("getPlans", "GET", Safety.SAFE, convert.plans, {"plan_id": check_id})
+GET_REVENUE: Final[Endpoint[Revenue]] = Endpoint("getRevenue", "GET", Safety.SAFE, convert.revenue)
+GET_SUBSCRIBERS: Final[Endpoint[list[Subscriber]]] = Endpoint(
+    "getSubscribers", "GET", Safety.SAFE, convert.subscribers, {"user_id": check_id}
+)
+MOST_POPULAR_PAYMENT_METHODS: Final[Endpoint[list[PaymentMethodUsage]]] = Endpoint(
+    "mostPopularPaymentMethods", "GET", Safety.SAFE, convert.payment_methods
+)
+PLANS_PERFORMANCE: Final[Endpoint[list[PlanPerformance]]] = Endpoint(
+    "plansPerformance", "GET", Safety.SAFE, convert.performance
+)
+SET_WEBHOOK: Final[Endpoint[Any]] = Endpoint(
+    "webhook", "POST", Safety.IDEMPOTENT, _raw, {"url": check_url}, frozenset({"url"})
+)
+SET_WEBHOOK_LOCALLY: Final = evolve(SET_WEBHOOK, params={"url": check_local_url})
+DELETE_WEBHOOK: Final[Endpoint[None]] = Endpoint("webhook", "DELETE", Safety.IDEMPOTENT, _nothing)
+
+ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
+    ADD_MEMBER,
+    COUNT_ORDERS,
+    COUNT_USERS,
+    GET_PLANS,
+    GET_REVENUE,
+    GET_SUBSCRIBERS,
+    MOST_POPULAR_PAYMENT_METHODS,
+    PLANS_PERFORMANCE,
+    SET_WEBHOOK,
+    DELETE_WEBHOOK,
+)
+_KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in ENDPOINTS}
+
+
+def arguments(
+    endpoint: Endpoint[Any], given: Mapping[str, object], extra: Mapping[str, Param] | None
+) -> dict[str, Param]:
+    """Return the checked parameters of a call; what is None is left out."""
+    params: dict[str, Param] = {}
+    for name, value in given.items():
+        if value is not None:
+            params[name] = endpoint.params[name](name, value)
+        elif name in endpoint.required:
+            msg = f"{endpoint.method} needs {name}"
+            raise UsageError(msg)
+    return params | loose(extra, taken=params) if extra else params
+
+
+def loose(extra: Mapping[str, Param | None], taken: Mapping[str, Param] = {}) -> dict[str, Param]:
+    """Return undocumented parameters, checked as far as one can; what is None is left out."""
+    if not isinstance(extra, Mapping):
+        msg = f"parameters must be a mapping of names to str or int, not {type(extra).__name__}"
+        raise UsageError(msg)
+    for name, value in extra.items():
+        if not isinstance(name, str) or not name:
+            msg = f"a parameter's name must be a non-empty str, not {name!r:.80}"
+            raise UsageError(msg)
+        if name in taken:
+            msg = f"the parameter {name} is given twice"
+            raise UsageError(msg)
+        if value is not None and not _sendable(value):
+            msg = f"the parameter {name} must be a str or an int of up to 64 bits, not {type(value).__name__}"
+            raise UsageError(msg)
+    return {name: value for name, value in extra.items() if value is not None}
+
+
+def _sendable(value: object) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, int) and not isinstance(value, bool) and -_ID_LIMIT <= value < _ID_LIMIT
+
+
+def undocumented(method: object, verb: object, safety: Safety | str | None) -> tuple[str, Verb, Safety]:
+    """Return name, verb and safety for a call by name.
+
+    A name in the table, in any case (*documented*: the service ignores it), keeps its own safety; otherwise GET is safe
+    and every other verb unsafe, unless the caller says more.
+    """
+    if not isinstance(method, str) or not _METHOD.fullmatch(method):
+        msg = f"a method's name is letters, digits, '_' and '-', and begins with a letter; got {method!r:.80}"
+        raise UsageError(msg)
+    if verb not in ("GET", "POST", "DELETE"):
+        msg = f"the verb must be 'GET', 'POST' or 'DELETE', not {verb!r:.80}"
+        raise UsageError(msg)
+    known = _KNOWN.get(method.lower())
+    if known is not None:
+        return known.method, verb, known.safety
+    if safety is None:
+        return method, verb, Safety.SAFE if verb == "GET" else Safety.UNSAFE
+    try:
+        return method, verb, Safety(safety)
+    except ValueError:
+        msg = f"safety must be 'safe', 'idempotent' or 'unsafe', not {safety!r:.80}"
+    raise UsageError(msg)

@@ -1,0 +1,109 @@
+"""Bytes to envelope, `{"ok": bool, "code": int, "description"?: str, "result"?: any}` (documented); nothing raised."""
+
+import json
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final, cast
+
+from attrs import field, frozen
+
+_EXCERPT: Final = 200
+_CODE_DIGITS: Final = 9
+_DECODER: Final = json.JSONDecoder(parse_float=Decimal)
+
+
+@frozen
+class Envelope:
+    """What the service said. `code` is None where an `ok: true` came without a readable one.
+
+    `request_id` is sent by a later generation of the service (documented, v1); what else stands there is in `extra`.
+    """
+
+    ok: bool
+    code: int | None
+    result: Any = field(repr=False)
+    description: str | None = None
+    request_id: str | None = None
+    extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
+
+
+@frozen
+class NoEnvelope:
+    """The body is not the envelope; `why` says what is wrong with it."""
+
+    why: str
+
+
+def parse(body: bytes) -> Envelope | NoEnvelope:
+    """Read the envelope from a whole body, or say why it is none."""
+    if not body.strip():
+        return NoEnvelope("the body is empty")
+    try:
+        return _read(_load(body))
+    except RecursionError:
+        return NoEnvelope("the JSON is nested too deeply")
+    except ValueError:  # also bad UTF-8
+        return NoEnvelope("the body is not JSON")
+
+
+def _load(body: bytes) -> object:
+    """Return the JSON; a number that Python refuses stays as its text, for it may stand beside an `ok` that decides."""
+    try:
+        return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+    except (ValueError, ArithmeticError):
+        return json.loads(body, parse_float=_number(Decimal), parse_int=_number(int))
+
+
+def _number(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        try:
+            return read(text)
+        except (ValueError, ArithmeticError):
+            return text
+
+    return number
+
+
+def _read(json_value: object) -> Envelope | NoEnvelope:
+    if not isinstance(json_value, dict):
+        return NoEnvelope("the JSON is not an object")
+    reply = cast("dict[str, Any]", json_value)
+    ok = reply.pop("ok", None)
+    if not isinstance(ok, bool):
+        return NoEnvelope("'ok' is not true or false")
+    code = _code(reply.pop("code", None))
+    if code is None and not ok:
+        return NoEnvelope("'code' is not a number")
+    return Envelope(
+        ok=ok,
+        code=code,
+        result=reply.pop("result", None),
+        description=_text(reply.pop("description", None)),
+        request_id=_text(reply.pop("request_id", None)),
+        extra=reply,
+    )
+
+
+def _code(value: object) -> int | None:
+    """Accept an int or a numeric string (the latter *assumed*) of up to nine digits."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _CODE_DIGITS:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_CODE_DIGITS:
+        return value
+    return None
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else printable(value if isinstance(value, str) else repr(value))
+
+
+def printable(text: str, limit: int = 1_000) -> str:
+    """Return `text` as one line of at most `limit` characters that any log and terminal can take."""
+    shown = text[: limit + 1]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
+    return shown if len(shown) <= limit else f"{shown[:limit]}…"
+
+
+def excerpt(body: bytes) -> str:
+    """Return the first 200 characters of a body, fit to stand in a message."""
+    return printable(body[: 4 * _EXCERPT].decode(errors="replace"), _EXCERPT)

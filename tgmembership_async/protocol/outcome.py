@@ -1,0 +1,187 @@
+"""What may the service have done? Two witnesses, one table, and the error that says so.
+
+| outcome     | evidence                                                                                         |
+| ----------- | ------------------------------------------------------------------------------------------------ |
+| not sent    | a failure of the connect phase, and the transport did not begin to write our headers             |
+| turned away | 429, 421, 425; 503 that tells a wait; with or without envelope (*assumed*: nothing was done)     |
+| refused     | envelope `ok: false` with any other 4xx                                                          |
+| unknown     | everything else                                                                                  |
+| done        | envelope `ok: true`                                                                              |
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+from tgmembership_async.errors import (
+    APIError,
+    CallError,
+    DeadlineExceeded,
+    NotSent,
+    OutcomeUnknown,
+    ReplyLost,
+    UnexpectedReply,
+)
+from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, excerpt
+from tgmembership_async.protocol.wire import Progress, Request, Response, Safety
+
+_TURNED_AWAY: Final = frozenset({421, 425, 429})
+_TURNED_AWAY_WITH_A_WAIT: Final = 503
+_CLIENT_ERRORS: Final = range(400, 500)
+_KEPT_OF_A_BODY: Final = 65_536
+
+
+class Outcome(StrEnum):
+    """What is known of one attempt."""
+
+    NOT_SENT = "not sent"
+    TURNED_AWAY = "turned away"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    DONE = "done"
+
+
+class TransportFailure(Exception):
+    """No whole answer came; `reason` is one short phrase without URL or key.
+
+    `connecting`: the way it failed belongs to the connect phase (the first witness). `begun`: the transport began to
+    write our headers (the second); it is stamped from `request.progress` and believed True until then.
+    """
+
+    def __init__(self, reason: str, *, connecting: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.connecting = connecting
+        self.begun = True
+
+
+def judge_failure(failure: TransportFailure) -> Outcome:
+    """Say what a failed attempt proves: both witnesses count."""
+    return Outcome.NOT_SENT if failure.connecting and not failure.begun else Outcome.UNKNOWN
+
+
+def judge(response: Response, told: float | None, *, ok_alone_decides: bool) -> Outcome:
+    """Say what an answer proves; the envelope wins over the HTTP status.
+
+    `told` is the wait in seconds that the answer tells, if any. `ok_alone_decides` takes an `ok: true` without a
+    readable code for done, as `addMember` needs it: the member has been granted.
+    """
+    envelope = response.envelope
+    if isinstance(envelope, Envelope) and envelope.ok:
+        return Outcome.DONE if ok_alone_decides or envelope.code is not None else Outcome.UNKNOWN
+    code = code_of(response)
+    if code in _TURNED_AWAY or (code == _TURNED_AWAY_WITH_A_WAIT and told is not None):
+        return Outcome.TURNED_AWAY
+    return Outcome.REFUSED if isinstance(envelope, Envelope) and code in _CLIENT_ERRORS else Outcome.UNKNOWN
+
+
+def code_of(response: Response) -> int:
+    """Return the envelope's code, or the HTTP status where there is none."""
+    code = response.envelope.code if isinstance(response.envelope, Envelope) else None
+    return response.status if code is None else code
+
+
+def error_of(
+    result: Response | TransportFailure,
+    outcome: Outcome,
+    told: float | None,
+    request: Request,
+    elapsed: float,
+) -> CallError:
+    """Return the typed error for the last attempt of a call that ended without a result."""
+    facts = facts_of(request, elapsed)
+    error = (
+        _error_of_failure(result, outcome, request.progress, facts)
+        if isinstance(result, TransportFailure)
+        else _error_of_answer(result, outcome, told, request, facts)
+    )
+    if outcome is Outcome.UNKNOWN and request.safety is Safety.UNSAFE:
+        return unknown(error, request, elapsed)
+    return error
+
+
+def facts_of(request: Request, elapsed: float) -> dict[str, Any]:
+    """Return the fields that every CallError carries."""
+    return {
+        "method": request.method,
+        "attempts": request.progress.attempts,
+        "elapsed": elapsed,
+        "maybe_applied": request.progress.unsettled and request.safety is not Safety.SAFE,
+    }
+
+
+def unknown(cause: CallError, request: Request, elapsed: float) -> OutcomeUnknown:
+    """Return the error for an unsafe call on which the service may have acted."""
+    what = (
+        "the member may or may not have been granted"
+        if request.method == "addMember"
+        else "it may or may not have acted"
+    )
+    message = (
+        f"{what} ({cause.args[0]}); do not simply repeat it: "
+        "look at getSubscribers, or grant through a Granter, which keeps it for your decision"
+    )
+    return OutcomeUnknown(message, cause=cause, **{**facts_of(request, elapsed), "maybe_applied": True})
+
+
+def late(request: Request, elapsed: float, *, last: CallError | None = None) -> CallError:
+    """Return the error for a call whose deadline passed, or would pass before the next attempt (after `last`)."""
+    facts = facts_of(request, elapsed)
+    if last is not None:
+        message = f"the deadline leaves no time for another attempt; the last one: {last.args[0]}"
+    elif facts["maybe_applied"]:
+        message = f"the deadline passed after {elapsed:.3g} s, in the middle of the exchange"
+    else:
+        message = f"the deadline passed after {elapsed:.3g} s, and nothing was changed; calling again is safe"
+    error = DeadlineExceeded(message, **facts)
+    error.__cause__ = last
+    return unknown(error, request, elapsed) if facts["maybe_applied"] and request.safety is Safety.UNSAFE else error
+
+
+def _error_of_failure(
+    failure: TransportFailure, outcome: Outcome, progress: Progress, facts: dict[str, Any]
+) -> CallError:
+    if outcome is not Outcome.NOT_SENT:
+        return ReplyLost(f"the request was sent and no whole reply came back: {failure.reason}", **facts)
+    if progress.unsettled:
+        return ReplyLost(f"an earlier attempt was sent and got no whole reply; the last: {failure.reason}", **facts)
+    return NotSent(f"nothing was sent, calling again is safe: {failure.reason}", **facts)
+
+
+def _error_of_answer(
+    response: Response, outcome: Outcome, told: float | None, request: Request, facts: dict[str, Any]
+) -> CallError:
+    envelope = response.envelope
+    if isinstance(envelope, NoEnvelope) and outcome is Outcome.UNKNOWN:
+        return unexpected(f"HTTP {response.status}: {envelope.why}", response, request, facts)
+    code = code_of(response)
+    if isinstance(envelope, NoEnvelope):
+        return APIError.for_code(
+            code,
+            f"the service turned us away with HTTP {code}{_wait(told)}",
+            status=response.status,
+            retry_after=told,
+            **facts,
+        )
+    if envelope.ok:
+        return unexpected("'code' is missing or not a number", response, request, facts)
+    return APIError.for_code(
+        code,
+        f"{code} {envelope.description or 'without a description'}{_wait(told)}",
+        description=envelope.description,
+        status=response.status,
+        request_id=envelope.request_id,
+        retry_after=told,
+        **facts,
+    )
+
+
+def _wait(told: float | None) -> str:
+    return "" if told is None else f" (try again in {told:.3g} s)"
+
+
+def unexpected(why: str, response: Response, request: Request, facts: dict[str, Any]) -> UnexpectedReply:
+    """Return the error for an answer we cannot use. What may hold an access token or a webhook secret is not shown."""
+    secret = request.safety is not Safety.SAFE and response.body.lstrip()[:1] not in (b"", b"<")
+    shown = f"{len(response.body)} bytes, not shown for the secret they may hold" if secret else excerpt(response.body)
+    kept = b"" if secret else response.body[:_KEPT_OF_A_BODY]
+    return UnexpectedReply(f"{why}; the reply: {shown}", body=kept, **facts)

@@ -1,0 +1,1 @@
+"""What things are: secrets, money, durations and the models of the service."""
