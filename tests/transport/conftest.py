@@ -1,0 +1,46 @@
+"""Each transport on each backend it runs on: whatever holds for one must hold for all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from canary import CANARY_KEY
+
+import tgmembership_async
+from tgmembership_async import RetryPolicy, Session
+
+QUICK = RetryPolicy(transient_base=0.001, throttled_base=0.001)
+CROSSINGS = [("httpx", "asyncio"), ("httpx", "trio"), ("aiohttp", "asyncio")]
+
+
+@pytest.fixture(params=CROSSINGS, ids="-".join)
+def crossing(request: pytest.FixtureRequest) -> tuple[str, str]:
+    library, backend = request.param
+    return library, backend
+
+
+@pytest.fixture
+def library(crossing: tuple[str, str]) -> str:
+    return crossing[0]
+
+
+@pytest.fixture
+def backend(crossing: tuple[str, str]) -> str:
+    return crossing[1]
+
+
+@pytest.fixture
+def way(library: str) -> Any:
+    """Give the transport class, for tests that build it with arguments of their own."""
+    return getattr(tgmembership_async, f"{library.capitalize()}Transport")
+
+
+@pytest.fixture
+def session(library: str) -> Callable[..., Session]:
+    """Make Sessions that do not wait between attempts and go straight to where they are told."""
+
+    def session(url: str, **options: Any) -> Session:
+        usual = {"proxy": None, "retry": QUICK, "transport": library}
+        return Session(8047883872, CANARY_KEY, base_url=url, **{**usual, **options})
+
+    return session

@@ -1,0 +1,302 @@
+"""The default way out, on httpx: the only module that imports it."""
+
+import logging
+import ssl
+from collections.abc import AsyncIterable, Mapping
+from functools import cached_property, lru_cache
+from typing import Any, Final, Self, cast
+from weakref import WeakSet
+
+import httpcore
+import httpx
+from anyio import get_cancelled_exc_class
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Timeouts
+from tgmembership_async.transport.base import TransportFailure
+from tgmembership_async.transport.bodies import BODY_CAP, decoded
+from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes, max_idle
+from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, proxy_for
+from tgmembership_async.transport.reasons import reason_of
+
+_CONNECT_PHASE: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+_JUDGED: Final = (httpx.TransportError, httpx.StreamError, OSError)
+
+
+class Witness:
+    """A listener to httpcore's trace: it knows whether our headers were begun."""
+
+    __slots__ = ("_progress", "connecting", "stream")
+
+    def __init__(self, progress: Progress) -> None:
+        progress.begun = False
+        self._progress = progress
+        self.connecting = False
+        self.stream: Closable | None = None
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take one event down; `info` holds httpcore's own request."""
+        if event.endswith(".send_request_headers.started"):
+            # A proxy's CONNECT carries nothing of ours.
+            tunnel = info["request"].method == b"CONNECT"
+            self.connecting = tunnel
+            self._progress.begun = self._progress.begun or not tunnel
+            if not tunnel:
+                # The eight events that follow tell us nothing, and cost 30 of 330 µs above the socket.
+                info["request"].extensions.pop("trace", None)
+        elif event.startswith(("connection.", "proxy.", "socks")):
+            self.connecting = not self._progress.begun
+            if event.endswith(".connect_tcp.complete"):
+                self.stream = info["return_value"]
+
+
+class _Lane:
+    """One httpx transport of one connection, and its stream: httpcore forgets that one if a handshake is cancelled."""
+
+    __slots__ = ("_stream", "_transport")
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self._transport = transport
+        self._stream: Closable | None = None
+
+    async def exchange(self, wire: httpx.Request, witness: Witness) -> tuple[Response, bool]:
+        """Return the answer, and whether the exchange ended cleanly."""
+        try:
+            answer = await self._transport.handle_async_request(wire)
+        finally:
+            self._stream = witness.stream or self._stream
+        response = await _read(answer)
+        if not response.truncated:
+            await answer.aclose()
+        return response, not response.truncated and not self._has_more()
+
+    def _has_more(self) -> bool:
+        """Tell whether bytes came that belong to no answer: h11 would take the next answer from them."""
+        connection: Any = next(iter(self._transport._pool.connections), None)  # noqa: SLF001 - nobody else can tell
+        while connection is not None and not hasattr(connection, "_h11_state"):
+            connection = getattr(connection, "_connection", None)
+        return connection is not None and bool(connection._h11_state.trailing_data[0])  # noqa: SLF001 - as above
+
+    async def aclose(self) -> None:
+        """Close the connection, finished or not."""
+        try:
+            await self._transport.aclose()
+        finally:
+            if self._stream is not None:
+                await self._stream.aclose()
+
+
+class _GivesTargetOnce(dict[str, Any]):
+    """Extensions for one request: httpcore copies them into its CONNECT, which must not get our path."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.pop(name) if name == "target" else super().__getitem__(name)
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in one piece. No generator, as httpx's own is: nobody would close it when a write fails."""
+
+    def __init__(self, body: bytes) -> None:
+        self._rest = body
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part, self._rest = self._rest, b""
+        if not part:
+            raise StopAsyncIteration
+        return part
+
+
+class HttpxTransport:
+    """Send through httpx, on lanes of our own or through a `client` of yours, which stays yours to close.
+
+    `proxy` is a URL, None, or "env" for what the environment says; `ssl_context` is one with your own CA, say. A
+    `client` must have plain `httpx.AsyncHTTPTransport`s without retries: whatever repeats requests or ignores
+    httpcore's `target` extension is a UsageError. Its own proxy and TLS settings hold, and its pool: no lanes then.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: httpx.AsyncClient | None = None,
+        proxy: str | None = "env",
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        if client is not None:
+            check_client(client)
+        elif proxy not in (None, "env"):
+            _check_proxy(proxy)
+        self._client = client
+        self._proxy = proxy
+        self._ssl_context = ssl_context
+        self._lanes: Lanes[_Lane] | None = None
+
+    async def send(self, request: Request) -> Response:
+        """Send one request once."""
+        _REDACT.accounts.add(request.account)
+        witness = Witness(request.progress)
+        wire = _wire(request, witness)
+        ended: BaseException
+        try:
+            if self._client is not None:
+                return await _through_client(self._client, wire)
+            if self._lanes is None:
+                self._lanes = self._make_lanes(request.account)
+            return await self._lanes.lend(lambda lane: lane.exchange(wire, witness), max_idle=max_idle(request))
+        except _JUDGED as error:
+            connecting = isinstance(error, _CONNECT_PHASE) or witness.connecting
+            ended = TransportFailure(reason_of(error, request.account), connecting=connecting)
+        except BaseExceptionGroup as group:
+            ended = _cancellation_in(group)
+        # Out here, so that no frame of httpx, httpcore or h11 hangs on it.
+        raise ended
+
+    async def aclose(self) -> None:
+        """Close our lanes; a client of yours stays open."""
+        if self._lanes is not None:
+            await self._lanes.aclose()
+
+    @cached_property
+    def _verify(self) -> ssl.SSLContext:
+        return self._ssl_context or httpx.create_ssl_context()
+
+    def _make_lanes(self, account: Account) -> Lanes[_Lane]:
+        url = _check_proxy(proxy_for(account)) if self._proxy == "env" else self._proxy
+        encrypted_proxy = url is not None and url.startswith("https://")
+        # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
+        verify: ssl.SSLContext | bool = self._verify if account.scheme == "https" or encrypted_proxy else False
+        proxy = None if url is None else httpx.Proxy(url, ssl_context=self._verify if encrypted_proxy else None)
+
+        def lane() -> _Lane:
+            return _Lane(httpx.AsyncHTTPTransport(verify=verify, trust_env=False, proxy=proxy, limits=_ONE_CONNECTION))
+
+        return Lanes(lane)
+
+
+_ONE_CONNECTION: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE)
+
+
+@lru_cache(maxsize=256)
+def _url(masked: str) -> httpx.URL:
+    return httpx.URL(masked)
+
+
+@lru_cache(maxsize=64)
+def _timeout(timeouts: Timeouts) -> Mapping[str, float]:
+    read = timeouts.read if timeouts.exchange is None else timeouts.exchange
+    return {"connect": timeouts.connect, "read": read, "write": read, "pool": timeouts.connect}
+
+
+@lru_cache(maxsize=256)
+def _fields(authority: str, headers: Headers) -> httpx.Headers:
+    ours = [(b"host", authority.encode("ascii"))]
+    return httpx.Headers(ours + [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers])
+
+
+def _wire(request: Request, witness: Witness) -> httpx.Request:
+    target, headers, body = request.encode()
+    fields = _fields(request.account.authority, headers)
+    wire = httpx.Request(request.verb, _url(request.url), headers=fields, stream=_Body(body))
+    if body:
+        wire.headers["content-length"] = str(len(body))
+    # Set afterwards: the constructor would copy them into a plain dict.
+    wire.extensions = _GivesTargetOnce(timeout=_timeout(request.timeouts), trace=witness, target=target)
+    return wire
+
+
+async def _through_client(client: httpx.AsyncClient, wire: httpx.Request) -> Response:
+    answer = await client.send(wire, stream=True, auth=None, follow_redirects=False)
+    try:
+        return await _read(answer)
+    finally:
+        await answer.aclose()
+
+
+async def _read(answer: httpx.Response) -> Response:
+    stream = cast("AsyncIterable[bytes]", answer.stream)
+    chunks: list[bytes] = []
+    room = BODY_CAP
+    try:
+        async for chunk in stream:
+            chunks.append(chunk[:room])
+            room -= len(chunk)
+            if room < 0:
+                # Only an error that comes from below ends all of httpcore's generators in order.
+                await answer.aclose()
+                room = 0
+    except httpx.TransportError:
+        if room:
+            raise
+    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw])
+    body, truncated = b"".join(chunks), not room
+    if encoding := headers.get("content-encoding"):
+        body, truncated = decoded(body, encoding, truncated=truncated)
+    return Response(answer.status_code, headers, body, truncated=truncated)
+
+
+def _cancellation_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the cancellation that trio wraps when it strikes while connecting, or the group if it holds more."""
+    cancelled, more = group.split(get_cancelled_exc_class())
+    found: BaseException = group if cancelled is None or more is not None else cancelled
+    while found is not group and isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def check_client(client: object) -> None:
+    """Raise UsageError unless every transport of `client` is a plain one without retries."""
+    if not isinstance(client, httpx.AsyncClient) or client.is_closed:
+        msg = "HttpxTransport(client=...) takes an open httpx.AsyncClient"
+        raise UsageError(msg)
+    mounted: list[object] = [client._transport, *client._mounts.values()]  # noqa: SLF001 - httpx shows them nowhere else
+    for transport in mounted:
+        if transport is None:
+            continue
+        pool = getattr(transport, "_pool", None)
+        if type(transport) is not httpx.AsyncHTTPTransport or getattr(pool, "_retries", None):
+            msg = (
+                f"the client's {type(transport).__name__} is not a plain httpx.AsyncHTTPTransport without retries: "
+                "a request that something else repeats or redirects could grant a member twice"
+            )
+            raise UsageError(msg)
+
+
+def _check_proxy(url: str | None) -> str | None:
+    if url is not None and check_proxy(url, HTTP_SCHEMES + SOCKS_SCHEMES).startswith(SOCKS_SCHEMES):
+        try:
+            import socksio  # type: ignore[import-untyped,unused-ignore] # noqa: F401, PLC0415 - an extra
+        except ImportError:
+            msg = "a SOCKS proxy needs an extra: pip install 'tgmembership-async[socks]'"
+            raise UsageError(msg) from None
+    return url
+
+
+class _Redact(logging.Filter):
+    """Take the keys of live Sessions out of what httpcore logs at DEBUG: a redirect may echo our path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accounts: WeakSet[Account] = WeakSet()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record through, without keys."""
+        for account in tuple(self.accounts):
+            record.msg = account.scrub(str(record.msg).encode(errors="surrogateescape")).decode(
+                errors="surrogateescape"
+            )
+        return True
+
+
+_REDACT: Final = _Redact()
+for _name in ("connection", "http11", "http2", "proxy", "socks"):
+    logging.getLogger(f"{httpcore.__name__}.{_name}").addFilter(_REDACT)
