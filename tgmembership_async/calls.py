@@ -1,0 +1,144 @@
+"""The public boundary: a call goes into the chain here, and comes out as an answer that is done or as a typed error."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from anyio import current_time
+from attrs import field, frozen
+
+from tgmembership_async.errors import CallError, OutcomeUnknown, ReplyLost, TGMembershipError, UsageError
+from tgmembership_async.middleware import Next, OutOfTime, verdict
+from tgmembership_async.protocol.convert import ShapeError
+from tgmembership_async.protocol.outcome import (
+    Outcome,
+    TransportFailure,
+    error_of,
+    facts_of,
+    late,
+    unexpected,
+    unknown,
+)
+from tgmembership_async.protocol.wire import Request, Response, Safety
+
+_logger: Final = logging.getLogger("tgmembership_async")
+
+T = TypeVar("T")
+
+
+@frozen
+class CallEnded:
+    """What an observer is told when a call ends: `error` is None for a result; `elapsed` is in seconds.
+
+    `maybe_applied` is worth watching on its own: with a cancelled `addMember` nothing else tells.
+    """
+
+    method: str
+    url: str
+    attempts: int
+    elapsed: float
+    maybe_applied: bool
+    error: BaseException | None = field(repr=False)
+
+
+Observer = Callable[[CallEnded], object]
+
+
+async def perform(send: Next, request: Request, observer: Observer | None) -> Response:
+    """Return the answer of a call that is done, or raise the typed error that says what the service may have done."""
+    error: BaseException | None = None
+    try:
+        response = await _judged(send, request)
+    except BaseException as raised:
+        error = raised
+        raise
+    else:
+        return response
+    finally:
+        _tell(request, error, observer)
+
+
+async def _judged(send: Next, request: Request) -> Response:
+    result: Response | TransportFailure | Exception
+    try:
+        result = await send(request)
+    except (TransportFailure, OutOfTime) as ended:
+        result = ended.with_traceback(None)
+    except Exception as foreign:
+        if not _may_have_acted(request, foreign):
+            raise
+        result = foreign
+    # Out here, so that no frame of a library below hangs on our errors.
+    if isinstance(result, Response) and verdict(result, request)[0] is Outcome.DONE:
+        return result
+    elapsed = current_time() - request.progress.started
+    if isinstance(result, OutOfTime):
+        raise _cut_short(request, elapsed)
+    if not isinstance(result, Response | TransportFailure):
+        raise _unknown_after(result, request, elapsed) from result
+    outcome, told = verdict(result, request)
+    error = error_of(result, outcome, told, request, elapsed)
+    if request.progress.out_of_time and outcome is not Outcome.TURNED_AWAY:
+        error = late(request, elapsed, last=error)
+    raise error
+
+
+def _may_have_acted(request: Request, error: Exception) -> bool:
+    """Tell whether a foreign exception leaves an unsafe call in doubt: a bug proves nothing about what was sent."""
+    if request.safety is not Safety.UNSAFE or not request.progress.attempts:
+        return False
+    return request.progress.unsettled or not isinstance(error, TGMembershipError)
+
+
+def _unknown_after(foreign: Exception, request: Request, elapsed: float) -> OutcomeUnknown:
+    cause = ReplyLost(f"{type(foreign).__name__} was raised in the middle of the call", **facts_of(request, elapsed))
+    return unknown(cause, request, elapsed)
+
+
+def _cut_short(request: Request, elapsed: float) -> TGMembershipError:
+    error = late(request, elapsed)
+    if not request.progress.closed:
+        return error
+    if isinstance(error, OutcomeUnknown):
+        cause = ReplyLost("the Session was closed in the middle of the exchange", **facts_of(request, elapsed))
+        return unknown(cause, request, elapsed)
+    return UsageError(f"{request.method}: the Session was closed while the call ran; close it after its last call")
+
+
+def read(convert: Callable[[Any], T], response: Response, request: Request) -> T:
+    """Return the result of an answer that is done, structured; raise UnexpectedReply if it has no accepted shape."""
+    envelope: Any = response.envelope
+    try:
+        return convert(envelope.result)
+    except ShapeError as shape:
+        why = f"the result has no accepted shape: {shape}"
+    elapsed = current_time() - request.progress.started
+    facts = {**facts_of(request, elapsed), "maybe_applied": request.safety is not Safety.SAFE}
+    raise unexpected(why, response, request, facts)
+
+
+def _tell(request: Request, error: BaseException | None, observer: Observer | None) -> None:
+    progress = request.progress
+    if error is None and observer is None and not _logger.isEnabledFor(logging.DEBUG):
+        return
+    maybe_applied = error is not None and progress.unsettled and request.safety is not Safety.SAFE
+    elapsed = current_time() - progress.started
+    if maybe_applied and request.safety is Safety.UNSAFE and not isinstance(error, CallError):
+        _logger.warning(
+            "%s was cancelled in the middle of its exchange: the service may or may not have acted on it",
+            request.method,
+        )
+    _logger.debug(
+        "%s %s after %d attempt(s) in %.1f ms",
+        request.method,
+        "done" if error is None else type(error).__name__,
+        progress.attempts,
+        1000 * elapsed,
+    )
+    if observer is None:
+        return
+    ended = CallEnded(request.method, request.url, progress.attempts, elapsed, maybe_applied, error)
+    try:
+        observer(ended)
+    except Exception:
+        _logger.exception("an observer failed; the call itself is not affected")

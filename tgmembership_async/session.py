@@ -1,0 +1,361 @@
+"""The Session: one bot's way to the service. Lifecycle first, then one coroutine per method."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, overload
+from weakref import WeakSet
+
+from anyio import CancelScope, create_task_group, current_time
+from anyio.lowlevel import current_token
+from attrs import evolve
+
+from tgmembership_async import settings
+from tgmembership_async.calls import Observer, perform, read
+from tgmembership_async.errors import UsageError
+from tgmembership_async.middleware import Deadline, Departure, Exchange, Middleware, Next, Retry, chain
+from tgmembership_async.protocol import convert, endpoints
+from tgmembership_async.protocol.endpoints import Endpoint
+from tgmembership_async.protocol.envelope import Envelope
+from tgmembership_async.protocol.gate import Gate, RateLimit
+from tgmembership_async.protocol.retry import Budget, RetryPolicy
+from tgmembership_async.protocol.wire import BodyFormat, Params, Progress, Request, Safety, Verb
+from tgmembership_async.transport.base import Transport
+from tgmembership_async.values.models import (
+    AccessToken,
+    Count,
+    PaymentMethodUsage,
+    Plan,
+    PlanPerformance,
+    Reply,
+    Revenue,
+    Subscriber,
+    Webhook,
+)
+from tgmembership_async.values.secret import Secret
+
+T = TypeVar("T")
+Extra = Mapping[str, str | int] | None
+_DEFAULT_POLICY: Final = RetryPolicy()
+_METHODS_WITH_A_GRANT: Final = frozenset({endpoints.ADD_MEMBER.method})
+
+
+class Session:
+    """Call the service as one bot: pooled connections, retries that never grant twice, typed results.
+
+    `bot_id` and `api_key` are the bot's credentials; `base_url` is https, or http to a loopback host. `deadline` is
+    seconds for a whole call: queue, gate, backoff and I/O. `connect_timeout` and `read_timeout` bound one connection
+    attempt and the gap between two reads; `grant_timeout` bounds one `addMember` exchange on the wire. At most
+    `max_connections` requests are out at a time. `retry` says how often to try again, `rate_limit` how fast at most.
+    `middleware` wraps whole calls and `attempt_middleware` each attempt: `async (request, call_next) -> Response`.
+    `body_format` is "json" or "form" (the service documents neither; JSON is *assumed*). `proxy` is a URL, None, or
+    "env" for what the environment says. `transport` is "httpx", "aiohttp" (an extra, on asyncio only, and faster) or a
+    Transport of your own. `observer` is told the end of every call. Wrong values raise UsageError here, before anything
+    is sent.
+
+    Enter it with `async with`, or call `open()` and `aclose()`; both may happen in different tasks of one event loop.
+    """
+
+    def __init__(
+        self,
+        bot_id: int,
+        api_key: str | Secret,
+        *,
+        base_url: str = settings.BASE_URL,
+        deadline: float = 60.0,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 10.0,
+        grant_timeout: float = 30.0,
+        max_connections: int = 8,
+        retry: RetryPolicy = _DEFAULT_POLICY,
+        rate_limit: RateLimit | None = None,
+        middleware: Iterable[Middleware] = (),
+        attempt_middleware: Iterable[Middleware] = (),
+        body_format: BodyFormat = "json",
+        proxy: str | None = "env",
+        transport: Literal["httpx", "aiohttp"] | Transport = "httpx",
+        observer: Observer | None = None,
+    ) -> None:
+        self._account = settings.account(bot_id, api_key, base_url, body_format)
+        self._options = settings.Options(
+            deadline=deadline,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            grant_timeout=grant_timeout,
+            retry=retry,
+        )
+        self._shared = _Shared(
+            transport=settings.transport(transport, proxy),
+            places=settings.places(max_connections),
+            gate=Gate(settings.rate_limit(rate_limit)),
+            middleware=settings.rings("middleware", middleware),
+            attempt_middleware=settings.rings("attempt_middleware", attempt_middleware),
+            observer=settings.observer(observer),
+        )
+        self._is_view = False
+        self._build(Budget(retry.budget), Deadline())
+
+    def _build(self, budget: Budget, deadline: Deadline) -> None:
+        self._budget = budget
+        self._deadline = deadline
+        self._send = self._shared.chain(self._deadline, Retry(self._options.retry, budget, self._shared.gate))
+
+    @classmethod
+    def from_env(cls, prefix: str = "TGMEMBERSHIP_", **options: Any) -> Self:
+        """Build a Session from BOT_ID, API_KEY or API_KEY_FILE (a path), and BASE_URL, each after `prefix`.
+
+        `options` are further arguments of Session. Raises UsageError that names the missing variable.
+        """
+        return cls(**{**settings.from_environment(prefix), **options})
+
+    def __repr__(self) -> str:
+        return f"<Session of bot {self._account.bot_id} at {self._account.base_url}, {self._shared.state}>"
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was entered and not closed since."""
+        return self._shared.state == "open"
+
+    @property
+    def grant_timeout(self) -> float:
+        """Return the seconds that one `addMember` exchange may take."""
+        return self._options.grant_timeout
+
+    @property
+    def retry_tokens(self) -> int:
+        """Return what is left of the retry budget that this Session, or view, draws on."""
+        return self._budget.tokens
+
+    async def open(self) -> Self:
+        """Make the Session ready for calls on the running event loop. Raises UsageError if it was open before."""
+        self._refuse_view("entered")
+        self._shared.open()
+        return self
+
+    async def aclose(self) -> None:
+        """Close all connections. Calls that still run end with UsageError, but for an `addMember` in the middle of its
+        exchange: that one is waited for, at most `grant_timeout` seconds.
+        """  # noqa: D205 - one sentence would hide the half that matters
+        self._refuse_view("closed")
+        await self._shared.close(self._options.grant_timeout)
+
+    def with_options(self, *, own_budget: bool = False, **options: Any) -> Self:
+        """Return a view of this Session with another `deadline`, `retry`, `connect_timeout`, `read_timeout` or
+        `grant_timeout`; it shares connections, retry budget and gate, and lives as long as the Session.
+
+        `own_budget` gives it a retry budget of its own, so that bulk work cannot starve other calls of theirs, and lets
+        `end_calls` end its calls alone.
+        """  # noqa: D205 - the names are the contract
+        try:
+            changed = evolve(self._options, **options)
+        except TypeError:
+            known = "deadline, retry, connect_timeout, read_timeout and grant_timeout"
+            msg = (
+                f"with_options takes {known}, not {', '.join(sorted(options))}; the rest belongs to the Session itself"
+            )
+            raise UsageError(msg) from None
+        view = copy(self)
+        vars(view).update(_options=changed, _is_view=True)
+        own = (Budget(changed.retry.budget), Deadline()) if own_budget else (self._budget, self._deadline)
+        Session._build(view, *own)
+        return view
+
+    async def end_calls(self) -> None:
+        """End the calls of this Session, or of a view with a budget of its own, as `aclose` does, but close nothing."""
+        await self._deadline.close(self._options.grant_timeout)
+
+    def _refuse_view(self, what: str) -> None:
+        if self._is_view:
+            msg = f"a view made by with_options is not {what}: do that with the Session it came from"
+            raise UsageError(msg)
+
+    async def add_member(self, plan_id: int, member_id: int | None = None, *, extra: Extra = None) -> AccessToken:
+        """Create a one-time access token for a plan (*documented*); sent once, unless the service provably did nothing.
+
+        `member_id` is a Telegram user who has talked to the bot. Any reply with `ok: true` is a token, whatever its
+        shape. Raises NotSent, RateLimited or another APIError when nothing was granted, and OutcomeUnknown when nobody
+        can know: then do not repeat it; see `grants.Granter` for a ledger around this call.
+        """
+        return await self._ask(endpoints.ADD_MEMBER, {"plan_id": plan_id, "member_id": member_id}, extra)
+
+    async def get_plans(self, plan_id: int | None = None, *, extra: Extra = None) -> list[Plan]:
+        """Return the bot's plans, or the one with `plan_id`, still as a list (*documented*)."""
+        return await self._ask(endpoints.GET_PLANS, {"plan_id": plan_id}, extra)
+
+    async def get_subscribers(self, user_id: int | None = None, *, extra: Extra = None) -> list[Subscriber]:
+        """Return the subscribers, or the subscriptions of one Telegram user; none is an empty list (shape *seen*)."""
+        return await self._ask(endpoints.GET_SUBSCRIBERS, {"user_id": user_id}, extra)
+
+    async def count_orders(self, *, extra: Extra = None) -> Count:
+        """Return the number of orders (shape *assumed*); `int(count)` works."""
+        return await self._ask(endpoints.COUNT_ORDERS, {}, extra)
+
+    async def count_users(self, *, extra: Extra = None) -> Count:
+        """Return the number of users (shape *assumed*); `int(count)` works."""
+        return await self._ask(endpoints.COUNT_USERS, {}, extra)
+
+    async def get_revenue(self, *, extra: Extra = None) -> Revenue:
+        """Return the revenue, one Money per currency (shape *assumed*)."""
+        return await self._ask(endpoints.GET_REVENUE, {}, extra)
+
+    async def most_popular_payment_methods(self, *, extra: Extra = None) -> list[PaymentMethodUsage]:
+        """Return how often each payment method was used (shape *assumed*)."""
+        return await self._ask(endpoints.MOST_POPULAR_PAYMENT_METHODS, {}, extra)
+
+    async def plans_performance(self, *, extra: Extra = None) -> list[PlanPerformance]:
+        """Return orders and revenue for each plan (shape *assumed*)."""
+        return await self._ask(endpoints.PLANS_PERFORMANCE, {}, extra)
+
+    async def set_webhook(self, url: str, *, extra: Extra = None) -> Webhook:
+        """Have the service call `url` (https; it must answer 200) on events; one webhook per bot (*documented*).
+
+        `.secret` is the signing secret if the reply brings one (*assumed*). A Session on a service on
+        loopback, such as the fake one, takes an http URL to a loopback host too.
+        """
+        local = self._account.scheme == "http"
+        endpoint = endpoints.SET_WEBHOOK_LOCALLY if local else endpoints.SET_WEBHOOK
+        return await self._ask(endpoint, {"url": url}, extra, partial(convert.webhook, url=url))
+
+    async def delete_webhook(self, *, extra: Extra = None) -> None:
+        """Remove the bot's webhook (*documented*)."""
+        await self._ask(endpoints.DELETE_WEBHOOK, {}, extra)
+
+    @overload
+    async def call(
+        self, method: str, *, verb: Verb = ..., params: Extra = ..., safety: Safety | str | None = ...
+    ) -> Reply[Any]: ...
+    @overload
+    async def call(
+        self, method: str, *, verb: Verb = ..., params: Extra = ..., into: type[T], safety: Safety | str | None = ...
+    ) -> Reply[T]: ...
+    async def call(
+        self,
+        method: str,
+        *,
+        verb: Verb = "GET",
+        params: Extra = None,
+        into: Any = Any,
+        safety: Safety | str | None = None,
+    ) -> Reply[Any]:
+        """Call any method by name and structure its result `into` a type.
+
+        A documented method keeps its own safety; otherwise GET counts as safe and every other verb as unsafe, unless
+        `safety` ("safe", "idempotent" or "unsafe") says more. Raises like the other coroutines.
+        """
+        name, checked_verb, how_safe = endpoints.undocumented(method, verb, safety)
+        request = self._request(name, checked_verb, how_safe, endpoints.loose(params or {}))
+        response = await perform(self._send, request, self._shared.observer)
+        result = read(lambda raw: convert.structure(raw, into), response, request)
+        envelope = response.envelope
+        assert isinstance(envelope, Envelope)  # noqa: S101 - an answer that is done has one
+        elapsed = current_time() - request.progress.started
+        return Reply(
+            result, envelope.code, envelope.description, envelope.request_id, request.progress.attempts, elapsed
+        )
+
+    async def _ask(
+        self,
+        endpoint: Endpoint[T],
+        given: Mapping[str, object],
+        extra: Extra,
+        convert_result: Callable[[Any], T] | None = None,
+    ) -> T:
+        params = endpoints.arguments(endpoint, given, extra)
+        request = self._request(endpoint.method, endpoint.verb, endpoint.safety, params)
+        response = await perform(self._send, request, self._shared.observer)
+        return read(convert_result or endpoint.read, response, request)
+
+    def _request(self, method: str, verb: Verb, safety: Safety, params: Params) -> Request:
+        self._shared.check_ready()
+        now = current_time()
+        timeouts = self._options.timeouts(grant=method in _METHODS_WITH_A_GRANT)
+        progress = Progress(started=now, deadline=now + self._options.deadline)
+        return Request(method, verb, params, safety, self._account, timeouts, progress)
+
+
+def _running_loop() -> object:
+    try:
+        return asyncio.get_running_loop()  # a fifth of what asking anyio costs, on every call
+    except RuntimeError:
+        return current_token()
+
+
+class _Shared:
+    """What a Session and its views have in common: one transport, one queue, one gate, one life."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        places: int,
+        gate: Gate,
+        middleware: tuple[Middleware, ...],
+        attempt_middleware: tuple[Middleware, ...],
+        observer: Observer | None,
+    ) -> None:
+        self.state: Literal["not entered", "open", "closed"] = "not entered"
+        self.observer = observer
+        self._transport = transport
+        self.gate = gate
+        self._middleware = middleware
+        self._attempt_middleware = attempt_middleware
+        self._deadlines: WeakSet[Deadline] = WeakSet()
+        self._departure = Departure(gate, places)
+        self._loop: object = None
+
+    def chain(self, deadline: Deadline, retry: Retry) -> Next:
+        """Return the way through all rings to the transport."""
+        self._deadlines.add(deadline)
+        rings: tuple[Middleware, ...] = (
+            deadline,
+            *self._middleware,
+            retry,
+            self._departure,
+            *self._attempt_middleware,
+        )
+        return chain(rings, Exchange(self._transport))
+
+    def open(self) -> None:
+        """Begin the one life of a Session."""
+        if self.state != "not entered":
+            msg = f"this Session is {'already open' if self.state == 'open' else 'closed'}; make a new one"
+            raise UsageError(msg)
+        self._loop = _running_loop()
+        self.state = "open"
+
+    def check_ready(self) -> None:
+        """Raise UsageError, with the way out, unless calls are possible here and now."""
+        if self.state == "not entered":
+            msg = "the Session is not open: use `async with Session(...) as tg:`, or await tg.open() first"
+        elif self.state == "closed":
+            msg = "the Session is closed: make a new one, or keep it open as long as the program calls"
+        elif _running_loop() != self._loop:
+            msg = "the Session was opened on another event loop: open one Session in each loop"
+        else:
+            return
+        raise UsageError(msg)
+
+    async def close(self, grace: float) -> None:
+        """End the one life of a Session; a second time does nothing."""
+        if self.state != "open":
+            self.state = "closed"
+            return
+        self.check_ready()
+        self.state = "closed"
+        try:
+            async with create_task_group() as group:
+                for deadline in tuple(self._deadlines):
+                    group.start_soon(deadline.close, grace)
+        finally:
+            with CancelScope(shield=True):
+                await self._transport.aclose()

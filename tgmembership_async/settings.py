@@ -1,0 +1,187 @@
+"""What a Session can be told, checked when it is built; and where it looks in the environment."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+from attrs import field, frozen
+
+from tgmembership_async.calls import Observer
+from tgmembership_async.errors import UsageError
+from tgmembership_async.middleware import Middleware
+from tgmembership_async.protocol.endpoints import check_id, is_loopback, split_url
+from tgmembership_async.protocol.gate import RateLimit
+from tgmembership_async.protocol.retry import RetryPolicy
+from tgmembership_async.protocol.wire import Account, BodyFormat, Timeouts
+from tgmembership_async.transport.base import Transport
+from tgmembership_async.values.secret import Secret
+
+BASE_URL: Final = "https://api.tgmembership.com"
+_FORBIDDEN_IN_A_KEY: Final = re.compile(r"[/?#%\s\x00-\x1f\x7f-\x9f]")
+
+
+def seconds(name: str, value: object) -> float:
+    """Return a finite number of seconds above 0, or raise UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
+        msg = f"{name} must be a number of seconds above 0, not {value!r:.80}"
+        raise UsageError(msg)
+    return float(value)
+
+
+@frozen(kw_only=True)
+class Options:
+    """What may differ between views of one Session. Seconds, but for `retry`."""
+
+    deadline: float = field()
+    connect_timeout: float = field()
+    read_timeout: float = field()
+    grant_timeout: float = field()
+    retry: RetryPolicy = field()
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("deadline", "connect_timeout", "read_timeout", "grant_timeout"):
+            seconds(name, getattr(self, name))
+        if not isinstance(self.retry, RetryPolicy):
+            msg = f"retry must be a RetryPolicy, not {type(self.retry).__name__}"
+            raise UsageError(msg)
+
+    def timeouts(self, *, grant: bool) -> Timeouts:
+        """Return the bounds of one attempt; only an exchange that grants is bounded as a whole."""
+        if grant:
+            return Timeouts(self.connect_timeout, self.grant_timeout, self.grant_timeout)
+        return Timeouts(self.connect_timeout, self.read_timeout)
+
+
+def account(bot_id: object, api_key: object, base_url: object, body_format: object) -> Account:
+    """Return the checked account, or raise UsageError; the key is never shown."""
+    if body_format not in get_args(BodyFormat):
+        msg = f"body_format must be 'json' or 'form', not {body_format!r:.80}"
+        raise UsageError(msg)
+    scheme, host, port, prefix = _origin(base_url)
+    return Account(
+        scheme, host, port, prefix, check_id("bot_id", bot_id), _key(api_key), cast("BodyFormat", body_format)
+    )
+
+
+def _key(value: object) -> Secret:
+    key = value.reveal() if isinstance(value, Secret) else value
+    if not isinstance(key, str):
+        msg = f"api_key must be a str or a Secret, not {type(key).__name__}"
+        raise UsageError(msg)
+    if not key:
+        msg = "api_key is empty: copy it from the bot's settings on TGmembership"
+        raise UsageError(msg)
+    if _FORBIDDEN_IN_A_KEY.search(key) or not _encodable(key):
+        msg = "api_key holds white space, a control character or one of '/?#%': look for a line end or quotes around it"
+        raise UsageError(msg)
+    return Secret(key)
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _origin(base_url: object) -> tuple[str, str, int | None, str]:
+    wrong = "base_url must look like https://api.tgmembership.com: a scheme, a host, perhaps a port and a path"
+    parts = split_url(base_url)
+    if (
+        parts is None
+        or not str(base_url).isascii()
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.port == 0
+    ):
+        raise UsageError(wrong)
+    if parts.username is not None or parts.query or parts.fragment or "%" in parts.path:
+        msg = "base_url takes no user name, query, fragment or '%'"
+        raise UsageError(msg)
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        msg = "base_url must be https://, for the key is in the path; http:// is for a loopback host only"
+        raise UsageError(msg)
+    return parts.scheme, parts.hostname, parts.port, parts.path.rstrip("/")
+
+
+def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return what the environment says: BOT_ID, API_KEY or API_KEY_FILE, BASE_URL, each after `prefix`."""
+    bot_id = environ.get(f"{prefix}BOT_ID", "").strip()
+    if not (bot_id.isascii() and bot_id.isdigit() and len(bot_id) < 20):  # noqa: PLR2004 - 64 bits
+        msg = f"set {prefix}BOT_ID to the number of your bot" + (" (it is not a number now)" if bot_id else "")
+        raise UsageError(msg)
+    found: dict[str, Any] = {"bot_id": int(bot_id), "api_key": _key_from(prefix, environ)}
+    if environ.get(f"{prefix}BASE_URL"):
+        found["base_url"] = environ[f"{prefix}BASE_URL"].strip()
+    return found
+
+
+def _key_from(prefix: str, environ: Mapping[str, str]) -> Secret:
+    key, path = environ.get(f"{prefix}API_KEY"), environ.get(f"{prefix}API_KEY_FILE")
+    if bool(key) == bool(path):
+        msg = f"set either {prefix}API_KEY or {prefix}API_KEY_FILE, {'not both' if key else 'one of them is needed'}"
+        raise UsageError(msg)
+    if key:
+        return Secret(key.strip())
+    try:
+        return Secret(Path(str(path)).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+    msg = f"{prefix}API_KEY_FILE cannot be read: {reason}"
+    raise UsageError(msg)
+
+
+def transport(value: object, proxy: object) -> Transport:
+    """Return the transport that a Session was told; what it needs is imported only now."""
+    if proxy is not None and not isinstance(proxy, str):
+        msg = f"proxy must be a URL, None or 'env', not {type(proxy).__name__}"
+        raise UsageError(msg)
+    if value == "httpx":
+        from tgmembership_async.transport.httpx import HttpxTransport  # noqa: PLC0415 - loaded on use
+
+        return HttpxTransport(proxy=proxy)
+    if value == "aiohttp":
+        try:
+            from tgmembership_async.transport.aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded on use
+        except ImportError:
+            msg = "transport='aiohttp' needs an extra: pip install 'tgmembership-async[aiohttp]'"
+            raise UsageError(msg) from None
+        return AiohttpTransport(proxy=proxy)
+    if isinstance(value, str) or not isinstance(value, Transport):
+        msg = f"transport must be 'httpx', 'aiohttp' or an object with send() and aclose(), not {value!r:.80}"
+        raise UsageError(msg)
+    return value
+
+
+def places(max_connections: object) -> int:
+    """Return how many requests may be out at a time, or raise UsageError."""
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        msg = f"max_connections must be an int of at least 1, not {max_connections!r:.80}"
+        raise UsageError(msg)
+    return max_connections
+
+
+def rate_limit(value: object) -> RateLimit | None:
+    """Return the rate limit, or raise UsageError."""
+    if value is not None and not isinstance(value, RateLimit):
+        msg = f"rate_limit must be a RateLimit(calls, per_seconds) or None, not {type(value).__name__}"
+        raise UsageError(msg)
+    return value
+
+
+def rings(name: str, middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
+    """Return the middleware as a tuple, or raise UsageError."""
+    given: object = middleware
+    found = tuple(middleware) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if found is None or not all(callable(ring) for ring in found):
+        msg = f"{name} must be an iterable of `async (request, call_next) -> Response`"
+        raise UsageError(msg)
+    return found
+
+
+def observer(value: Observer | None) -> Observer | None:
+    """Return the observer, or raise UsageError."""
+    if value is not None and not callable(value):
+        msg = f"observer must be callable, not {type(value).__name__}"
+        raise UsageError(msg)
+    return value
