@@ -1,0 +1,107 @@
+"""The pytest plugin in throwaway projects: pytest-asyncio in both modes, anyio, and the example of the docs."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import tgmembership_async
+
+pytest_plugins = ["pytester"]
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(tgmembership_async.__file__).parents[1]
+PLUGIN = "tgmembership_async.testing.plugin"
+INSTALLED = any(found.value == PLUGIN for found in entry_points(group="pytest11"))
+FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+EVERYBODY = """
+import httpx
+import pytest
+
+from tgmembership_async import Session
+from tgmembership_async.webhooks import Receiver, Verifier
+
+
+def test_without_an_event_loop(tgm_service, tgm_server):
+    assert httpx.get(f"{tgm_server.url}/nowhere").status_code == 404
+    assert tgm_server.service is tgm_service
+
+
+@pytest.fixture
+async def granted(tgm_session, tgm_service):
+    async with tgm_session as tg:
+        yield await tg.add_member(1, 42)
+
+
+@mark
+async def test_in_a_fixture(granted, tgm_service):
+    assert granted.token == tgm_service.tokens[0].value
+
+
+@mark
+async def test_over_http(tgm_server, tgm_service, monkeypatch):
+    for name, value in tgm_server.env().items():
+        monkeypatch.setenv(name, value)
+    async with Session.from_env(proxy=None) as tg:
+        assert len(await tg.get_plans()) == len(tgm_service.plans)
+
+
+@mark
+async def test_webhooks(tgm_webhooks):
+    receiver = Receiver(Verifier(tgm_webhooks.secret))
+    assert await tgm_webhooks.post(receiver) == 200
+    assert await tgm_webhooks.post(Receiver(Verifier("another-secret"))) == 401
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Give a project in a folder of its own, whose tests find this package installed or not."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:cacheprovider" + ("" if INSTALLED else f" -p {PLUGIN}"))
+    return pytester
+
+
+@pytest.mark.parametrize(
+    ("mode", "mark", "fixture"),
+    [
+        ("auto", "", "@pytest.fixture"),
+        ("strict", "@pytest.mark.asyncio", "@__import__('pytest_asyncio').fixture"),
+        ("strict", "@pytest.mark.anyio", "@pytest.fixture"),
+    ],
+    ids=["asyncio, auto", "asyncio, strict", "anyio"],
+)
+def test_its_fixtures_serve_every_way_of_running_async_tests(
+    project: pytest.Pytester, mode: str, mark: str, fixture: str
+) -> None:
+    project.makeini(f"[pytest]\nasyncio_mode = {mode}\nasyncio_default_fixture_loop_scope = function\n")
+    project.makepyfile(EVERYBODY.replace("@mark", mark).replace("@pytest.fixture", fixture))
+
+    done = project.runpytest_subprocess("-q", "-W", "error")
+
+    backends = 2 if "anyio" in mark else 1
+    done.assert_outcomes(passed=1 + 3 * backends)
+
+
+def test_the_worked_example_of_the_docs_holds(project: pytest.Pytester) -> None:
+    bot, *tests = FENCE.findall((DOCS / "testing.md").read_text())
+    project.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
+    project.makepyfile(bot=bot, **{f"test_{number}": code for number, code in enumerate(tests)})
+
+    done = project.runpytest_subprocess("-q", "-W", "error")
+
+    done.assert_outcomes(passed=4)
+
+
+def test_a_project_that_does_not_use_it_pays_for_nothing_heavy() -> None:
+    told = "print(*{name.split('.')[0] for name in {*sys.modules} - before})"
+    code = f"import sys; before = {{*sys.modules}}; import {PLUGIN}; {told}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert {"httpx", "starlette", "uvicorn", "sqlite3", "trio", "aiogram"} & set(done.stdout.split()) == set()

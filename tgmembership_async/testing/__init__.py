@@ -1,0 +1,56 @@
+"""A TGmembership of your own for tests: in process or over real HTTP, with faults on demand."""
+
+from typing import TYPE_CHECKING
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.testing.chaos import ChaosProxy
+from tgmembership_async.testing.conformance import LEDGER_CHECKS
+from tgmembership_async.testing.faults import Fault
+from tgmembership_async.testing.hooks import Courier, Postal
+from tgmembership_async.testing.outbox import DeliveryRecord, FakeEvent
+from tgmembership_async.testing.sender import WebhookSender
+from tgmembership_async.testing.service import FakeService
+from tgmembership_async.testing.transport import FakeTransport
+from tgmembership_async.testing.troubles import Incident, Trouble
+from tgmembership_async.testing.values import FakePlan, GrantRecord, RequestRecord
+
+if TYPE_CHECKING:
+    from tgmembership_async.testing.server import FakeServer
+
+__all__ = [
+    "LEDGER_CHECKS",
+    "ChaosProxy",
+    "Courier",
+    "DeliveryRecord",
+    "FakeEvent",
+    "FakePlan",
+    "FakeService",
+    "FakeTransport",
+    "Fault",
+    "GrantRecord",
+    "Incident",
+    "Postal",
+    "RequestRecord",
+    "Trouble",
+    "WebhookSender",
+    "serve",
+]
+
+
+def serve(
+    service: FakeService, *, host: str = "127.0.0.1", port: int = 0, postal: Postal | None = None
+) -> "FakeServer":
+    """Return a server that answers for `service` on loopback, over real HTTP, while it is entered (a plain `with`).
+
+    It also delivers to the webhook what the service has to tell; `postal` says how often, how doubled and how mixed up.
+    Raises UsageError where the extra `testing` is not installed, and on entering where the port cannot be had.
+    """
+    try:
+        from tgmembership_async.testing.server import FakeServer  # noqa: PLC0415 - loads the extra only where it is used
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+    else:
+        return FakeServer(service, host=host, port=port, postal=postal)
+    msg = "serve() needs Starlette and uvicorn: pip install 'tgmembership-async[testing]'"
+    raise UsageError(msg)

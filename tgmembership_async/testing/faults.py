@@ -1,0 +1,122 @@
+"""Faults on demand: rules that say which requests go wrong, and how.
+
+| kind        | what the client sees                            | when                          |
+| ----------- | ----------------------------------------------- | ----------------------------- |
+| `latency`   | the answer comes `seconds` later                | before or after the effect    |
+| `throttled` | 429, 421, 425 or 503, with or without a wait    | before: nothing was done      |
+| `error`     | 500 or another error in an envelope             | before or after the effect    |
+| `html`      | a page of HTML, as a proxy in between sends it  | before or after the effect    |
+| `damaged`   | a body that is no JSON                          | after, or before (of a 500)   |
+| `cut`       | a body that ends before its Content-Length      | after, or before (of a 500)   |
+| `closed`    | the connection ends without an answer (FIN)     | before or after the effect    |
+| `reset`     | the connection is torn down (RST)               | before or after the effect    |
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, get_args
+
+from attrs import Factory, field, frozen
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.testing.rules import Rulebook
+
+Kind = Literal["latency", "throttled", "error", "html", "damaged", "cut", "closed", "reset"]
+When = Literal["before", "after"]
+
+_STATUS: Final[Mapping[str, int]] = {"throttled": 429, "error": 500, "html": 502}
+_WHEN: Final[Mapping[str, When]] = {"damaged": "after", "cut": "after"}
+_KINDS: Final = frozenset(get_args(Kind))
+_TURNING_AWAY: Final = frozenset({421, 425, 429})
+_UNAVAILABLE: Final = 503
+_ERROR_STATUSES: Final = range(400, 600)
+_REFUSALS: Final = range(400, 500)
+
+
+def _usual_when(fault: "Fault") -> When:
+    return _WHEN.get(fault.kind, "before")
+
+
+def _usual_status(fault: "Fault") -> int:
+    return _STATUS.get(fault.kind, 0)
+
+
+@frozen
+class Fault:
+    """A rule: requests that match go wrong, each with `probability`, `count` of them at most, after `skip` were spared.
+
+    `method` is matched in any case, None matches all. `when` says whether the service acts first (`"after"`) or not at
+    all (`"before"`). `seconds` belong to `latency`; `status` to `throttled`, `error` and `html`; `retry_after` (seconds
+    or the text of the header) to `throttled` and `html`. Without `seed` the rule draws from the seed of its service.
+    """
+
+    kind: Kind
+    method: str | None = field(default=None, kw_only=True)
+    when: When = field(default=Factory(_usual_when, takes_self=True), kw_only=True)
+    probability: float = field(default=1.0, kw_only=True)
+    count: int | None = field(default=None, kw_only=True)
+    skip: int = field(default=0, kw_only=True)
+    seed: int | None = field(default=None, kw_only=True)
+    seconds: float = field(default=0.0, kw_only=True)
+    status: int = field(default=Factory(_usual_status, takes_self=True), kw_only=True)
+    retry_after: float | str | None = field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        wrong = next((text for text, holds in _rules(self) if not holds), None)
+        if wrong is not None:
+            msg = f"Fault({self.kind!r}): {wrong}"
+            raise UsageError(msg)
+
+    @property
+    def turns_away(self) -> bool:
+        """Return whether the answer says that nothing was done."""
+        return self.status in _TURNING_AWAY or (self.status == _UNAVAILABLE and self.retry_after is not None)
+
+    @property
+    def label(self) -> str:
+        """Return a short name for tables: `500 after the effect`, say."""
+        name = f"{self.kind} {self.status}" if self.kind in _STATUS else self.kind
+        wait = "" if self.retry_after is None else ", told a wait"
+        return f"{name}{wait}" if self.turns_away else f"{name} {self.when} the effect"
+
+
+def _rules(fault: Fault) -> Iterable[tuple[str, bool]]:
+    yield f"the kinds are {', '.join(sorted(_KINDS))}", fault.kind in _KINDS
+    yield "when is 'before' or 'after' the effect", fault.when in ("before", "after")
+    yield "probability is a number from 0 to 1", 0 <= fault.probability <= 1
+    yield "count is None or an int of at least 1", fault.count is None or fault.count >= 1
+    yield "skip is an int of at least 0", fault.skip >= 0
+    yield "seconds, more than 0, belong to latency", (fault.seconds > 0) is (fault.kind == "latency")
+    yield (
+        "a status from 400 to 599 belongs to throttled, error and html",
+        (fault.status in _ERROR_STATUSES if fault.kind in _STATUS else fault.status == 0),
+    )
+    yield "a wait belongs to throttled and html", fault.retry_after is None or fault.kind in ("throttled", "html")
+    yield "the status is 429, 421, 425, or 503 with retry_after", fault.turns_away or fault.kind != "throttled"
+    yield (
+        "an error that refuses (4xx) does not come after the effect",
+        not (fault.kind == "error" and fault.when == "after" and fault.status in _REFUSALS),
+    )
+    yield (
+        "an answer that says 'nothing was done' does not come after the effect",
+        not (fault.turns_away and fault.when == "after"),
+    )
+
+
+FaultBook = Rulebook[Fault]
+
+
+def nasty(
+    probability: float, *, method: str | None = None, seconds: float = 0.2, wait: float = 0.05
+) -> tuple[Fault, ...]:
+    """Return every kind of fault, before and after the effect, each with `probability`.
+
+    `seconds` is the latency, `wait` what a 429 with Retry-After tells.
+    """
+    either: tuple[When, ...] = ("before", "after")
+    twofold: tuple[Kind, ...] = ("error", "html", "damaged", "cut", "closed", "reset")
+    return (
+        *(Fault("latency", method=method, when=when, probability=probability, seconds=seconds) for when in either),
+        Fault("throttled", method=method, probability=probability, retry_after=wait),
+        Fault("throttled", method=method, probability=probability),
+        *(Fault(kind, method=method, when=when, probability=probability) for kind in twofold for when in either),
+    )
