@@ -1,0 +1,1 @@
+"""What outlives the process: SQLite files with one writer thread each."""

@@ -1,0 +1,83 @@
+"""Group commit: many jobs in one transaction, each in a savepoint of its own, and one COMMIT for all of them."""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from copy import copy
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from tgmembership_async.errors import TGMembershipError
+from tgmembership_async.storage.failures import storage_error
+from tgmembership_async.storage.waking import Waiter, waiter
+
+T = TypeVar("T")
+Job = Callable[[sqlite3.Connection], T]
+"""What is done with the connection, in the writer's thread. It leaves no cursor half read and no transaction ended."""
+
+
+class Errand(Generic[T]):
+    """A job on its way: out to the thread, and back to the coroutine that waits with its result or error."""
+
+    __slots__ = ("_result", "error", "job", "waiter", "writes")
+
+    def __init__(self, job: Job[T], *, writes: bool) -> None:
+        self.job = job
+        self.writes = writes
+        self.waiter: Waiter = waiter()
+        self.error: BaseException | None = None
+        self._result: list[T] = []
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        """Do the job, and keep its result."""
+        self._result.append(self.job(connection))
+
+    def outcome(self) -> T:
+        """Return the result, or raise what kept it from being."""
+        if self.error is not None:
+            error, self.error = self.error, None  # an error that its own traceback leads to is a cycle
+            raise error
+        return self._result.pop()
+
+
+def carry_out(connection: sqlite3.Connection, path: Path, group: list[Errand[Any]]) -> None:
+    """Run a group as one transaction. A job that raises is undone alone; what stops the COMMIT undoes them all."""
+    try:
+        connection.execute("BEGIN IMMEDIATE" if any(errand.writes for errand in group) else "BEGIN")
+        for errand in group:
+            _run(connection, path, errand)
+        connection.execute("COMMIT")
+    except BaseException as error:  # noqa: BLE001 - the thread outlives whatever it is, and nobody may wait in vain
+        _roll_back(connection)
+        refuse(path, error, group)
+
+
+def refuse(path: Path, error: BaseException, group: Iterable[Errand[Any]]) -> None:
+    """Let all errands of a group fail for one reason, but for those that have a reason of their own."""
+    for errand in group:
+        # Each gets an exception of its own: one that is raised in many tasks collects the frames of all of them.
+        errand.error = errand.error or _own(path, error)
+
+
+def _own(path: Path, error: BaseException) -> BaseException:
+    return copy(error) if isinstance(error, TGMembershipError) else storage_error(path, error)
+
+
+def _run(connection: sqlite3.Connection, path: Path, errand: Errand[Any]) -> None:
+    connection.execute("SAVEPOINT job")
+    try:
+        errand.run(connection)
+    except BaseException as error:  # its caller gets it
+        if not connection.in_transaction:
+            raise  # SQLite gave the whole transaction up, as it does on a full disk
+        connection.execute("ROLLBACK TO job")
+        errand.error = storage_error(path, error) if isinstance(error, sqlite3.Error) else error
+    connection.execute("RELEASE job")
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        # What cannot be undone now is undone from the journal by the next transaction, here or after a restart.
+        return

@@ -1,0 +1,28 @@
+"""What SQLite's complaints mean for whoever waits: one table."""
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tgmembership_async.errors import StorageError
+
+_INTACT: Final = "nothing of this was kept, and what was kept before is intact"
+_MEANS: Final[Mapping[int, str]] = {
+    sqlite3.SQLITE_BUSY: f"another process keeps it locked: wait for that one or end it, and try again; {_INTACT}",
+    sqlite3.SQLITE_CANTOPEN: f"it, or the journal beside it, cannot be opened: who may write in its folder? {_INTACT}",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: copy it, then restore a backup or see what `sqlite3 FILE .recover` saves",
+    sqlite3.SQLITE_FULL: f"the disk is full: make room, and try again; {_INTACT}",
+    sqlite3.SQLITE_IOERR: f"the disk failed or is full: see to it, and try again; {_INTACT}",
+    sqlite3.SQLITE_NOTADB: "it is not a SQLite database, and was left as it is: name another file",
+    sqlite3.SQLITE_READONLY: f"this process may only read it: see its permissions and its file system; {_INTACT}",
+}
+_MOVED: Final = "it was moved, replaced or deleted while in use: put it back, and start again; nothing of this was kept"
+
+
+def storage_error(path: Path, error: BaseException) -> StorageError:
+    """Return an error that says which file, what SQLite says, what that means, and what to do."""
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    code = getattr(error, "sqlite_errorcode", 0)
+    means = _MOVED if code == sqlite3.SQLITE_READONLY_DBMOVED else _MEANS.get(code & 0xFF, _INTACT)
+    return StorageError(f"{path}: {error} ({name}): {means}")
