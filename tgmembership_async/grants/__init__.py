@@ -1,0 +1,47 @@
+"""Grant once: a ledger around the one call that must not be repeated blindly."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from tgmembership_async.grants.ledger import Claim, Ledger
+from tgmembership_async.grants.memory import MemoryLedger
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+)
+
+if TYPE_CHECKING:
+    from tgmembership_async.grants.granter import Granter
+    from tgmembership_async.grants.sqlite import SqliteLedger
+
+__all__ = [
+    "Attempt",
+    "Claim",
+    "Decision",
+    "DecisionMade",
+    "Grant",
+    "GrantRequest",
+    "GrantStatus",
+    "Granter",
+    "Ledger",
+    "MemoryLedger",
+    "Settlement",
+    "SqliteLedger",
+]
+
+_ON_USE: Final = {
+    "Granter": "tgmembership_async.grants.granter",
+    "SqliteLedger": "tgmembership_async.grants.sqlite",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _ON_USE:
+        return getattr(import_module(_ON_USE[name]), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

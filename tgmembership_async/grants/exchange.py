@@ -1,0 +1,150 @@
+"""One exchange for one ref: what its end means for the row, and what several callers of a ref share."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from anyio import CancelScope, Event, get_cancelled_exc_class, sleep
+from attrs import evolve, field, mutable
+
+from tgmembership_async.errors import (
+    APIError,
+    CallError,
+    DeadlineExceeded,
+    GrantError,
+    GrantHeld,
+    NotSent,
+    OutcomeUnknown,
+    RefConflict,
+    TGMembershipError,
+    Unauthorized,
+    UsageError,
+)
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.session import Session
+
+_NOTHING_WAS_DONE: Final = frozenset({401, 421, 425, 429, 503})
+_RECORDING_PAUSES: Final = (0.05, 0.2, 1.0)
+
+ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
+    NotSent: GrantStatus.PLANNED,
+    DeadlineExceeded: GrantStatus.PLANNED,
+    APIError: GrantStatus.REFUSED,
+    OutcomeUnknown: GrantStatus.UNKNOWN,
+}
+"""Where a row goes when its exchange ends in an error; an APIError of 401, or that turned us away, leads to planned."""
+
+
+def settlement_of(error: CallError) -> Settlement:
+    """Return what an error of `add_member` means for its row."""
+    kind = next((kind for kind in ENDS if isinstance(error, kind)), OutcomeUnknown)
+    status = ENDS[kind]
+    if isinstance(error, APIError) and error.code in _NOTHING_WAS_DONE:
+        status = GrantStatus.PLANNED
+    if error.maybe_applied:
+        status = GrantStatus.UNKNOWN
+    return Settlement(status, error=error, evidence=f"{type(error).__name__}: {error}")
+
+
+@mutable(eq=False)
+class Shared:
+    """What the callers of one ref wait for: the end of its exchange, a Grant or an exception."""
+
+    request: GrantRequest
+    ended: Event = field(factory=Event)
+    grant: Grant | None = None
+    fresh: bool = False
+    error: Exception | None = None
+    recording: bool = False
+
+    async def wait_for(self, request: GrantRequest) -> Grant:
+        """Return the row as the exchange left it, or raise what kept it from being recorded."""
+        if (request.plan_id, request.member_id) != (self.request.plan_id, self.request.member_id):
+            msg = f"{request.ref} is being granted to another plan or member right now"
+            raise RefConflict(msg)
+        await self.ended.wait()
+        if self.grant is None:
+            raise self.error or UsageError(f"{request.ref}: the Granter was closed before this was begun")
+        return self.grant
+
+
+async def carry_out(session: Session, ledger: Ledger, shared: Shared) -> None:
+    """Claim the row, send if it is ours to send, record the end, and let everybody know."""
+    try:
+        claim = await ledger.claim(shared.request)
+        shared.grant, shared.fresh = claim.grant, claim.mine
+        if claim.mine:
+            shared.grant = None
+            shared.grant = await _send(session, ledger, claim.grant, shared)
+    except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+        shared.error = error
+    finally:
+        shared.ended.set()
+
+
+async def _send(session: Session, ledger: Ledger, claimed: Grant, shared: Shared) -> Grant:
+    problem: Exception | None = None
+    try:
+        token = await session.add_member(claimed.plan_id, claimed.member_id)
+        settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
+    except CallError as error:
+        settlement = settlement_of(error)
+    except get_cancelled_exc_class():
+        lost = OutcomeUnknown(
+            "the program stopped in the middle of the exchange", method="addMember", maybe_applied=True
+        )
+        with CancelScope(shield=True):
+            shared.grant = await ledger.settle(claimed.ref, settlement_of(lost))
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it was raised before anything was sent
+        problem = error
+        settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
+    shared.recording = True
+    grant = await _record(ledger, claimed, settlement)
+    if problem is not None:
+        raise problem
+    return grant
+
+
+async def _record(ledger: Ledger, claimed: Grant, settlement: Settlement) -> Grant:
+    """Write the end down, and try again for a while: an answer is not to be thrown away for a busy disk."""
+    reason = ""
+    for pause in (*_RECORDING_PAUSES, None):
+        try:
+            return await ledger.settle(claimed.ref, settlement)
+        except TGMembershipError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - disk full, I/O error, a lost server
+            reason = f"{type(error).__name__}: {error}"
+        if pause is not None:
+            await sleep(pause)
+    held = evolve(claimed, status=settlement.status, token=settlement.token, error=settlement.error)
+    msg = (
+        f"{claimed.ref}: the service answered ({settlement.status}), and the ledger could not record it: {reason}. "
+        "This error's .grant holds the answer; the row reads 'unknown' after a restart"
+    )
+    raise GrantHeld(msg, grant=held)
+
+
+def answer(grant: Grant) -> Grant:
+    """Return a row that is granted; raise what any other row means to a caller who wanted it granted."""
+    if grant.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
+        return grant
+    if grant.status in (GrantStatus.PLANNED, GrantStatus.REFUSED):
+        raise grant.error or GrantError(f"{grant.ref} is {grant.status}, and the ledger has no reason")
+    if grant.status is GrantStatus.ABANDONED:
+        msg = f"{grant.ref} was abandoned by a decision; nothing is granted under this ref any more"
+        raise GrantError(msg)
+    if grant.status is GrantStatus.SENDING:
+        msg = f"{grant.ref} is being sent by another worker"
+        raise GrantHeld(msg, grant=grant)
+    msg = (
+        f"{grant.ref} may or may not have been granted ({grant.error or 'no reason recorded'}); it is held until you "
+        "decide: granter.reconcile(), or granter.resolve(ref, 'granted' | 'retry' | 'abandon')"
+    )
+    raise GrantHeld(msg, grant=grant)
+
+
+def rejects_credentials(grant: Grant) -> bool:
+    """Tell whether a row is planned again because the credentials were rejected."""
+    return isinstance(grant.error, Unauthorized)

@@ -1,0 +1,310 @@
+"""The Granter: one access token for each ref, however often it is asked, and wherever the program dies."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from anyio import CancelScope, move_on_after
+from anyio.lowlevel import checkpoint
+from attrs import evolve, frozen
+
+from tgmembership_async.errors import GrantError, RefConflict, UsageError
+from tgmembership_async.grants.exchange import Shared, answer, carry_out
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
+from tgmembership_async.grants.run import EVERY_REASON, Requests, Run, StopReason
+from tgmembership_async.session import Session
+from tgmembership_async.values.models import AccessToken, Subscriber
+
+_AUTOMATIC: Final = "regrant_limit"
+_RECORDING_TAKES_AT_MOST: Final = 5.0
+
+
+@frozen
+class Finding:
+    """What `reconcile` saw for one unknown row: whether that settled it, and why or why not."""
+
+    grant: Grant
+    settled: bool
+    why: str
+    seen: tuple[Subscriber, ...] = ()
+
+
+class Granter:
+    """Grant through a Session, with a ledger around each call.
+
+    The intent is durable before the request is written, the result before `grant` returns. Entering it enters the
+    session and the ledger, unless you have entered them yourself. `regrant_limit` is how often an unknown outcome may
+    be sent again without asking you: above 0 a customer waits less and may get two tokens, one of them wasted.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger, *, regrant_limit: int = 0) -> None:
+        if not isinstance(session, Session) or not isinstance(ledger, Ledger):
+            msg = "Granter takes a Session and a Ledger, such as SqliteLedger('grants.db')"
+            raise UsageError(msg)
+        if isinstance(regrant_limit, bool) or not isinstance(regrant_limit, int) or regrant_limit < 0:
+            msg = f"regrant_limit must be an int of at least 0, not {regrant_limit!r:.80}"
+            raise UsageError(msg)
+        self._session = session
+        self._ledger = ledger
+        self._regrant_limit = regrant_limit
+        self._running: dict[str, Shared] = {}
+        self._tasks: dict[asyncio.Task[None], Shared] = {}
+        self._entered: list[Session | Ledger] = []
+        self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was entered and not closed since."""
+        return self._is_open
+
+    async def open(self) -> Self:
+        """Open the ledger and the session, whichever you have not opened yourself."""
+        if self._is_open:
+            msg = "this Granter is open already"
+            raise UsageError(msg)
+        try:
+            for part in (self._ledger, self._session):
+                if not part.is_open:
+                    await part.open()
+                    self._entered.append(part)
+        except BaseException:
+            await self._leave()
+            raise
+        self._is_open = True
+        return self
+
+    async def aclose(self) -> None:
+        """Wait for exchanges in flight, `grant_timeout` seconds at most, and close what `open` opened."""
+        self._is_open = False
+        try:
+            if self._session in self._entered:
+                # This ends at once what is not on the wire, and waits for what is.
+                self._entered.remove(self._session)
+                await self._session.aclose()
+            await self._finish(self._session.grant_timeout)
+        finally:
+            with CancelScope(shield=True):
+                for task, shared in tuple(self._tasks.items()):
+                    if not shared.recording:
+                        task.cancel()
+                await self._finish(_RECORDING_TAKES_AT_MOST)
+                await self._leave()
+
+    async def _finish(self, seconds: float) -> None:
+        with move_on_after(seconds):
+            while self._running:
+                await next(iter(self._running.values())).ended.wait()
+                await checkpoint()
+
+    async def _leave(self) -> None:
+        while self._entered:
+            await self._entered.pop().aclose()
+
+    async def grant(self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "") -> Grant:
+        """Return the granted row of `ref`: from the ledger if it is there, else from one exchange with the service.
+
+        Raises RefConflict for another plan or member under this ref; GrantHeld while its outcome is unknown, now and on
+        every later call until it is decided; the stored error if the service refused; NotSent, RateLimited,
+        Unauthorized or DeadlineExceeded if nothing was done and calling again is safe. Cancelling a call does not stop
+        its exchange.
+        """
+        request = GrantRequest(ref, plan_id, member_id, note)
+        grant, _ = await self._grant_one(request, self._session)
+        return answer(grant)
+
+    async def plan(self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "") -> Grant:
+        """Record the intent, durable when this returns; `run_planned` or `grant` carries it out."""
+        self._check_open()
+        return await self._ledger.plan(GrantRequest(ref, plan_id, member_id, note))
+
+    def provision(
+        self, requests: Requests, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON
+    ) -> Run:
+        """Return a run over many requests, any iterable or async iterable of any length; see `Run`.
+
+        It has a retry budget of its own, and ends early for a reason in `stop_on`: rejected credentials, an empty
+        budget, or `max(2 * concurrency, 20)` unknown outcomes in a row. Running it again resumes it.
+        """
+        self._check_open()
+        view = self._session.with_options(own_budget=True)
+
+        async def one(request: GrantRequest) -> tuple[Grant, bool]:
+            try:
+                return await self._grant_one(request, view, inline=True)
+            except RefConflict as conflict:
+                row = await self._ledger.get(request.ref)
+                if row is None:
+                    raise
+                return evolve(row, error=conflict), False
+
+        return Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
+
+    def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:
+        """Return a run over what is planned and not sent yet; `await` it, or iterate over its rows."""
+        return self.provision(self._planned(), concurrency=concurrency, stop_on=stop_on)
+
+    async def _planned(self) -> AsyncIterator[GrantRequest]:
+        async for grant in self._ledger.grants([GrantStatus.PLANNED]):
+            yield GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
+
+    async def _grant_one(self, request: GrantRequest, session: Session, *, inline: bool = False) -> tuple[Grant, bool]:
+        """Return the row after its exchange, and whether this call began it."""
+        while True:
+            self._check_open()
+            shared = self._running.get(request.ref)
+            if shared is not None:
+                return await shared.wait_for(request), False
+            shared = self._running[request.ref] = Shared(request)
+            await self._exchange(session, shared, inline=inline)
+            grant = await shared.wait_for(request)
+            if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):
+                return grant, shared.fresh
+            await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
+
+    async def _exchange(self, session: Session, shared: Shared, *, inline: bool) -> None:
+        exchange = self._carry_out(session, shared)
+        if inline:
+            await exchange
+        elif (loop := _asyncio_loop()) is not None:
+            # A task of our own: a shield does not hold against task.cancel(), wait_for or asyncio.timeout.
+            task = loop.create_task(exchange)
+            self._tasks[task] = shared
+            task.add_done_callback(lambda done: self._release(shared, done))
+        else:
+            with CancelScope(shield=True):
+                await exchange
+
+    async def _carry_out(self, session: Session, shared: Shared) -> None:
+        try:
+            await carry_out(session, self._ledger, shared)
+        finally:
+            self._release(shared)
+
+    def _release(self, shared: Shared, task: asyncio.Task[None] | None = None) -> None:
+        # Called again when the task ends: one that is cancelled before its first step never gets to its `finally`.
+        if task is not None:
+            self._tasks.pop(task, None)
+        if self._running.get(shared.request.ref) is shared:
+            del self._running[shared.request.ref]
+        shared.ended.set()
+
+    async def _may_send_again(self, grant: Grant) -> bool:
+        if not self._regrant_limit:
+            return False
+        made = await self._ledger.decisions(grant.ref)
+        return sum(decision.reason == _AUTOMATIC for decision in made) < self._regrant_limit
+
+    async def resolve(
+        self, ref: str, decision: Decision, *, token: AccessToken | str | None = None, reason: str = ""
+    ) -> Grant:
+        """Decide about an unknown or refused row: it was "granted" (with the token, if you have it), "retry" it, or
+        "abandon" it. The decision is kept with time and reason; GrantError if the row's state does not allow it.
+        """  # noqa: D205 - the three words are the contract
+        self._check_open()
+        checked = check_decision(decision)
+        if token is not None and checked != "granted":
+            msg = "a token goes with the decision 'granted' only"
+            raise UsageError(msg)
+        if check_ref(ref) in self._running:
+            msg = f"{ref} is being sent right now; decide when its outcome is known"
+            raise GrantError(msg)
+        found = AccessToken(token=token, raw=token) if isinstance(token, str) else token
+        return await self._ledger.decide(ref, checked, found, reason)
+
+    async def reconcile(self) -> list[Finding]:
+        """Ask `getSubscribers` about each unknown row with a member, and settle to granted what that proves.
+
+        Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
+        ledger that it could belong to. Everything else is left as it is, and reported with what was seen.
+        """
+        self._check_open()
+        held = [grant async for grant in self._ledger.grants([GrantStatus.UNKNOWN])]
+        rivals = await self._rivals({(grant.plan_id, grant.member_id) for grant in held})
+        return [await self._look_at(grant, rivals[grant.plan_id, grant.member_id]) for grant in held]
+
+    async def _rivals(self, pairs: set[tuple[int, int | None]]) -> dict[tuple[int, int | None], int]:
+        """Count the rows that a subscription of each pair of plan and member could belong to."""
+        counts = dict.fromkeys(pairs, 0)
+        possible = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
+        async for grant in self._ledger.grants(possible if pairs else []):
+            pair = grant.plan_id, grant.member_id
+            if pair in counts:
+                counts[pair] += 1
+        return counts
+
+    async def _look_at(self, grant: Grant, rivals: int) -> Finding:
+        if grant.member_id is None:
+            return Finding(grant, settled=False, why="it names no member to ask about")
+        seen = tuple(await self._session.get_subscribers(grant.member_id))
+        attempts = await self._ledger.attempts(grant.ref)
+        began = max((attempt.began_at for attempt in attempts), default=grant.updated_at)
+        mine = [found for found in seen if found.plan_id == grant.plan_id]
+        later = [found for found in mine if found.started_at is not None and found.started_at >= began]
+        if rivals > 1:
+            why = "another row of the ledger has the same plan and member, and the subscription may be that one's"
+        elif later:
+            why = f"a subscription to plan {grant.plan_id} began at {later[0].started_at}, after the attempt"
+            settled = await self._ledger.decide(grant.ref, "granted", None, f"reconciled: {why}")
+            return Finding(settled, settled=True, why=why, seen=seen)
+        elif mine:
+            why = "the member has this plan, but nothing shows that it began after the attempt"
+        else:
+            why = "the member has no subscription to this plan; an unused token would not show here"
+        return Finding(grant, settled=False, why=why, seen=seen)
+
+    async def grants(
+        self, status: GrantStatus | str | Collection[GrantStatus | str] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield rows, of one state or several, changed at `since` (aware) or later; memory stays flat."""
+        self._check_open()
+        wanted = [status] if isinstance(status, str) else status
+        try:
+            states = None if wanted is None else [GrantStatus(one) for one in wanted]
+        except ValueError:
+            msg = f"a status is one of {', '.join(GrantStatus)}, not {status!r:.80}"
+            raise UsageError(msg) from None
+        if since is not None and since.tzinfo is None:
+            msg = "since must be an aware datetime: datetime.now(UTC) - timedelta(days=1), say"
+            raise UsageError(msg)
+        async for grant in self._ledger.grants(states, since):
+            yield grant
+
+    def undelivered(self) -> AsyncIterator[Grant]:
+        """Yield what is granted and not marked as delivered: send those links again after a restart."""
+        return self.grants(GrantStatus.GRANTED)
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link of a granted row."""
+        self._check_open()
+        return await self._ledger.mark_delivered(check_ref(ref))
+
+    async def purge(self, *, delivered_before: datetime) -> int:
+        """Wipe the tokens of rows delivered before then (aware), and return of how many; the rows stay."""
+        self._check_open()
+        if delivered_before.tzinfo is None:
+            msg = "delivered_before must be an aware datetime"
+            raise UsageError(msg)
+        return await self._ledger.purge(delivered_before)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            msg = "the Granter is not open: use `async with Granter(session, ledger) as granter:`"
+            raise UsageError(msg)
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

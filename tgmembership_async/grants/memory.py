@@ -1,0 +1,167 @@
+"""A ledger in memory, for tests and for trying things out: it forgets everything with the process."""
+
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from anyio.lowlevel import checkpoint
+from attrs import evolve
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.grants import steps
+from tgmembership_async.grants.ledger import Claim
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    check_ref,
+)
+from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.values.models import AccessToken
+
+
+class MemoryLedger:
+    """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC."""
+
+    def __init__(self, *, clock: steps.Clock = steps.utc_now) -> None:
+        self._clock = clock
+        self._is_open = False
+        self._rows: dict[str, Grant] = {}
+        self._attempts: dict[str, list[Attempt]] = {}
+        self._decisions: dict[str, list[DecisionMade]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryLedger with {len(self._rows)} refs>"
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self._is_open
+
+    async def open(self) -> Self:
+        """Make the ledger ready; what was being sent when it was closed becomes `unknown`."""
+        if self._is_open:
+            msg = "this ledger is open already"
+            raise UsageError(msg)
+        await checkpoint()
+        self._is_open = True
+        for grant in self._rows.values():
+            if grant.status is GrantStatus.SENDING:
+                self._settle(grant, steps.interruption(grant), ended_at=None)
+        return self
+
+    async def aclose(self) -> None:
+        """Close the ledger; its rows stay for the next time."""
+        self._is_open = False
+
+    async def plan(self, request: GrantRequest) -> Grant:
+        """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
+        await self._turn()
+        return self._plan(request)
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        await self._turn()
+        grant = self._plan(request)
+        if grant.status is not GrantStatus.PLANNED:
+            return Claim(grant, mine=False)
+        sending = self._keep(steps.claimed(grant, self._clock()))
+        began = Attempt(grant.ref, sending.attempts, sending.updated_at, None, None, "")
+        self._attempts.setdefault(grant.ref, []).append(began)
+        return Claim(sending, mine=True)
+
+    async def settle(self, ref: str, settlement: Settlement) -> Grant:
+        """Record how the exchange of a `sending` row ended."""
+        await self._turn()
+        return self._settle(self._known(ref), settlement, ended_at=self._clock())
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        await self._turn()
+        now = self._clock()
+        grant = self._keep(steps.decided(self._known(ref), decision, token, now))
+        made = DecisionMade(ref, decision, now, steps.storable(reason))
+        self._decisions.setdefault(ref, []).append(made)
+        return grant
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        await self._turn()
+        return self._keep(steps.delivered(self._known(ref), self._clock()))
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None."""
+        await self._turn()
+        return self._rows.get(check_ref(ref))
+
+    def grants(
+        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield rows, the oldest ref first, of these states and changed at `since` or later."""
+        wanted = frozenset(GrantStatus if status is None else status)
+        earliest = None if since is None else steps.check_aware("since", since)
+
+        async def all_at_once(_: int) -> Page:
+            await self._turn()
+            rows = [grant for grant in self._rows.values() if grant.status in wanted]
+            return [grant for grant in rows if earliest is None or grant.updated_at >= earliest], None
+
+        return Paged(all_at_once)
+
+    async def attempts(self, ref: str) -> list[Attempt]:
+        """Return the exchanges of a ref, in order."""
+        await self._turn()
+        return list(self._attempts.get(check_ref(ref), ()))
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        """Return the decisions about a ref, in order."""
+        await self._turn()
+        return list(self._decisions.get(check_ref(ref), ()))
+
+    async def purge(self, delivered_before: datetime) -> int:
+        """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay."""
+        limit = steps.check_aware("delivered_before", delivered_before)
+        await self._turn()
+        done = [grant for grant in self._rows.values() if grant.status is GrantStatus.DELIVERED]
+        wiped = [grant for grant in done if grant.token is not None and grant.updated_at < limit]
+        for grant in wiped:
+            self._keep(evolve(grant, token=None))
+        return len(wiped)
+
+    async def _turn(self) -> None:
+        if not self._is_open:
+            msg = "the ledger is not open: use `async with MemoryLedger() as ledger:`, or await ledger.open() first"
+            raise UsageError(msg)
+        await checkpoint()  # before anything is changed, so that who is cancelled here has changed nothing
+
+    def _plan(self, request: GrantRequest) -> Grant:
+        found = self._rows.get(request.ref)
+        if found is not None:
+            return steps.same(found, request)
+        return self._keep(steps.planned(request, self._clock()))
+
+    def _settle(self, sending: Grant, settlement: Settlement, ended_at: datetime | None) -> Grant:
+        grant = self._keep(steps.settled(sending, settlement, self._clock()))
+        attempts = self._attempts[grant.ref]
+        attempts[-1] = steps.settled_attempt(attempts[-1], settlement, ended_at)
+        return grant
+
+    def _known(self, ref: str) -> Grant:
+        return steps.known(ref, self._rows.get(check_ref(ref)))
+
+    def _keep(self, grant: Grant) -> Grant:
+        self._rows[grant.ref] = grant
+        return grant

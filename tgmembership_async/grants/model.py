@@ -1,0 +1,190 @@
+"""A grant and the states it may be in; which steps are legal is one table.
+
+planned → sending → granted → delivered
+             ├→ planned     nothing was done: not sent, turned away past the deadline, or the credentials rejected
+             ├→ refused     the service said no
+             └→ unknown     it may or may not have acted
+refused, unknown → granted | planned | abandoned      only by a decision
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Literal, get_args
+
+from attrs import field, frozen
+
+from tgmembership_async import errors
+from tgmembership_async.errors import CallError, TGMembershipError, UsageError
+from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.values.models import AccessToken
+
+_LONGEST_TEXT: Final = 1_000
+
+
+class GrantStatus(StrEnum):
+    """Where a grant stands."""
+
+    PLANNED = "planned"
+    SENDING = "sending"
+    GRANTED = "granted"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    ABANDONED = "abandoned"
+
+
+Decision = Literal["granted", "retry", "abandon"]
+
+SETTLES: Final = frozenset({GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
+"""Where an exchange may end."""
+UNDECIDED: Final = frozenset({GrantStatus.REFUSED, GrantStatus.UNKNOWN})
+"""What waits for a decision."""
+DECIDES: Final[Mapping[Decision, GrantStatus]] = {
+    "granted": GrantStatus.GRANTED,
+    "retry": GrantStatus.PLANNED,
+    "abandon": GrantStatus.ABANDONED,
+}
+LEGAL: Final[frozenset[tuple[GrantStatus, GrantStatus]]] = frozenset(
+    {(GrantStatus.PLANNED, GrantStatus.SENDING), (GrantStatus.GRANTED, GrantStatus.DELIVERED)}
+    | {(GrantStatus.SENDING, end) for end in SETTLES}
+    | {(held, decided) for held in UNDECIDED for decided in DECIDES.values()}
+)
+
+
+def check_ref(ref: object) -> str:
+    """Return a ref: any printable, non-empty str of up to 1,000 characters, without white space around it."""
+    if not isinstance(ref, str) or not ref or len(ref) > _LONGEST_TEXT or not ref.isprintable() or ref != ref.strip():
+        msg = f"ref must be your payment's own id, a printable str of 1 to 1,000 characters, not {ref!r:.80}"
+        raise UsageError(msg)
+    return ref
+
+
+@frozen
+class GrantRequest:
+    """One wish: `ref` is the caller's own payment or import id, `note` the caller's own text (say, the chat)."""
+
+    ref: str = field()
+    plan_id: int = field()
+    member_id: int | None = None
+    note: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        check_ref(self.ref)
+        check_id("plan_id", self.plan_id)
+        if self.member_id is not None:
+            check_id("member_id", self.member_id)
+        if not isinstance(self.note, str) or len(self.note) > _LONGEST_TEXT or "\0" in self.note:
+            msg = "note must be a str of at most 1,000 characters"
+            raise UsageError(msg)
+        try:
+            self.note.encode()
+        except UnicodeEncodeError:
+            msg = "note holds half a surrogate pair, which no database keeps"
+            raise UsageError(msg) from None
+
+
+@frozen
+class Grant:
+    """What the ledger knows of one ref. `attempts` counts the times it was sent; `updated_at` is aware UTC.
+
+    `error` says why it is refused, unknown, or planned again; or, as a RefConflict from a run, that the request for
+    this ref was for another plan or member; None otherwise.
+    """
+
+    ref: str
+    plan_id: int
+    member_id: int | None
+    status: GrantStatus
+    token: AccessToken | None
+    attempts: int
+    note: str
+    updated_at: datetime
+    error: TGMembershipError | None = field(default=None, eq=False)
+
+
+@frozen
+class Attempt:
+    """One exchange for a ref: when it began, how it ended, on what evidence. `ended_at` is None if nobody saw it."""
+
+    ref: str
+    number: int
+    began_at: datetime
+    ended_at: datetime | None
+    status: GrantStatus | None
+    evidence: str
+
+
+@frozen
+class DecisionMade:
+    """A decision about a ref: what, when and why."""
+
+    ref: str
+    decision: Decision
+    decided_at: datetime
+    reason: str
+
+
+@frozen
+class Settlement:
+    """How an exchange ended: `status` is one of SETTLES, `evidence` one line for the attempt's record."""
+
+    status: GrantStatus = field()
+    token: AccessToken | None = None
+    error: CallError | None = None
+    evidence: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.status not in SETTLES:
+            msg = f"an exchange cannot end as {self.status!r}"
+            raise UsageError(msg)
+
+
+def check_decision(decision: object) -> Decision:
+    """Return the decision, or raise UsageError that names the three."""
+    if decision not in get_args(Decision):
+        msg = f"decide 'granted', 'retry' or 'abandon', not {decision!r:.80}"
+        raise UsageError(msg)
+    return decision  # type: ignore[return-value]  # one of the three
+
+
+def dump_token(token: AccessToken) -> str:
+    """Return a token as JSON for a ledger."""
+    fields = {"token": token.token, "link": token.link, "raw": token.raw, "extra": dict(token.extra)}
+    return json.dumps(fields, default=str)
+
+
+def load_token(text: str) -> AccessToken:
+    """Return the token that `dump_token` wrote."""
+    return AccessToken(**json.loads(text))
+
+
+def dump_error(error: CallError) -> str:
+    """Return an error as JSON for a ledger: its class, message and plain fields, and its cause; no body."""
+    return json.dumps(_plain(error))
+
+
+def _plain(error: CallError) -> dict[str, Any]:
+    fields = {k: v for k, v in error.__dict__.items() if isinstance(v, str | int | float | bool | None)}
+    cause = getattr(error, "cause", None)
+    return {
+        "kind": type(error).__name__,
+        "message": str(error.args[0]) if error.args else "",
+        "fields": fields,
+        "cause": None if cause is None else _plain(cause),
+    }
+
+
+def load_error(text: str) -> CallError:
+    """Return the error that `dump_error` wrote."""
+    return _error(json.loads(text))
+
+
+def _error(plain: dict[str, Any]) -> CallError:
+    kind = getattr(errors, plain["kind"], CallError)
+    fields = dict(plain["fields"])
+    if plain["cause"] is not None:
+        fields["cause"] = _error(plain["cause"])
+    error = kind(plain["message"], **fields) if issubclass(kind, CallError) else CallError(plain["message"])
+    return error  # noqa: RET504 - kind is found by name

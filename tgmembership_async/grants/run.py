@@ -1,0 +1,261 @@
+"""Bulk: many grants at a time, in order of completion, with memory that stays flat, and an end that loses nothing."""
+
+from collections import Counter, deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from anyio import CancelScope, Event, Lock, create_task_group, get_cancelled_exc_class
+from attrs import evolve, frozen
+
+from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
+from tgmembership_async.grants.exchange import rejects_credentials
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
+from tgmembership_async.protocol.retry import COST_TRANSIENT
+from tgmembership_async.session import Session
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
+GrantOne = Callable[[GrantRequest], Awaitable[tuple[Grant, bool]]]
+
+
+class StopReason(StrEnum):
+    """Why a run ended before its input did. It is resumed by being run again."""
+
+    CREDENTIALS = "the credentials were rejected"
+    BUDGET = "the retry budget is empty: the service, or the way to it, is failing"
+    UNKNOWN = "too many unknown outcomes in a row"
+
+
+EVERY_REASON: Final = frozenset(StopReason)
+
+
+@frozen
+class Summary:
+    """What a run came to. `duplicates` counts requests whose ref this run had carried out before.
+
+    `already` counts rows granted by an earlier run, `conflicts` requests whose ref stands for another plan or member.
+    """
+
+    granted: int = 0
+    already: int = 0
+    refused: int = 0
+    unknown: int = 0
+    planned: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    stopped: StopReason | None = None
+
+
+class Run:
+    """`async with run: async for grant in run:` gives each row when it is done; `await run` gives the Summary alone.
+
+    No single row raises: refused and held ones come as Grants. Leaving it early, by `break`, an exception or Ctrl-C,
+    finishes what is in flight, and nothing else is begun.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        grant_one: GrantOne,
+        session: Session,
+        *,
+        concurrency: int,
+        stop_on: Collection[StopReason],
+    ) -> None:
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            msg = f"concurrency must be an int of at least 1, not {concurrency!r:.80}"
+            raise UsageError(msg)
+        self.stopped: StopReason | None = None
+        self._source = _Source(requests)
+        self._grant_one = grant_one
+        self._concurrency = concurrency
+        self._stop_on = frozenset(map(StopReason, stop_on))
+        self._session = session
+        self._unknown_limit = max(2 * concurrency, 20)
+        self._unknown_in_a_row = 0
+        self._began = datetime.now(UTC)
+        self._counts: Counter[str] = Counter()
+        self._done: deque[Grant] = deque()
+        self._room = 2 * concurrency
+        self._news = Event()
+        self._taken = Event()
+        self._working = 0
+        self._over = False
+        self._failure: Exception | None = None
+        self._group: TaskGroup | None = None
+
+    @property
+    def summary(self) -> Summary:
+        """Return what the run has come to so far."""
+        return Summary(**self._counts, stopped=self.stopped)
+
+    def stop(self) -> None:
+        """Begin nothing more; what is in flight still comes."""
+        self._over = True
+        self._taken.set()
+
+    def __await__(self) -> Generator[Any, Any, Summary]:
+        return self._to_the_end().__await__()
+
+    async def _to_the_end(self) -> Summary:
+        async with self:
+            async for _ in self:
+                pass
+        return self.summary
+
+    async def __aenter__(self) -> Self:
+        if self._group is not None:
+            msg = "a run is entered once: call provision() again, it resumes where it stopped"
+            raise UsageError(msg)
+        self._group = create_task_group()
+        await self._group.__aenter__()
+        self._working = self._concurrency
+        for _ in range(self._concurrency):
+            self._group.start_soon(self._work)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        assert self._group is not None  # noqa: S101 - entered
+        try:
+            with CancelScope(shield=True):
+                await self._session.end_calls()
+            # What is in flight is shielded; this is for workers who wait for the input.
+            self._group.cancel_scope.cancel()
+        finally:
+            # What the body raised must not become a group; only a cancellation is the group's business.
+            cancelled = isinstance(error, get_cancelled_exc_class())
+            await self._group.__aexit__(*((kind, error, traceback) if cancelled else (None, None, None)))
+            with CancelScope(shield=True):
+                await self._source.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Grant]:
+        if self._group is None:
+            msg = "enter a run first: `async with granter.provision(...) as run:`"
+            raise UsageError(msg)
+        return self
+
+    async def __anext__(self) -> Grant:
+        while not self._done:
+            if self._working == 0:
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+                raise StopAsyncIteration
+            if self._news.is_set():
+                self._news = Event()
+            await self._news.wait()
+        grant = self._done.popleft()
+        self._taken.set()
+        return grant
+
+    async def _work(self) -> None:
+        try:
+            while not self._over and (request := await self._source.next()) is not None:
+                grant, fresh = await self._out_of_reach(request)
+                self._note(grant, fresh=fresh)
+                self._done.append(grant)
+                self._news.set()
+                while len(self._done) >= self._room and not self._over:
+                    if self._taken.is_set():
+                        self._taken = Event()
+                    await self._taken.wait()
+        except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
+            if isinstance(error, GrantHeld) and isinstance(error.grant, Grant):
+                self._done.append(evolve(error.grant, error=error))  # an answer that the ledger could not record
+            if not (self._over and isinstance(error, UsageError)):
+                # Such a one is a call that the end of the run cut short; its row is planned.
+                self._failure = self._failure or error
+            self.stop()
+        finally:
+            self._working -= 1
+            self._news.set()
+
+    async def _out_of_reach(self, request: GrantRequest) -> tuple[Grant, bool]:
+        # Whoever cancels the run waits until the answer is recorded.
+        with CancelScope(shield=True):
+            return await self._grant_one(request)
+        raise AssertionError  # pragma: no cover - nobody cancels this scope
+
+    def _note(self, grant: Grant, *, fresh: bool) -> None:
+        self._counts[_counted_as(grant, fresh=fresh, began=self._began)] += 1
+        if not fresh:
+            return
+        unknown = grant.status is GrantStatus.UNKNOWN
+        self._unknown_in_a_row = self._unknown_in_a_row + 1 if unknown else 0
+        reason = self._reason_to_stop(grant)
+        if reason in self._stop_on:
+            self.stopped = self.stopped or reason
+            self.stop()
+
+    def _reason_to_stop(self, grant: Grant) -> StopReason | None:
+        if rejects_credentials(grant):
+            return StopReason.CREDENTIALS
+        if grant.status is GrantStatus.PLANNED and self._session.retry_tokens < COST_TRANSIENT:
+            return StopReason.BUDGET
+        return StopReason.UNKNOWN if self._unknown_in_a_row >= self._unknown_limit else None
+
+
+def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
+    if isinstance(grant.error, RefConflict):
+        return "conflicts"
+    if not fresh and grant.updated_at >= began:
+        return "duplicates"
+    if grant.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
+        return "granted" if fresh else "already"
+    if grant.status in (GrantStatus.REFUSED, GrantStatus.ABANDONED):
+        return "refused"
+    return "unknown" if grant.status is GrantStatus.UNKNOWN else "planned"
+
+
+class _Source:
+    """The input, one request at a time for whoever asks next."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._items: Iterator[GrantRequest] | None = None
+        self._later: AsyncIterator[GrantRequest] | None = None
+        self._turn = Lock(fast_acquire=True)
+        if isinstance(requests, AsyncIterable):
+            self._later = aiter(requests)
+        elif isinstance(requests, Iterable) and not isinstance(requests, str | bytes):
+            self._items = iter(requests)
+        else:
+            msg = f"requests must be an iterable or async iterable of GrantRequest, not {type(requests).__name__}"
+            raise UsageError(msg)
+
+    async def aclose(self) -> None:
+        """Close an async generator: nobody else does, and trio minds."""
+        later: Any = self._later
+        if isinstance(later, AsyncGenerator):
+            async with self._turn:
+                await later.aclose()
+
+    async def next(self) -> GrantRequest | None:
+        """Return the next request, or None at the end."""
+        if self._items is not None:
+            request = next(self._items, None)
+        else:
+            assert self._later is not None  # noqa: S101 - one of the two
+            async with self._turn:
+                request = await anext(self._later, None)
+        if request is not None and not isinstance(request, GrantRequest):
+            msg = f"requests must hold GrantRequest values, not {type(request).__name__}"
+            raise UsageError(msg)
+        return request

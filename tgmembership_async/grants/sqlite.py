@@ -1,0 +1,205 @@
+"""A ledger in a SQLite file: what it has told survives the process, the power cut, and ten thousand members."""
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.grants import records, steps
+from tgmembership_async.grants.ledger import Claim
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    check_ref,
+)
+from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.grants.tables import LEDGER
+from tgmembership_async.storage.sqlite import SqliteStorage
+from tgmembership_async.values.models import AccessToken
+
+_SENDING: Final = frozenset({GrantStatus.SENDING})
+
+
+class SqliteLedger:
+    """A Ledger in the file at `path`, which holds tokens and so has mode 0600; `clock` returns aware UTC.
+
+    One process at a time owns it, and sends. With `owner=False` it opens beside a living owner, or without any, to
+    read, plan, decide, mark as delivered and purge. Whoever opens it as owner finds as `unknown` what a dead owner was
+    sending.
+
+    Raises StorageError where the disk fails; what was to be written then was not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, owner: bool = True, clock: steps.Clock = steps.utc_now) -> None:
+        self._storage = SqliteStorage(path, LEDGER, owner=owner)
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self._storage.is_open
+
+    async def open(self) -> Self:
+        """Open the file, for the owner a new one if need be; `sending` rows of a dead owner become `unknown`.
+
+        Raises UsageError where the file is not a ledger, is newer than this package or has another owner, and
+        StorageError where it is damaged or the disk fails. Then the file stays as it was.
+        """
+        await self._storage.open()
+        if self._storage.owner:
+            try:
+                await self._storage.write(partial(_take_over, now=self._clock()))
+            except BaseException:
+                await self._storage.aclose()
+                raise
+        return self
+
+    async def aclose(self) -> None:
+        """Finish what is being written, and let go of the file."""
+        await self._storage.aclose()
+
+    async def plan(self, request: GrantRequest) -> Grant:
+        """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
+        return await self._storage.write(partial(_plan, request=request, now=self._clock()))
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        self._check_owner()
+        return await self._storage.write(partial(_claim, request=request, now=self._clock()))
+
+    async def settle(self, ref: str, settlement: Settlement) -> Grant:
+        """Record how the exchange of a `sending` row ended."""
+        self._check_owner()
+        return await self._storage.write(partial(_settle, ref=check_ref(ref), settlement=settlement, now=self._clock()))
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        made = DecisionMade(check_ref(ref), decision, self._clock(), steps.storable(reason))
+        return await self._storage.write(partial(_decide, made=made, token=token))
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        return await self._storage.write(partial(_deliver, ref=check_ref(ref), now=self._clock()))
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None."""
+        return await self._storage.read(partial(records.find, ref=check_ref(ref)))
+
+    def grants(
+        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat.
+
+        Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
+        """
+        states = frozenset(GrantStatus if status is None else status)
+        earliest = None if since is None else steps.check_aware("since", since)
+        last: int | None = None
+
+        async def page(after: int) -> Page:
+            nonlocal last
+            if last is None:
+                last = await self._storage.read(records.last_id)
+            return await self._storage.read(
+                partial(records.page, after=after, last=last, states=states, since=earliest)
+            )
+
+        return Paged(page)
+
+    async def attempts(self, ref: str) -> list[Attempt]:
+        """Return the exchanges of a ref, in order."""
+        return await self._storage.read(partial(records.attempts, ref=check_ref(ref)))
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        """Return the decisions about a ref, in order."""
+        return await self._storage.read(partial(records.decisions, ref=check_ref(ref)))
+
+    async def purge(self, delivered_before: datetime) -> int:
+        """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay.
+
+        They are overwritten in the file. What a journaling or copy-on-write file system still holds is its business.
+        """
+        limit = steps.check_aware("delivered_before", delivered_before)
+        return await self._storage.write(partial(records.wipe, delivered_before=limit))
+
+    def _check_owner(self) -> None:
+        if not self._storage.owner:
+            msg = "a ledger opened with owner=False reads and decides; only its owner sends"
+            raise UsageError(msg)
+
+
+def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
+    last = records.last_id(connection)
+    after: int | None = 0
+    while after is not None:
+        dead, after = records.page(connection, after, last, _SENDING, None)
+        for grant in dead:
+            _end(connection, grant, steps.interruption(grant), now, ended_at=None)
+
+
+def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
+    found = records.find(connection, request.ref)
+    if found is not None:
+        return steps.same(found, request)
+    return records.insert(connection, steps.planned(request, now))
+
+
+def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Claim:
+    found = records.find(connection, request.ref)
+    if found is None:
+        sending = records.insert(connection, steps.claimed(steps.planned(request, now), now))
+    elif steps.same(found, request).status is GrantStatus.PLANNED:
+        sending = records.replace(connection, found, steps.claimed(found, now))
+    else:
+        return Claim(found, mine=False)
+    records.begin_attempt(connection, sending)
+    return Claim(sending, mine=True)
+
+
+def _settle(connection: sqlite3.Connection, ref: str, settlement: Settlement, now: datetime) -> Grant:
+    return _end(connection, _known(connection, ref), settlement, now, ended_at=now)
+
+
+def _end(
+    connection: sqlite3.Connection, grant: Grant, settlement: Settlement, now: datetime, ended_at: datetime | None
+) -> Grant:
+    after = records.replace(connection, grant, steps.settled(grant, settlement, now))
+    records.end_attempt(connection, grant, settlement, ended_at)
+    return after
+
+
+def _decide(connection: sqlite3.Connection, made: DecisionMade, token: AccessToken | None) -> Grant:
+    grant = _known(connection, made.ref)
+    after = records.replace(connection, grant, steps.decided(grant, made.decision, token, made.decided_at))
+    records.add_decision(connection, made)
+    return after
+
+
+def _deliver(connection: sqlite3.Connection, ref: str, now: datetime) -> Grant:
+    grant = _known(connection, ref)
+    after = steps.delivered(grant, now)
+    return after if after is grant else records.replace(connection, grant, after)
+
+
+def _known(connection: sqlite3.Connection, ref: str) -> Grant:
+    return steps.known(ref, records.find(connection, ref))

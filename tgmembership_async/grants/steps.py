@@ -1,0 +1,133 @@
+"""The steps of a grant, pure: a row and what happened to it in, the row after it out, or GrantError and no step.
+
+Every ledger takes its rows through these, so that which step is legal and what it leaves stands in one place.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from attrs import evolve
+
+from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, UsageError
+from tgmembership_async.grants.model import (
+    DECIDES,
+    UNDECIDED,
+    Attempt,
+    Decision,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    check_decision,
+)
+from tgmembership_async.values.models import AccessToken
+
+Clock = Callable[[], datetime]
+_PLANNED: Final = frozenset({GrantStatus.PLANNED})
+_SENDING: Final = frozenset({GrantStatus.SENDING})
+_GRANTED: Final = frozenset({GrantStatus.GRANTED})
+_DIED: Final = "the process that sent it died before the answer was recorded"
+
+
+def utc_now() -> datetime:
+    """Return the time, as aware UTC."""
+    return datetime.now(UTC)
+
+
+def check_aware(name: str, moment: datetime) -> datetime:
+    """Return a datetime that knows its offset, or raise UsageError."""
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        msg = f"{name} must be an aware datetime, such as datetime.now(UTC) - timedelta(days=1)"
+        raise UsageError(msg)
+    return moment
+
+
+def storable(text: str) -> str:
+    """Return a text as any database keeps it: without NUL and without halves of surrogate pairs."""
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def planned(request: GrantRequest, now: datetime) -> Grant:
+    """Return the row of a new ref."""
+    return Grant(
+        ref=request.ref,
+        plan_id=request.plan_id,
+        member_id=request.member_id,
+        status=GrantStatus.PLANNED,
+        token=None,
+        attempts=0,
+        note=request.note,
+        updated_at=now,
+    )
+
+
+def same(grant: Grant, request: GrantRequest) -> Grant:
+    """Return the row of a ref that is there already, or raise RefConflict for another plan or member."""
+    if (grant.plan_id, grant.member_id) == (request.plan_id, request.member_id):
+        return grant
+    msg = (
+        f"{grant.ref} is {grant.status} with {_aim(grant)}, and cannot be granted with {_aim(request)}: "
+        "one ref is one payment, so use another ref for another grant"
+    )
+    raise RefConflict(msg)
+
+
+def _aim(grant: Grant | GrantRequest) -> str:
+    return f"plan {grant.plan_id} and " + ("no member" if grant.member_id is None else f"member {grant.member_id}")
+
+
+def known(ref: str, grant: Grant | None) -> Grant:
+    """Return the row, or raise GrantError if there is none."""
+    if grant is None:
+        msg = f"this ledger has no grant with the ref {ref}"
+        raise GrantError(msg)
+    return grant
+
+
+def claimed(grant: Grant, now: datetime) -> Grant:
+    """Return a planned row as it is while it is sent, with this attempt counted."""
+    return _step(grant, _PLANNED, GrantStatus.SENDING, now, attempts=grant.attempts + 1, error=None)
+
+
+def settled(grant: Grant, settlement: Settlement, now: datetime) -> Grant:
+    """Return a row that was being sent, as its exchange left it."""
+    granted = settlement.status is GrantStatus.GRANTED
+    token, error = (settlement.token, None) if granted else (None, settlement.error)
+    return _step(grant, _SENDING, settlement.status, now, token=token, error=error)
+
+
+def settled_attempt(began: Attempt, settlement: Settlement, ended_at: datetime | None) -> Attempt:
+    """Return the record of an exchange that has ended."""
+    return evolve(began, ended_at=ended_at, status=settlement.status, evidence=storable(settlement.evidence))
+
+
+def interruption(grant: Grant) -> Settlement:
+    """Return what is known of an exchange whose process is gone."""
+    error = OutcomeUnknown(_DIED, method="addMember", attempts=grant.attempts, maybe_applied=True)
+    return Settlement(GrantStatus.UNKNOWN, error=error, evidence=_DIED)
+
+
+def decided(grant: Grant, decision: Decision, token: AccessToken | None, now: datetime) -> Grant:
+    """Return a held or refused row where the decision leads; on "retry" it keeps the reason why it was held."""
+    if token is not None and decision != "granted":
+        msg = "a token goes with the decision 'granted' only"
+        raise UsageError(msg)
+    error = grant.error if decision == "retry" else None
+    return _step(grant, UNDECIDED, DECIDES[check_decision(decision)], now, token=token, error=error)
+
+
+def delivered(grant: Grant, now: datetime) -> Grant:
+    """Return a granted row as delivered; one that is delivered already stays as it is."""
+    if grant.status is GrantStatus.DELIVERED:
+        return grant
+    return _step(grant, _GRANTED, GrantStatus.DELIVERED, now)
+
+
+def _step(grant: Grant, expected: frozenset[GrantStatus], to: GrantStatus, now: datetime, **changes: Any) -> Grant:
+    # Not by LEGAL alone: a decision may take an unknown row to granted, and the end of an exchange may not.
+    if grant.status not in expected:
+        wanted = " or ".join(sorted(expected))
+        msg = f"{grant.ref} is {grant.status}; only what is {wanted} can become {to} in this way"
+        raise GrantError(msg)
+    return evolve(grant, status=to, updated_at=now, **changes)
