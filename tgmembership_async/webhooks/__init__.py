@@ -1,0 +1,41 @@
+"""Webhooks in: verified, safe against replays, stored before they are answered, processed once."""
+
+from typing import TYPE_CHECKING
+
+from tgmembership_async.webhooks.answers import Answer
+from tgmembership_async.webhooks.events import Event, MembershipTerminated, OrderCompleted, UnknownEvent
+from tgmembership_async.webhooks.inbox import Entry, EntryStatus, Inbox
+from tgmembership_async.webhooks.policy import HandlingPolicy
+from tgmembership_async.webhooks.receiver import Receiver
+from tgmembership_async.webhooks.replay import MemoryReplay
+from tgmembership_async.webhooks.signature import Delivery, Verifier, sign
+
+if TYPE_CHECKING:
+    from tgmembership_async.webhooks.sqlite import SqliteInbox
+
+__all__ = [
+    "Answer",
+    "Delivery",
+    "Entry",
+    "EntryStatus",
+    "Event",
+    "HandlingPolicy",
+    "Inbox",
+    "MembershipTerminated",
+    "MemoryReplay",
+    "OrderCompleted",
+    "Receiver",
+    "SqliteInbox",
+    "UnknownEvent",
+    "Verifier",
+    "sign",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "SqliteInbox":
+        from tgmembership_async.webhooks.sqlite import SqliteInbox  # noqa: PLC0415 - sqlite3 is loaded on use
+
+        return SqliteInbox
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,32 @@
+"""The Receiver on aiohttp's server, beside aiogram's own route; loaded on use."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from tgmembership_async.webhooks import answers
+from tgmembership_async.webhooks.answers import Answer
+
+if TYPE_CHECKING:
+    from tgmembership_async.webhooks.receiver import Receiver
+
+
+async def respond(receiver: "Receiver", request: web.Request) -> web.Response:
+    """Return the answer to a request, of whose body no more is read than the Receiver takes."""
+    answer = receiver.before_body(request.method, request.headers.get("content-length"))
+    if answer is None:
+        body = await _read(request, receiver.max_body)
+        answer = body if isinstance(body, Answer) else await receiver.handle(request.raw_headers, body)
+    return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+
+
+async def _read(request: web.Request, limit: int) -> bytes | Answer:
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                return answers.TOO_LARGE
+    except (ConnectionError, web.RequestPayloadError):
+        return answers.CUT_SHORT
+    return bytes(body)

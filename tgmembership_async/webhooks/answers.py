@@ -1,0 +1,41 @@
+"""What the service is answered: one table of statuses, and nothing in it that helps a forger."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from attrs import frozen
+
+PLAIN: Final = ("content-type", "text/plain; charset=utf-8")
+
+
+@frozen
+class Answer:
+    """An HTTP answer to a delivery."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = (PLAIN,)
+
+
+def _answer(status: int, text: str, **headers: str) -> Answer:
+    named = ((name.replace("_", "-"), value) for name, value in headers.items())
+    return Answer(status, f"{text}\n".encode(), (PLAIN, *named))
+
+
+OK: Final = _answer(200, "ok")
+UNREADABLE: Final = _answer(400, "not an event")
+CUT_SHORT: Final = _answer(400, "cut short")
+NOT_AUTHENTIC: Final = _answer(401, "not authentic")
+TOO_LARGE: Final = _answer(413, "too large")
+FAILED: Final = _answer(500, "failed, send it again")
+NOT_READY: Final = _answer(503, "not ready, send it again", retry_after="5")
+NOT_STORED: Final = _answer(503, "cannot store it now, send it again", retry_after="30")
+
+
+def not_allowed(allowed: str) -> Answer:
+    """Return the answer to any other verb than those."""
+    return _answer(405, "method not allowed", allow=allowed)
+
+
+ALLOWED: Final[Mapping[bool, tuple[str, ...]]] = {False: ("POST",), True: ("GET", "HEAD", "POST")}
+"""The verbs that are answered, without and with probes."""

@@ -1,0 +1,114 @@
+"""Who wants to know of which event, and what came of telling them."""
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, TypeVar
+
+from anyio import fail_after
+from attrs import frozen
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.webhooks.events import Event
+
+_logger: Final = logging.getLogger("tgmembership_async.webhooks")
+
+E = TypeVar("E", bound=Event)
+Handler = Callable[[E], Awaitable[object]]
+
+
+@frozen
+class Subscription:
+    """A handler and what it is for: the name of an event, a class of events, or None: whatever nobody else takes.
+
+    `label` names the handler, in the inbox too, so it stays the same after a restart.
+    """
+
+    label: str
+    wants: str | type[Event] | None
+    handler: Handler[Any]
+
+    def takes(self, event: Event) -> bool:
+        """Tell whether the handler asked for this event."""
+        if self.wants is None:
+            return False
+        return event.name == self.wants if isinstance(self.wants, str) else isinstance(event, self.wants)
+
+
+@frozen
+class Told:
+    """What came of one attempt: the labels of the handlers that are done with the event, and why others are not."""
+
+    done: frozenset[str]
+    problems: tuple[str, ...] = ()
+
+
+class Handlers:
+    """The handlers of one receiver."""
+
+    def __init__(self) -> None:
+        self._subscriptions: list[Subscription] = []
+        self._labels: Counter[str] = Counter()
+        self._missed: set[str] = set()
+
+    def add(self, wants: str | type[Event] | None, handler: Handler[Any]) -> None:
+        """Add a handler; raise UsageError unless it is an async function and for something that can happen."""
+        kind: object = wants
+        named = isinstance(kind, str) and kind.strip()
+        if kind is not None and not named and not (isinstance(kind, type) and issubclass(kind, Event)):
+            msg = f"a handler is for the name of an event or a class of events, not for {kind!r:.80}"
+            raise UsageError(msg)
+        if not _is_async(handler):
+            msg = f"a handler is an async function of one argument, the event; {handler!r:.80} is none"
+            raise UsageError(msg)
+        self._subscriptions.append(Subscription(self._label(handler), wants, handler))
+
+    def _label(self, handler: Handler[Any]) -> str:
+        module, name = (getattr(handler, key, "") for key in ("__module__", "__qualname__"))
+        label = f"{module}.{name or type(handler).__qualname__}"
+        self._labels[label] += 1
+        return label if self._labels[label] == 1 else f"{label}#{self._labels[label]}"
+
+    def of(self, event: Event) -> list[Subscription]:
+        """Return who is to be told of an event, in the order in which they were added."""
+        takers = [one for one in self._subscriptions if one.takes(event)]
+        return takers or [one for one in self._subscriptions if one.wants is None]
+
+    async def tell(self, event: Event, *, timeout: float, done: Collection[str] = ()) -> Told:  # noqa: ASYNC109 - of each
+        """Tell everybody but those who are done; a failure, or `timeout` seconds without an end, stops nobody else."""
+        takers = self.of(event)
+        if not takers:
+            self._report_missed(event)
+        finished, problems = set(done), list[str]()
+        for one in takers:
+            if one.label in finished:
+                continue
+            problem = await _failure(one, event, timeout)
+            if problem is None:
+                finished.add(one.label)
+            else:
+                problems.append(problem)
+        return Told(frozenset(finished), tuple(problems))
+
+    def _report_missed(self, event: Event) -> None:
+        if event.name not in self._missed:
+            self._missed.add(event.name)
+            _logger.warning("no handler takes the event %s: add one, or @receiver.on_unknown", printable(event.name))
+
+
+def _is_async(handler: object) -> bool:
+    called = handler if inspect.isroutine(handler) or isinstance(handler, type) else type(handler).__call__
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)
+
+
+async def _failure(one: Subscription, event: Event, timeout: float) -> str | None:  # noqa: ASYNC109 - fail_after is in here
+    """Run one handler; return None, or why it failed."""
+    try:
+        with fail_after(timeout):
+            await one.handler(event)
+    except (Exception, SystemExit) as error:  # an exit of the handler's shall not be the server's
+        _logger.exception("%s failed on %s, attempt %d", one.label, printable(event.name), event.attempt)
+        return f"{one.label}: {type(error).__name__}"
+    return None

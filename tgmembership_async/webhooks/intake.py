@@ -1,0 +1,169 @@
+"""What happens to a delivery that is authentic: it is handled before the answer, or stored before it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from anyio.lowlevel import current_token
+from attrs import evolve
+
+from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.webhooks import answers
+from tgmembership_async.webhooks.answers import Answer
+from tgmembership_async.webhooks.events import Event
+from tgmembership_async.webhooks.handlers import Handlers
+from tgmembership_async.webhooks.inbox import Arrival, EntryStatus, Inbox
+from tgmembership_async.webhooks.policy import HandlingPolicy
+from tgmembership_async.webhooks.replay import MemoryReplay
+from tgmembership_async.webhooks.worker import Worker
+
+_logger: Final = logging.getLogger("tgmembership_async.webhooks")
+_LEAVING_TAKES_AT_MOST: Final = 2.0
+
+
+class Intake(Protocol):
+    """One of the two ways."""
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether deliveries can be taken now."""
+        ...
+
+    async def take(self, arrival: Arrival, event: Event | None) -> Answer:
+        """Take an authentic delivery, whose event is None where it is unreadable, and return what to answer."""
+        ...
+
+
+class DirectIntake:
+    """Handle first, then answer: what fails is answered 500, and the service sends it again."""
+
+    ready = True
+
+    def __init__(self, handlers: Handlers, policy: HandlingPolicy, replay: MemoryReplay) -> None:
+        self._handlers = handlers
+        self._policy = policy
+        self._replay = replay
+
+    async def take(self, arrival: Arrival, event: Event | None) -> Answer:
+        """Hand the event to its handlers, unless that was done before."""
+        if event is None:
+            return answers.UNREADABLE
+        digest = arrival.delivery.digest
+        keys = (digest, event.fingerprint) if self._policy.repeat_window else (digest,)
+        if not await self._replay.reserve(keys):
+            return answers.OK
+        handled = False
+        try:
+            told = await self._handlers.tell(event, timeout=self._policy.handler_timeout)
+            handled = not told.problems
+        finally:
+            (self._replay.commit if handled else self._replay.release)(keys)
+        return answers.OK if handled else answers.FAILED
+
+
+class StoredIntake:
+    """Store first, then answer, then handle, in a task of its own on asyncio if `background` is set."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        handlers: Handlers,
+        policy: HandlingPolicy,
+        *,
+        background: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._inbox = inbox
+        self._handlers = handlers
+        self._policy = policy
+        self._background = background
+        self._clock = clock
+        self._worker: Worker | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._loop: object = None
+        self._opened_inbox = False
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it is open."""
+        return self._worker is not None
+
+    @property
+    def worker(self) -> Worker:
+        """Return what handles the entries, or raise UsageError."""
+        if self._worker is None:
+            msg = "the Receiver is not open: use `async with receiver:`, or await receiver.open() first"
+            raise UsageError(msg)
+        if current_token() != self._loop:
+            msg = "the Receiver was opened on another event loop: open it where the server runs"
+            raise UsageError(msg)
+        return self._worker
+
+    async def take(self, arrival: Arrival, event: Event | None) -> Answer:
+        """Store the delivery, unless it is there."""
+        worker = self.worker
+        if event is not None:
+            arrival = evolve(arrival, name=event.name, fingerprint=event.fingerprint)
+        try:
+            receipt = await self._inbox.store(arrival, repeat_window=self._policy.repeat_window)
+        except TGMembershipError:  # the disk, or an inbox that its owner closed under us
+            _logger.exception("a delivery could not be stored; the service is asked to send it again")
+            return answers.NOT_STORED
+        finally:
+            worker.wake()  # after a cancellation too: what is on its way to the disk arrives there
+        if receipt.new and receipt.status is EntryStatus.REPEAT:
+            _logger.info("an event came again, signed anew; it was stored, and is not handled twice")
+        return answers.UNREADABLE if receipt.status is EntryStatus.UNREADABLE else answers.OK
+
+    async def open(self) -> None:
+        """Open the inbox, unless it is open already, and begin to handle what it holds."""
+        if self._worker is not None:
+            msg = "this Receiver is open already"
+            raise UsageError(msg)
+        if not self._inbox.is_open:
+            await self._inbox.open()
+            self._opened_inbox = True
+        self._loop = current_token()
+        self._worker = Worker(self._inbox, self._handlers, self._policy, clock=self._clock)
+        if self._background and _on_asyncio():
+            self._task = asyncio.get_running_loop().create_task(self._worker.run(), name="tgmembership inbox")
+            self._task.add_done_callback(_report)
+
+    async def aclose(self) -> None:
+        """Take nothing more, let what runs end, at most `handler_timeout`, and close the inbox that it opened."""
+        worker, self._worker = self._worker, None
+        task, self._task = self._task, None
+        try:
+            if worker is not None:
+                worker.end()
+            if task is not None:
+                await _ended(task, self._policy.handler_timeout)
+        finally:
+            if self._opened_inbox:
+                self._opened_inbox = False
+                await self._inbox.aclose()
+
+
+def _on_asyncio() -> bool:
+    try:
+        return asyncio.current_task() is not None  # none in a trio guest, whose loop is asyncio's
+    except RuntimeError:
+        return False
+
+
+async def _ended(task: asyncio.Task[Any], patience: float) -> None:
+    """Wait for a task, and cancel it if that takes too long, or if the one who waits is cancelled."""
+    try:
+        await asyncio.wait({task}, timeout=patience)
+    finally:
+        task.cancel()
+    await asyncio.wait({task}, timeout=_LEAVING_TAKES_AT_MOST)
+    if not task.done():
+        _logger.error("a handler does not let itself be cancelled; closing goes on without it")
+
+
+def _report(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.critical("handling has ended with an error, and goes on only after the next start", exc_info=error)

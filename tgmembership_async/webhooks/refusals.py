@@ -1,0 +1,26 @@
+"""Refusals in the log: the first at once, then one line a minute, for strangers shall not be able to fill a disk."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+_logger: Final = logging.getLogger("tgmembership_async.webhooks")
+_QUIET_FOR: Final = 60.0
+
+
+class RefusalLog:
+    """Report deliveries that were not authentic. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._quiet_until = 0.0
+        self._unreported = 0
+
+    def note(self, why: str) -> None:
+        """Report a refusal, or count it for the next report."""
+        self._unreported += 1
+        now = self._clock()
+        if now >= self._quiet_until:
+            _logger.warning("%d request(s) refused as not authentic, the last one: %s", self._unreported, why)
+            self._unreported, self._quiet_until = 0, now + _QUIET_FOR
