@@ -1,0 +1,126 @@
+"""`examples/aiogram_bot.py` as a real process between a fake Telegram and a fake service, killed at bad moments."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
+
+from tgmembership_async.grants import GrantStatus, SqliteLedger
+from tgmembership_async.testing import FakeService, Fault
+from tgmembership_async.testing import serve as serve_fake
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
+REF = "telegram:stars-1"
+
+Process = asyncio.subprocess.Process
+Start = Callable[[], AbstractAsyncContextManager[Process]]
+
+
+@pytest.fixture
+async def telegram() -> AsyncIterator[FakeTelegram]:
+    async with FakeTelegram() as telegram:
+        yield telegram
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path) -> Start:
+    """Run the bot beside the test, and end it at the end."""
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[Process]:
+        with serve_fake(service) as server:
+            environment = {
+                **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+                **server.env(),
+                "PYTHONPATH": str(EXAMPLE.parents[1]),  # the package beside the example, installed or not
+                "TELEGRAM_BOT_TOKEN": TOKEN,
+                "TELEGRAM_API_URL": telegram.url,
+                "GRANTS_DB": str(tmp_path / "grants.db"),
+            }
+            process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLE), env=environment)
+            try:
+                yield process
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+
+    return start
+
+
+async def end(process: Process) -> int:
+    process.send_signal(signal.SIGTERM)
+    return await asyncio.wait_for(process.wait(), 60)
+
+
+async def becomes(wanted: GrantStatus, folder: Path) -> bool:
+    """Look into the ledger, beside the bot, until the payment has this state."""
+    async with asyncio.timeout(60), SqliteLedger(folder / "grants.db", owner=False) as ledger:
+        while (grant := await ledger.get(REF)) is None or grant.status is not wanted:  # noqa: ASYNC110 - another process's doing
+            await asyncio.sleep(0.02)
+    return True
+
+
+async def sell(telegram: FakeTelegram) -> str:
+    """Let the customer buy, up to the invoice and the question whether to let her pay; return the invoice's payload."""
+    telegram.write("/buy")
+    await telegram.until(lambda: telegram.said("sendInvoice"))
+    (invoice,) = telegram.said("sendInvoice")
+    assert (invoice["currency"], invoice["prices"][0]["amount"]) == ("XTR", 250)
+    telegram.check_out(str(invoice["payload"]))
+    await telegram.until(lambda: telegram.said("answerPreCheckoutQuery"))
+    assert telegram.said("answerPreCheckoutQuery")[0]["ok"] is True
+    return str(invoice["payload"])
+
+
+async def test_killed_between_payment_and_answer_it_grants_once_and_the_customer_has_the_link(
+    telegram: FakeTelegram, service: FakeService, start: Start, tmp_path: Path
+) -> None:
+    telegram.paused.add("sendMessage")
+    async with start() as bot:
+        payment = telegram.pay(await sell(telegram))
+        await telegram.until(telegram.said)  # the link is on its way, and nobody says that it arrived
+        bot.kill()
+    telegram.resume()
+    telegram.repeat(payment)
+
+    async with start() as bot:
+        await telegram.until(lambda: len(telegram.said()) == 2 and telegram.confirmed(payment))
+        assert await becomes(GrantStatus.DELIVERED, tmp_path)
+        assert await end(bot) == 0
+
+    assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(4, CUSTOMER["id"])]
+    assert service.tokens[0].link in telegram.said()[1]["text"]
+
+
+async def test_killed_in_the_exchange_it_never_grants_again_and_says_so(
+    telegram: FakeTelegram, service: FakeService, start: Start, tmp_path: Path
+) -> None:
+    service.inject(Fault("latency", method="addMember", when="after", seconds=30))
+    async with start() as bot:
+        payment = telegram.pay("4")
+        async with asyncio.timeout(60):
+            while not service.audit:  # noqa: ASYNC110 - another thread's doing
+                await asyncio.sleep(0.02)
+        bot.kill()
+    service.heal()
+    telegram.repeat(payment)
+
+    async with start() as bot:
+        await telegram.until(lambda: telegram.said() and telegram.confirmed(payment))
+        assert await end(bot) == 0
+
+    assert len(service.audit) == 1
+    assert "looking into" in telegram.said()[0]["text"]
+    assert await becomes(GrantStatus.UNKNOWN, tmp_path)

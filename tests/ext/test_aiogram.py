@@ -1,0 +1,232 @@
+"""`ext.aiogram` under the real Dispatcher and Bot, which talk to a fake Telegram over HTTP."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiogram import Bot, Dispatcher, F, Router
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.types import Message
+from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
+from aiohttp import ClientSession, web
+from fake_telegram import TOKEN, FakeTelegram
+
+from tgmembership_async import Session, UsageError
+from tgmembership_async.ext.aiogram import setup
+from tgmembership_async.grants import Granter, MemoryLedger
+from tgmembership_async.testing import FakeService, FakeTransport
+from tgmembership_async.webhooks import Receiver, Verifier, sign
+
+
+@pytest.fixture
+async def telegram() -> AsyncIterator[FakeTelegram]:
+    async with FakeTelegram() as telegram:
+        yield telegram
+
+
+@pytest.fixture
+def bot(telegram: FakeTelegram) -> Bot:
+    return Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(telegram.url)))
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def session(service: FakeService) -> Session:
+    return Session(**service.session_options(), transport=FakeTransport(service))
+
+
+@pytest.fixture
+def granter(session: Session) -> Granter:
+    return Granter(session, MemoryLedger())
+
+
+async def grant_what_was_paid(message: Message, granter: Granter) -> None:
+    payment, customer = message.successful_payment, message.from_user
+    assert payment is not None
+    assert customer is not None
+    ref = f"telegram:{payment.telegram_payment_charge_id}"
+    grant = await granter.grant(ref, plan_id=int(payment.invoice_payload), member_id=customer.id)
+    assert grant.token is not None
+    await message.answer(str(grant.token.link))
+
+
+Polling = Callable[[Dispatcher, Callable[[], Awaitable[None]]], Awaitable[None]]
+
+
+@pytest.fixture
+def polling(bot: Bot) -> Polling:
+    """Poll while the scenario runs, then stop as the program would."""
+
+    async def polling(dispatcher: Dispatcher, scenario: Callable[[], Awaitable[None]]) -> None:
+        started = asyncio.Event()
+        dispatcher.startup.register(started.set)
+        running = asyncio.create_task(
+            dispatcher.start_polling(bot, handle_signals=False, handle_as_tasks=False, polling_timeout=1)
+        )
+        async with asyncio.timeout(15):
+            await asyncio.wait({running, asyncio.create_task(started.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await scenario()
+                await dispatcher.stop_polling()
+            await running
+
+    return polling
+
+
+async def test_a_payment_that_telegram_repeats_is_granted_once(
+    telegram: FakeTelegram, polling: Polling, service: FakeService, session: Session, granter: Granter
+) -> None:
+    dispatcher = Dispatcher()
+    setup(dispatcher, session, granter)
+    dispatcher.message.register(grant_what_was_paid, F.successful_payment)
+
+    async def scenario() -> None:
+        telegram.pay("4", charge="stars-7")
+        telegram.pay("4", charge="stars-7")
+        telegram.pay("4", charge="stars-8")
+        await telegram.until(lambda: len(telegram.said()) == 3)
+
+    await polling(dispatcher, scenario)
+
+    texts = [said["text"] for said in telegram.said()]
+    assert texts[0] == texts[1] != texts[2]
+    assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(4, 777), (4, 777)]
+
+
+async def test_the_session_reaches_handlers_and_hooks_by_name(
+    telegram: FakeTelegram, polling: Polling, session: Session
+) -> None:
+    dispatcher, seen = Dispatcher(), dict[str, Any]()
+    router = Router()
+    dispatcher.include_router(router)
+
+    @dispatcher.startup()
+    async def begin(tgm: Session) -> None:
+        seen["begin"] = tgm.is_open
+
+    setup(dispatcher, session)  # after the hook, and yet it finds the Session open
+
+    @router.message(F.text == "/plans")
+    async def plans(message: Message, tgm: Session) -> None:
+        await message.answer(", ".join(plan.name for plan in await tgm.get_plans()))
+
+    @router.shutdown()
+    async def end(tgm: Session) -> None:
+        seen["end"] = tgm.is_open
+
+    async def scenario() -> None:
+        telegram.write("/plans")
+        await telegram.until(telegram.said)
+
+    await polling(dispatcher, scenario)
+
+    assert telegram.said()[0]["text"].startswith("My first plan, A year of everything")
+    assert seen == {"begin": True, "end": True}
+    assert not session.is_open
+
+
+async def test_what_you_opened_yourself_stays_open(polling: Polling, session: Session, granter: Granter) -> None:
+    dispatcher = Dispatcher()
+    setup(dispatcher, session, granter)
+
+    async def scenario() -> None:
+        assert granter.is_open
+
+    async with granter:
+        await polling(dispatcher, scenario)
+        assert granter.is_open
+        assert session.is_open
+
+
+async def test_a_session_apart_from_the_granters_is_opened_too(
+    polling: Polling, service: FakeService, granter: Granter
+) -> None:
+    dispatcher, apart = Dispatcher(), Session(**service.session_options(), transport=FakeTransport(service))
+    setup(dispatcher, apart, granter)
+
+    async def scenario() -> None:
+        assert apart.is_open
+        assert granter.is_open
+
+    await polling(dispatcher, scenario)
+    assert (apart.is_open, granter.is_open) == (False, False)
+
+
+async def test_nothing_stays_open_when_opening_fails(polling: Polling, session: Session, granter: Granter) -> None:
+    dispatcher = Dispatcher()
+    used_up = Session(1, "key")
+    await used_up.open()
+    await used_up.aclose()
+    setup(dispatcher, used_up, granter)
+
+    async def scenario() -> None:
+        raise AssertionError
+
+    with pytest.raises(UsageError, match="make a new one"):
+        await polling(dispatcher, scenario)
+    assert (granter.is_open, session.is_open) == (False, False)
+
+
+async def test_webhooks_of_telegram_and_of_the_service_share_one_application(
+    telegram: FakeTelegram, bot: Bot, service: FakeService, session: Session, granter: Granter
+) -> None:
+    dispatcher, receiver, events = Dispatcher(), Receiver(Verifier("s" * 20)), list[str]()
+    setup(dispatcher, session, granter)
+    dispatcher.message.register(grant_what_was_paid, F.successful_payment)
+
+    @receiver.on("order_completed")
+    async def note(event: Any) -> None:
+        events.append(event.name)
+
+    application = web.Application()
+    SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(application, "/telegram")
+    application.router.add_route("*", "/tgmembership", receiver.aiohttp_handler)
+    setup_application(application, dispatcher, bot=bot)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    assert session.is_open
+    telegram.pay("4")
+    body = b'{"event": "order_completed", "debug_id": "1", "data": {}}'
+    signature = sign("s" * 20, body, nonce="5f3a", timestamp=time.time())
+    async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
+        async with client.post("/telegram", json=telegram.updates[0]) as answer:
+            assert answer.status == 200
+        async with client.post("/tgmembership", data=body, headers=signature) as answer:
+            assert answer.status == 200
+        async with client.post("/tgmembership", data=body) as answer:
+            assert answer.status == 401
+    await runner.cleanup()
+
+    assert events == ["order_completed"]
+    assert len(service.audit) == len(telegram.said()) == 1
+    assert not session.is_open
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (lambda dispatcher, session, _: (session, dispatcher), "Dispatcher first"),
+        (lambda dispatcher, _, granter: (dispatcher, granter), "takes a Session"),
+        (lambda dispatcher, session, _: (dispatcher, session, session), "a Granter"),
+    ],
+)
+def test_wrong_arguments_are_told(arguments: Any, why: str, session: Session, granter: Granter) -> None:
+    with pytest.raises(UsageError, match=why):
+        setup(*arguments(Dispatcher(), session, granter))
+
+
+def test_names_that_are_taken_are_told(session: Session) -> None:
+    with pytest.raises(UsageError, match="under granter already"):
+        setup(Dispatcher(granter="mine"), session)
+    dispatcher = Dispatcher()
+    setup(dispatcher, session)
+    with pytest.raises(UsageError, match="call setup once"):
+        setup(dispatcher, session)

@@ -1,0 +1,222 @@
+"""`ext.fastapi` in real applications: what lives how long, who gets what, and what errors answer."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import BackgroundTasks, FastAPI, Request
+from starlette.types import Receive, Scope, Send
+
+from tgmembership_async import Session, TGMembershipError, UsageError, errors
+from tgmembership_async.ext.fastapi import GranterDep, SessionDep, answer_error, get_session, lifespan, receiver_router
+from tgmembership_async.grants import Granter, MemoryLedger
+from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
+from tgmembership_async.webhooks import Receiver, Verifier
+
+Client = Callable[[FastAPI], AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the lifespan of an application, and hand its state to requests, as a server does."""
+    async with app.router.lifespan_context(app) as state:
+
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": dict(state or {})}, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://shop") as client:
+            yield client
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def session(service: FakeService) -> Session:
+    return Session(**service.session_options(), transport=FakeTransport(service))
+
+
+@pytest.fixture
+def granter(session: Session) -> Granter:
+    return Granter(session, MemoryLedger())
+
+
+async def test_endpoints_get_session_and_granter(service: FakeService, session: Session, granter: Granter) -> None:
+    app = FastAPI(lifespan=lifespan(session, granter))
+
+    @app.get("/plans")
+    async def plans(tgm: SessionDep) -> list[str]:
+        return [plan.name for plan in await tgm.get_plans()]
+
+    @app.post("/grants/{ref}")
+    async def grant(ref: str, granter: GranterDep) -> str:
+        return str((await granter.grant(ref, plan_id=1, member_id=42)).status)
+
+    async with serving(app) as shop:
+        assert (await shop.get("/plans")).json()[0] == "My first plan"
+        assert [(await shop.post("/grants/pi_1")).json() for _ in range(2)] == ["granted", "granted"]
+    assert len(service.audit) == 1
+    assert (session.is_open, granter.is_open) == (False, False)
+
+
+async def test_a_background_task_grants_what_is_in_the_ledger_already(
+    service: FakeService, session: Session, granter: Granter
+) -> None:
+    app = FastAPI(lifespan=lifespan(session, granter))
+
+    @app.post("/payments/{ref}")
+    async def paid(ref: str, granter: GranterDep, background: BackgroundTasks) -> str:
+        planned = await granter.plan(ref, plan_id=1, member_id=42)
+        background.add_task(granter.grant, ref, plan_id=1, member_id=42)
+        return str(planned.status)
+
+    async with serving(app) as shop:
+        assert (await shop.post("/payments/pi_1")).json() == "planned"
+        assert (await shop.post("/payments/pi_1")).json() == "granted"
+    assert len(service.audit) == 1
+
+
+async def test_an_applications_own_lifespan_runs_inside(session: Session, granter: Granter) -> None:
+    seen: dict[str, bool] = {}
+
+    @asynccontextmanager
+    async def own(_: FastAPI) -> AsyncIterator[dict[str, str]]:
+        seen["begin"] = session.is_open
+        yield {"mine": "still here"}
+        seen["end"] = session.is_open
+
+    app = FastAPI(lifespan=lifespan(session, granter, own=own))
+
+    @app.get("/")
+    async def mine(request: Request, tgm: SessionDep) -> str:
+        assert tgm.is_open
+        return str(request.state.mine)
+
+    async with serving(app) as shop:
+        assert (await shop.get("/")).json() == "still here"
+    assert seen == {"begin": True, "end": True}
+    assert not session.is_open
+
+
+async def test_what_you_opened_yourself_stays_open(session: Session) -> None:
+    async with session, serving(FastAPI(lifespan=lifespan(session))):
+        pass
+    async with Session(1, "key") as other:
+        async with serving(FastAPI(lifespan=lifespan(other))):
+            pass
+        assert other.is_open
+
+
+async def test_mounted_applications_and_overrides_get_it_too(service: FakeService, session: Session) -> None:
+    app, inner = FastAPI(lifespan=lifespan(session)), FastAPI()
+    app.mount("/inner", inner)
+
+    @inner.get("/bot")
+    async def bot(tgm: SessionDep) -> str:
+        return repr(tgm)
+
+    async with serving(app) as shop:
+        assert "open" in (await shop.get("/inner/bot")).json()
+        inner.dependency_overrides[get_session] = lambda: "another"
+        assert (await shop.get("/inner/bot")).json() == "'another'"
+    assert not service.requests
+
+
+async def test_without_the_lifespan_the_way_out_is_told(session: Session) -> None:
+    app = FastAPI(lifespan=lifespan(session))
+
+    @app.get("/")
+    async def nothing(granter: GranterDep) -> None: ...
+
+    bare = FastAPI()
+
+    @bare.get("/")
+    async def none(tgm: SessionDep) -> None: ...
+
+    async with serving(app) as shop:
+        with pytest.raises(UsageError, match="no Granter"):
+            await shop.get("/")
+    async with serving(bare) as shop:
+        with pytest.raises(UsageError, match="no Session"):
+            await shop.get("/")
+    with pytest.raises(UsageError, match="takes a Session"):
+        lifespan(session, Receiver(Verifier("secret")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prefix", ["", "/hooks"])
+async def test_the_receivers_route_takes_every_verb_and_redirects_nowhere(session: Session, prefix: str) -> None:
+    sender, names = WebhookSender(), list[str]()
+    receiver = Receiver(Verifier(sender.secret))
+
+    @receiver.on("order_completed")
+    async def note(event: Any) -> None:
+        names.append(event.name)
+
+    app = FastAPI(lifespan=lifespan(session, receiver=receiver))
+    app.include_router(receiver_router(receiver, "/tgmembership"), prefix=prefix)
+    async with serving(app) as shop:
+        for path in (f"{prefix}/tgmembership", f"{prefix}/tgmembership/"):
+            headers, body = sender.signed()
+            assert (await shop.post(path, content=body, headers=headers)).status_code == 200
+            assert (await shop.post(path, content=body)).status_code == 401
+            assert (await shop.get(path)).headers["allow"] == "POST"
+            assert (await shop.delete(path)).status_code == 405
+    assert names == ["order_completed"] * 2
+    assert "/tgmembership" not in str(app.openapi())
+
+
+ANSWERS = [
+    (errors.NotSent("x", method="addMember"), 503, False, None),
+    (errors.RateLimited("x", code=429, retry_after=1.2), 503, False, "2"),
+    (errors.StorageError("x"), 503, False, None),
+    (errors.DeadlineExceeded("x"), 504, False, None),
+    (errors.OutcomeUnknown("x", maybe_applied=True), 502, True, None),
+    (errors.UnexpectedReply("x"), 502, False, None),
+    (errors.ServerError("x", code=500, maybe_applied=True), 502, True, None),
+    (errors.Unauthorized("x", code=401), 502, False, None),
+    (errors.BadRequest("x", code=400), 400, False, None),
+    (errors.NotFound("x", code=404), 404, False, None),
+    (errors.Conflict("x", code=409), 409, False, None),
+    (errors.GrantHeld("x"), 409, False, None),
+    (errors.RefConflict("x"), 409, False, None),
+    (errors.NotAuthentic("x"), 401, False, None),
+    (errors.UsageError("x"), 500, False, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "maybe_applied", "wait"), ANSWERS, ids=[type(answer[0]).__name__ for answer in ANSWERS]
+)
+async def test_an_error_answers_with_its_status_and_keeps_its_message(
+    error: TGMembershipError, status: int, *, maybe_applied: bool, wait: str | None
+) -> None:
+    app = FastAPI()
+    app.add_exception_handler(TGMembershipError, answer_error)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise error
+
+    async with serving(app) as shop:
+        answer = await shop.get("/")
+
+    assert answer.status_code == status
+    assert answer.json() == {"error": type(error).__name__, "maybe_applied": maybe_applied}
+    assert answer.headers.get("retry-after") == wait
+
+
+async def test_a_refusal_of_the_service_comes_through(service: FakeService, session: Session) -> None:
+    service.inject(Fault("error", method="addMember", status=404))
+    app = FastAPI(lifespan=lifespan(session))
+    app.add_exception_handler(TGMembershipError, answer_error)
+
+    @app.get("/")
+    async def add(tgm: SessionDep) -> None:
+        await tgm.add_member(1, 42)
+
+    async with serving(app) as shop:
+        assert (await shop.get("/")).json() == {"error": "NotFound", "maybe_applied": False}

@@ -1,0 +1,219 @@
+"""Every fence of the recipes and of the ten-line programs runs, on the real framework where it is installed."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+from canary import CANARY_KEY
+from fake_telegram import TOKEN, FakeTelegram
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
+
+from tgmembership_async import OutcomeUnknown, Session
+from tgmembership_async.grants import Granter, MemoryLedger
+from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
+from tgmembership_async.testing import serve as serve_fake
+from tgmembership_async.webhooks import Receiver, Verifier
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+Recipe = Callable[..., Any]
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService(api_key=CANARY_KEY)
+
+
+@pytest.fixture
+def session(service: FakeService) -> Session:
+    return Session(**service.session_options(), transport=FakeTransport(service))
+
+
+@pytest.fixture
+def granter(session: Session) -> Granter:
+    return Granter(session, MemoryLedger())
+
+
+@pytest.fixture
+def sender() -> WebhookSender:
+    return WebhookSender()
+
+
+@pytest.fixture
+def receiver(sender: WebhookSender) -> Receiver:
+    return Receiver(Verifier(sender.secret))
+
+
+def executed(page: str, section: str) -> dict[str, Any]:
+    """Execute the fences of a section, in order, and return the names that they define."""
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(DOCS / page)
+    module = sys.modules["recipe"] = ModuleType("recipe")  # frameworks look up what annotations mean
+    document.namespace = vars(module)
+    starts = [(found.start(), found[1]) for found in re.finditer(r"^## (.*)$", document.text, re.MULTILINE)]
+    for example in document.examples():
+        if [title for start, title in starts if start < example.start][-1] == section:
+            example.evaluate()
+    return vars(module)
+
+
+def test_no_recipe_is_forgotten() -> None:
+    titles = re.findall(r"^## (.*)$", (DOCS / "recipes.md").read_text(), re.MULTILINE)
+    assert titles == ["python-telegram-bot", "aiohttp", "Litestar", "Django", "Sentry", "OpenTelemetry"]
+
+
+async def test_python_telegram_bot(service: FakeService, granter: Granter) -> None:
+    telegram_ext = pytest.importorskip("telegram.ext")
+    from telegram import Update  # noqa: PLC0415 - perhaps not installed
+
+    async with FakeTelegram() as telegram:
+        builder = telegram_ext.ApplicationBuilder().token(TOKEN).base_url(f"{telegram.url}/bot")
+        application = executed("recipes.md", "python-telegram-bot")["make_application"](builder, granter)
+        telegram.pay("4")
+        async with application:
+            await application.post_init(application)
+            for _ in range(2):
+                await application.process_update(Update.de_json(telegram.updates[0], application.bot))
+            await application.post_shutdown(application)
+
+        assert len(service.audit) == len(telegram.said()) == 1
+        assert service.tokens[0].link in telegram.said()[0]["text"]
+
+
+async def test_aiohttp(service: FakeService, granter: Granter, receiver: Receiver, sender: WebhookSender) -> None:
+    from aiohttp.test_utils import TestClient, TestServer  # noqa: PLC0415 - beside the recipe
+
+    app = executed("recipes.md", "aiohttp")["make_app"](granter, receiver)
+    async with TestClient(TestServer(app)) as client:
+        async with client.post("/payments", json={"id": "pi_1", "plan_id": 1, "user_id": 42}) as answer:
+            assert answer.status == 200
+        assert await sender.post(str(client.make_url("/tgmembership"))) == 200
+        assert (await granter.run_planned()).granted == 1
+    assert len(service.audit) == 1
+    assert not granter.is_open
+
+
+async def test_litestar(
+    service: FakeService, session: Session, granter: Granter, receiver: Receiver, sender: WebhookSender
+) -> None:
+    pytest.importorskip("litestar")
+
+    app = executed("recipes.md", "Litestar")["make_litestar"](session, granter, receiver)
+    headers, body = sender.signed()
+    async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as shop:
+        assert (await shop.get("/plans")).json()[0] == "My first plan"
+        assert (await shop.post("/payments/pi_1?user_id=42")).text == "planned"
+        assert (await shop.post("/tgmembership", content=body, headers=headers)).status_code == 200
+        assert (await granter.run_planned()).granted == 1
+    assert len(service.audit) == 1
+    assert not granter.is_open
+
+
+async def test_django(service: FakeService, granter: Granter, receiver: Receiver, sender: WebhookSender) -> None:
+    django: Any = pytest.importorskip("django")
+    conf, asgi = pytest.importorskip("django.conf"), pytest.importorskip("django.core.asgi")
+    urls = pytest.importorskip("django.urls")
+    namespace = executed("recipes.md", "Django")
+    namespace["urlpatterns"] = [urls.path("payments/<ref>", namespace["paid"])]
+    conf.settings.configure(ROOT_URLCONF="recipe", SECRET_KEY="x", ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None)
+    django.setup()
+    app = namespace["Living"](asgi.get_asgi_application(), granter, receiver)
+    told, heard = asyncio.Queue[Any](), asyncio.Queue[Any]()
+    living = asyncio.create_task(app({"type": "lifespan"}, told.get, heard.put))
+    await told.put({"type": "lifespan.startup"})
+    assert (await heard.get())["type"] == "lifespan.startup.complete"
+    headers, body = sender.signed()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as shop:
+        assert (await shop.get("/payments/pi_1?user_id=42")).json() == {"status": "planned"}
+        assert (await shop.post("/tgmembership", content=body, headers=headers)).status_code == 200
+    assert (await granter.run_planned()).granted == 1
+    await told.put({"type": "lifespan.shutdown"})
+    await living
+    assert len(service.audit) == 1
+    assert not granter.is_open
+
+
+async def test_sentry(service: FakeService) -> None:
+    sentry_sdk: Any = pytest.importorskip("sentry_sdk")
+    events: list[Any] = []
+    watch = executed("recipes.md", "Sentry")["watch"]
+    service.inject(Fault("reset", method="addMember", when="after"))
+
+    class Kept(sentry_sdk.Transport):  # type: ignore[misc]  # perhaps not installed
+        def capture_envelope(self, envelope: Any) -> None:
+            events.append(envelope)
+
+    sentry_sdk.init("http://key@localhost/1", transport=Kept(), default_integrations=False)
+    try:
+        with serve_fake(service) as server:
+            async with Session(**server.session_options(), observer=watch) as tg:
+                await tg.get_plans()
+                with pytest.raises(OutcomeUnknown) as caught:
+                    await tg.add_member(1, 42)
+                sentry_sdk.capture_exception(caught.value)
+    finally:
+        sentry_sdk.get_client().close()
+        sentry_sdk.init()
+
+    told = [item.payload.json for envelope in events for item in envelope.items if item.payload.json]
+    assert "addMember may have been applied: decide" in [event.get("message") for event in told]
+    assert any("OutcomeUnknown" in str(event.get("exception")) for event in told)
+    assert CANARY_KEY not in repr(told)
+
+
+async def test_open_telemetry(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_fake(service) as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        async with executed("recipes.md", "OpenTelemetry")["make_session"](proxy=None) as tg:
+            assert len(await tg.get_plans()) == 4
+
+
+@pytest.fixture
+def surroundings(service: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Give the environment that the ten-line programs expect."""
+    with serve_fake(service) as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.chdir(tmp_path)
+        yield
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_a_bot_in_ten_lines(service: FakeService) -> None:
+    from aiogram import Bot  # noqa: PLC0415 - it takes its time
+    from aiogram.client.session.aiohttp import AiohttpSession  # noqa: PLC0415 - likewise
+    from aiogram.client.telegram import TelegramAPIServer  # noqa: PLC0415 - likewise
+
+    dispatcher = executed("bots_and_shops.md", "A bot in ten lines")["dispatcher"]
+    async with FakeTelegram() as telegram:
+        bot = Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(telegram.url)))
+        polling = asyncio.create_task(dispatcher.start_polling(bot, handle_as_tasks=False, handle_signals=False))
+        payment = telegram.pay("4")
+        await telegram.until(lambda: telegram.confirmed(payment))
+        await dispatcher.stop_polling()
+        await polling
+
+        assert service.tokens[0].link in telegram.said()[0]["text"]
+    assert len(service.audit) == 1
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_a_shop_in_ten_lines(service: FakeService) -> None:
+    app = executed("bots_and_shops.md", "A shop in ten lines")["app"]
+    async with app.router.lifespan_context(app) as state:
+
+        async def with_state(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "state": dict(state)}, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://shop") as shop:
+            answers = [(await shop.post("/payments/pi_1?user_id=42")).json() for _ in range(2)]
+    assert answers == ["planned", "granted"]
+    assert len(service.audit) == 1

@@ -1,0 +1,120 @@
+"""OpenTelemetry: a span for each call, with its attempts as events, and metrics. No URL in them holds the key.
+
+Session.from_env(**OpenTelemetry().options())
+"""
+
+from time import perf_counter
+from typing import Any, Final
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.util.types import AttributeValue
+
+from tgmembership_async.middleware import Next, verdict
+from tgmembership_async.protocol.outcome import Outcome, TransportFailure
+from tgmembership_async.protocol.wire import Request, Response
+from tgmembership_async.version import __version__
+
+_NAME: Final = "tgmembership_async"
+CANCELLED: Final = "cancelled"
+"""The outcome of a call that its caller, or its deadline, ended."""
+
+
+class OpenTelemetry:
+    """Two rings for a Session's chain, by the global providers of OpenTelemetry or by yours.
+
+    A span named after the method lasts from the call to its result, backoff included. Its attributes: `url.template`,
+    `server.address`, `http.request.method`, the last `http.response.status_code`, `tgmembership.attempts`, and
+    `tgmembership.outcome`: done, refused, turned away, not sent, unknown or cancelled. `tgmembership.maybe_applied`
+    says whether the service may have acted all the same. Each attempt is an event.
+
+    The metrics are `tgmembership.client.call.duration`, in seconds, and `tgmembership.client.attempts`, each by method
+    and outcome.
+    """
+
+    def __init__(
+        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        self._tracer = trace.get_tracer(_NAME, __version__, tracer_provider)
+        meter = metrics.get_meter(_NAME, __version__, meter_provider)
+        self._duration = meter.create_histogram(
+            "tgmembership.client.call.duration", "s", "Duration of calls, with all their attempts."
+        )
+        self._attempts = meter.create_counter("tgmembership.client.attempts", "{attempt}", "Requests that were tried.")
+
+    def options(self) -> dict[str, Any]:
+        """Return what a Session takes: `Session(..., **OpenTelemetry().options())`."""
+        return {"middleware": [self.call], "attempt_middleware": [self.attempt]}
+
+    async def call(self, request: Request, call_next: Next) -> Response:
+        """Wrap a whole call in a span: a member of `middleware`."""
+        began = perf_counter()
+        with self._tracer.start_as_current_span(
+            request.method,
+            kind=SpanKind.CLIENT,
+            attributes=_asked(request),
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            outcome: Outcome | str = CANCELLED
+            try:
+                response = await call_next(request)
+                outcome, _ = verdict(response, request)
+                span.set_attribute("http.response.status_code", response.status)
+            except TransportFailure as failure:
+                outcome, _ = verdict(failure, request)
+                raise
+            finally:
+                self._end(span, request, str(outcome), perf_counter() - began)
+            return response
+
+    async def attempt(self, request: Request, call_next: Next) -> Response:
+        """Note an attempt as an event of its call: a member of `attempt_middleware`."""
+        began, told = perf_counter(), dict[str, AttributeValue]()
+        outcome: Outcome | str = CANCELLED
+        try:
+            response = await call_next(request)
+            outcome, _ = verdict(response, request)
+            told["http.response.status_code"] = response.status
+        except TransportFailure as failure:
+            outcome, _ = verdict(failure, request)
+            raise
+        finally:
+            told |= {
+                "tgmembership.attempt": request.attempt,
+                "tgmembership.outcome": str(outcome),
+                "seconds": perf_counter() - began,
+            }
+            trace.get_current_span().add_event("attempt", told)
+            self._attempts.add(1, _labels(request, str(outcome)))
+        return response
+
+    def _end(self, span: Span, request: Request, outcome: str, seconds: float) -> None:
+        span.set_attribute("tgmembership.attempts", request.progress.attempts)
+        span.set_attribute("tgmembership.outcome", outcome)
+        if outcome != Outcome.DONE:
+            span.set_attribute("error.type", outcome)
+            span.set_attribute("tgmembership.maybe_applied", _maybe_applied(request, outcome))
+            span.set_status(Status(StatusCode.ERROR, outcome))
+        self._duration.record(seconds, _labels(request, outcome))
+
+
+def _asked(request: Request) -> dict[str, AttributeValue]:
+    account = request.account
+    asked: dict[str, AttributeValue] = {
+        "http.request.method": request.verb,
+        "server.address": account.host,
+        "url.template": f"{account.prefix}/bot{{bot_id}}/{{api_key}}/{request.method}",
+        "tgmembership.bot_id": account.bot_id,
+        "tgmembership.safety": str(request.safety),
+    }
+    return asked if account.port is None else {**asked, "server.port": account.port}
+
+
+def _labels(request: Request, outcome: str) -> dict[str, AttributeValue]:
+    return {"tgmembership.method": request.method, "tgmembership.outcome": outcome}
+
+
+def _maybe_applied(request: Request, outcome: str) -> bool:
+    return request.safety != "safe" and (request.progress.unsettled or outcome == Outcome.UNKNOWN)
