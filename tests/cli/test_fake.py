@@ -1,0 +1,76 @@
+"""`tgmembership fake`: environment variables out, a service behind them, and a clean end."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import anyio
+import pytest
+from command_line import started, tgmembership
+
+from tgmembership_async import CallError, Session
+
+
+def environment_of(process: subprocess.Popen[str]) -> dict[str, str]:
+    assert process.stdout is not None
+    return dict(process.stdout.readline().strip().split("=", 1) for _ in range(3))
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+async def use() -> tuple[int, int]:
+    async with Session.from_env(proxy=None) as tg:
+        token = await tg.add_member(plan_id=1, member_id=42)
+        assert token.link is not None
+        return len(await tg.get_plans()), int(await tg.count_orders())
+
+
+def test_its_lines_point_a_session_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("fake", "--seed", "7") as process:
+        environment = environment_of(process)
+        assert list(environment) == ["TGMEMBERSHIP_BOT_ID", "TGMEMBERSHIP_API_KEY", "TGMEMBERSHIP_BASE_URL"]
+        for name, value in environment.items():
+            monkeypatch.setitem(os.environ, name, value)
+        assert anyio.run(use) == (4, 60)
+        code, out, err = ended(process)
+    assert (code, out) == (0, "")
+    assert "Ctrl-C ends it.\n" in err
+    assert err.endswith("3 requests, 1 grants.\n")
+    assert "Traceback" not in err
+
+
+def test_a_fault_rate_makes_it_nasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("fake", "--fault-rate", "1") as process:
+        for name, value in environment_of(process).items():
+            monkeypatch.setitem(os.environ, name, value)
+        with pytest.raises(CallError):
+            anyio.run(use)
+        assert ended(process)[0] == 0
+
+
+def test_a_port_in_use_is_a_clear_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = tgmembership("fake", "--port", str(port))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot listen on port {port} of 127.0.0.1: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--host", "0.0.0.0"], "loopback only"),
+        (["--port", "70000"], "from 0"),
+        (["--port", "x"], "not a valid integer"),
+        (["--fault-rate", "2"], "range"),
+    ],
+)
+def test_wrong_use_is_told(arguments: list[str], why: str) -> None:
+    done = tgmembership("fake", *arguments)
+    assert done.returncode == 2
+    assert why in done.stderr

@@ -1,0 +1,69 @@
+"""The command line as a whole: help, version, and what happens without its extra."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from command_line import tgmembership
+
+from tgmembership_async.version import __version__
+
+
+def test_the_version_is_the_packages() -> None:
+    assert tgmembership("--version").stdout == f"tgmembership {__version__}\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_commands(option: str) -> None:
+    shown = tgmembership(option).stdout
+    assert re.search(r"demo +Grant a thousand members", shown)
+    assert re.search(r"fake +Serve a fake TGmembership", shown)
+
+
+@pytest.mark.parametrize("name", ["demo", "fake", "grants", "provision"])
+def test_each_command_has_help_of_its_own(name: str) -> None:
+    done = tgmembership(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Usage: tgmembership {name}" in done.stdout
+
+
+def test_an_unknown_command_is_wrong_use() -> None:
+    done = tgmembership("nonsense")
+    assert done.returncode == 2
+    assert "No such command 'nonsense'" in done.stderr
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_a_missing_extra_is_named_in_one_line(missing: str) -> None:
+    done = _python(
+        f"import sys; sys.modules[{missing!r}] = None\nfrom tgmembership_async.cli import main\nmain(['demo'])"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "the command line needs click and rich: pip install 'tgmembership-async[cli]'\n"
+
+
+def test_any_other_missing_module_is_not_blamed_on_the_extra() -> None:
+    done = _python(
+        "import sys; sys.modules['tgmembership_async.cli.root'] = None\nfrom tgmembership_async.cli import main\nmain()"
+    )
+    assert "ModuleNotFoundError" in done.stderr
+
+
+def test_a_missing_test_kit_is_named() -> None:
+    done = _python("import sys; sys.modules['uvicorn'] = None\nfrom tgmembership_async.cli import main\nmain(['fake'])")
+    assert done.returncode == 2
+    assert "pip install 'tgmembership-async[testing]'" in done.stderr
+
+
+def test_help_imports_no_command() -> None:
+    done = _python(
+        "import sys\nfrom tgmembership_async.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('rich', 'starlette', 'uvicorn', 'httpx') if name in sys.modules])"
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,17 @@
+"""The command `tgmembership`. What it needs is the extra `cli`, loaded only when it runs."""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 is success, 2 is wrong use or a missing extra."""
+    try:
+        from tgmembership_async.cli.root import command  # noqa: PLC0415 - click may be missing, and is told of below
+
+        command.main(args=arguments, prog_name="tgmembership")
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in ("click", "rich"):
+            raise
+    sys.stderr.write("the command line needs click and rich: pip install 'tgmembership-async[cli]'\n")
+    sys.exit(2)

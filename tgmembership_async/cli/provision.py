@@ -1,0 +1,183 @@
+"""`tgmembership provision`: grant access to the members of a file, once each, however often it is run."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import anyio
+import click
+from attrs import field, mutable
+from rich.console import Console
+
+from tgmembership_async.cli.bar import Bar
+from tgmembership_async.cli.interrupts import interruptible
+from tgmembership_async.cli.lines import fields_of, line
+from tgmembership_async.cli.members import Problem, open_members, read_members
+from tgmembership_async.cli.provision_end import INTERRUPTED, exit_code, progress, sentences
+from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.model import GrantRequest
+from tgmembership_async.grants.run import Run, Summary
+from tgmembership_async.grants.sqlite import SqliteLedger
+from tgmembership_async.protocol.retry import RetryPolicy
+from tgmembership_async.session import Session
+
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership provision members.csv --plan-id 1
+  tgmembership provision members.csv --ledger grants.db > granted.jsonl
+  tgmembership grants list --status unknown --ledger members.csv.grants.db
+
+\b
+members.csv:                          members.jsonl:
+  ref,member_id,plan_id,note            {"ref": "pi_3Nf", "member_id": 4200, "plan_id": 1}
+  pi_3Nf,4200,1,chat 77                 {"ref": "pi_3Ng", "member_id": 4201}
+
+\b
+Exit code, the highest that applies:
+  0    every member is granted
+  1    some are still planned, or the ledger failed: run it again
+  2    wrong use or bad rows; nothing was sent
+  3    some were refused, or their ref stands for another plan or member
+  4    some outcomes are unknown and wait for a decision
+  5    the credentials were rejected
+  130  interrupted; run it again
+"""
+_IN_FLIGHT: Final = "Finishing what is in flight, and beginning nothing else. Ctrl-C again ends at once."
+
+
+@click.command("provision", epilog=_EPILOG)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--plan-id", type=click.IntRange(1), help="Grant this plan where a row names none.")
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="TGMEMBERSHIP_LEDGER",
+    show_envvar=True,
+    help="Keep what was granted in this file.  [default: FILE.grants.db]",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Grant so many at a time."
+)
+@click.option(
+    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Send so often while nothing was done."
+)
+@click.option(
+    "--backoff",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Wait so many seconds at first after a 429 that tells no time.",
+)
+@click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
+def command(
+    *,
+    file: Path,
+    plan_id: int | None,
+    ledger: Path | None,
+    concurrency: int,
+    attempts: int,
+    backoff: float,
+    show_links: bool,
+) -> None:
+    """Grant access to each member in FILE, exactly once: run it again after a crash, a Ctrl-C, or for more rows.
+
+    FILE is CSV with the header ref,member_id[,plan_id][,note], or JSON lines; `ref` is your own id of the payment.
+    All rows are checked before anything is sent. The credentials come from TGMEMBERSHIP_BOT_ID, and
+    TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Each member is a line of JSON on stdout as soon as the outcome is
+    durable; progress and summary go to stderr.
+    """
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
+    total = _check(file, plan_id)
+    policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
+    job = Job(
+        session=Session.from_env(max_connections=concurrency, retry=policy),
+        ledger=ledger or file.with_name(f"{file.name}.grants.db"),
+        total=total,
+        concurrency=concurrency,
+        links=show_links,
+    )
+    began = monotonic()
+    problem: TGMembershipError | None = None
+    try:
+        anyio.run(job.carry_out, _requests(file, plan_id))
+    except KeyboardInterrupt:
+        job.interrupted = True
+    except TGMembershipError as error:
+        if not job.begun:
+            raise
+        problem = error
+    for sentence in sentences(job.summary, job.total, monotonic() - began, job.ledger, links=show_links):
+        click.echo(sentence, err=True)
+    if problem is not None:
+        raise problem
+    raise SystemExit(INTERRUPTED if job.interrupted else exit_code(job.summary))
+
+
+def _check(file: Path, plan_id: int | None) -> int:
+    """Return how many members the file has, or report every bad row and exit."""
+    if not file.is_file():
+        msg = f"{file} is read twice, which only a regular file allows: save it to one first"
+        raise UsageError(msg)
+    good = bad = 0
+    with open_members(file) as lines:
+        for found in read_members(lines, plan_id):
+            if isinstance(found, Problem):
+                click.echo(f"{file}:{found.line}: {found.reason}", err=True)
+                bad += 1
+            else:
+                good += 1
+    if bad or not good:
+        click.echo(f"{bad:,} bad rows, {good:,} good ones: nothing was sent.", err=True)
+        raise SystemExit(2)
+    return good
+
+
+def _requests(file: Path, plan_id: int | None) -> Iterator[GrantRequest]:
+    with open_members(file) as lines:
+        for found in read_members(lines, plan_id):
+            if isinstance(found, Problem):
+                msg = f"{file} was changed while it was read; line {found.line}: {found.reason}"
+                raise UsageError(msg)
+            yield found.request
+
+
+@mutable
+class Job:
+    """One run over a file, and what came of it."""
+
+    session: Session
+    ledger: Path
+    total: int
+    concurrency: int
+    links: bool
+    begun: bool = False
+    interrupted: bool = False
+    summary: Summary = field(factory=Summary)
+
+    async def carry_out(self, requests: Iterator[GrantRequest]) -> None:
+        """Grant them all, print a line for each, and end early but in order when asked to."""
+        console = Console(stderr=True, highlight=False)
+        async with self.session, SqliteLedger(self.ledger) as ledger, Granter(self.session, ledger) as granter:
+            self.begun = True
+            run = granter.provision(requests, concurrency=self.concurrency)
+            with Bar(console, self.total) as bar:
+                try:
+                    with interruptible(lambda: console.print(_IN_FLIGHT, soft_wrap=True)) as scope:
+                        async with run:
+                            await self._tell(run, bar)
+                    self.interrupted = scope.cancel_called
+                    await self._tell(run, bar)  # what was in flight when it was interrupted
+                finally:
+                    self.summary = run.summary
+
+    async def _tell(self, run: Run, bar: Bar) -> None:
+        async for grant in run:
+            sys.stdout.write(line(fields_of(grant, links=self.links)) + "\n")
+            sys.stdout.flush()
+            if bar.shown:
+                bar.show(*progress(run.summary))

@@ -1,0 +1,65 @@
+"""What a provisioning run came to: numbers for the bar, sentences for people, an exit code for scripts. Pure."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tgmembership_async.grants.run import StopReason, Summary
+
+INTERRUPTED: Final = 130
+_UNFINISHED: Final = 1
+_REFUSED: Final = 3
+_UNKNOWN: Final = 4
+_CREDENTIALS: Final = 5
+
+
+def exit_code(summary: Summary) -> int:
+    """Return the highest exit code that applies."""
+    codes = {
+        _CREDENTIALS: summary.stopped is StopReason.CREDENTIALS,
+        _UNKNOWN: summary.unknown,
+        _REFUSED: summary.refused or summary.conflicts,
+        _UNFINISHED: summary.planned or summary.stopped,
+    }
+    return max((code for code, applies in codes.items() if applies), default=0)
+
+
+def progress(summary: Summary) -> tuple[int, dict[str, int]]:
+    """Return how many rows were looked at, and how many of them are what."""
+    counts = {
+        "granted": summary.granted + summary.already,
+        "refused": summary.refused + summary.conflicts,
+        "unknown": summary.unknown,
+    }
+    return sum(counts.values()) + summary.planned + summary.duplicates, counts
+
+
+def sentences(summary: Summary, total: int, seconds: float, ledger: Path, *, links: bool) -> Iterator[str]:
+    """Yield what a person should know at the end, and what to do next."""
+    where = f"--ledger {shlex.quote(str(ledger))}"
+    done, _ = progress(summary)
+    yield (
+        f"{done:,} of {total:,} members in {seconds:.1f} s: {summary.granted:,} granted, {summary.already:,} granted "
+        f"before, {summary.refused:,} refused, {summary.unknown:,} unknown, {summary.planned:,} still planned."
+    )
+    if summary.duplicates:
+        yield f"{summary.duplicates:,} rows repeat a ref of this run, which was granted once."
+    if summary.conflicts:
+        yield (
+            f"{summary.conflicts:,} rows name a ref that stands for another plan or member, and were left alone: "
+            "give them refs of their own."
+        )
+    if summary.unknown:
+        yield (
+            f"{summary.unknown:,} may or may not have been granted. They are held until you decide: "
+            f"tgmembership grants reconcile {where}, then grants list --status unknown and grants resolve."
+        )
+    if summary.refused:
+        yield f"Why some were refused: tgmembership grants list --status refused {where}"
+    if summary.stopped:
+        yield f"Ended early: {summary.stopped}."
+    if summary.planned or done < total:
+        yield "Run the same command again for the rest."
+    if (summary.granted or summary.already) and not links:
+        yield f"The links: tgmembership grants undelivered --show-links {where}"
