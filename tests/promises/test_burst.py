@@ -1,0 +1,52 @@
+"""After a burst of 256 parallel calls a single call costs what it cost before."""
+
+import sys
+from types import FrameType
+from typing import Any
+
+import anyio
+from canary import CANARY_KEY
+from scripted_server import answering
+
+from tgmembership_async import Session
+
+
+class Steps:
+    """Count the Python calls that are made: the same work is the same number, whatever the machine does meanwhile."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, _frame: FrameType, event: str, _argument: object) -> None:
+        self.count += event == "call"
+
+
+async def cost(tg: Session) -> int:
+    """Return the fewest calls that one `get_plans` took, of a few."""
+    counts = []
+    for _ in range(10):
+        steps = Steps()
+        sys.setprofile(steps)
+        try:
+            await tg.get_plans()
+        finally:
+            sys.setprofile(None)
+        counts.append(steps.count)
+    return min(counts)
+
+
+def test_a_burst_leaves_nothing_behind_that_a_call_would_pay_for(serve: Any, run: Any) -> None:
+    server = serve(answering())
+
+    async def scenario() -> None:
+        async with Session(1, CANARY_KEY, base_url=server.url, proxy=None, max_connections=64) as tg:
+            await tg.get_plans()
+            before = await cost(tg)
+            async with anyio.create_task_group() as group:
+                for _ in range(256):
+                    group.start_soon(tg.get_plans)
+            after = await cost(tg)
+            assert after <= 1.05 * before
+        assert server.connections <= 64
+
+    run(scenario)

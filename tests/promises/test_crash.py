@@ -1,0 +1,30 @@
+"""Promise: wherever the program is killed, run again it grants everybody, nobody twice, and forgets nobody."""
+
+from pathlib import Path
+
+import pytest
+from crash_run import CONCURRENCY, Aftermath, crash_and_resume
+
+
+def check(found: Aftermath) -> None:
+    assert found.granted_twice == []
+    assert found.lost == []
+    assert found.granted_in_vain == []
+    assert found.unknown <= found.kills * CONCURRENCY + found.replies_destroyed
+    assert found.exit_code == (4 if found.unknown else 0)
+
+
+def test_ten_kills_lose_nobody_and_grant_nobody_twice(tmp_path: Path) -> None:
+    check(crash_and_resume(tmp_path, members=300, kills=10, seed=1))
+
+
+@pytest.mark.crash
+def test_a_hundred_kills_lose_nobody_and_grant_nobody_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = crash_and_resume(tmp_path, members=3_000, kills=100, seed=2)
+    with capsys.disabled():
+        print(  # noqa: T201 - what the long run is for
+            f"\n{len(found.refs):,} members, {found.kills} kills, {found.replies_destroyed} replies destroyed: "
+            f"{len(found.audit):,} granted by the service, {len(found.granted_twice)} twice, {len(found.lost)} lost, "
+            f"{len(found.granted_in_vain)} in vain, {found.unknown} unknown"
+        )
+    check(found)

@@ -1,0 +1,402 @@
+"""No fault, alone or in pairs, makes one `add_member` take effect twice; each raises what the outcome table says."""
+
+import itertools
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+from attrs import evolve, frozen
+from canary import CANARY_KEY
+
+from tgmembership_async import (
+    AiohttpTransport,
+    APIError,
+    CallError,
+    HttpxTransport,
+    NotSent,
+    Outcome,
+    OutcomeUnknown,
+    Request,
+    Response,
+    RetryPolicy,
+    Session,
+    UsageError,
+)
+from tgmembership_async.middleware import Next
+from tgmembership_async.testing import ChaosProxy, FakeService, FakeTransport, Fault, Trouble, serve
+from tgmembership_async.testing.faults import nasty
+
+QUICK = RetryPolicy(attempts=3, transient_base=0, throttled_base=0)
+SHORT, LONG = 0.4, 15.0  # to wait for what never comes, and for what comes
+TOO_LATE = 1.0
+AT_A_TIME = 8
+
+
+@frozen
+class Case:
+    """What goes wrong, what an attempt that meets it may prove, and whether the service grants all the same."""
+
+    rule: Any
+    outcomes: frozenset[Outcome]
+    effect: bool
+
+    @property
+    def silent(self) -> bool:
+        """Tell whether only a timeout ends an attempt that meets it."""
+        return self.rule.kind in ("black_hole", "stall") or self.rule.seconds in (TOO_LATE, SLOW)
+
+
+SLOW = 0.02  # for each byte of a reply
+
+
+def case(rule: Fault | Trouble, outcome: Outcome, *others: Outcome, effect: bool = False) -> Case:
+    return Case(rule, frozenset({outcome, *others}), effect)
+
+
+FAULTS = [
+    *(case(Fault("throttled", status=status), Outcome.TURNED_AWAY) for status in (421, 425, 429)),
+    *(case(Fault("throttled", status=status, retry_after=0.01), Outcome.TURNED_AWAY) for status in (429, 503)),
+    case(Fault("html", status=429), Outcome.TURNED_AWAY),
+    *(case(Fault("error", status=status), Outcome.REFUSED) for status in (400, 401, 404, 409)),
+    *(case(Fault("error", status=status), Outcome.UNKNOWN) for status in (500, 503)),
+    *(case(Fault("error", status=status, when="after"), Outcome.UNKNOWN, effect=True) for status in (500, 503)),
+    *(case(Fault("html", status=status), Outcome.UNKNOWN) for status in (404, 502)),
+    *(case(Fault("html", status=status, when="after"), Outcome.UNKNOWN, effect=True) for status in (404, 502)),
+    *(case(Fault(kind, when="before"), Outcome.UNKNOWN) for kind in ("damaged", "cut", "closed", "reset")),
+    *(case(Fault(kind, when="after"), Outcome.UNKNOWN, effect=True) for kind in ("damaged", "cut", "closed", "reset")),
+    *(
+        case(Fault("latency", when=when, seconds=TOO_LATE), Outcome.UNKNOWN, effect=True)
+        for when in ("before", "after")
+    ),
+    *(case(Fault("latency", when=when, seconds=0.001), Outcome.DONE, effect=True) for when in ("before", "after")),
+]
+
+LATE = {"seconds": TOO_LATE}
+AFTER_CONNECTING = [
+    *(case(Trouble(kind, when="request"), Outcome.UNKNOWN) for kind in ("reset", "fin", "black_hole")),
+    *(
+        case(Trouble(kind, when=when), Outcome.UNKNOWN, effect=True)
+        for kind in ("reset", "fin", "black_hole")
+        for when in ("sent", "reply")
+    ),
+    *(
+        case(Trouble("latency", when=when, seconds=TOO_LATE), Outcome.UNKNOWN, effect=True)
+        for when in ("request", "sent", "reply")
+    ),
+    *(case(Trouble("cut", size=size), Outcome.UNKNOWN, effect=True) for size in (1, 30, 150)),
+    case(Trouble("half_close"), Outcome.UNKNOWN, effect=True),
+    case(Trouble("dribble", seconds=SLOW), Outcome.UNKNOWN, effect=True),
+    case(Trouble("dribble", seconds=0.00001), Outcome.DONE, effect=True),
+    case(Trouble("latency", seconds=0.001), Outcome.DONE, effect=True),
+]
+# On bare TCP a connection stands before it can fail, and then our headers have left; a reset may still come first.
+CONNECTING_ON_TCP = [
+    case(Trouble("reset", when="connect"), Outcome.UNKNOWN, Outcome.NOT_SENT),
+    *(case(Trouble(kind, when="connect"), Outcome.UNKNOWN) for kind in ("fin", "black_hole", "stall")),
+    case(Trouble("latency", when="connect", seconds=TOO_LATE), Outcome.UNKNOWN, effect=True),
+    case(Trouble("latency", when="connect", seconds=0.001), Outcome.DONE, effect=True),
+]
+CONNECTING_ON_TLS = [
+    *(case(Trouble(kind, when="connect"), Outcome.NOT_SENT) for kind in ("reset", "fin", "black_hole", "stall")),
+    case(Trouble("latency", when="connect", seconds=TOO_LATE), Outcome.NOT_SENT),
+    case(Trouble("latency", when="connect", seconds=0.001), Outcome.DONE, effect=True),
+]
+TROUBLES = {"TCP": CONNECTING_ON_TCP + AFTER_CONNECTING, "TLS": CONNECTING_ON_TLS + AFTER_CONNECTING}
+
+
+Cases = tuple[Case, ...]
+T = TypeVar("T")
+
+
+@frozen
+class Ending:
+    """How one call ended."""
+
+    outcome: Outcome
+    error: CallError | None = None
+
+
+def options(*cases: Case, short: float = SHORT) -> dict[str, Any]:
+    """Wait for long, but not for what never comes: then a slow machine changes nothing."""
+    to_grant = any(one.silent and Outcome.UNKNOWN in one.outcomes for one in cases)
+    to_connect = any(one.silent and Outcome.NOT_SENT in one.outcomes for one in cases)
+    return {
+        "retry": QUICK,
+        "proxy": None,
+        "grant_timeout": short if to_grant else LONG,
+        "connect_timeout": short if to_connect else LONG,
+    }
+
+
+async def granted(tg: Session, member: int = 42) -> Ending:
+    try:
+        await tg.add_member(1, member)
+    except OutcomeUnknown as error:
+        return Ending(Outcome.UNKNOWN, error)
+    except NotSent as error:
+        return Ending(Outcome.NOT_SENT, error)
+    except APIError as error:
+        return Ending(Outcome.TURNED_AWAY if error.code in (421, 425, 429, 503) else Outcome.REFUSED, error)
+    return Ending(Outcome.DONE)
+
+
+ENDS_AT_ONCE = {Outcome.UNKNOWN, Outcome.REFUSED, Outcome.DONE}
+
+
+def check_belief(ending: Ending, effects: int) -> None:
+    """Compare what the client believes with what the service did."""
+    assert effects <= 1
+    assert effects == 1 or ending.outcome is not Outcome.DONE
+    assert effects == 0 or ending.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+    if ending.error is not None:
+        assert ending.error.maybe_applied is (ending.outcome is Outcome.UNKNOWN)
+
+
+def check_table(cases: Cases, ending: Ending, effects: int, *, persistent: bool = False) -> None:
+    """Compare how a call ended with the table; a pair strikes one attempt, or one after the other."""
+    outcome, error = ending.outcome, ending.error
+    possible = frozenset[Outcome]().union(*(one.outcomes for one in cases))
+    if not persistent:
+        possible = (possible & ENDS_AT_ONCE) | {Outcome.DONE}
+    if any(one.silent for one in cases):
+        # A timeout ends these, and on a busy machine it may do so before anything was sent, or on the way.
+        possible |= {Outcome.NOT_SENT, Outcome.UNKNOWN}
+    assert outcome in possible
+    if len(cases) > 1 or cases[0].silent:
+        return
+    [one] = cases
+    if outcome is Outcome.UNKNOWN:
+        assert effects == one.effect
+    if outcome is not Outcome.DONE:
+        assert error is not None
+        attempts = 1 if outcome in ENDS_AT_ONCE else QUICK.attempts
+        assert error.attempts == attempts or len(one.outcomes) > 1
+    elif not one.outcomes & {Outcome.TURNED_AWAY, Outcome.NOT_SENT}:
+        assert Outcome.DONE in one.outcomes
+
+
+def striking(cases: Cases, count: int | None) -> tuple[list[Fault], list[Trouble]]:
+    rules = [evolve(one.rule, count=count) for one in cases]
+    faults = [rule for rule in rules if isinstance(rule, Fault)]
+    return faults, [rule for rule in rules if isinstance(rule, Trouble)]
+
+
+async def in_process(cases: Cases, count: int | None) -> tuple[Ending, FakeService]:
+    service = FakeService(api_key=CANARY_KEY, faults=striking(cases, count)[0])
+    async with Session(
+        **service.session_options(), transport=FakeTransport(service), **options(*cases, short=0.02)
+    ) as tg:
+        return await granted(tg), service
+
+
+async def each(job: Callable[[T], Awaitable[None]], given: Iterable[T]) -> None:
+    """Do the job for all that is given, a few at a time: most of them wait."""
+    left = iter(given)
+
+    async def work() -> None:
+        for one in left:
+            await job(one)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(AT_A_TIME):
+            group.start_soon(work)
+
+
+@pytest.mark.parametrize("count", [1, None], ids=["once", "always"])
+def test_each_fault_in_process(count: int | None, run: Any) -> None:
+    async def one(cases: Cases) -> None:
+        ending, service = await in_process(cases, count)
+        check_belief(ending, len(service.audit))
+        check_table(cases, ending, len(service.audit), persistent=count is None)
+
+    run(partial(each, one, [(fault,) for fault in FAULTS]))
+
+
+def test_each_pair_of_faults_in_process(run: Any) -> None:
+    async def one(pair: Cases) -> None:
+        ending, service = await in_process(pair, 1)
+        check_belief(ending, len(service.audit))
+        check_table(pair, ending, len(service.audit))
+
+    run(partial(each, one, itertools.product(FAULTS, FAULTS)))
+
+
+@frozen
+class Battle:
+    """What goes wrong for one grant: the first `count` times, and once the connection stands if it is warm."""
+
+    cases: Cases
+    count: int | None = 1
+    warm: bool = False
+
+
+Arena = Callable[[Battle], Awaitable[tuple[Ending, FakeService]]]
+
+
+@pytest.fixture(params=["TCP", "TLS"])
+def wire(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def arena(wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> Iterator[Arena]:
+    """Grant one member on sockets of its own, through whatever goes wrong; the servers stay until all is over."""
+    with ExitStack() as stack:
+
+        async def fight(battle: Battle) -> tuple[Ending, FakeService]:
+            faults, troubles = striking(battle.cases, battle.count)
+            service = FakeService(api_key=CANARY_KEY)
+            server = stack.enter_context(serve(service))
+            proxy = stack.enter_context(ChaosProxy(server.url, tls_front=server_tls if wire == "TLS" else None))
+            transport = HttpxTransport(proxy=None, ssl_context=client_tls)
+            way = {**server.session_options(), "base_url": proxy.url, "transport": transport}
+            async with Session(**{**way, **options(*battle.cases)}) as tg:
+                if battle.warm:
+                    await tg.get_plans()
+                service.inject(*faults)
+                proxy.inject(*troubles)
+                return await granted(tg), service
+
+        yield fight
+
+
+def fight_out(arena: Arena, run: Any, battles: Iterable[Battle], tries: int = 3) -> None:
+    """Fight all battles; what does not end as the table says may try again, for a busy machine is a trouble too."""
+    over: list[tuple[Battle, Ending, FakeService]] = []
+
+    async def one(battle: Battle) -> None:
+        over.append((battle, *await arena(battle)))
+
+    async def scenario() -> None:
+        await each(one, battles)
+        await anyio.sleep(TOO_LATE)  # what comes too late for the client still takes effect
+
+    run(scenario)
+    assert over
+    again: list[Battle] = []
+    for battle, ending, service in over:
+        check_belief(ending, len(service.audit))
+        try:
+            check_table(battle.cases, ending, len(service.audit), persistent=battle.count is None)
+        except AssertionError:
+            if tries == 1:
+                raise
+            again.append(battle)
+    if again:
+        fight_out(arena, run, again, tries - 1)
+
+
+@pytest.mark.soak
+def test_each_trouble_on_the_way(wire: str, arena: Arena, run: Any) -> None:
+    once = [Battle((trouble,)) for trouble in TROUBLES[wire]]
+    always = [Battle((trouble,), count=None) for trouble in TROUBLES[wire]]
+    warm = [Battle((one,), warm=True) for one in AFTER_CONNECTING + FAULTS]
+    fight_out(arena, run, [*once, *always, *warm])
+
+
+def pairs(wire: str) -> list[Battle]:
+    troubles = TROUBLES[wire]
+    return [Battle(pair) for others in (troubles, FAULTS) for pair in itertools.product(troubles, others)]
+
+
+@pytest.mark.soak
+def test_some_pairs_of_troubles_and_faults(wire: str, arena: Arena, run: Any) -> None:
+    fight_out(arena, run, pairs(wire)[::47])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", range(25))
+def test_every_pair_of_troubles_and_faults(part: int, wire: str, arena: Arena, run: Any) -> None:
+    fight_out(arena, run, pairs(wire)[part::25])
+
+
+def everything(probability: float) -> list[Trouble]:
+    return [
+        *(
+            Trouble(kind, when=when, probability=probability)
+            for kind in ("reset", "fin")
+            for when in ("connect", "sent")
+        ),
+        Trouble("fin", when="reply", probability=probability),
+        Trouble("half_close", probability=probability),
+        Trouble("cut", size=40, probability=probability),
+        Trouble("dribble", seconds=0.0001, probability=probability),
+        Trouble("latency", seconds=0.02, probability=probability),
+        Trouble("black_hole", when="sent", probability=probability / 4),
+    ]
+
+
+CROSSINGS = pytest.mark.parametrize(
+    ("way", "backend"),
+    [(HttpxTransport, "asyncio"), (HttpxTransport, "trio"), (AiohttpTransport, "asyncio")],
+    ids=["httpx-asyncio", "httpx-trio", "aiohttp-asyncio"],
+)
+Crowd = Callable[[int, int], None]
+
+
+@pytest.fixture
+def crowd(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, run: Any) -> Crowd:
+    """Grant many members at once while everything goes wrong now and then, and compare both sides one by one."""
+
+    def crowd(members: int, seed: int) -> None:
+        service = FakeService(api_key=CANARY_KEY, faults=nasty(0.02, seconds=0.01, wait=0.005), seed=seed)
+        endings: dict[int, Ending] = {}
+
+        async def scenario() -> None:
+            options: dict[str, Any] = {"retry": QUICK, "grant_timeout": 2.0, "max_connections": 2 * AT_A_TIME}
+            transport = way(proxy=None, ssl_context=client_tls)
+            async with Session(**service.session_options(), base_url=proxy.url, transport=transport, **options) as tg:
+
+                async def one(member: int) -> None:
+                    endings[member] = await granted(tg, member)
+
+                await each(one, range(1, members + 1))
+
+        front = server_tls if wire == "TLS" else None
+        with serve(service) as server, ChaosProxy(server.url, everything(0.02), seed=seed, tls_front=front) as proxy:
+            run(scenario)
+        effects = Counter(grant.member_id for grant in service.audit)
+        assert len(endings) == members
+        for member, ending in endings.items():
+            check_belief(ending, effects[member])
+        assert 0 < sum(ending.outcome is Outcome.UNKNOWN for ending in endings.values()) < members
+
+    return crowd
+
+
+@pytest.mark.soak
+@CROSSINGS
+def test_a_crowd_in_all_of_it_at_once(crowd: Crowd) -> None:
+    crowd(200, 1)
+
+
+@pytest.mark.soak
+@CROSSINGS
+@pytest.mark.parametrize("seed", range(10))
+def test_a_large_crowd_in_all_of_it_at_once(seed: int, crowd: Crowd) -> None:
+    crowd(1_000, seed)
+
+
+@pytest.mark.parametrize("ring", ["middleware", "attempt_middleware"])
+@pytest.mark.parametrize("fault", [None, Fault("error", when="after"), Fault("closed", when="after")])
+def test_not_even_a_middleware_that_sends_again(ring: str, fault: Fault | None, run: Any) -> None:
+    async def twice(request: Request, call_next: Next) -> Response:
+        with suppress(Exception):
+            await call_next(request)
+        return await call_next(request)
+
+    async def scenario() -> None:
+        service = FakeService(api_key=CANARY_KEY, faults=[fault] if fault else [])
+        rings: dict[str, Any] = {ring: [twice]}
+        async with Session(**service.session_options(), transport=FakeTransport(service), **rings, **options()) as tg:
+            with pytest.raises(OutcomeUnknown) as unknown:
+                await tg.add_member(1, 42)
+            assert isinstance(unknown.value.__cause__, UsageError)
+        assert len(service.audit) == 1
+
+    run(scenario)

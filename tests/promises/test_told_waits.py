@@ -1,0 +1,110 @@
+"""A wait that the service tells is never shortened, and a pause is never released early, by anybody."""
+
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from attrs import frozen
+from canary import CANARY_KEY
+from hypothesis import given
+from hypothesis import strategies as st
+from stub_transport import StubTransport, reply
+from trio.testing import MockClock
+
+from tgmembership_async import CallError, RateLimit, Request, Response, RetryPolicy, Session
+
+
+@frozen
+class Turn:
+    """One request that left: when, when its answer came, and the wait that the answer told, if any."""
+
+    left: float
+    back: float
+    told: float | None
+
+
+class Service:
+    """Answer after a while; tell some to wait, by a seed."""
+
+    def __init__(self, seed: int, share: float) -> None:
+        self.random = Random(seed)
+        self.share = share
+        self.turns: list[Turn] = []
+
+    async def __call__(self, _request: Request) -> Response:
+        left = anyio.current_time()
+        await anyio.sleep(self.random.uniform(0, 2))
+        told = round(self.random.uniform(0, 30), 1) if self.random.random() < self.share else None
+        self.turns.append(Turn(left, anyio.current_time(), told))
+        if told is None:
+            return reply('{"ok": true, "code": 200, "result": "tok"}')
+        return reply("", self.random.choice([429, 503]), retry_after=str(told))
+
+    def step(self) -> Any:
+        async def step(request: Request) -> Response:
+            return await self(request)
+
+        return step
+
+
+def check(turns: list[Turn]) -> None:
+    """Nobody left between an answer that told a wait and the end of that wait."""
+    pauses = [(turn.back, turn.back + turn.told) for turn in turns if turn.told]
+    for turn in turns:
+        for begin, end in pauses:
+            assert not begin < turn.left < end - 1e-6, f"left at {turn.left} during the pause {begin} to {end}"
+
+
+@pytest.mark.parametrize("limit", [None, RateLimit(3, 1.0)])
+@given(seed=st.integers(0, 10_000), places=st.integers(1, 6), share=st.floats(0.05, 0.6))
+def test_nobody_leaves_during_a_pause(limit: RateLimit | None, seed: int, places: int, share: float) -> None:
+    async def scenario() -> None:
+        service = Service(seed, share)
+        options = {"deadline": 500.0, "max_connections": places, "rate_limit": limit, "retry": RetryPolicy(attempts=3)}
+        tg = await Session(1, CANARY_KEY, transport=StubTransport(service.step()), **options).open()  # type: ignore[arg-type]
+        random = Random(seed)
+
+        async def call() -> None:
+            await anyio.sleep(random.uniform(0, 20))
+            # Some give up in the middle: a pause is not theirs to end.
+            with anyio.move_on_after(random.choice([0.5, 5, 1000])):
+                try:
+                    await tg.add_member(1, 42)
+                except CallError:
+                    return
+
+        async with anyio.create_task_group() as group:
+            for _ in range(12):
+                group.start_soon(call)
+        await tg.aclose()
+        check(service.turns)
+
+    trio.run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one() -> None:
+    async def scenario() -> None:
+        left: list[float] = []
+        told = iter(["50", "1"])
+        both = anyio.Event()
+
+        async def step(_request: Request) -> Response:
+            left.append(anyio.current_time() - began)
+            if len(left) > 2:
+                return reply()
+            if len(left) == 2:
+                both.set()
+            await both.wait()
+            return reply("", 429, retry_after=next(told))
+
+        began = anyio.current_time()
+        session = Session(1, CANARY_KEY, transport=StubTransport(step), deadline=500)
+        async with session as tg, anyio.create_task_group() as group:
+            group.start_soon(tg.get_plans)
+            group.start_soon(tg.get_plans)
+        assert left[:2] == [0, 0]
+        assert all(at >= 50 for at in left[2:])
+
+    trio.run(scenario, clock=MockClock(autojump_threshold=0))
