@@ -1,0 +1,142 @@
+"""What a call costs on the wire, next to bare HTTP libraries and other SDKs, in one run: A B C A B C.
+
+    python benchmarks/call.py [--quick] [--json FILE]
+
+The figures are this process's own CPU time per call and calls per second, medians of interleaved rounds; the server
+is a process of its own. `nox -s bench` installs the peers first.
+"""
+
+import asyncio
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from compare import Candidate, Figure, cpu, interleave, measure, print_table, rate
+from contestants import AIOHTTP, HTTPX, HTTPX_SAME, OURS_AIOHTTP, OURS_HTTPX, SDKS, Contestant
+
+LIBRARIES = ("httpx", "aiohttp", "openai", "stripe", "githubkit", "aiogram")
+BARE = (OURS_HTTPX, HTTPX, HTTPX_SAME, OURS_AIOHTTP, AIOHTTP)
+
+
+@frozen
+class Case:
+    """How many tasks make how many calls, on how many connections, against a server of which delay in seconds."""
+
+    name: str
+    tasks: int
+    calls: int
+    connections: int
+    delay: float
+    contestants: Sequence[Contestant]
+    rounds: int = 5
+
+
+CASES = (
+    Case("1 task", 1, 300, 8, 0.0, (*BARE, *SDKS)),
+    Case("64 tasks", 64, 640, 8, 0.0, (*BARE, *SDKS)),
+    Case("1,000 tasks on 32 connections", 1_000, 1_000, 32, 0.0, (OURS_HTTPX, HTTPX, HTTPX_SAME), 2),
+    Case("64 tasks, 20 ms server", 64, 640, 64, 0.02, BARE, 3),
+    # With its limits raised to 256, bare httpx takes 95 ms for each call: minutes for one round.
+    Case("256 tasks, 20 ms server", 256, 512, 256, 0.02, (OURS_HTTPX, HTTPX, OURS_AIOHTTP, AIOHTTP), 3),
+)
+BURST = 256
+
+
+@contextmanager
+def server(delay: float) -> Iterator[str]:
+    """Start the server process and yield its URL."""
+    command = [sys.executable, str(Path(__file__).with_name("server.py")), str(delay)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+async def compare(case: Case, *, quick: bool) -> dict[str, list[Figure]]:
+    """Measure all contestants of a case, each on its own warm connections."""
+    with server(case.delay) as url:
+        async with AsyncExitStack() as stack:
+            present = [contestant for contestant in case.contestants if contestant.present]
+            candidates = [
+                Candidate(one.name, await stack.enter_async_context(one.enter(url, case.connections)))
+                for one in present
+            ]
+            calls, rounds = (max(case.calls // 4, case.tasks), 2) if quick else (case.calls, case.rounds)
+            return await interleave(candidates, rounds=rounds, calls=calls, tasks=case.tasks)
+
+
+async def after_a_burst(rounds: int) -> dict[str, list[Figure]]:
+    """Measure sequential calls of a fresh Session and of one after a burst, and of httpx after one."""
+    with server(0.0) as url:
+        async with AsyncExitStack() as stack:
+            fresh, burst = [
+                await stack.enter_async_context(OURS_HTTPX.enter(url, BURST)) for _ in ("fresh", "after a burst")
+            ]
+            httpx = await stack.enter_async_context(HTTPX_SAME.enter(url, BURST))
+            await measure(burst, calls=4 * BURST, tasks=BURST)
+            await measure(httpx, calls=BURST, tasks=BURST)
+            candidates = [
+                Candidate("fresh Session on httpx", fresh),
+                Candidate(f"Session on httpx after {BURST} at once", burst),
+                Candidate(f"httpx, same limits, after {BURST} at once", httpx),
+            ]
+            return await interleave(candidates, rounds=rounds, calls=40)
+
+
+def facts() -> dict[str, str]:
+    """Say what the figures were measured on."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "not installed"
+    return found
+
+
+def told(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
+    """Return the figures of a case as they go into the JSON file."""
+    return [
+        {
+            "who": who,
+            "cpu_us": round(cpu(taken), 1),
+            "calls_per_second": round(rate(taken)),
+            "spread_us": round(1e6 * statistics.pstdev(figure.cpu for figure in taken), 1),
+        }
+        for who, taken in figures.items()
+    ]
+
+
+def main() -> None:
+    """Print a table for each case, and write them all where `--json` says."""
+    quick = "--quick" in sys.argv
+    about = facts()
+    print(", ".join(f"{name} {what}" for name, what in about.items()))
+    results: dict[str, Any] = {"about": about, "cases": {}}
+    runs = [(case.name, partial(compare, case, quick=quick)) for case in CASES]
+    for name, run in [*runs, ("1 task, after a burst", partial(after_a_burst, 2 if quick else 5))]:
+        figures = asyncio.run(run())
+        print(f"\n{name}\n")
+        print_table(figures)
+        sys.stdout.flush()
+        results["cases"][name] = told(figures)
+    if "--json" in sys.argv:
+        path = Path(sys.argv[sys.argv.index("--json") + 1])
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

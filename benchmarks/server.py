@@ -1,0 +1,86 @@
+"""One small JSON reply on loopback, as cheaply as Python can: a process of its own, so that its cost is not ours.
+
+python benchmarks/server.py [DELAY_IN_SECONDS]    prints its port, serves until its stdin closes
+"""
+
+import asyncio
+import json
+import sys
+
+PLANS = [
+    {
+        "plan_id": "1",
+        "plan_name": "My first plan",
+        "duration": "1 month",
+        "cost": "9.99",
+        "currency": "EUR",
+        "recurring": "0",
+    }
+]
+ME = {  # what Telegram says to getMe: a peer asks for it
+    "id": 8047883872,
+    "is_bot": True,
+    "first_name": "My first bot",
+    "username": "my_first_bot",
+    "can_join_groups": True,
+    "can_connect_to_business": False,
+}
+TOKEN = {"access_token": "aE1pu1lJo7XBetF5gIRHYH7L", "link": "https://t.me/my_fake_bot?start=aE1pu1lJo7XBetF5gIRHYH7L"}
+
+
+def _answer(result: object) -> bytes:
+    body = json.dumps({"ok": True, "code": 200, "result": result}).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+READ, GRANTED, BOT = _answer(PLANS), _answer(TOKEN), _answer(ME)
+
+
+class Answer(asyncio.Protocol):
+    """Answer each GET with the same plans, each POST with the same token, and getMe with a bot, after the delay."""
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._seen = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Count whole requests; theirs have no body, or one that ends with a brace."""
+        self._seen += data
+        while b"\r\n\r\n" in self._seen:
+            head, _, rest = self._seen.partition(b"\r\n\r\n")
+            length = 0
+            if b"ontent-" in head:
+                for line in head.lower().split(b"\r\n"):
+                    if line.startswith(b"content-length:"):
+                        length = int(line[15:])
+            if len(rest) < length:
+                return
+            self._seen = rest[length:]
+            answer = BOT if b"/getMe " in head else GRANTED if head.startswith(b"POST") else READ
+            if self._delay:
+                asyncio.get_running_loop().call_later(self._delay, self._reply, answer)
+            else:
+                self._reply(answer)
+
+    def _reply(self, answer: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answer)
+
+
+async def main(delay: float) -> None:
+    """Serve on a free port until stdin closes."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Answer(delay), "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0))

@@ -1,0 +1,83 @@
+"""What it costs to begin: importing the package, and building a Session, next to what they stand on.
+
+    python benchmarks/starting.py [--quick]
+
+Imports run in processes of their own, in turns; the figures are medians of CPU time, and what Python keeps of memory.
+A Session makes its TLS context, most of what a client costs, with its first call that is encrypted; once for all lanes.
+"""
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import httpx
+
+from tgmembership_async import Session
+
+KEY = "0123456789abcdefghij0123456789abcdefghij"
+STATEMENTS = {
+    "httpx, attrs, cattrs and anyio": "import httpx, attrs, cattrs, anyio",
+    "tgmembership_async": "import tgmembership_async",
+    "tgmembership_async, and a Session on httpx": (
+        f"import tgmembership_async; tgmembership_async.Session(1, {KEY!r}, proxy=None)"
+    ),
+}
+MEASURED = """
+import time
+start = time.process_time()
+{0}
+print(time.process_time() - start)
+"""
+KEPT = """
+import tracemalloc
+tracemalloc.start()
+{0}
+print(tracemalloc.get_traced_memory()[0])
+"""
+
+
+def told(script: str) -> float:
+    """Return the number that a script prints in a fresh process."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def built(build: Callable[[], object]) -> float:
+    """Return the microseconds of building one, the 20th of a row."""
+    for _ in range(20):
+        start = time.perf_counter()
+        build()
+    return 1e6 * (time.perf_counter() - start)
+
+
+def table(title: str, unit: str, figures: dict[str, list[float]]) -> None:
+    """Print medians and their ratio to the first."""
+    print(f"\n| {title} | {unit} | ratio |\n| --- | ---: | ---: |")
+    first = statistics.median(next(iter(figures.values())))
+    for name, taken in figures.items():
+        median = statistics.median(taken)
+        print(f"| {name} | {median:,.1f} | {median / first:.2f} |")
+
+
+def main() -> None:
+    """Print the tables."""
+    rounds = 3 if "--quick" in sys.argv else 15
+    times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
+    memory = {name: [told(KEPT.format(statement)) / 2**20] for name, statement in STATEMENTS.items()}
+    building: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
+    for _ in range(rounds):
+        for name, statement in STATEMENTS.items():
+            times[name].append(1_000 * told(MEASURED.format(statement)))
+        building["httpx.AsyncClient()"].append(built(httpx.AsyncClient))
+        building["Session(...)"].append(built(lambda: Session(1, KEY)))
+    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}")
+    table("import", "CPU ms", times)
+    table("import", "MB", memory)
+    table("build one more", "µs", building)
+
+
+if __name__ == "__main__":
+    main()
