@@ -1,0 +1,55 @@
+"""A watch on the canary secrets: a test that lets one out in any way fails."""
+
+import logging
+from collections.abc import Generator, Iterator
+from warnings import WarningMessage
+
+import pytest
+from canary import CANARY_KEY, CANARY_SECRET
+
+LEAK = "a canary secret showed up in what this test {}"
+
+
+def leaks(text: str) -> bool:
+    return CANARY_KEY in text or CANARY_SECRET in text
+
+
+class Watch(logging.Handler):
+    """Note whether any log record holds a canary, in its text, its traceback or its fields."""
+
+    leaked = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at the record as it would be printed, and at whatever hangs on it."""
+        if not self.leaked:
+            self.leaked = leaks(self.format(record)) or leaks(repr(vars(record)))
+
+
+@pytest.fixture(autouse=True)
+def canary_watch() -> Iterator[None]:
+    """Fail a test that logs a canary, on any logger at any level."""
+    root, watch = logging.getLogger(), Watch(logging.DEBUG)
+    level = root.level
+    root.addHandler(watch)
+    root.setLevel(logging.DEBUG)
+    yield
+    root.setLevel(level)
+    root.removeHandler(watch)
+    if watch.leaked:
+        pytest.fail(LEAK.format("logged"), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose output or failure holds a canary, and keep it out of the report."""
+    report = yield
+    if leaks(report.longreprtext) or any(leaks(text) for _, text in report.sections):
+        report.outcome = "failed"
+        report.longrepr = LEAK.format("printed or raised")
+        report.sections.clear()
+    return report
+
+
+def pytest_warning_recorded(warning_message: WarningMessage) -> None:
+    if leaks(str(warning_message.message)):
+        raise AssertionError(LEAK.format("warned of"))

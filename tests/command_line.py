@@ -1,0 +1,67 @@
+"""The command line as a user runs it: a process of its own, on pipes or on a terminal."""
+
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+COMMAND = [sys.executable, "-m", "tgmembership_async.cli"]
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color", "PYTHONUTF8": "1", "PYTHONWARNINGS": "error"}
+
+
+def tgmembership(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, with stdin empty and output in pipes."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=ENVIRONMENT,
+    )
+
+
+@contextmanager
+def started(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """Run the command beside the test, and kill it at the end if it still runs."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Terminal:
+    """A pseudo-terminal: a process writes to `theirs`, and `shown` is what came of it."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = os.openpty()
+        self.shown = ""
+
+    def read_until(self, pattern: str, seconds: float = 20) -> None:
+        """Read until `pattern` was shown, or fail."""
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.shown):
+            assert time.monotonic() < end, f"{pattern!r} was not shown, but {self.shown[-500:]!r}"
+            if select.select([self._ours], [], [], 0.1)[0]:
+                self.shown += os.read(self._ours, 65536).decode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._ours)
+        os.close(self.theirs)

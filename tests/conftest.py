@@ -1,0 +1,85 @@
+"""What every test has: two backends, servers on real sockets, quick Hypothesis, and a watch on the canary secrets."""
+
+import contextlib
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trustme
+from canary_watch import canary_watch, pytest_runtest_makereport, pytest_warning_recorded
+from hypothesis import settings
+from scripted_server import ScriptedServer
+
+__all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded"]  # pytest finds them by being here
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name each backend that the package runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ScriptedServer]]:
+    """Start scripted servers that stop with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda script, tls=None: stack.enter_context(ScriptedServer(script, tls))
+
+
+@pytest.fixture
+def refused_port() -> Iterator[int]:
+    """Give a port on which nobody listens, kept from everybody else."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def run(backend: str) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], None]:
+    """Run a scenario on asyncio or trio, and never for longer than it should take."""
+
+    def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def bounded() -> None:
+            with anyio.fail_after(120):
+                await scenario()
+
+        anyio.run(bounded, backend=backend)
+
+    return run
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """Give a folder in memory where the system has such: a thousand commits need not wait for a disk."""
+    shared_memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
+        yield Path(folder)

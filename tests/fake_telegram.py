@@ -1,0 +1,152 @@
+"""A Telegram Bot API of our own over HTTP: as much of it as a bot needs that sells something for Stars."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+TOKEN = "42:fake-bot-token"
+BOT = {"id": 42, "is_bot": True, "first_name": "Shop", "username": "shop_bot"}
+CUSTOMER = {"id": 777, "is_bot": False, "first_name": "Ann"}
+LONG_POLL = 0.3  # seconds: a bot that is told to stop need not wait for longer
+
+
+class FakeTelegram:
+    """Serve it while entered, on the running loop: queue updates with `send`, and read `calls`.
+
+    An update is handed out until a `getUpdates` with a higher offset confirms it, as Telegram does. Calls to a method
+    in `paused` arrive and are not answered, until `resume`.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.paused: set[str] = set()
+        self.updates: list[dict[str, Any]] = []
+        self._sent: dict[int, dict[str, Any]] = {}
+        self._numbers = itertools.count(1)
+        self._news = asyncio.Event()
+        self._answers: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "getMe": lambda _: BOT,
+            "sendMessage": self._message,
+            "sendInvoice": self._message,
+        }
+
+    async def __aenter__(self) -> Self:
+        application = web.Application()
+        application.router.add_post(f"/bot{TOKEN}/{{method}}", self._handle)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.resume()
+        await self._runner.cleanup()
+
+    def send(self, **update: Any) -> int:
+        """Queue an update for the bot, and return its number."""
+        number = next(self._numbers)
+        self._sent[number] = {"update_id": number, **update}
+        self.repeat(number)
+        return number
+
+    def repeat(self, number: int) -> None:
+        """Hand out an update again, as if the bot had not confirmed it."""
+        self.updates.append(self._sent[number])
+        self._tell()
+
+    def write(self, text: str) -> int:
+        """Let the customer write to the bot."""
+        return self.send(message=self._from_customer(text=text, entities=_commands(text)))
+
+    def check_out(self, payload: str, *, amount: int = 250) -> int:
+        """Ask the bot whether the customer may pay."""
+        query = {"id": "1", "from": CUSTOMER, "currency": "XTR", "total_amount": amount, "invoice_payload": payload}
+        return self.send(pre_checkout_query=query)
+
+    def pay(self, payload: str, *, charge: str = "stars-1", amount: int = 250) -> int:
+        """Tell the bot that the customer has paid."""
+        payment = {
+            "currency": "XTR",
+            "total_amount": amount,
+            "invoice_payload": payload,
+            "telegram_payment_charge_id": charge,
+            "provider_payment_charge_id": "",
+        }
+        return self.send(message=self._from_customer(successful_payment=payment))
+
+    def said(self, method: str = "sendMessage") -> list[dict[str, Any]]:
+        """Return what the bot asked of a method, in order."""
+        return [arguments for name, arguments in self.calls if name == method]
+
+    async def until(self, done: Callable[[], object], seconds: float = 60) -> None:
+        """Wait until `done` is true; calls of the bot are when it is asked again."""
+        async with asyncio.timeout(seconds):
+            while not done():
+                await self._news.wait()
+
+    def resume(self) -> None:
+        """Answer what was held back."""
+        self.paused.clear()
+        self._tell()
+
+    def confirmed(self, number: int) -> bool:
+        """Tell whether the bot has confirmed an update."""
+        return all(update["update_id"] != number for update in self.updates)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _from_customer(self, **fields: Any) -> dict[str, Any]:
+        chat = {"id": CUSTOMER["id"], "type": "private"}
+        return {"message_id": next(self._numbers), "date": 1_700_000_000, "chat": chat, "from": CUSTOMER, **fields}
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        method = request.match_info["method"]
+        arguments = {name: _decoded(str(value)) for name, value in (await request.post()).items()}
+        if method == "getUpdates":
+            return _answer(await self._get_updates(int(arguments.get("offset", 0))))
+        self.calls.append((method, arguments))
+        self._tell()
+        while method in self.paused:
+            await self._news.wait()
+        answer = self._answers.get(method)
+        return _answer(True if answer is None else answer(arguments))
+
+    async def _get_updates(self, offset: int) -> list[dict[str, Any]]:
+        self.updates = [update for update in self.updates if update["update_id"] >= offset]
+        self._tell()
+        if not self.updates:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), LONG_POLL)
+        return self.updates
+
+    def _message(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        chat = {"id": arguments["chat_id"], "type": "private"}
+        return {"message_id": next(self._numbers), "date": 1_700_000_000, "chat": chat, "text": "sent"}
+
+
+def _commands(text: str) -> list[dict[str, Any]]:
+    command = text.split(maxsplit=1)[0]
+    return [{"type": "bot_command", "offset": 0, "length": len(command)}] if command.startswith("/") else []
+
+
+def _decoded(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _answer(result: Any) -> web.Response:
+    return web.json_response({"ok": True, "result": result})

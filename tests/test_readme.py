@@ -1,0 +1,63 @@
+"""What the README shows works, and what it lists is what there is."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tgmembership_async import errors
+from tgmembership_async.testing import FakeService, serve
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_quick_start_runs_twice_and_grants_its_payment_once(tmp_path: Path) -> None:
+    program = tmp_path / "quick_start.py"
+    program.write_text(FENCES[0], encoding="utf-8")
+    service = FakeService()
+    with serve(service) as server:
+        for _ in range(2):
+            command = [sys.executable, "-W", "error", str(program)]
+            environment = {**os.environ, **server.env(), "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            assert "granted 1" in done.stdout
+    assert len(service.audit) == 3, "two by add_member itself, and one for the payment"
+
+
+def test_each_python_fence_is_python() -> None:
+    assert len(FENCES) > 3
+    for fence in FENCES:
+        compile(fence, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_the_listed_promises_have_their_tests() -> None:
+    there = {f"tests/promises/{path.name}" for path in (ROOT / "tests" / "promises").glob("test_*.py")}
+    listed = re.findall(r"\]\((tests/promises/[^)]+)\)", README)
+    assert len(listed) > 10
+    assert set(listed) <= there
+
+
+def test_each_promise_is_one_sentence() -> None:
+    for path in (ROOT / "tests" / "promises").glob("test_*.py"):
+        promise = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert promise.endswith("."), path
+        assert "\n\n" not in promise, path
+
+
+def test_the_links_lead_to_files() -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_error_tree_names_every_error() -> None:
+    names = [name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__]
+    (tree,) = re.findall(r"^```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for name in names:
+        assert name.startswith("_") or re.search(rf"\b{name}\b", tree), name
