@@ -16,7 +16,8 @@ from tgmembership_async.grants.model import (
 )
 
 if TYPE_CHECKING:
-    from tgmembership_async.grants.granter import Granter
+    from tgmembership_async.grants.granter import Finding, Granter
+    from tgmembership_async.grants.run import Run, StopReason, Summary
     from tgmembership_async.grants.sqlite import SqliteLedger
 
 __all__ = [
@@ -24,19 +25,27 @@ __all__ = [
     "Claim",
     "Decision",
     "DecisionMade",
+    "Finding",
     "Grant",
     "GrantRequest",
     "GrantStatus",
     "Granter",
     "Ledger",
     "MemoryLedger",
+    "Run",
     "Settlement",
     "SqliteLedger",
+    "StopReason",
+    "Summary",
 ]
 
 _ON_USE: Final = {
+    "Finding": "tgmembership_async.grants.granter",
     "Granter": "tgmembership_async.grants.granter",
+    "Run": "tgmembership_async.grants.run",
     "SqliteLedger": "tgmembership_async.grants.sqlite",
+    "StopReason": "tgmembership_async.grants.run",
+    "Summary": "tgmembership_async.grants.run",
 }
 
 

@@ -4,29 +4,33 @@ from typing import TYPE_CHECKING
 
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.events import Event, MembershipTerminated, OrderCompleted, UnknownEvent
-from tgmembership_async.webhooks.inbox import Entry, EntryStatus, Inbox
+from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Inbox, Receipt, Verdict
 from tgmembership_async.webhooks.policy import HandlingPolicy
 from tgmembership_async.webhooks.receiver import Receiver
 from tgmembership_async.webhooks.replay import MemoryReplay
-from tgmembership_async.webhooks.signature import Delivery, Verifier, sign
+from tgmembership_async.webhooks.signature import Delivery, HeaderNames, Verifier, sign
 
 if TYPE_CHECKING:
     from tgmembership_async.webhooks.sqlite import SqliteInbox
 
 __all__ = [
     "Answer",
+    "Arrival",
     "Delivery",
     "Entry",
     "EntryStatus",
     "Event",
     "HandlingPolicy",
+    "HeaderNames",
     "Inbox",
     "MembershipTerminated",
     "MemoryReplay",
     "OrderCompleted",
+    "Receipt",
     "Receiver",
     "SqliteInbox",
     "UnknownEvent",
+    "Verdict",
     "Verifier",
     "sign",
 ]
