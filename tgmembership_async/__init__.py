@@ -1,8 +1,8 @@
 """The async Python client for TGmembership that knows whether the service may have acted."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from tgmembership_async.calls import CallEnded, Observer
 from tgmembership_async.errors import (
     APIError,
     BadRequest,
@@ -28,32 +28,33 @@ from tgmembership_async.errors import (
     UsageError,
     WebhookError,
 )
-from tgmembership_async.middleware import Middleware, Next
-from tgmembership_async.protocol.gate import RateLimit
-from tgmembership_async.protocol.outcome import Outcome
-from tgmembership_async.protocol.retry import RetryPolicy
-from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
-from tgmembership_async.session import Session
-from tgmembership_async.transport.base import Transport, TransportFailure
-from tgmembership_async.values.duration import Duration
-from tgmembership_async.values.models import (
-    AccessToken,
-    Count,
-    PaymentMethodUsage,
-    Plan,
-    PlanPerformance,
-    Reply,
-    Revenue,
-    Subscriber,
-    Webhook,
-)
-from tgmembership_async.values.money import Money
-from tgmembership_async.values.secret import Secret
 from tgmembership_async.version import __version__
 
 if TYPE_CHECKING:
+    from tgmembership_async.calls import CallEnded, Observer
+    from tgmembership_async.middleware import Middleware, Next
+    from tgmembership_async.protocol.gate import RateLimit
+    from tgmembership_async.protocol.outcome import Outcome
+    from tgmembership_async.protocol.retry import RetryPolicy
+    from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
+    from tgmembership_async.session import Session
     from tgmembership_async.transport.aiohttp import AiohttpTransport
+    from tgmembership_async.transport.base import Transport, TransportFailure
     from tgmembership_async.transport.httpx import HttpxTransport
+    from tgmembership_async.values.duration import Duration
+    from tgmembership_async.values.models import (
+        AccessToken,
+        Count,
+        PaymentMethodUsage,
+        Plan,
+        PlanPerformance,
+        Reply,
+        Revenue,
+        Subscriber,
+        Webhook,
+    )
+    from tgmembership_async.values.money import Money
+    from tgmembership_async.values.secret import Secret
 
 __all__ = [
     "APIError",
@@ -110,15 +111,30 @@ __all__ = [
     "__version__",
 ]
 
+# Loaded when one of their names is first asked for: `tgmembership --help` and a test run that only finds our pytest
+# plugin need none of them. The transports come by name alone, for each loads an HTTP library.
+_HOMES: Final = (
+    "session",
+    "calls",
+    "middleware",
+    "protocol.outcome",
+    "protocol.wire",
+    "transport.base",
+    "values.duration",
+    "values.money",
+)
+_TRANSPORTS: Final = {"HttpxTransport": "transport.httpx", "AiohttpTransport": "transport.aiohttp"}
+
 
 def __getattr__(name: str) -> object:
-    if name == "HttpxTransport":
-        from tgmembership_async.transport.httpx import HttpxTransport  # noqa: PLC0415 - httpx is loaded on use
-
-        return HttpxTransport
-    if name == "AiohttpTransport":
-        from tgmembership_async.transport.aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra, loaded on use
-
-        return AiohttpTransport
+    if name in __all__:
+        for home in (_TRANSPORTS[name],) if name in _TRANSPORTS else _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
