@@ -1,6 +1,8 @@
 """OpenTelemetry: a span for each call, with its attempts as events, and metrics. No URL in them holds the key.
 
-Session.from_env(**OpenTelemetry().options())
+A Session takes both as options:
+
+    Session.from_env(**OpenTelemetry().options())
 """
 
 from time import perf_counter
