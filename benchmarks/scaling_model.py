@@ -1,0 +1,211 @@
+"""What a fleet of workers, a service and one PostgreSQL do to each other: a simulation, and the bounds on paper.
+
+Each member in flight goes round: claim (one transaction), exchange with the service, settle (one transaction), next. A
+transaction needs a connection of its worker's pool, then a core of the server, then a flush of its log, which all that
+wait for one share. Nothing here measures: the costs of one transaction come from outside.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+from attrs import frozen
+
+STAGES = ("connection", "core", "flush", "gate", "service")
+
+
+@frozen
+class Database:
+    """A server: its cores, and seconds for one transaction on a core, one flush of the log, one read from its disk."""
+
+    cores: int
+    cpu: float
+    flush: float
+    read: float = 100e-6
+    memory: float = 64e9
+
+
+@frozen
+class Fleet:
+    """Workers, members in flight and connections of each, and the service: seconds per exchange, exchanges per second.
+
+    `rate` is None where the service does not limit a bot; whether it does, and how, is not documented.
+    """
+
+    workers: int
+    in_flight: int = 8
+    pool: int = 4
+    latency: float = 0.2
+    rate: float | None = None
+
+
+@frozen
+class Outcome:
+    """Members per second, how busy the cores are (0 to 1), and the seconds a member spends at each of STAGES."""
+
+    rate: float
+    busy: float
+    seconds: dict[str, float]
+
+    @property
+    def slowest(self) -> str:
+        """Return where a member spends most of its time."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])
+
+
+def paper(fleet: Fleet, database: Database, misses: float = 0) -> dict[str, float]:
+    """Return the members per second that each part alone would allow; the least of them is a bound."""
+    transaction = database.cpu + 1.5 * database.flush + misses * database.read
+    bounds = {
+        "service": fleet.workers * fleet.in_flight / (fleet.latency + 2 * transaction),
+        "core": database.cores / (2 * database.cpu),
+        "connection": fleet.workers * fleet.pool / (2 * transaction),
+    }
+    return bounds if fleet.rate is None else bounds | {"gate": fleet.rate}
+
+
+def simulate(
+    fleet: Fleet, database: Database, misses: float = 0, *, rounds: float = 6, most: int = 150_000, seed: int = 0
+) -> Outcome:
+    """Let every place of the fleet go round so often (in the mean), the first third to warm up, and count."""
+    return _Simulation(fleet, database, misses, seed).run(min(most, int(rounds * fleet.workers * fleet.in_flight)))
+
+
+class _Simulation:
+    """Events in a heap, queues in deques; a member is an index, and what it does next a function."""
+
+    def __init__(self, fleet: Fleet, database: Database, misses: float, seed: int) -> None:
+        self.fleet, self.database, self.misses = fleet, database, misses
+        self.random = Random(seed)
+        self.now = 0.0
+        self.events: list[tuple[float, int, Callable[[int], None], int]] = []
+        self.number = 0
+        self.connections = [fleet.pool] * fleet.workers
+        self.wanting: list[deque[int]] = [deque() for _ in range(fleet.workers)]
+        self.cores, self.runnable = database.cores, deque[int]()
+        self.flushing, self.committing = False, list[int]()
+        self.gate = 0.0
+        places = fleet.workers * fleet.in_flight
+        self.settling = [False] * places
+        self.since = [0.0] * places
+        self.spent = dict.fromkeys(STAGES, 0.0)
+        self.used = 0.0
+        self.done = 0
+
+    def run(self, members: int) -> Outcome:
+        """Return the outcome of the last two thirds of so many members."""
+        for place in range(len(self.since)):
+            # Not all at once: a fleet is not started in one microsecond.
+            self.at(self.random.uniform(0, self.fleet.latency), self.begin, place)
+        warm = members // 3
+        start, used, spent = 0.0, 0.0, dict(self.spent)
+        while self.done < members:
+            self.now, _, what, place = heapq.heappop(self.events)
+            what(place)
+            if not start and self.done >= warm:
+                start, used, spent = self.now, self.used, dict(self.spent)
+        seconds, counted = self.now - start, members - warm
+        return Outcome(
+            rate=counted / seconds,
+            busy=(self.used - used) / seconds / self.database.cores,
+            seconds={stage: (self.spent[stage] - spent[stage]) / counted for stage in STAGES},
+        )
+
+    def at(self, after: float, what: Callable[[int], None], place: int) -> None:
+        """Do it so many seconds from now."""
+        self.number += 1
+        heapq.heappush(self.events, (self.now + after, self.number, what, place))
+
+    def passed(self, stage: str, place: int) -> None:
+        """Book the time since the last booking to a stage."""
+        self.spent[stage] += self.now - self.since[place]
+        self.since[place] = self.now
+
+    def begin(self, place: int) -> None:
+        """Ask the worker's pool for a connection."""
+        self.since[place] = self.now
+        worker = place // self.fleet.in_flight
+        if self.connections[worker]:
+            self.connections[worker] -= 1
+            self.connected(place)
+        else:
+            self.wanting[worker].append(place)
+
+    def connected(self, place: int) -> None:
+        """Ask for a core; pages that are not in memory are read before."""
+        self.passed("connection", place)
+        self.at(self.misses * self.database.read, self.want_core, place)
+
+    def want_core(self, place: int) -> None:
+        """Take a core, or wait for one."""
+        if self.cores:
+            self.cores -= 1
+            self.compute(place)
+        else:
+            self.runnable.append(place)
+
+    def compute(self, place: int) -> None:
+        """Use the core."""
+        self.used += self.database.cpu
+        self.at(self.database.cpu, self.computed, place)
+
+    def computed(self, place: int) -> None:
+        """Hand the core on, and wait for the next flush that begins."""
+        self.passed("core", place)
+        if self.runnable:
+            self.compute(self.runnable.popleft())
+        else:
+            self.cores += 1
+        self.committing.append(place)
+        if not self.flushing:
+            self.flush()
+
+    def flush(self) -> None:
+        """Flush the log for all who wait, together."""
+        self.flushing = True
+        together, self.committing = self.committing, []
+        for place in together[:-1]:
+            self.at(self.database.flush, self.committed, place)
+        self.at(self.database.flush, self.flushed, together[-1])
+
+    def flushed(self, place: int) -> None:
+        """End a flush, and begin the next one if somebody waits."""
+        self.flushing = False
+        self.committed(place)
+        if self.committing and not self.flushing:
+            self.flush()
+
+    def committed(self, place: int) -> None:
+        """Give the connection back; go on to the service, or to the next member."""
+        self.passed("flush", place)
+        worker = place // self.fleet.in_flight
+        if self.wanting[worker]:
+            self.connected(self.wanting[worker].popleft())
+        else:
+            self.connections[worker] += 1
+        self.settling[place] = not self.settling[place]
+        if self.settling[place]:
+            self.ask(place)
+        else:
+            self.done += 1
+            self.begin(place)
+
+    def ask(self, place: int) -> None:
+        """Wait for the gate, if there is one."""
+        if self.fleet.rate is None:
+            self.send(place)
+            return
+        self.gate = max(self.gate, self.now) + 1 / self.fleet.rate
+        self.at(self.gate - self.now, self.send, place)
+
+    def send(self, place: int) -> None:
+        """Ask the service, which takes half its time always, and the other half at random."""
+        self.passed("gate", place)
+        half = self.fleet.latency / 2
+        self.at(half + self.random.expovariate(1 / half), self.answered, place)
+
+    def answered(self, place: int) -> None:
+        """Begin to settle."""
+        self.passed("service", place)
+        self.begin(place)
