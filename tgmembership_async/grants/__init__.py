@@ -1,6 +1,5 @@
 """Grant once: a ledger around the one call that must not be repeated blindly."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from tgmembership_async.grants.ledger import Claim, Ledger
@@ -14,9 +13,11 @@ from tgmembership_async.grants.model import (
     GrantStatus,
     Settlement,
 )
+from tgmembership_async.storage.extra import load
 
 if TYPE_CHECKING:
     from tgmembership_async.grants.granter import Finding, Granter
+    from tgmembership_async.grants.postgres import PostgresLedger
     from tgmembership_async.grants.run import Run, StopReason, Summary
     from tgmembership_async.grants.sqlite import SqliteLedger
 
@@ -32,6 +33,7 @@ __all__ = [
     "Granter",
     "Ledger",
     "MemoryLedger",
+    "PostgresLedger",
     "Run",
     "Settlement",
     "SqliteLedger",
@@ -42,15 +44,17 @@ __all__ = [
 _ON_USE: Final = {
     "Finding": "tgmembership_async.grants.granter",
     "Granter": "tgmembership_async.grants.granter",
+    "PostgresLedger": "tgmembership_async.grants.postgres",
     "Run": "tgmembership_async.grants.run",
     "SqliteLedger": "tgmembership_async.grants.sqlite",
     "StopReason": "tgmembership_async.grants.run",
     "Summary": "tgmembership_async.grants.run",
 }
+_EXTRAS: Final = {"PostgresLedger": "postgres"}
 
 
 def __getattr__(name: str) -> object:
     if name in _ON_USE:
-        return getattr(import_module(_ON_USE[name]), name)
+        return load(_ON_USE[name], name, _EXTRAS.get(name))
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -20,10 +20,14 @@ from tgmembership_async.values.models import AccessToken
 
 @frozen
 class Claim:
-    """What `Ledger.claim` found. `mine`: the row went from planned to sending just now, for this caller to send."""
+    """What `Ledger.claim` found. `mine`: the row went from planned to sending just now, for this caller to send.
+
+    `elsewhere`: another worker, who is alive, is sending it; its end is worth waiting for.
+    """
 
     grant: Grant
     mine: bool
+    elsewhere: bool = False
 
 
 @runtime_checkable

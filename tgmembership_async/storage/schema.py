@@ -10,9 +10,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
-
 from tgmembership_async.errors import UsageError
+from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.failures import storage_error
 
 APPLICATION_ID: Final = 0x54474D41  # "TGMA"
@@ -40,22 +39,6 @@ _CREATE: Final = (
     ) STRICT, WITHOUT ROWID
     """,
 )
-
-
-@frozen
-class Component:
-    """A part of the package with tables of its own; `migrations[n]` are the statements from its version n to n + 1.
-
-    A migration that has been released is never changed: what comes later is added behind it.
-    """
-
-    name: str
-    migrations: tuple[tuple[str, ...], ...]
-
-    @property
-    def version(self) -> int:
-        """Return the version that this code reads and writes."""
-        return len(self.migrations)
 
 
 def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:

@@ -14,8 +14,9 @@ from typing import Final, TypeVar
 from anyio import CancelScope
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.errands import Errand, Job
-from tgmembership_async.storage.schema import Component, adopt, check_sqlite
+from tgmembership_async.storage.schema import adopt, check_sqlite
 from tgmembership_async.storage.waking import waiter
 from tgmembership_async.storage.writer import Writer
 

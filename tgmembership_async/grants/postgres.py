@@ -1,0 +1,345 @@
+"""A ledger in PostgreSQL: any number of workers on any number of machines, and still one exchange for each ref."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Any, Final, Self, overload
+
+from anyio import CancelScope, to_thread
+from attrs import field, mutable
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import tuple_row
+
+from tgmembership_async.errors import GrantError, StorageError, UsageError
+from tgmembership_async.grants import postgres_records as records
+from tgmembership_async.grants import steps
+from tgmembership_async.grants.ledger import Claim
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    check_decision,
+    check_ref,
+)
+from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.grants.postgres_records import Row
+from tgmembership_async.grants.postgres_tables import LEDGER
+from tgmembership_async.storage.postgres import PostgresStorage
+from tgmembership_async.storage.postgres_life import WORKERS, Life
+from tgmembership_async.storage.postgres_server import Lane
+from tgmembership_async.values.models import AccessToken
+from tgmembership_async.values.secret import Secret
+
+_MOST_BYTES: Final = 2_000  # what a B-tree takes, with room to spare
+_UNCONFIRMED: Final = "the intent could not be confirmed, and so it was not sent"
+_LATE: Final = "the answer came after this worker had been taken for dead"
+_LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
+    GrantStatus.GRANTED: "granted",
+    GrantStatus.PLANNED: "retry",
+    GrantStatus.REFUSED: "retry",
+}
+
+
+class PostgresLedger:
+    """A Ledger in the database that `conninfo` names, in the first schema of its search_path; `clock` is aware UTC.
+
+    Any number of processes may open it, and each of them may send. Two that claim one ref make one exchange. What a
+    worker was sending when it died is `unknown` as soon as anybody looks; a slow worker is not a dead one. It connects
+    again by itself when the server was away, up to half a minute, and what it could not commit it does not send.
+
+    The password in `conninfo` is shown nowhere. Raises StorageError where the server fails. Connect to the server
+    itself, or through a pooler in session mode: the lock that tells the living from the dead belongs to a session.
+    """
+
+    def __init__(self, conninfo: str | Secret, *, clock: steps.Clock = steps.utc_now) -> None:
+        self._storage = PostgresStorage(conninfo, (WORKERS, LEDGER))
+        self._clock = clock
+        self._life: Life | None = None
+        self._numbers = count(1)
+        self._claimed: dict[str, Row] = {}
+        self._owed: dict[str, _Settle] = {}
+
+    def __repr__(self) -> str:
+        return f"<PostgresLedger at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self._storage.is_open
+
+    async def open(self) -> Self:
+        """Connect, create the tables or bring them up to date, and see to what dead workers left.
+
+        Raises UsageError where the user is not let in or may not create tables, or the tables are newer than this
+        package; StorageError where the server is not there.
+        """
+        await self._storage.open(self._look)
+        self._life = Life(self._storage.server, self._look)
+        self._storage.on_trouble = self._life.nudge
+        return self
+
+    async def aclose(self) -> None:
+        """Finish what is being written, and disconnect; what is still being sent is unknown from now on."""
+        life, self._life = self._life, None
+        await self._storage.aclose()
+        if life is not None:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(life.end)
+
+    async def plan(self, request: GrantRequest) -> Grant:
+        """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
+        _check(request)
+        return await self._storage.run(partial(_plan, request=request, now=self._clock(), schema=self._storage.schema))
+
+    @overload
+    def plan_in(self, connection: Connection[Any], *requests: GrantRequest) -> list[Grant]: ...
+    @overload
+    def plan_in(self, connection: AsyncConnection[Any], *requests: GrantRequest) -> Awaitable[list[Grant]]: ...
+    def plan_in(
+        self, connection: Connection[Any] | AsyncConnection[Any], *requests: GrantRequest
+    ) -> list[Grant] | Awaitable[list[Grant]]:
+        """Record intents in your own transaction, next to the order they belong to; return their rows.
+
+        They become visible, and can be sent, when you commit; if you roll back they never were. To be awaited where
+        `connection` is a psycopg.AsyncConnection. Raises RefConflict, and then none of these requests is recorded.
+        """
+        self._storage.check_open()
+        for request in requests:
+            _check(request)
+        insert = records.insert_all(requests, self._clock(), self._storage.schema)
+        find = records.find_all((request.ref for request in requests), self._storage.schema)
+        if isinstance(connection, AsyncConnection):
+            return _plan_in_async(connection, requests, insert, find)
+        with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(*insert)
+            return _as_asked(requests, cursor.execute(*find).fetchall())
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        _check(request)
+        self._storage.check_open()
+        assert self._life is not None  # noqa: S101 - open
+        job = _Claim(request, next(self._numbers), self._life, self._clock)
+        try:
+            claim = await self._storage.run(job)
+        except StorageError:
+            # It may have been committed all the same. Then it is put right when the server is back.
+            if job.worker is not None:
+                unsent = Settlement(GrantStatus.PLANNED, evidence=_UNCONFIRMED)
+                self._owed[request.ref] = _Settle(request.ref, unsent, self._clock(), (job.worker, job.number))
+            raise
+        if claim.mine:
+            self._claimed[request.ref] = Row(claim.grant, job.worker, job.number)
+        return claim
+
+    async def settle(self, ref: str, settlement: Settlement) -> Grant:
+        """Record how the exchange of a `sending` row ended. What the server does not take now is offered again later.
+
+        An answer that comes when others have taken this worker for dead is recorded as a decision.
+        """
+        row = self._claimed.get(check_ref(ref))
+        mine = None if row is None else (row.worker, row.claim)
+        job = _Settle(ref, settlement, self._clock(), mine, row)
+        try:
+            grant = await self._storage.run(job)
+        except StorageError:
+            if mine is not None:
+                self._owed[ref] = job
+            raise
+        self._claimed.pop(ref, None)
+        self._owed.pop(ref, None)
+        return grant
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        made = DecisionMade(check_ref(ref), check_decision(decision), self._clock(), reason)
+        advance = partial(steps.decided, decision=made.decision, token=token, now=made.decided_at)
+        return await self._storage.run(_Step(made.ref, advance, partial(records.decide, made=made)))
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        advance = partial(steps.delivered, now=self._clock())
+        return await self._storage.run(_Step(check_ref(ref), advance, records.deliver))
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None."""
+        row = await self._storage.run(partial(records.find, ref=check_ref(ref)))
+        return None if row is None else row.grant
+
+    def grants(
+        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat.
+
+        Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
+        """
+        states = frozenset(GrantStatus if status is None else status)
+        earliest = None if since is None else steps.check_aware("since", since)
+        last: int | None = None
+
+        async def page(after: int) -> Page:
+            nonlocal last
+            if last is None:
+                last = await self._storage.run(records.last_id)
+            return await self._storage.run(partial(records.page, after=after, last=last, states=states, since=earliest))
+
+        return Paged(page)
+
+    async def attempts(self, ref: str) -> list[Attempt]:
+        """Return the exchanges of a ref, in order."""
+        return await self._storage.run(partial(records.attempts, ref=check_ref(ref)))
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        """Return the decisions about a ref, in order."""
+        return await self._storage.run(partial(records.decisions, ref=check_ref(ref)))
+
+    async def purge(self, delivered_before: datetime) -> int:
+        """Remove the tokens of rows delivered before then, and return of how many; the rows themselves stay.
+
+        The server's files hold them until it vacuums the table, and its backups for as long as you keep those.
+        """
+        limit = steps.check_aware("delivered_before", delivered_before)
+        return await self._storage.run(partial(records.wipe, delivered_before=limit))
+
+    def _look(self, lane: Lane) -> None:
+        """Offer what the server did not take, and take to unknown what dead workers were sending; in a thread."""
+        for ref, job in tuple(self._owed.items()):
+            with suppress(GrantError):  # it was never committed, or is settled meanwhile
+                job(lane)
+            self._owed.pop(ref, None)
+        while rows := records.abandoned(lane):
+            for row in rows:
+                _give_up(lane, row, self._clock())
+
+
+def _check(request: GrantRequest) -> None:
+    if len(request.ref.encode()) > _MOST_BYTES:
+        msg = f"in a PostgresLedger a ref has at most {_MOST_BYTES:,} bytes as UTF-8, and {request.ref:.40}... has more"
+        raise UsageError(msg)
+
+
+def _plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant:
+    if lane.execute(*records.insert_all([request], now, schema)).rowcount:
+        return steps.planned(request, now)
+    return steps.same(_known(lane, request.ref).grant, request)
+
+
+def _known(lane: Lane, ref: str) -> Row:
+    row = records.find(lane, ref)
+    steps.known(ref, None if row is None else row.grant)
+    assert row is not None  # noqa: S101 - known
+    return row
+
+
+def _as_asked(requests: Collection[GrantRequest], rows: list[tuple[Any, ...]]) -> list[Grant]:
+    grants = records.grants_by_ref(rows)
+    return [steps.same(grants[request.ref], request) for request in requests]
+
+
+async def _plan_in_async(
+    connection: AsyncConnection[Any], requests: Collection[GrantRequest], insert: Any, find: Any
+) -> list[Grant]:
+    async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(*insert)
+        await cursor.execute(*find)
+        return _as_asked(requests, await cursor.fetchall())
+
+
+def _give_up(lane: Lane, row: Row, now: datetime) -> None:
+    """Take a row that a dead worker was sending to unknown, unless somebody else just did."""
+    ended = steps.interruption(row.grant)
+    records.settle(lane, row, steps.settled(row.grant, ended, now), ended, None)
+
+
+@mutable
+class _Claim:
+    """Claim a ref, as the `number`th claim of this worker."""
+
+    request: GrantRequest
+    number: int
+    life: Life
+    clock: steps.Clock
+    worker: int | None = None
+
+    def __call__(self, lane: Lane) -> Claim:
+        self.worker = self.life.secure()
+        while True:
+            taken = records.claim(lane, self.request, self.clock(), self.worker, self.number)
+            if taken is not None:
+                return Claim(taken, mine=True)
+            row = _known(lane, self.request.ref)
+            grant = steps.same(row.grant, self.request)
+            if grant.status is GrantStatus.SENDING and (row.worker, row.claim) == (self.worker, self.number):
+                return Claim(grant, mine=True)  # committed, and then the connection was lost
+            if grant.status is GrantStatus.SENDING and not row.alive:
+                _give_up(lane, row, self.clock())
+            elif grant.status is not GrantStatus.PLANNED:
+                return Claim(grant, mine=False, elsewhere=row.alive)
+
+
+@mutable
+class _Settle:
+    """Record the end of an exchange, which was begun by the claim that `mine` names: worker and number."""
+
+    ref: str
+    settlement: Settlement
+    now: datetime
+    mine: tuple[int | None, int | None] | None
+    row: Row | None = None
+
+    def __call__(self, lane: Lane) -> Grant:
+        row, self.row = self.row or _known(lane, self.ref), None
+        while True:
+            grant = row.grant
+            if (row.worker, row.claim) == self.mine:
+                if (grant.status, grant.token) == (self.settlement.status, self.settlement.token):
+                    return grant  # committed, and then the connection was lost
+                if grant.status is GrantStatus.UNKNOWN:
+                    return self._late(lane)
+            elif grant.status is GrantStatus.SENDING:
+                msg = f"{self.ref} is being sent by another worker, and only that one can tell how it ends"
+                raise GrantError(msg)
+            after = steps.settled(grant, self.settlement, self.now)
+            if records.settle(lane, row, after, self.settlement, self.now):
+                return after
+            row = _known(lane, self.ref)
+
+    def _late(self, lane: Lane) -> Grant:
+        decision = _LATE_MEANS[self.settlement.status]
+        made = DecisionMade(self.ref, decision, self.now, f"{_LATE}: {self.settlement.evidence}")
+        advance = partial(steps.decided, decision=decision, token=self.settlement.token, now=self.now)
+        return _Step(self.ref, advance, partial(records.decide, made=made))(lane)
+
+
+@mutable
+class _Step:
+    """Take a row to where `advance` leads from its present state, and have `record` write that down."""
+
+    ref: str
+    advance: Callable[[Grant], Grant]
+    record: Callable[[Lane, Row, Grant], bool]
+    after: Grant | None = field(default=None, init=False)
+
+    def __call__(self, lane: Lane) -> Grant:
+        while True:
+            row = _known(lane, self.ref)
+            if row.grant == self.after:
+                return row.grant  # committed, and then the connection was lost
+            self.after = self.advance(row.grant)
+            if self.after is row.grant or self.record(lane, row, self.after):
+                return self.after

@@ -1,0 +1,80 @@
+"""The tables of a ledger in PostgreSQL, and their migrations. What is written once is guarded by triggers."""
+
+from typing import Final
+
+from tgmembership_async.storage.component import Component
+
+_GRANTS: Final = """
+    CREATE TABLE tgm_grants (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        ref text COLLATE "C" NOT NULL UNIQUE CHECK (ref <> ''),
+        plan_id bigint NOT NULL CHECK (plan_id > 0),
+        member_id bigint CHECK (member_id > 0),
+        note text NOT NULL,
+        status text NOT NULL CHECK (
+            status IN ('planned', 'sending', 'granted', 'delivered', 'refused', 'unknown', 'abandoned')
+        ),
+        attempts integer NOT NULL CHECK (attempts >= 0 AND (attempts > 0 OR status <> 'sending')),
+        token text CHECK (token IS NULL OR status IN ('granted', 'delivered')),
+        error text CHECK (error IS NULL OR status IN ('planned', 'refused', 'unknown')),
+        updated_at timestamptz NOT NULL,
+        worker integer CHECK (worker IS NOT NULL OR status <> 'sending'), -- who sent it last
+        claim bigint -- and by which of that worker's claims
+    ) WITH (fillfactor = 90)
+"""
+# Only what may still change is in it, so that it stays small however much is done.
+_OPEN: Final = """
+    CREATE INDEX tgm_grants_open ON tgm_grants (status, id)
+    WHERE status IN ('planned', 'sending', 'granted', 'refused', 'unknown')
+"""
+_ATTEMPT: Final = """
+    CREATE TABLE tgm_attempt (
+        grant_id bigint NOT NULL REFERENCES tgm_grants (id),
+        number integer NOT NULL CHECK (number > 0),
+        began_at timestamptz NOT NULL,
+        ended_at timestamptz, -- NULL: it has not ended, or nobody saw its end
+        status text CHECK (status IN ('planned', 'granted', 'refused', 'unknown')), -- NULL: it has not ended
+        evidence text NOT NULL DEFAULT '',
+        PRIMARY KEY (grant_id, number)
+    )
+"""
+_DECISION: Final = """
+    CREATE TABLE tgm_decision (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        grant_id bigint NOT NULL REFERENCES tgm_grants (id),
+        decision text NOT NULL CHECK (decision IN ('granted', 'retry', 'abandon')),
+        decided_at timestamptz NOT NULL,
+        reason text NOT NULL
+    )
+"""
+_FORBID: Final = """
+    CREATE FUNCTION tgm_forbid() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION '%', TG_ARGV[0]; END $$
+"""
+
+
+def _forbidden(what: str, table: str, why: str, when: str = "") -> str:
+    return (
+        f"CREATE TRIGGER {table}_no_{what.lower()} BEFORE {what} ON {table} FOR EACH ROW {when}"
+        f" EXECUTE FUNCTION tgm_forbid('{why}')"
+    )
+
+
+LEDGER: Final = Component(
+    "ledger",
+    (
+        (
+            _GRANTS,
+            _OPEN,
+            _ATTEMPT,
+            _DECISION,
+            "CREATE INDEX tgm_decision_about ON tgm_decision (grant_id)",
+            _FORBID,
+            _forbidden("DELETE", "tgm_grants", "a ref never disappears"),
+            _forbidden("UPDATE", "tgm_attempt", "what was sent stays sent", "WHEN (OLD.status IS NOT NULL)"),
+            _forbidden("DELETE", "tgm_attempt", "what was sent stays sent"),
+            _forbidden("UPDATE", "tgm_decision", "a decision stays as it was made"),
+            _forbidden("DELETE", "tgm_decision", "a decision stays as it was made"),
+        ),
+    ),
+)

@@ -1,0 +1,19 @@
+"""A part of the package that keeps tables, whatever the database."""
+
+from attrs import frozen
+
+
+@frozen
+class Component:
+    """A part of the package with tables of its own; `migrations[n]` are the statements from its version n to n + 1.
+
+    A migration that has been released is never changed: what comes later is added behind it.
+    """
+
+    name: str
+    migrations: tuple[tuple[str, ...], ...]
+
+    @property
+    def version(self) -> int:
+        """Return the version that this code reads and writes."""
+        return len(self.migrations)

@@ -1,0 +1,99 @@
+"""Which PostgreSQL server, and how to connect to it: the connection string, checked, and its password kept."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.values.secret import Secret
+
+Lane = Connection[tuple[Any, ...]]
+"""A connection in autocommit mode, as `Server.connect` makes it; used by one thread at a time."""
+
+_DEFAULTS: Final[Mapping[str, str | int]] = {
+    "application_name": "tgmembership-async",
+    "client_encoding": "utf8",
+    "connect_timeout": 5,
+    # A cut network is noticed within the lease of a worker, and not after the two hours of TCP.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_PREPARE: Final = """
+    SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false),
+        set_config('default_transaction_isolation', 'read committed', false), set_config('lock_timeout', '10s', false),
+        CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END
+"""
+_LOOKS_LIKE: Final = (
+    "a connection string looks like postgresql://user:password@host:5432/database, with '%40' for an '@' in the "
+    "password, '%2F' for '/', '%3A' for ':' and '%25' for '%'"
+)
+_IS_URI: Final = re.compile("postgres(ql)?://")
+
+
+class Server:
+    """Where a connection string leads. `str()` of it names user, host, port and database, and never the password.
+
+    An empty string leads where libpq's environment variables say (PGHOST, PGUSER and so on).
+    """
+
+    def __init__(self, conninfo: str | Secret) -> None:
+        self._parameters = {name: Secret(value) for name, value in _parsed(conninfo).items() if value}
+
+    def __str__(self) -> str:
+        user, host, port, name = (self._told(key) for key in ("user", "host", "port", "dbname"))
+        place = "".join(
+            (f"{user}@" if user else "", host or "", f":{port}" if port else "", f"/{name}" if name else "")
+        )
+        return f"postgresql://{place}"
+
+    def __repr__(self) -> str:
+        return f"<Server {self}>"
+
+    def connect(self) -> Lane:
+        """Connect, in autocommit mode. Raises psycopg.Error, whose traceback may hold the password."""
+        told = {name: value.reveal() for name, value in self._parameters.items()}
+        lane = psycopg.connect(autocommit=True, **{**_DEFAULTS, **told})  # type: ignore[arg-type]  # names of libpq's
+        try:
+            lane.execute(_PREPARE)
+        except BaseException:
+            lane.close()
+            raise
+        return lane
+
+    def scrub(self, text: str) -> str:
+        """Return a text without the password in it, in one line."""
+        for name in ("password", "sslpassword"):
+            secret = self._told(name)
+            text = text.replace(secret, "***") if secret else text
+        return " ".join(text.split())
+
+    def _told(self, name: str) -> str | None:
+        value = self._parameters.get(name)
+        return None if value is None else value.reveal()
+
+
+def _parsed(conninfo: object) -> dict[str, str]:
+    text = conninfo.reveal() if isinstance(conninfo, Secret) else conninfo
+    if not isinstance(text, str):
+        msg = f"{_LOOKS_LIKE}; this is {type(conninfo).__name__}"
+        raise UsageError(msg)
+    try:
+        found = {name: str(value) for name, value in conninfo_to_dict(text).items()}
+    except psycopg.Error:  # its text may quote half of a password
+        found = None
+    if found is None or (_IS_URI.match(text) and _is_misread(found)):
+        msg = f"this one cannot be read: {_LOOKS_LIKE}"
+        raise UsageError(msg)
+    return found
+
+
+def _is_misread(found: dict[str, str]) -> bool:
+    """Tell whether part of a password with a bare '@', '/' or ':' in it ended up elsewhere, to be shown in errors."""
+    numbers = found.get("port", "").replace(",", "")
+    return "@" in found.get("host", "") + found.get("dbname", "") or not (not numbers or numbers.isdigit())
