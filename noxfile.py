@@ -22,7 +22,7 @@ THRESHOLD = 95
 PARALLEL = ["-n", "3"]  # on two cores: many tests wait for a clock or a socket
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "lint", "typing", "build"]
+nox.options.sessions = ["tests", "coverage", "lint", "typing", "build"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
@@ -47,11 +47,15 @@ def dependencies(group: str) -> list[str]:
 
 @nox.session(python=PYTHONS if RUNNING in PYTHONS else [*PYTHONS, RUNNING])
 def tests(session: nox.Session) -> None:
-    """Run the tests; on the interpreter that runs nox, measure what they cover."""
+    """Run the tests."""
     session.install("-e", ".[all]", *dependencies("test"))
-    if session.python != RUNNING or session.posargs:
-        session.run("pytest", *(session.posargs or PARALLEL))
-        return
+    session.run("pytest", *(session.posargs or PARALLEL))
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests again and measure what they cover; all of what is pure must be."""
+    session.install("-e", ".[all]", *dependencies("test"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *PARALLEL)
     session.run("coverage", "combine", "--quiet")
@@ -116,6 +120,15 @@ def frameworks(session: nox.Session, releases: str) -> None:
     pins = OLDEST_FRAMEWORKS if releases == "oldest" else []
     session.install(".[aiogram,fastapi,otel,testing]", *dependencies("test"), *pins)
     session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, offline; a warning, a dead link or a public name without a place is an error."""
+    session.install("-e", ".[all]", *dependencies("docs"))
+    pages = Path(session.create_tmp()).absolute() / "html"
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-E", "docs", str(pages), *session.posargs)
+    session.log(f"open {pages / 'index.html'}")
 
 
 @nox.session

@@ -21,7 +21,7 @@ def tgmembership(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env=ENVIRONMENT,
     )
@@ -51,13 +51,17 @@ class Terminal:
         self._ours, self.theirs = os.openpty()
         self.shown = ""
 
-    def read_until(self, pattern: str, seconds: float = 20) -> None:
+    def read_until(self, pattern: str, seconds: float = 60) -> None:
         """Read until `pattern` was shown, or fail."""
         end = time.monotonic() + seconds
         while not re.search(pattern, self.shown):
             assert time.monotonic() < end, f"{pattern!r} was not shown, but {self.shown[-500:]!r}"
             if select.select([self._ours], [], [], 0.1)[0]:
                 self.shown += os.read(self._ours, 65536).decode()
+
+    def write(self, text: str, end: str = "\n") -> None:
+        """Type, and press return."""
+        os.write(self._ours, f"{text}{end}".encode())
 
     def __enter__(self) -> Self:
         return self

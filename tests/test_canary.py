@@ -30,8 +30,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     lines += [f"def test_{name}():\n    {body}" for name, body in tests.items()]
     (folder / "test_leaks.py").write_text("\n".join(lines))
     arguments = [sys.executable, "-W", "error", "-m", "pytest", "-rA", "--showlocals", "-p", "no:cacheprovider"]
-    arguments += ["-p", "no:asyncio", "-p", "no:randomly", "-p", "canary_watch"]
-    env = {**os.environ, "PYTHONPATH": str(TESTS)}
+    arguments += ["-p", "canary_watch"]
+    env = {**os.environ, "PYTHONPATH": str(TESTS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + done.stderr
 

@@ -1,6 +1,5 @@
 """`tgmembership demo`: the main job, on pipes and on a terminal, killed, to its end and interrupted."""
 
-import os
 import re
 import signal
 import tempfile
@@ -26,11 +25,8 @@ def table(shown: str) -> dict[str, tuple[str, str]]:
 
 
 def test_a_thousand_members_are_granted_and_the_books_agree() -> None:
-    before = os.times()
     done = tgmembership("demo")
-    after = os.times()
-    # What it takes on an idle machine is half of that; seconds on the clock are for the other work of this one to say.
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 20
+
     assert done.returncode == 0
     assert len(re.findall(r"^Killed the worker with \d+ of 1,000 done; another", done.stderr, re.MULTILINE)) == 4
     assert "1,000 members to grant; each kind of fault strikes 3% of the requests.\n" in done.stdout

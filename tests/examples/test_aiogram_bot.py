@@ -16,7 +16,6 @@ from tgmembership_async.testing import FakeService, Fault
 from tgmembership_async.testing import serve as serve_fake
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
-REF = "telegram:stars-1"
 
 Process = asyncio.subprocess.Process
 Start = Callable[[], AbstractAsyncContextManager[Process]]
@@ -64,10 +63,10 @@ async def end(process: Process) -> int:
     return await asyncio.wait_for(process.wait(), 60)
 
 
-async def becomes(wanted: GrantStatus, folder: Path) -> bool:
+async def becomes(wanted: GrantStatus, ref: str, folder: Path) -> bool:
     """Look into the ledger, beside the bot, until the payment has this state."""
     async with asyncio.timeout(60), SqliteLedger(folder / "grants.db", owner=False) as ledger:
-        while (grant := await ledger.get(REF)) is None or grant.status is not wanted:  # noqa: ASYNC110 - another process's doing
+        while (grant := await ledger.get(ref)) is None or grant.status is not wanted:  # noqa: ASYNC110 - another process's doing
             await asyncio.sleep(0.02)
     return True
 
@@ -84,43 +83,39 @@ async def sell(telegram: FakeTelegram) -> str:
     return str(invoice["payload"])
 
 
-async def test_killed_between_payment_and_answer_it_grants_once_and_the_customer_has_the_link(
+def links(telegram: FakeTelegram) -> list[str]:
+    return [text.rpartition(" ")[2] for message in telegram.said() if "access: " in (text := message["text"])]
+
+
+async def test_killed_twice_it_grants_each_payment_once_and_every_customer_hears_of_it(
     telegram: FakeTelegram, service: FakeService, start: Start, tmp_path: Path
 ) -> None:
-    telegram.paused.add("sendMessage")
+    service.inject(Fault("latency", method="addMember", when="after", seconds=60))
     async with start() as bot:
-        payment = telegram.pay(await sell(telegram))
-        await telegram.until(telegram.said)  # the link is on its way, and nobody says that it arrived
-        bot.kill()
-    telegram.resume()
-    telegram.repeat(payment)
-
-    async with start() as bot:
-        await telegram.until(lambda: len(telegram.said()) == 2 and telegram.confirmed(payment))
-        assert await becomes(GrantStatus.DELIVERED, tmp_path)
-        assert await end(bot) == 0
-
-    assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(4, CUSTOMER["id"])]
-    assert service.tokens[0].link in telegram.said()[1]["text"]
-
-
-async def test_killed_in_the_exchange_it_never_grants_again_and_says_so(
-    telegram: FakeTelegram, service: FakeService, start: Start, tmp_path: Path
-) -> None:
-    service.inject(Fault("latency", method="addMember", when="after", seconds=30))
-    async with start() as bot:
-        payment = telegram.pay("4")
+        in_doubt = telegram.pay("4", charge="in-doubt")
         async with asyncio.timeout(60):
             while not service.audit:  # noqa: ASYNC110 - another thread's doing
                 await asyncio.sleep(0.02)
-        bot.kill()
+        bot.kill()  # in the exchange
     service.heal()
-    telegram.repeat(payment)
+    telegram.repeat(in_doubt)
 
     async with start() as bot:
-        await telegram.until(lambda: telegram.said() and telegram.confirmed(payment))
+        await telegram.until(lambda: telegram.said() and telegram.confirmed(in_doubt))
+        assert await becomes(GrantStatus.UNKNOWN, "telegram:in-doubt", tmp_path)
+        telegram.paused.add("sendMessage")
+        granted = telegram.pay(await sell(telegram), charge="granted")
+        await telegram.until(lambda: len(service.tokens) == 2 and links(telegram) == [service.tokens[1].link])
+        bot.kill()  # the link is on its way, and nobody says that it arrived
+    telegram.resume()
+    telegram.repeat(granted)
+
+    async with start() as bot:
+        assert await becomes(GrantStatus.DELIVERED, "telegram:granted", tmp_path)
+        await telegram.until(lambda: telegram.confirmed(granted))
         assert await end(bot) == 0
 
-    assert len(service.audit) == 1
+    assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(4, CUSTOMER["id"])] * 2
     assert "looking into" in telegram.said()[0]["text"]
-    assert await becomes(GrantStatus.UNKNOWN, tmp_path)
+    assert links(telegram) == [service.tokens[1].link] * 2
+    assert await becomes(GrantStatus.UNKNOWN, "telegram:in-doubt", tmp_path)

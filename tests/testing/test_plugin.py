@@ -15,7 +15,6 @@ pytest_plugins = ["pytester"]
 DOCS = Path(__file__).parents[2] / "docs"
 ROOT = Path(tgmembership_async.__file__).parents[1]
 PLUGIN = "tgmembership_async.testing.plugin"
-INSTALLED = any(found.value == PLUGIN for found in entry_points(group="pytest11"))
 FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 EVERYBODY = """
@@ -62,7 +61,9 @@ async def test_webhooks(tgm_webhooks):
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Give a project in a folder of its own, whose tests find this package installed or not."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:cacheprovider" + ("" if INSTALLED else f" -p {PLUGIN}"))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the others of this machine take seconds to load
+    plugins = ("no:cacheprovider", "pytest_asyncio.plugin", "anyio.pytest_plugin", PLUGIN)
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p {plugin}" for plugin in plugins))
     return pytester
 
 
@@ -95,6 +96,12 @@ def test_the_worked_example_of_the_docs_holds(project: pytest.Pytester) -> None:
     done = project.runpytest_subprocess("-q", "-W", "error")
 
     done.assert_outcomes(passed=4)
+
+
+def test_it_is_found_where_the_package_is_installed() -> None:
+    ours = [found for found in entry_points(group="pytest11") if found.value == PLUGIN]
+
+    assert [found.name for found in ours[:1]] == ["tgmembership_async"]
 
 
 def test_a_project_that_does_not_use_it_pays_for_nothing_heavy() -> None:
