@@ -246,7 +246,7 @@ def test_rejected_credentials_are_one_line(ledger: Path, monkeypatch: pytest.Mon
         for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_API_KEY": "nobody"}.items():
             monkeypatch.setenv(name, value)
         done = run("reconcile")
-    assert done.exit_code == 1
+    assert done.exit_code == 5
     assert done.stderr.startswith("Error: getSubscribers: 401")
     assert done.stderr.count("\n") == 1
 

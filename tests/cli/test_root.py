@@ -44,7 +44,7 @@ def test_a_missing_extra_is_named_in_one_line(missing: str) -> None:
         f"import sys; sys.modules[{missing!r}] = None\nfrom tgmembership_async.cli import main\nmain(['demo'])"
     )
     assert done.returncode == 2
-    assert done.stderr == "the command line needs click and rich: pip install 'tgmembership-async[cli]'\n"
+    assert done.stderr == "the command line needs an extra: pip install 'tgmembership-async[cli]'\n"
 
 
 def test_any_other_missing_module_is_not_blamed_on_the_extra() -> None:

@@ -88,7 +88,7 @@ class TestSetAndDelete:
 
     def test_a_url_that_does_not_answer_200_is_told(self, server: FakeServer, refused_port: int) -> None:
         done = tgmembership("webhook", "set", f"http://127.0.0.1:{refused_port}/")
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert "url must answer 200" in done.stderr
         assert server.service.webhook is None
 
@@ -160,7 +160,7 @@ class TestListen:
     def test_a_url_that_does_not_lead_here_ends_it(self, server: FakeServer, refused_port: int) -> None:
         done = tgmembership("webhook", "listen", "--set", f"http://127.0.0.1:{refused_port}/")
         assert server.service.webhook is None
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert "url must answer 200" in done.stderr
         assert "Traceback" not in done.stderr
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from tgmembership_async.cli.bar import Bar
 from tgmembership_async.cli.demo_run import Books, carry_out, command_of
 from tgmembership_async.cli.demo_view import announce, show
+from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.members import Problem, open_members, read_members
 from tgmembership_async.cli.tally import Comparison, belief_of, compare
 from tgmembership_async.grants.model import Grant, GrantRequest
@@ -27,11 +28,18 @@ from tgmembership_async.testing.values import SAMPLE_PLANS
 
 FAULT_RATE: Final = 0.03
 _PLAN_ID: Final = 1
-_INTERRUPTED: Final = 130
 _SEEN: Final = ("granted", "refused", "unknown", "kills")
 
 
-@click.command("demo")
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership demo
+  tgmembership demo --members members.csv --kills 8 --seed 7
+"""
+
+
+@click.command("demo", epilog=_EPILOG)
 @click.option(
     "--members",
     "source",
@@ -72,7 +80,7 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
     comparison = _compare(requests, grants, service, interrupted=interrupted)
     struck = [request.faults for request in service.requests]
     show(out, comparison, struck, seconds=monotonic() - began, total=total, kills=books.kills)
-    raise SystemExit(_INTERRUPTED if interrupted else int(not comparison.holds))
+    raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.holds else Exit.FAILED)
 
 
 def _read(source: Path | None) -> list[GrantRequest]:
@@ -87,7 +95,7 @@ def _read(source: Path | None) -> list[GrantRequest]:
                 requests.append(found.request)
     if bad or not requests:
         click.echo(f"{bad} bad rows, {len(requests)} good ones: nothing was sent.", err=True)
-        raise SystemExit(2)
+        raise SystemExit(Exit.WRONG_USE)
     return requests
 
 

@@ -2,14 +2,23 @@
 
 import threading
 from random import Random
+from typing import Final
 
 import click
 
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.testing.faults import nasty
 
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership fake --port 8000 > fake.env &
+  tgmembership --env-file fake.env plans
+  tgmembership fake --fault-rate 0.03 --order-every 5
+"""
 
-@click.command("fake")
+
+@click.command("fake", epilog=_EPILOG)
 @click.option("--port", default=0, show_default="any free one", help="Listen on this port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this loopback address.")
 @click.option("--seed", default=0, show_default=True, help="Draw key, tokens and orders from this number.")

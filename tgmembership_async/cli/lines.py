@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from tgmembership_async.errors import RefConflict
@@ -26,7 +27,7 @@ def fields_of(grant: Grant, *, links: bool) -> dict[str, Any]:
         "attempts": grant.attempts,
         "error": None if grant.error is None else str(grant.error),
         "note": grant.note,
-        "updated_at": grant.updated_at.isoformat(),
+        "updated_at": grant.updated_at,
     }
     if links:
         token = grant.token
@@ -36,4 +37,9 @@ def fields_of(grant: Grant, *, links: bool) -> dict[str, Any]:
 
 def line(fields: Mapping[str, Any]) -> str:
     """Return one line of JSON, in characters that every terminal and pipe takes."""
-    return json.dumps(fields, default=str)
+    return json.dumps(fields, default=plain)
+
+
+def plain(value: object) -> str:
+    """Return what JSON has no form for as a string: a moment in ISO 8601, an exact number to its last digit."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,21 +1,60 @@
 """The root of the command line: a table of commands, each of which is imported when it is called."""
 
+import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from tgmembership_async.cli.exits import MEANINGS, Exit, exit_of
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.version import __version__
 
 _COMMANDS: Final[Mapping[str, str]] = {
+    "call": "Call any method of the service by name.",
+    "completion": "Print what makes a shell complete commands and options.",
     "demo": "Grant a thousand members access to plans of a fake service that misbehaves.",
     "fake": "Serve a fake TGmembership on this machine, to try things on.",
+    "grant": "Grant one member access, exactly once for each ref.",
     "grants": "Look into a ledger of grants, and decide what only you can decide.",
+    "orders": "Count the orders.",
+    "payment-methods": "Show how often each payment method was used.",
+    "performance": "Show what each plan sold.",
+    "plans": "List the plans.",
     "provision": "Grant access to the members of a file, exactly once each.",
+    "revenue": "Show what came in, by currency.",
+    "subscribers": "List who has access to what.",
+    "users": "Count the users.",
     "webhook": "Set the webhook, watch its events, find out why a delivery is not authentic.",
 }
+_TOGETHER: Final[Mapping[str, str]] = {  # a module of several commands has them in a mapping `commands`
+    "orders": "reads",
+    "payment-methods": "reads",
+    "performance": "reads",
+    "plans": "reads",
+    "revenue": "reads",
+    "subscribers": "reads",
+    "users": "reads",
+}
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership --env-file .env plans
+  tgmembership revenue --format csv > revenue.csv
+  tgmembership provision members.csv --plan-id 1
+  tgmembership grants list --status unknown
+
+The credentials come from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE, in the environment
+or in --env-file; on a terminal, what is missing is asked for. They are never a flag, for everybody on this machine sees
+those.
+
+\b
+Exit codes:
+""" + "\n".join(f"  {code:<4d} {meaning}" for code, meaning in MEANINGS.items())
 
 
 class Commands(click.Group):
@@ -29,7 +68,8 @@ class Commands(click.Group):
         """Import and return a command, or None if there is none of that name."""
         if cmd_name not in _COMMANDS:
             return None
-        found: click.Command = import_module(f"tgmembership_async.cli.{cmd_name}").command
+        module = import_module(f"tgmembership_async.cli.{_TOGETHER.get(cmd_name, cmd_name)}")
+        found: click.Command = module.commands[cmd_name] if cmd_name in _TOGETHER else module.command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's too
@@ -37,17 +77,46 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete from the table, for the same reason."""
+        named = [CompletionItem(name, help=told) for name, told in _COMMANDS.items() if name.startswith(incomplete)]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; errors of ours end in one message on stderr, and exit code 2 for wrong use or else 1."""
+        """Run a command; whatever ends it early is one message on stderr at most, and an exit code of the table."""
         try:
-            return super().invoke(ctx)
+            return _flushed(super().invoke, ctx)
         except TGMembershipError as error:
-            message = str(error)
+            message, code = str(error), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
-        raise kind(message)
+        except (KeyboardInterrupt, click.Abort):
+            raise SystemExit(Exit.INTERRUPTED) from None
+        except BrokenPipeError:
+            # What is left in the buffer goes nowhere; Python would complain about it at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(Exit.PIPE_CLOSED) from None
+        failure = kind(message)
+        setattr(failure, "exit_code", code)  # noqa: B010 - click types it as a class's, and reads the instance's
+        raise failure
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _flushed(invoke: Any, ctx: click.Context) -> Any:
+    try:
+        return invoke(ctx)
+    finally:
+        sys.stdout.flush()
+
+
+@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def command() -> None:
+@click.option(
+    "--env-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take variables from this file of KEY=VALUE lines; they win over the environment.",
+)
+def command(*, env_file: Path | None) -> None:
     """Sell access to Telegram chats with TGmembership: exactly one access token for each payment."""
+    if env_file is not None:
+        from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - it loads what `--help` does without
+
+        load(env_file)

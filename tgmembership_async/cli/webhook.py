@@ -13,11 +13,12 @@ from typing import IO, Any, Final, TypeVar, cast
 import anyio
 import click
 
-from tgmembership_async.cli.lines import line
+from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.exits import Exit
+from tgmembership_async.cli.output import Format, format_option, write_one
 from tgmembership_async.cli.webhook_event import fields_of, header_advice
 from tgmembership_async.errors import UsageError, WebhookError
 from tgmembership_async.protocol.rows import is_array, is_object
-from tgmembership_async.session import Session
 from tgmembership_async.values.models import Webhook
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import Verifier, sign
@@ -26,7 +27,6 @@ from tgmembership_async.webhooks.events import read_event
 F = TypeVar("F", bound=Callable[..., Any])
 _ENVIRONMENT: Final = "TGMEMBERSHIP_WEBHOOK_SECRET"
 _ANY_AGE: Final = 1e12
-_NOT_AUTHENTIC: Final = 1
 _PAIR: Final = 2
 _EPILOG: Final = """
 \b
@@ -39,6 +39,10 @@ Examples:
 
 The webhook secret comes from a file or from TGMEMBERSHIP_WEBHOOK_SECRET, and is never shown.
 """
+
+
+def _example(arguments: str) -> str:
+    return f"\b\nExample:\n  tgmembership {arguments}"
 
 
 @click.group("webhook", epilog=_EPILOG)
@@ -55,10 +59,13 @@ def _secret_file(*, exists: bool) -> Callable[[F], F]:
     )
 
 
-@command.command("set")
+@command.command(
+    "set", epilog="Example: tgmembership webhook set https://shop.example/tgmembership --secret-file webhook.secret"
+)
 @click.argument("url")
 @_secret_file(exists=False)
-def set_(*, url: str, secret_file: Path | None) -> None:
+@format_option
+def set_(*, url: str, secret_file: Path | None, form: Format) -> None:
     """Have the service call URL on events, in place of any other.
 
     The service takes a URL only if it answers 200, and asks before there is a secret: let your Receiver answer probes,
@@ -75,11 +82,11 @@ def set_(*, url: str, secret_file: Path | None) -> None:
         click.echo("The reply brought a secret, which is not shown: set it again with --secret-file FILE.", err=True)
     else:
         click.echo("The reply brought no secret: look for it in the bot's chat with you.", err=True)
-    click.echo(line({"url": webhook.url, "secret_file": str(secret_file) if kept else None}))
+    write_one(form, {"url": webhook.url, "secret_file": str(secret_file) if kept else None})
 
 
 async def _set(url: str) -> Webhook:
-    async with Session.from_env() as tg:
+    async with session() as tg:
         return await tg.set_webhook(url)
 
 
@@ -88,7 +95,7 @@ def _write(path: Path, secret: Secret) -> None:
         file.write(f"{secret.reveal()}\n")
 
 
-@command.command("delete")
+@command.command("delete", epilog=_example("webhook delete"))
 def delete() -> None:
     """Remove the bot's webhook."""
     anyio.run(_delete)
@@ -96,11 +103,11 @@ def delete() -> None:
 
 
 async def _delete() -> None:
-    async with Session.from_env() as tg:
+    async with session() as tg:
         await tg.delete_webhook()
 
 
-@command.command("listen")
+@command.command("listen", epilog=_example("webhook listen --port 8080 --secret-file webhook.secret"))
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Listen on it.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
 @click.option(
@@ -119,17 +126,22 @@ def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -
     listen_until_interrupted(host, port, secret, url)
 
 
-@command.command("verify")
+@command.command(
+    "verify", epilog="Example: tgmembership webhook verify --secret-file webhook.secret --headers headers.txt body.json"
+)
 @click.argument("body", type=click.File("rb"))
 @click.option("--headers", "headers", type=click.File("rb"), required=True, help="Lines of `Name: value`, or JSON.")
 @click.option(
     "--max-age", type=click.FloatRange(0, min_open=True), help="Refuse what was signed longer ago, in seconds."
 )
 @_secret_file(exists=True)
-def verify(*, body: IO[bytes], headers: IO[bytes], max_age: float | None, secret_file: Path | None) -> None:
+@format_option
+def verify(
+    *, body: IO[bytes], headers: IO[bytes], max_age: float | None, secret_file: Path | None, form: Format
+) -> None:
     """Tell whether BODY (a file, or - for stdin), as it came under these headers, is authentic.
 
-    Prints the event as a line of JSON. Exit code 1: not authentic, or not an event.
+    Prints the event. Exit code 1: not authentic, or not an event.
     """
     verifier = Verifier(_secret(secret_file), tolerance=max_age or _ANY_AGE)
     try:
@@ -137,9 +149,9 @@ def verify(*, body: IO[bytes], headers: IO[bytes], max_age: float | None, secret
         event = read_event(delivery, delivery.signed_at)
     except WebhookError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
-        raise SystemExit(_NOT_AUTHENTIC) from None
+        raise SystemExit(Exit.FAILED) from None
     click.echo(header_advice(verifier), err=True)
-    click.echo(line(fields_of(event)))
+    write_one(form, fields_of(event))
 
 
 def _headers(text: bytes) -> list[tuple[str, str]]:
@@ -158,7 +170,9 @@ def _headers(text: bytes) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in read]
 
 
-@command.command("sign")
+@command.command(
+    "sign", epilog="Example: tgmembership webhook sign --secret-file webhook.secret body.json > headers.txt"
+)
 @click.argument("body", type=click.File("rb"))
 @click.option("--nonce", help="Sign with this nonce. [default: a random one]")
 @click.option("--timestamp", type=click.FloatRange(0), help="Sign as of these unix seconds. [default: now]")

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import click
 
+from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.lines import line
 from tgmembership_async.cli.webhook_event import fields_of, header_advice
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.session import Session
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import Answer, Event, Receiver, Verifier
 from tgmembership_async.webhooks.headers import HeadersLike, flat
@@ -91,7 +91,7 @@ async def _serve(server: Any, listening: socket.socket, listener: Listener, url:
 
 
 async def _become_webhook(listener: Listener, url: str) -> None:
-    async with Session.from_env() as tg:
+    async with session() as tg:
         webhook = await tg.set_webhook(url)
     if webhook.secret is not None:
         listener.verifier = Verifier(webhook.secret)

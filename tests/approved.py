@@ -1,0 +1,65 @@
+"""Approved outputs: what a command printed when somebody looked at it and found it good.
+
+`TGM_APPROVE=1 pytest tests/cli` writes what is printed now; look at the difference before you commit it.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from command_line import COMMAND, ENVIRONMENT
+
+SNAPSHOTS: Final = Path(__file__).parent / "cli" / "snapshots"
+_APPROVE: Final = bool(os.environ.get("TGM_APPROVE"))
+_CHANGING: Final = (
+    ("\r\n", "\n"),
+    (r"\x1b\[[0-9;]*m", ""),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", "2026-11-20T12:00:00.000000+00:00"),
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "2026-11-20 12:00:00"),
+    (r"in \d+\.\d s", "in 0.0 s"),
+    (r"\b\d+ ms", "0 ms"),
+    (r"(?m)[ \t]+$", ""),
+)
+
+
+def steady(text: str) -> str:
+    """Return a text with moments and spans of time that are always the same, and without colours."""
+    for pattern, told in _CHANGING:
+        text = re.sub(pattern, told, text)
+    return text
+
+
+def on_a_terminal(*arguments: str, stdin: int = subprocess.DEVNULL, **environment: str) -> tuple[int, str]:
+    """Run the command on a pseudo-terminal; return its exit code, and all that it showed."""
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen(
+            [*COMMAND, *arguments], stdin=stdin, stdout=theirs, stderr=theirs, env={**ENVIRONMENT, **environment}
+        ) as process:
+            os.close(theirs)
+            return process.wait(60), _all_of(ours)
+    finally:
+        os.close(ours)
+
+
+def _all_of(terminal: int) -> str:
+    shown = b""
+    try:
+        while more := os.read(terminal, 65536):
+            shown += more
+    except OSError:  # EIO: nobody writes to it any more
+        pass
+    return shown.decode()
+
+
+def approve(name: str, printed: str) -> None:
+    """Compare with the approved output of that name, or write it when asked to."""
+    path = SNAPSHOTS / f"{name}.txt"
+    text = steady(printed)
+    if _APPROVE:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert path.is_file(), f"{name} is not approved yet: see {Path(__file__).name}"
+    assert text == path.read_text(encoding="utf-8")

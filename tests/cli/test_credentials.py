@@ -1,0 +1,124 @@
+"""Where the command line has the credentials from: the environment, a file, or the person at the terminal."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from canary import CANARY_KEY
+from click.testing import CliRunner, Result
+from command_line import COMMAND, ENVIRONMENT, Terminal
+
+from tgmembership_async.cli.root import command
+from tgmembership_async.testing import FakeService, serve
+from tgmembership_async.testing.server import FakeServer
+
+NAMES = ("TGMEMBERSHIP_BOT_ID", "TGMEMBERSHIP_API_KEY", "TGMEMBERSHIP_API_KEY_FILE", "TGMEMBERSHIP_BASE_URL")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that what `--env-file` sets is undone too
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with serve(FakeService(api_key=CANARY_KEY)) as running:
+        yield running
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, list(map(str, arguments)))
+
+
+def test_a_file_of_variables_is_enough_and_wins_over_the_environment(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TGMEMBERSHIP_BOT_ID", "1")
+    (tmp_path / "key").write_text("another one")
+    monkeypatch.setenv("TGMEMBERSHIP_API_KEY_FILE", str(tmp_path / "key"))
+    file = tmp_path / ".env"
+    lines = [f"export {name}='{value}'  # mine" for name, value in server.env().items()]
+    file.write_text("\ufeff# the bot\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    done = run("--env-file", file, "users")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == '{"total": 0, "breakdown": {}, "extra": {}}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"A=1\nthis is nothing\n", ":2: this is not KEY=VALUE"),
+        (b"A=1\nB='open\n", ":2: this is not KEY=VALUE"),
+        (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
+    ],
+)
+def test_a_bad_file_is_told_by_its_line_and_never_quoted(tmp_path: Path, content: bytes, told: str) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(content)
+    done = run("--env-file", file, "users")
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert "nothing\n" not in done.stderr
+    assert "open" not in done.stderr.replace("opened", "")
+
+
+def test_a_missing_file_and_missing_credentials_are_wrong_use(tmp_path: Path) -> None:
+    assert run("--env-file", tmp_path / "none", "users").exit_code == 2
+    done = run("users")
+    assert done.exit_code == 2
+    assert "set TGMEMBERSHIP_BOT_ID" in done.stderr
+
+
+def test_rejected_credentials_have_an_exit_code_of_their_own(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**server.env(), "TGMEMBERSHIP_API_KEY": "nobody"}.items():
+        monkeypatch.setenv(name, value)
+    done = run("users")
+    assert (done.exit_code, done.stdout) == (5, "")
+    assert done.stderr == "Error: countUsers: 401 wrong bot id or API key\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_on_a_terminal_what_is_missing_is_asked_for_and_the_key_is_not_shown(server: FakeServer) -> None:
+    told = server.env()
+    there = {**ENVIRONMENT, **dict.fromkeys(NAMES, ""), "TGMEMBERSHIP_BASE_URL": server.url, "NO_PROXY": "*"}
+    with (
+        Terminal() as terminal,
+        subprocess.Popen(
+            [*COMMAND, "users"],
+            stdin=terminal.theirs,
+            stdout=subprocess.PIPE,
+            stderr=terminal.theirs,
+            env=there,
+            start_new_session=True,  # without a terminal of its own, so that it asks on this one
+        ) as process,
+    ):
+        terminal.read_until("Bot id: ")
+        terminal.write(told["TGMEMBERSHIP_BOT_ID"])
+        terminal.read_until("API key .*: ")
+        terminal.write(told["TGMEMBERSHIP_API_KEY"])
+        out, _ = process.communicate(timeout=60)
+        terminal.read_until("\n$")
+        assert process.returncode == 0, terminal.shown
+    assert b'"total": 0' in out
+    assert CANARY_KEY not in terminal.shown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_ctrl_c_instead_of_an_answer_is_an_interrupt(server: FakeServer) -> None:
+    there = {**ENVIRONMENT, **dict.fromkeys(NAMES, ""), "TGMEMBERSHIP_BASE_URL": server.url}
+    with (
+        Terminal() as terminal,
+        subprocess.Popen(
+            [*COMMAND, "users"], stdin=terminal.theirs, stderr=terminal.theirs, env=there, start_new_session=True
+        ) as process,
+    ):
+        terminal.read_until("Bot id: ")
+        terminal.write("\x04", end="")  # Ctrl-D; Ctrl-C is a signal only to who has the terminal for his own
+        assert process.wait(60) == 130
+        assert "Traceback" not in terminal.shown

@@ -1,0 +1,103 @@
+"""`tgmembership call`: any method by name, and its result as it came."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+import click
+
+from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
+from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.endpoints import ENDPOINTS
+from tgmembership_async.protocol.rows import is_array, is_object
+from tgmembership_async.protocol.wire import Safety
+from tgmembership_async.values.models import Reply
+
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_VERBS: Final = {endpoint.method.lower(): endpoint.verb for endpoint in reversed(ENDPOINTS)}
+_TELL_SECRETS: Final = {
+    ("addmember", "POST"): "tgmembership grant, which keeps the token in a ledger and grants nobody twice",
+    ("webhook", "POST"): "tgmembership webhook set, which keeps the secret in a file",
+}
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership call getPlans plan_id=1
+  tgmembership call getSubscribers user_id=4200 --format json
+  tgmembership call someNewMethod member_id=4200 --verb POST --safety idempotent
+
+A value of digits is sent as a number, anything else as text. What is safe or idempotent is sent again after a lost
+reply; what is unsafe never is, and ends in exit code 4.
+"""
+
+
+@click.command("call", epilog=_EPILOG)
+@click.argument("method")
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--verb",
+    type=click.Choice(["GET", "POST", "DELETE"], case_sensitive=False),
+    help="[default: as documented for METHOD, else GET]",
+)
+@click.option(
+    "--safety",
+    type=click.Choice(list(map(str, Safety))),
+    help="What a repetition does, where METHOD is not documented. [default: safe for GET, else unsafe]",
+)
+@click.option("--show-secrets", is_flag=True, help="Allow methods whose reply holds an access token or a secret.")
+@format_option
+def command(
+    *,
+    method: str,
+    parameters: tuple[str, ...],
+    verb: str | None,
+    safety: str | None,
+    show_secrets: bool,
+    form: Format,
+) -> None:
+    """Call METHOD of the service, documented or not, and print its result.
+
+    An array of objects is rows; what is no object comes as {"result": ...}. On stderr it says what the envelope had to
+    say beside the result.
+    """
+    how = verb or _VERBS.get(method.lower(), "GET")
+    better = _TELL_SECRETS.get((method.lower(), how))
+    if better is not None and not show_secrets:
+        msg = f"the reply holds what nobody else may read: use {better}, or add --show-secrets. Nothing was sent"
+        raise UsageError(msg)
+    params = dict(map(_pair, parameters))
+    reply: Reply[Any] = anyio.run(_call, method, how, params, safety)
+    _show(form, reply.result)
+    told = (reply.code, reply.description, reply.request_id and f"request {reply.request_id}")
+    tries = f"{reply.attempts} attempt{'s' if reply.attempts > 1 else ''}"
+    note(", ".join(str(part) for part in (*told, tries, f"{1000 * reply.elapsed:.0f} ms") if part))
+
+
+def _pair(text: str) -> tuple[str, str | int]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        msg = f"a parameter is KEY=VALUE, not {text!r:.80}"
+        raise UsageError(msg)
+    return key, int(value) if _NUMBER.fullmatch(value) else value
+
+
+async def _call(method: str, verb: Any, params: Mapping[str, str | int], safety: str | None) -> Reply[Any]:
+    async with session() as tg:
+        return await tg.call(method, verb=verb, params=params, safety=safety)
+
+
+def _show(form: Format, result: Any) -> None:
+    rows = _rows(result)
+    if rows is not None:
+        columns = dict.fromkeys(name for row in rows for name in row)
+        with writing(form, tuple(columns)) as out:
+            for row in rows:
+                out.row(row)
+    else:
+        write_one(form, result if is_object(result) else {"result": result})
+
+
+def _rows(result: Any) -> Sequence[Mapping[str, Any]] | None:
+    return result if is_array(result) and result and all(map(is_object, result)) else None

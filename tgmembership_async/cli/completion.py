@@ -1,0 +1,26 @@
+"""`tgmembership completion`: what makes a shell complete commands, options and their values."""
+
+from typing import Final
+
+import click
+from click.shell_completion import get_completion_class
+
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership completion bash > ~/.local/share/bash-completion/completions/tgmembership
+  tgmembership completion zsh > ~/.zfunc/_tgmembership     # ~/.zfunc is in fpath, before compinit
+  tgmembership completion fish > ~/.config/fish/completions/tgmembership.fish
+
+Or for this shell only: eval "$(tgmembership completion bash)".
+"""
+
+
+@click.command("completion", epilog=_EPILOG)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def command(context: click.Context, shell: str) -> None:
+    """Print the completion script of a SHELL: bash (4.4 or newer), zsh or fish."""
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - the three are click's own
+    click.echo(kind(context.find_root().command, {}, "tgmembership", "_TGMEMBERSHIP_COMPLETE").source())

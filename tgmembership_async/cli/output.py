@@ -1,0 +1,242 @@
+"""Rows for people on a terminal, and for programs in a pipe: one writer for each `--format`.
+
+Money and other exact numbers are strings in JSON, so that no reader rounds them. A cell of CSV that is an object or an
+array holds its JSON.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+
+import click
+
+from tgmembership_async.cli.lines import line, plain
+from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.protocol.rows import is_array, is_object
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+# ruff: noqa: PLC0415 - rich takes a tenth of a second to load, and a pipe has no use for it
+
+F = TypeVar("F", bound=Callable[..., Any])
+Fields = Mapping[str, Any]
+Format = Literal["auto", "table", "json", "jsonl", "csv"]
+_FORMATS: Final = ("auto", "table", "json", "jsonl", "csv")
+_WIDE_ENOUGH: Final = 1_000
+_NUMBERS: Final = (int, Decimal, type(None))
+
+format_option: Final = click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="auto",
+    show_default=True,
+    help="How to print rows; auto is a table on a terminal and JSON lines in a pipe.",
+)
+
+
+class Writer(Protocol):
+    """Takes rows one by one, all with the same fields."""
+
+    def row(self, fields: Fields) -> None:
+        """Write a row, now or at the end."""
+        ...
+
+    def end(self) -> None:
+        """Write what is left."""
+        ...
+
+
+def resolved(form: Format) -> Format:
+    """Return the format that `auto` stands for here."""
+    if form != "auto":
+        return form
+    return "table" if sys.stdout.isatty() else "jsonl"
+
+
+@contextmanager
+def writing(form: Format, columns: Sequence[str], styles: Mapping[str, str] | None = None) -> Generator[Writer]:
+    """Yield a writer of rows on stdout; `styles` colours cells of a table by their text."""
+    writer = _WRITERS[resolved(form)](columns, styles or {})
+    yield writer
+    writer.end()
+
+
+def write_one(form: Format, fields: Fields) -> None:
+    """Write the one thing there is: in a table its fields stand below each other, in JSON it is an object."""
+    how = resolved(form)
+    if how == "json":
+        _say(json.dumps(fields, indent=2, default=plain))
+    elif how == "table":
+        console().print(_facts(fields, {}))
+    else:
+        with writing(how, tuple(fields)) as out:
+            out.row(fields)
+
+
+def note(sentence: str) -> None:
+    """Tell a person something beside the output."""
+    click.echo(sentence, err=True)
+
+
+def console() -> "Console":
+    """Return what draws on stdout: as wide as the terminal is, and in a pipe as wide as it takes."""
+    from rich.console import Console
+
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if narrow else _WIDE_ENOUGH)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+class _JsonLines:
+    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
+        del columns, styles
+
+    def row(self, fields: Fields) -> None:
+        _say(line(fields))
+
+    def end(self) -> None:
+        return
+
+
+class _Json:
+    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
+        del columns, styles
+        self._begun = False
+
+    def row(self, fields: Fields) -> None:
+        sys.stdout.write(",\n" if self._begun else "[\n")
+        sys.stdout.write(indent(json.dumps(fields, indent=2, default=plain), "  "))
+        self._begun = True
+
+    def end(self) -> None:
+        _say("\n]" if self._begun else "[]")
+
+
+class _Csv:
+    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
+        del styles
+        self._writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        self._writer.writeheader()
+
+    def row(self, fields: Fields) -> None:
+        self._writer.writerow({name: _csv_cell(value) for name, value in fields.items()})
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        return
+
+
+def _csv_cell(value: object) -> object:
+    if is_object(value) or is_array(value):
+        return json.dumps(value, default=plain) if value else ""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return json.dumps(value) if isinstance(value, bool) else value
+
+
+class _Table:
+    """Keeps the rows to the end: a table for the width there is, or blocks where a table would break words."""
+
+    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
+        self._columns = columns
+        self._styles = styles
+        self._rows: list[Fields] = []
+
+    def row(self, fields: Fields) -> None:
+        self._rows.append(fields)
+
+    def end(self) -> None:
+        if not self._rows:
+            note("There are none.")
+            return
+        from rich.measure import Measurement
+
+        screen = console()
+        table = self._table()
+        unbroken = Measurement.get(screen, screen.options.update(width=_WIDE_ENOUGH), table).minimum
+        if unbroken <= screen.width:
+            screen.print(table)
+            return
+        for number, fields in enumerate(self._rows):
+            screen.print(*([""] if number else []), _facts(fields, self._styles), sep="\n")
+
+    def _table(self) -> "RenderableType":
+        from rich import box
+        from rich.table import Table
+
+        shown = [name for name in self._columns if any(_told(fields.get(name)) for fields in self._rows)]
+        table = Table(box=box.SIMPLE_HEAD)
+        for name in shown:
+            values = [fields.get(name) for fields in self._rows]
+            numbers = all(type(value) in _NUMBERS for value in values)
+            table.add_column(_heading(name, *values), justify="right" if numbers else "left")
+        for fields in self._rows:
+            table.add_row(*(_cell(fields.get(name), self._styles) for name in shown))
+        return table
+
+
+def _facts(fields: Fields, styles: Mapping[str, str]) -> "RenderableType":
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in _flat(fields):
+        grid.add_row(_heading(name, value), _cell(value, styles))
+    return grid
+
+
+def _flat(fields: Fields, margin: str = "") -> Iterable[tuple[str, object]]:
+    for name, value in fields.items():
+        if is_object(value) and value:
+            yield f"{margin}{name}", None
+            yield from _flat(value, f"{margin}  ")
+        elif _told(value):
+            yield f"{margin}{name}", value
+
+
+def _heading(name: str, *values: object) -> "Text":
+    in_utc = any(isinstance(value, datetime) for value in values)
+    return _cell(name.replace("_", " ") + (" (UTC)" if in_utc else ""), {})
+
+
+def _told(value: object) -> bool:
+    return value is not None and value not in ("", {}, [])
+
+
+def _cell(value: object, styles: Mapping[str, str]) -> "Text":
+    # Never a plain str: what the service or a customer wrote is neither markup nor a command to the terminal.
+    from rich.text import Text
+
+    shown = printable(_shown(value))
+    return Text(shown, style=styles.get(shown, ""), overflow="fold")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return json.dumps(value, default=plain) if is_object(value) or is_array(value) else str(value)
+
+
+_WRITERS: Final[Mapping[Format, Callable[[Sequence[str], Mapping[str, str]], Writer]]] = {
+    "jsonl": _JsonLines,
+    "json": _Json,
+    "csv": _Csv,
+    "table": _Table,
+}
