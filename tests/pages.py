@@ -1,0 +1,130 @@
+"""Pages of documentation as tests see them: their fences, and how each is run as its reader would."""
+
+import ast
+import asyncio
+import contextlib
+import io
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import Factory, frozen, mutable
+
+ROOT: Final = Path(__file__).parents[1]
+_FENCE: Final = re.compile(r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE: Final = re.compile(r"(?:^|[Ss]ave (?:this|it) as\s+)`([\w.]+\.\w+)`")
+_SERVES: Final = re.compile(r"tgmembership (fake|webhook listen)\b")
+_PORT: Final = re.compile(r"\b(8000|8080)\b")
+_PROMPTLY: Final = 60
+
+
+@frozen
+class Fence:
+    """A fence: where it stands, its language, what is in it, and the paragraph between it and the one before."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    before: str
+
+    @property
+    def file(self) -> str | None:
+        """Return the name under which the reader is told to save it, if so."""
+        found = _FILE.findall(self.before)
+        return found[-1] if found else None
+
+    @property
+    def is_output(self) -> bool:
+        """Tell whether it is what the fence before it prints."""
+        return self.language == "text" and (not self.before or self.before.endswith("prints:"))
+
+
+def fences(page: Path) -> list[Fence]:
+    """Return the fences of a page, but for Sphinx's directives."""
+    text, end, found = page.read_text(encoding="utf-8"), 0, list[Fence]()
+    for match in _FENCE.finditer(text):
+        before = text[end : match.start()].strip().rpartition("\n\n")[2]
+        line = text.count("\n", 0, match.start("code")) + 1
+        found.append(Fence(page, line, match["language"], match["code"], before))
+        end = match.end()
+    return [fence for fence in found if not fence.language.startswith("{")]
+
+
+@mutable
+class Reader:
+    """Run a page's fences from top to bottom in the present folder, and note which functions they show and call."""
+
+    names: dict[str, Any]
+    runner: asyncio.Runner
+    printed: str = ""
+    shown: set[str] = Factory(set)
+    called: set[str] = Factory(set)
+
+    def read(self, fence: Fence) -> None:
+        """Do with a fence what its reader does."""
+        if fence.file is not None:
+            Path(fence.file).write_text(fence.code, encoding="utf-8")
+        if fence.language == "python":
+            self._read_python(fence)
+        elif fence.language == "bash":
+            bash(fence.code)
+        elif fence.is_output:
+            assert fence.code == self.printed, f"{fence.page}:{fence.line}: this is not what was printed"
+        else:
+            assert fence.language == "text", f"{fence.page}:{fence.line}: say how tests run {fence.language!r}"
+
+    def _read_python(self, fence: Fence) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            if fence.file is None:
+                self._run(fence)
+            elif f"`python {fence.file}` prints" in fence.page.read_text(encoding="utf-8"):
+                runpy.run_path(fence.file, run_name="__main__")
+        self.printed = told.getvalue()
+
+    def _run(self, fence: Fence) -> None:
+        tree = ast.parse("\n" * (fence.line - 1) + fence.code, str(fence.page))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                self.shown.add(where := f"{node.name}, line {node.lineno}")
+                node.body[:0] = ast.parse(f"_called({where!r})").body
+        code = compile(tree, str(fence.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        self.names["_called"] = self.called.add
+        ended = eval(code, self.names)
+        if asyncio.iscoroutine(ended):
+            self.runner.run(ended)
+
+
+def bash(script: str) -> None:
+    """Run a script as it stands, but on free ports; what serves is interrupted as soon as it says something."""
+    ports: dict[str, str] = {}
+    script = _PORT.sub(lambda match: ports.setdefault(match[0], free_port()), script)
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = ["bash", "-euo", "pipefail", "-c", f"exec {script}" if _SERVES.match(script) else script]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        said = ""
+        if _SERVES.match(script):
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        try:
+            said += process.communicate(timeout=_PROMPTLY)[0]
+        finally:
+            process.kill()
+    assert process.returncode in ((0, 130) if _SERVES.match(script) else (0,)), f"{script}\n{said}"
+    assert "Traceback" not in said, said
+
+
+def free_port() -> str:
+    """Return a port on which nobody listens just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return str(sock.getsockname()[1])

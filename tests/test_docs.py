@@ -1,0 +1,137 @@
+"""Every code fence of the README and of docs/ runs, and what a page says is printed is printed.
+
+A page is found by being there. It runs from top to bottom in an empty folder, but for a `webhook.secret`, beside a fake
+service that the environment names, with `tg`, `granter` and `requests` at hand.
+
+- A `python` fence runs where it stands, with `await` at the top level; what needs more is in `PYTHON_ELSEWHERE`.
+- "Save this as `name.py`" before it makes it a file, which runs if the page says what "`python name.py` prints".
+- A `bash` fence runs in bash: what serves is started and interrupted, what stands in `BASH_ELSEWHERE` is not run here.
+- A `text` fence right behind another fence, or behind "prints:", is its output. Behind a paragraph that begins with a
+  file's name in backticks it is that file; anywhere else it is a drawing.
+"""
+
+import asyncio
+import logging
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import ROOT, Fence, Reader, fences
+
+from tgmembership_async import Session
+from tgmembership_async.grants import Granter, GrantRequest, MemoryLedger
+from tgmembership_async.protocol.endpoints import ENDPOINTS
+from tgmembership_async.protocol.outcome import Outcome
+from tgmembership_async.protocol.retry import MAY_RETRY
+from tgmembership_async.protocol.wire import Safety
+from tgmembership_async.testing import FakeService, serve
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PYTHON_ELSEWHERE = {
+    "docs/bots_and_shops.md": "tests/ext/test_recipes.py",  # on FastAPI and aiogram
+    "docs/recipes.md": "tests/ext/test_recipes.py",  # on each of the frameworks
+    "docs/testing.md": "tests/testing/test_plugin.py",  # as a project with the plugin
+    "docs/webhooks.md": "tests/webhooks/test_webhook_docs.py",  # as a shop that is paid
+}
+BOTS_AND_SHOPS = (DOCS / "bots_and_shops.md").read_text(encoding="utf-8")  # the README shows some of it
+BASH_ELSEWHERE = {
+    "python3 -m venv": ".ci/run",
+    "tgmembership demo": "tests/cli/test_demo.py",
+    "tgmembership webhook set": "tests/cli/test_webhook.py",
+}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def elsewhere(fence: Fence) -> bool:
+    if fence.language == "python":
+        return fence.page.relative_to(ROOT).as_posix() in PYTHON_ELSEWHERE or fence.code in BOTS_AND_SHOPS
+    return fence.language == "bash" and fence.code.startswith(tuple(BASH_ELSEWHERE))
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """Give a reader who sits in an empty folder, and whose environment names a service as `tgmembership fake` is."""
+    service = FakeService()
+    service.populate()
+    ours = logging.getLogger("tgmembership_async"), logging.getLogger("httpx")
+    levels = [logger.level for logger in ours]
+    with serve(service) as server, asyncio.Runner() as runner:
+        for name, value in {**server.env(), "no_proxy": "*"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        Path("webhook.secret").write_text("s" * 40, encoding="utf-8")
+        tg = Session.from_env()
+        granter = runner.run(Granter(tg, MemoryLedger()).open())
+        requests = [GrantRequest(f"row-{number}", 1, 4200 + number) for number in range(3)]
+        yield Reader({"__name__": "page", "tg": tg, "granter": granter, "requests": requests}, runner)
+        runner.run(granter.aclose())
+    for logger, level in zip(ours, levels, strict=True):
+        logger.setLevel(level)
+
+
+@each_page
+def test_its_fences_run_and_print_what_it_says(page: Path, reader: Reader) -> None:
+    for fence in fences(page):
+        if not elsewhere(fence):
+            reader.read(fence)
+
+    if page.name != "README.md":  # whose handlers are those of the pages it links to
+        assert reader.shown - reader.called == set(), "shown here and never called: see PYTHON_ELSEWHERE"
+
+
+def test_what_runs_elsewhere_runs_there() -> None:
+    for started, place in {**PYTHON_ELSEWHERE, **BASH_ELSEWHERE}.items():
+        text = (ROOT / place).read_text(encoding="utf-8")
+        assert Path(started.removeprefix("tgmembership ").split()[0]).name in text, place
+
+
+def test_the_readme_shows_what_the_pages_show() -> None:
+    handlers = [
+        fence.code for fence in fences(ROOT / "README.md") if "aiogram" in fence.code or "FastAPI" in fence.code
+    ]
+    page = (DOCS / "bots_and_shops.md").read_text(encoding="utf-8")
+    assert len(handlers) == 2
+    assert all(code in page for code in handlers)
+
+
+@each_page
+def test_the_extras_it_installs_exist(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    installed = re.findall(r"(?:tgmembership-async|'\.)\[([\w,]+)\]", page.read_text(encoding="utf-8"))
+    assert {name for names in installed for name in names.split(",")} <= extras.keys()
+
+
+def test_the_index_for_language_models_names_every_page() -> None:
+    index = (DOCS / "llms.txt").read_text(encoding="utf-8")
+    named = {link.replace(".html", ".md") for link in re.findall(r"\]\(([^)]+)\)", index)}
+    assert named == {page.relative_to(DOCS).as_posix() for page in PAGES[1:]} - {"index.md"}
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the table under the header row `heading`, by first column."""
+    table = (DOCS / page).read_text(encoding="utf-8").split(heading, 1)[1].split("\n\n", 1)[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_table_of_retries_is_the_one_that_the_code_reads() -> None:
+    told = rows("explanation/retries.md", "| outcome | safe | idempotent | unsafe |")
+    assert told == {
+        outcome: ["again" if safety in MAY_RETRY[outcome] else "never" for safety in Safety] for outcome in Outcome
+    }
+
+
+def test_the_methods_are_those_that_the_code_knows() -> None:
+    told = rows("reference/service.md", "| method | coroutine | what it takes | what it answers | kind |")
+    known = {f"{endpoint.verb} `{endpoint.method}`" for endpoint in ENDPOINTS}
+    assert set(told) == known
+    assert all(hasattr(Session, cells[0].strip("`")) for cells in told.values())
+
+
+def test_the_tree_of_errors_is_the_same_in_the_readme() -> None:
+    (tree,) = [fence.code for fence in fences(DOCS / "reference" / "errors.md")]
+    assert tree in (ROOT / "README.md").read_text(encoding="utf-8")
