@@ -27,7 +27,8 @@ ORDER = [
     ["storage"],
     ["grants", "webhooks"],
     ["testing"],
-    ["ext", "cli"],
+    ["ext"],
+    ["cli"],
 ]
 RANKS = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 PURE = ["errors", "values", "protocol"]

@@ -1,0 +1,35 @@
+"""A schema of its own for each test on a real PostgreSQL: the one of TGM_POSTGRES, or of this machine.
+
+Without one these tests are skipped; with TGM_REQUIRE_SERVICES=1 they fail instead.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+SERVER = os.environ.get("TGM_POSTGRES", "postgresql://127.0.0.1:5432/test")
+
+
+@contextmanager
+def own_schema() -> Iterator[str]:
+    """Yield the URL of an empty schema, and drop it at the end."""
+    psycopg: Any = pytest.importorskip("psycopg")
+    name = f"tgm_{secrets.token_hex(6)}"
+    try:
+        connection = psycopg.connect(SERVER, autocommit=True, connect_timeout=5)
+    except psycopg.OperationalError as error:
+        why = f"no PostgreSQL at {SERVER}: {error}"
+        if os.environ.get("TGM_REQUIRE_SERVICES") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
+    with connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        try:
+            yield f"{SERVER}{'&' if '?' in SERVER else '?'}options=-csearch_path%3D{name}"
+        finally:
+            connection.execute("SET client_min_messages = error")
+            connection.execute(f"DROP SCHEMA {name} CASCADE")
