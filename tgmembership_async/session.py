@@ -127,6 +127,11 @@ class Session:
         return self._shared.state == "open"
 
     @property
+    def deadline(self) -> float:
+        """Return the seconds that a whole call may take."""
+        return self._options.deadline
+
+    @property
     def grant_timeout(self) -> float:
         """Return the seconds that one `addMember` exchange may take."""
         return self._options.grant_timeout

@@ -1,9 +1,9 @@
 """One exchange for one ref: what its end means for the row, and what several callers of a ref share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from anyio import CancelScope, Event, get_cancelled_exc_class, sleep
+from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sleep
 from attrs import evolve, field, mutable
 
 from tgmembership_async.errors import (
@@ -19,12 +19,14 @@ from tgmembership_async.errors import (
     Unauthorized,
     UsageError,
 )
-from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.session import Session
 
 _NOTHING_WAS_DONE: Final = frozenset({401, 421, 425, 429, 503})
 _RECORDING_PAUSES: Final = (0.05, 0.2, 1.0)
+_FIRST_LOOK: Final = 0.02  # seconds until asking again for what another worker is sending; doubled each time
+_LONGEST_PAUSE: Final = 0.5
 
 ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
     NotSent: GrantStatus.PLANNED,
@@ -48,9 +50,13 @@ def settlement_of(error: CallError) -> Settlement:
 
 @mutable(eq=False)
 class Shared:
-    """What the callers of one ref wait for: the end of its exchange, a Grant or an exception."""
+    """What the callers of one ref wait for: the end of its exchange, a Grant or an exception.
+
+    `goes_on` tells whether it is still worth waiting for another worker's exchange.
+    """
 
     request: GrantRequest
+    goes_on: Callable[[], bool]
     ended: Event = field(factory=Event)
     grant: Grant | None = None
     fresh: bool = False
@@ -71,7 +77,7 @@ class Shared:
 async def carry_out(session: Session, ledger: Ledger, shared: Shared) -> None:
     """Claim the row, send if it is ours to send, record the end, and let everybody know."""
     try:
-        claim = await ledger.claim(shared.request)
+        claim = await _claim(session, ledger, shared)
         shared.grant, shared.fresh = claim.grant, claim.mine
         if claim.mine:
             shared.grant = None
@@ -80,6 +86,17 @@ async def carry_out(session: Session, ledger: Ledger, shared: Shared) -> None:
         shared.error = error
     finally:
         shared.ended.set()
+
+
+async def _claim(session: Session, ledger: Ledger, shared: Shared) -> Claim:
+    """Claim the row; if another worker is sending it, wait for the end of that, a whole call's deadline at most."""
+    end, pause = current_time() + session.deadline, _FIRST_LOOK
+    while True:
+        claim = await ledger.claim(shared.request)
+        if not claim.elsewhere or not shared.goes_on() or current_time() >= end:
+            return claim
+        await sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 async def _send(session: Session, ledger: Ledger, claimed: Grant, shared: Shared) -> Grant:
@@ -136,7 +153,7 @@ def answer(grant: Grant) -> Grant:
         msg = f"{grant.ref} was abandoned by a decision; nothing is granted under this ref any more"
         raise GrantError(msg)
     if grant.status is GrantStatus.SENDING:
-        msg = f"{grant.ref} is being sent by another worker"
+        msg = f"{grant.ref} is being sent by another worker, who has not come to an end yet; ask again in a moment"
         raise GrantHeld(msg, grant=grant)
     msg = (
         f"{grant.ref} may or may not have been granted ({grant.error or 'no reason recorded'}); it is held until you "

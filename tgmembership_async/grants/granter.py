@@ -1,7 +1,7 @@
 """The Granter: one access token for each ref, however often it is asked, and wherever the program dies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -141,14 +141,15 @@ class Granter:
 
         async def one(request: GrantRequest) -> tuple[Grant, bool]:
             try:
-                return await self._grant_one(request, view, inline=True)
+                return await self._grant_one(request, view, inline=True, goes_on=lambda: not run.is_over)
             except RefConflict as conflict:
                 row = await self._ledger.get(request.ref)
                 if row is None:
                     raise
                 return evolve(row, error=conflict), False
 
-        return Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
+        run = Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
+        return run
 
     def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:
         """Return a run over what is planned and not sent yet; `await` it, or iterate over its rows."""
@@ -158,14 +159,21 @@ class Granter:
         async for grant in self._ledger.grants([GrantStatus.PLANNED]):
             yield GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
 
-    async def _grant_one(self, request: GrantRequest, session: Session, *, inline: bool = False) -> tuple[Grant, bool]:
+    async def _grant_one(
+        self,
+        request: GrantRequest,
+        session: Session,
+        *,
+        inline: bool = False,
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> tuple[Grant, bool]:
         """Return the row after its exchange, and whether this call began it."""
         while True:
             self._check_open()
             shared = self._running.get(request.ref)
             if shared is not None:
                 return await shared.wait_for(request), False
-            shared = self._running[request.ref] = Shared(request)
+            shared = self._running[request.ref] = Shared(request, lambda: self._is_open and goes_on())
             await self._exchange(session, shared, inline=inline)
             grant = await shared.wait_for(request)
             if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):

@@ -11,6 +11,7 @@ from typing import Any, Final, Self, overload
 from anyio import CancelScope, to_thread
 from attrs import field, mutable
 from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from tgmembership_async.errors import GrantError, StorageError, UsageError
@@ -125,6 +126,8 @@ class PostgresLedger:
         find = records.find_all((request.ref for request in requests), self._storage.schema)
         if isinstance(connection, AsyncConnection):
             return _plan_in_async(connection, requests, insert, find)
+        if _would_commit(connection):
+            connection.execute("SELECT")
         with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(*insert)
             return _as_asked(requests, cursor.execute(*find).fetchall())
@@ -251,9 +254,16 @@ def _as_asked(requests: Collection[GrantRequest], rows: list[tuple[Any, ...]]) -
     return [steps.same(grants[request.ref], request) for request in requests]
 
 
+def _would_commit(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Tell whether psycopg's `transaction()` would be the outermost, and commit what is the caller's to commit."""
+    return not connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
+
+
 async def _plan_in_async(
     connection: AsyncConnection[Any], requests: Collection[GrantRequest], insert: Any, find: Any
 ) -> list[Grant]:
+    if _would_commit(connection):
+        await connection.execute("SELECT")
     async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(*insert)
         await cursor.execute(*find)

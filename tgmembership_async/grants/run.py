@@ -46,7 +46,7 @@ EVERY_REASON: Final = frozenset(StopReason)
 
 @frozen
 class Summary:
-    """What a run came to. `duplicates` counts requests whose ref this run had carried out before.
+    """What a run came to. `duplicates` counts requests whose ref was carried out before by this run, or beside it.
 
     `already` counts rows granted by an earlier run, `conflicts` requests whose ref stands for another plan or member.
     """
@@ -103,6 +103,11 @@ class Run:
     def summary(self) -> Summary:
         """Return what the run has come to so far."""
         return Summary(**self._counts, stopped=self.stopped)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing more is begun."""
+        return self._over
 
     def stop(self) -> None:
         """Begin nothing more; what is in flight still comes."""
