@@ -50,6 +50,7 @@ myst_links_external_new_tab = False
 html_theme = "furo"
 html_title = project
 html_extra_path = ["llms.txt"]
+html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

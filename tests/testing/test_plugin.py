@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from pages import fences
 
 import tgmembership_async
 
@@ -88,14 +89,15 @@ def test_its_fixtures_serve_every_way_of_running_async_tests(
     done.assert_outcomes(passed=1 + 3 * backends)
 
 
-def test_the_worked_example_of_the_docs_holds(project: pytest.Pytester) -> None:
+def test_the_worked_examples_of_the_docs_hold(project: pytest.Pytester) -> None:
     bot, *tests = FENCE.findall((DOCS / "testing.md").read_text())
     project.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     project.makepyfile(bot=bot, **{f"test_{number}": code for number, code in enumerate(tests)})
+    project.makepyfile(**{fence.file[:-3]: fence.code for fence in fences(DOCS / "tutorial.md") if fence.file})
 
     done = project.runpytest_subprocess("-q", "-W", "error")
 
-    done.assert_outcomes(passed=4)
+    done.assert_outcomes(passed=5)
 
 
 def test_it_is_found_where_the_package_is_installed() -> None:
