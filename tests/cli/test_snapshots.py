@@ -26,6 +26,7 @@ READS = {
     "payment_methods": ["payment-methods"],
     "performance": ["performance"],
     "call": ["call", "getPlans", "plan_id=2"],
+    "doctor": ["doctor"],
 }
 needs_a_terminal = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import click
 
+from tgmembership_async import settings
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.wire import Account
 from tgmembership_async.session import Session
-from tgmembership_async.settings import from_environment
 
 PREFIX: Final = "TGMEMBERSHIP_"
 _BOT_ID: Final = f"{PREFIX}BOT_ID"
@@ -18,13 +19,22 @@ _KEYS: Final = (f"{PREFIX}API_KEY", f"{PREFIX}API_KEY_FILE")
 
 def session(**options: Any) -> Session:
     """Return a Session for the bot that the environment names; on a terminal, ask for what it does not say."""
-    given = dict(os.environ)
+    return Session(**{**_given(), **options})
+
+
+def account() -> Account:
+    """Return the checked account of that bot, or raise UsageError."""
+    return settings.account(**{"base_url": settings.BASE_URL, "body_format": "json", **_given()})
+
+
+def _given() -> dict[str, Any]:
     if sys.stdin.isatty() and sys.stderr.isatty():
-        if not given.get(_BOT_ID):
-            given[_BOT_ID] = click.prompt("Bot id", err=True)
-        if not any(given.get(name) for name in _KEYS):
-            given[_KEYS[0]] = click.prompt("API key (it is not shown)", hide_input=True, err=True)
-    return Session(**{**from_environment(PREFIX, given), **options})
+        # What was answered is kept in the environment of this process, so that nobody is asked twice.
+        if not os.environ.get(_BOT_ID):
+            os.environ[_BOT_ID] = click.prompt("Bot id", err=True)
+        if not any(os.environ.get(name) for name in _KEYS):
+            os.environ[_KEYS[0]] = click.prompt("API key (it is not shown)", hide_input=True, err=True)
+    return settings.from_environment(PREFIX)
 
 
 def load(path: Path) -> None:

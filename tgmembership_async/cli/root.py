@@ -18,9 +18,11 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "call": "Call any method of the service by name.",
     "completion": "Print what makes a shell complete commands and options.",
     "demo": "Grant a thousand members access to plans of a fake service that misbehaves.",
+    "doctor": "Find out what is wrong between here and the service, for a bug ticket.",
     "fake": "Serve a fake TGmembership on this machine, to try things on.",
     "grant": "Grant one member access, exactly once for each ref.",
     "grants": "Look into a ledger of grants, and decide what only you can decide.",
+    "ledger": "Make a ledger, bring it up to date, copy it from a file to a server and back.",
     "orders": "Count the orders.",
     "payment-methods": "Show how often each payment method was used.",
     "performance": "Show what each plan sold.",
@@ -30,6 +32,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "subscribers": "List who has access to what.",
     "users": "Count the users.",
     "webhook": "Set the webhook, watch its events, find out why a delivery is not authentic.",
+    "worker": "Carry out grants that wait in a queue on PostgreSQL, on as many machines as you like.",
 }
 _TOGETHER: Final[Mapping[str, str]] = {  # a module of several commands has them in a mapping `commands`
     "orders": "reads",

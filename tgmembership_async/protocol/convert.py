@@ -6,7 +6,7 @@ spelling, add it to a table.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -15,6 +15,7 @@ from cattrs import Converter
 from tgmembership_async.protocol.bulk import rows_reader
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.protocol.rows import (
+    CURRENCY,
     Column,
     MoneyColumn,
     as_object,
@@ -68,6 +69,27 @@ _AMOUNT: Final = ("revenue", "total", "amount")
 _TOKEN: Final = ("access_token", "token", "code")
 _LINK: Final = ("link", "url", "access_link")
 _SECRET: Final = ("secret", "webhook_secret")
+
+Alternatives = tuple[tuple[str, ...], ...]
+
+
+def _keys(columns: Sequence[Column]) -> Alternatives:
+    money = any(isinstance(column, MoneyColumn) for column in columns)
+    return (*(column.keys for column in columns), *(((CURRENCY,),) if money else ()))
+
+
+EXPECTED: Final[Mapping[str, Alternatives]] = {
+    "countOrders": (_TOTAL,),
+    "countUsers": (_TOTAL,),
+    "getPlans": _keys(_PLAN),
+    "getRevenue": (_AMOUNT, (CURRENCY,)),
+    "getSubscribers": _keys(_SUBSCRIBER),
+    "mostPopularPaymentMethods": _keys(_PAYMENT_METHOD),
+    "plansPerformance": _keys(_PERFORMANCE),
+}
+"""The fields that the objects of each read may have, with the keys that each may stand under."""
+BY_KEY: Final = frozenset({"getRevenue", "mostPopularPaymentMethods", "plansPerformance"})
+"""The reads whose result may be an object of values by currency, name or plan id: its keys are no fields then."""
 
 _URL: Final = re.compile(r"\s*(?:(?:https?|tg)://|t\.me/)", re.IGNORECASE)
 _LONGEST_REASON: Final = 200

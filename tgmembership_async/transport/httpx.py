@@ -117,6 +117,11 @@ class _Body(httpx.AsyncByteStream):
         return part
 
 
+def trusted() -> ssl.SSLContext:
+    """Return the TLS settings of a transport that was told none: certifi's CAs, or those of SSL_CERT_FILE."""
+    return httpx.create_ssl_context()
+
+
 class HttpxTransport:
     """Send through httpx, on lanes of our own or through a `client` of yours, which stays yours to close.
 
@@ -168,7 +173,7 @@ class HttpxTransport:
 
     @cached_property
     def _verify(self) -> ssl.SSLContext:
-        return self._ssl_context or httpx.create_ssl_context()
+        return self._ssl_context or trusted()
 
     def _make_lanes(self, account: Account) -> Lanes[_Lane]:
         url = _check_proxy(proxy_for(account)) if self._proxy == "env" else self._proxy

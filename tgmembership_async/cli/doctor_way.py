@@ -1,0 +1,124 @@
+"""The way to the service, looked at without the package's own transport: proxy, host, TLS; and the clock."""
+
+import base64
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from time import monotonic
+from typing import Any, Final, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from attrs import field, frozen
+
+from tgmembership_async.protocol.wire import Account
+from tgmembership_async.transport.httpx import trusted
+from tgmembership_async.transport.proxies import proxy_for
+
+State = Literal["ok", "note", "failed", "skipped"]
+_PATIENCE: Final = 10.0
+_PORTS: Final = {"http": 80, "https": 443}
+_SKEW: Final = 60.0
+_SOON: Final = 14
+
+
+@frozen
+class Check:
+    """One thing that was looked at; of a method also which fields came, were missing, and are new."""
+
+    check: str
+    state: State
+    told: str
+    fields: Mapping[str, str] = field(factory=dict[str, str])
+    missing: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+
+
+def look_at_the_way(account: Account) -> Iterator[Check]:
+    """Yield what proxy, host and TLS look like from here."""
+    url = proxy_for(account)
+    proxy = None if url is None else urlsplit(url)
+    if proxy is None:
+        yield Check("proxy", "ok", "none")
+    else:
+        yield Check("proxy", "ok", f"{proxy.scheme}://{_address(proxy.hostname, proxy.port)}, from the environment")
+        if proxy.scheme != "http":
+            yield Check("host", "skipped", "behind a proxy of this kind only the calls below can tell")
+            return
+    began = monotonic()
+    connection = _connection(account, proxy)
+    where = _address(account.host, account.port or _PORTS[account.scheme])
+    try:
+        connection.connect()
+        took = 1000 * (monotonic() - began)
+        yield Check("host", "ok", f"{where} is reachable, in {took:.0f} ms")
+        yield _tls(connection.sock)
+    except ssl.SSLError as error:
+        yield Check("host", "ok", f"{where} is reachable")
+        yield Check("TLS", "failed", _why_untrusted(error))
+    except (OSError, HTTPException) as error:
+        yield Check("host", "failed", f"{where}: {getattr(error, 'strerror', None) or str(error) or 'no answer'}")
+    finally:
+        connection.close()
+
+
+def _address(host: str | None, port: int | None) -> str:
+    shown = f"[{host}]" if host and ":" in host else host or ""
+    return shown if port is None else f"{shown}:{port}"
+
+
+def _connection(account: Account, proxy: SplitResult | None) -> HTTPConnection:
+    """Return a connection, through an HTTP proxy if there is one; nothing of the account is in what it says."""
+    host, port = account.host, account.port or _PORTS[account.scheme]
+    to, at = (host, port) if proxy is None else (proxy.hostname or "", proxy.port or _PORTS["http"])
+    if account.scheme == "http":
+        return HTTPConnection(to, at, timeout=_PATIENCE)
+    connection = HTTPSConnection(to, at, timeout=_PATIENCE, context=trusted())
+    if proxy is not None:
+        connection.set_tunnel(host, port, _authorization(proxy))
+    return connection
+
+
+def _authorization(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _tls(sock: socket.socket) -> Check:
+    if not isinstance(sock, ssl.SSLSocket):
+        return Check("TLS", "ok", "none: plain HTTP on loopback")
+    certificate: Any = sock.getpeercert()
+    left = (datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC) - datetime.now(UTC)).days
+    names = {name: value for part in certificate["issuer"] for name, value in part}
+    by = names.get("organizationName") or names.get("commonName") or "an issuer without a name"
+    told = f"{sock.version()}, certificate by {by}, valid for another {left} days"
+    return Check("TLS", "note" if left < _SOON else "ok", told)
+
+
+def _why_untrusted(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate is not trusted: {error.verify_message}. Look at the clock, and at what stands between; "
+            "SSL_CERT_FILE names CAs of your own"
+        )
+    return f"no TLS: {error.reason or 'the other side ended it'}"
+
+
+def look_at_the_clock(date: str | None, seen_at: datetime) -> Check:
+    """Compare the Date header of an answer with the moment at which it came."""
+    try:
+        told = None if date is None else parsedate_to_datetime(date)
+    except ValueError:
+        told = None
+    if told is None or told.tzinfo is None:
+        return Check("clock", "skipped", "no answer had a Date header to compare with")
+    ahead = (seen_at - told).total_seconds()
+    if abs(ahead) <= _SKEW:
+        return Check("clock", "ok", f"within {_SKEW:.0f} s of the service's")
+    which = "ahead of" if ahead > 0 else "behind"
+    why = "set it right: a webhook's signature counts only for minutes, and certificates have dates too"
+    return Check("clock", "failed", f"{abs(ahead):.0f} s {which} the service's; {why}")
