@@ -3,15 +3,17 @@
 import sqlite3
 import stat
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_schema import own_schema
 
 from tgmembership_async.errors import StorageError, UsageError
-from tgmembership_async.webhooks import Delivery, EntryStatus, Inbox, SqliteInbox
+from tgmembership_async.webhooks import Delivery, EntryStatus, Inbox, PostgresInbox, SqliteInbox
 from tgmembership_async.webhooks.inbox import Arrival, Receipt, Verdict
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -20,9 +22,22 @@ STORED, DONE, DEAD = EntryStatus.STORED, EntryStatus.DONE, EntryStatus.DEAD
 PROCESSING, REPEAT, UNREADABLE = EntryStatus.PROCESSING, EntryStatus.REPEAT, EntryStatus.UNREADABLE
 
 
+Make = Callable[..., SqliteInbox | PostgresInbox]
+
+
 @pytest.fixture
 def path(quick_path: Path) -> Path:
     return quick_path / "inbox.db"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def make(request: pytest.FixtureRequest, path: Path) -> Iterator[Make]:
+    """Make an inbox, always the same; the second one beside it is told so."""
+    if request.param == "sqlite":
+        yield partial(SqliteInbox, path)
+    else:
+        with own_schema() as url:
+            yield lambda **_: PostgresInbox(url)
 
 
 def arrival(number: int = 1, *, fingerprint: str | None = "", at: datetime = NOW) -> Arrival:
@@ -32,17 +47,17 @@ def arrival(number: int = 1, *, fingerprint: str | None = "", at: datetime = NOW
     return Arrival(delivery, at, None if print_ is None else "order_completed", print_)
 
 
-async def put(inbox: SqliteInbox, *arrivals: Arrival, window: float = 3600) -> list[Receipt]:
+async def put(inbox: Inbox, *arrivals: Arrival, window: float = 3600) -> list[Receipt]:
     return [await inbox.store(one, repeat_window=window) for one in arrivals]
 
 
-async def statuses(inbox: SqliteInbox) -> list[EntryStatus]:
+async def statuses(inbox: Inbox) -> list[EntryStatus]:
     return [entry.status for entry in await inbox.entries()]
 
 
-def test_what_was_stored_comes_out_as_it_went_in(path: Path, run: Run) -> None:
+def test_what_was_stored_comes_out_as_it_went_in(make: Make, run: Run) -> None:
     async def scenario() -> None:
-        async with SqliteInbox(path) as inbox:
+        async with make() as inbox:
             assert isinstance(inbox, Inbox)
             assert await put(inbox, arrival()) == [Receipt(new=True, status=STORED)]
             [entry] = await inbox.entries()
@@ -53,21 +68,21 @@ def test_what_was_stored_comes_out_as_it_went_in(path: Path, run: Run) -> None:
     run(scenario)
 
 
-def test_it_is_there_after_a_restart(path: Path, run: Run) -> None:
+def test_it_is_there_after_a_restart(make: Make, run: Run) -> None:
     async def scenario() -> None:
         for _ in range(2):
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, arrival())
-        async with SqliteInbox(path) as inbox:
+        async with make() as inbox:
             assert await statuses(inbox) == [STORED]
 
     run(scenario)
 
 
 class TestTheSame:
-    def test_a_delivery_is_stored_once_for_ever(self, path: Path, run: Run) -> None:
+    def test_a_delivery_is_stored_once_for_ever(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 later = arrival(1, at=NOW + timedelta(days=400))
                 first, second = await put(inbox, arrival(1), later)
                 assert (first.new, second.new) == (True, False)
@@ -75,9 +90,9 @@ class TestTheSame:
 
         run(scenario)
 
-    def test_an_event_within_the_window_is_a_repeat_and_kept(self, path: Path, run: Run) -> None:
+    def test_an_event_within_the_window_is_a_repeat_and_kept(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 same = [
                     arrival(number, fingerprint="f", at=NOW + timedelta(seconds=100 * number)) for number in range(4)
                 ]
@@ -86,17 +101,17 @@ class TestTheSame:
 
         run(scenario)
 
-    def test_without_a_window_there_are_no_repeats(self, path: Path, run: Run) -> None:
+    def test_without_a_window_there_are_no_repeats(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 receipts = await put(inbox, arrival(1, fingerprint="f"), arrival(2, fingerprint="f"), window=0)
                 assert [receipt.status for receipt in receipts] == [STORED, STORED]
 
         run(scenario)
 
-    def test_what_is_unreadable_is_kept_and_never_a_repeat(self, path: Path, run: Run) -> None:
+    def test_what_is_unreadable_is_kept_and_never_a_repeat(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 one, two = arrival(1, fingerprint=None), arrival(2, fingerprint=None)
                 receipts = await put(inbox, one, two, one)
                 assert [receipt.status for receipt in receipts] == [UNREADABLE] * 3
@@ -106,9 +121,9 @@ class TestTheSame:
 
 
 class TestClaims:
-    def test_the_oldest_that_are_due_are_taken_and_counted(self, path: Path, run: Run) -> None:
+    def test_the_oldest_that_are_due_are_taken_and_counted(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, *(arrival(number) for number in range(5)), arrival(9, at=NOW + timedelta(hours=1)))
                 first, second, none = [await inbox.claim(limit, NOW) for limit in (3, 3, 3)]
                 assert [entry.id for entry in first] == [1, 2, 3]
@@ -119,9 +134,9 @@ class TestClaims:
 
         run(scenario)
 
-    def test_what_is_stored_again_waits_until_it_is_due(self, path: Path, run: Run) -> None:
+    def test_what_is_stored_again_waits_until_it_is_due(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, arrival())
                 [entry] = await inbox.claim(1, NOW)
                 later = NOW + timedelta(seconds=5)
@@ -133,9 +148,9 @@ class TestClaims:
 
         run(scenario)
 
-    def test_what_is_not_being_processed_cannot_be_settled(self, path: Path, run: Run) -> None:
+    def test_what_is_not_being_processed_cannot_be_settled(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, arrival())
                 for entry_id in (1, 77):
                     with pytest.raises(UsageError, match="not being processed"):
@@ -143,12 +158,12 @@ class TestClaims:
 
         run(scenario)
 
-    def test_what_a_dead_owner_was_processing_is_stored_again(self, path: Path, run: Run) -> None:
+    def test_what_a_dead_owner_was_processing_is_stored_again(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, arrival(1), arrival(2))
                 await inbox.claim(1, NOW)
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 assert await statuses(inbox) == [STORED, STORED]
                 assert [entry.attempts for entry in await inbox.claim(9, NOW)] == [2, 1]
 
@@ -156,9 +171,9 @@ class TestClaims:
 
 
 class TestOperators:
-    def test_entries_come_in_pages_and_by_state(self, path: Path, run: Run) -> None:
+    def test_entries_come_in_pages_and_by_state(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, *(arrival(number) for number in range(7)))
                 await inbox.claim(2, NOW)
                 assert [entry.id for entry in await inbox.entries([PROCESSING])] == [1, 2]
@@ -168,31 +183,31 @@ class TestOperators:
         run(scenario)
 
     @pytest.mark.parametrize("status", [DEAD, UNREADABLE, REPEAT])
-    def test_what_rests_is_handed_out_again_on_demand(self, path: Path, run: Run, status: EntryStatus) -> None:
+    def test_what_rests_is_handed_out_again_on_demand(self, make: Make, run: Run, status: EntryStatus) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, arrival())
                 await inbox.claim(1, NOW)
                 await inbox.settle(1, Verdict(status, note="why"))
-                async with SqliteInbox(path, owner=False) as beside:
+                async with make(owner=False) as beside:
                     await beside.retry(1)
                 [entry] = await inbox.claim(1, NOW)
                 assert (entry.attempts, entry.note) == (1, "why")
 
         run(scenario)
 
-    def test_what_is_on_its_way_is_not_handed_out_twice(self, path: Path, run: Run) -> None:
+    def test_what_is_on_its_way_is_not_handed_out_twice(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, arrival())
                 with pytest.raises(UsageError, match="no delivery 1 that is dead"):
                     await inbox.retry(1)
 
         run(scenario)
 
-    def test_purging_deletes_what_is_done_and_old(self, path: Path, run: Run) -> None:
+    def test_purging_deletes_what_is_done_and_old(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
-            async with SqliteInbox(path) as inbox:
+            async with make() as inbox:
                 await put(inbox, *(arrival(number, at=NOW + timedelta(hours=number)) for number in range(5)))
                 for entry in await inbox.claim(4, NOW + timedelta(days=1)):
                     await inbox.settle(entry.id, Verdict(DEAD if entry.id == 1 else DONE))

@@ -22,6 +22,7 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 
@@ -93,7 +94,7 @@ class MemoryLedger:
         await self._turn()
         now = self._clock()
         grant = self._keep(steps.decided(self._known(ref), decision, token, now))
-        made = DecisionMade(ref, decision, now, steps.storable(reason))
+        made = DecisionMade(ref, decision, now, storable(reason))
         self._decisions.setdefault(ref, []).append(made)
         return grant
 

@@ -24,9 +24,9 @@ from tgmembership_async.grants.model import (
     load_error,
     load_token,
 )
-from tgmembership_async.grants.steps import storable
 from tgmembership_async.storage.postgres_life import ALIVE
 from tgmembership_async.storage.postgres_server import Lane
+from tgmembership_async.storage.text import storable
 
 _COLUMNS: Final = "ref, plan_id, member_id, status, token, attempts, note, updated_at, error"
 _FIND: Final = f"""

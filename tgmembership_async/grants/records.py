@@ -19,7 +19,7 @@ from tgmembership_async.grants.model import (
     load_error,
     load_token,
 )
-from tgmembership_async.grants.steps import storable
+from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 _SELECT: Final = """

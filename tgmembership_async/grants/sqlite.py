@@ -24,6 +24,7 @@ from tgmembership_async.grants.model import (
 from tgmembership_async.grants.paging import Page, Paged
 from tgmembership_async.grants.tables import LEDGER
 from tgmembership_async.storage.sqlite import SqliteStorage
+from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 _SENDING: Final = frozenset({GrantStatus.SENDING})
@@ -94,7 +95,7 @@ class SqliteLedger:
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
         """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
-        made = DecisionMade(check_ref(ref), decision, self._clock(), steps.storable(reason))
+        made = DecisionMade(check_ref(ref), decision, self._clock(), storable(reason))
         return await self._storage.write(partial(_decide, made=made, token=token))
 
     async def mark_delivered(self, ref: str) -> Grant:

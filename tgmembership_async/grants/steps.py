@@ -21,6 +21,7 @@ from tgmembership_async.grants.model import (
     Settlement,
     check_decision,
 )
+from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 Clock = Callable[[], datetime]
@@ -41,11 +42,6 @@ def check_aware(name: str, moment: datetime) -> datetime:
         msg = f"{name} must be an aware datetime, such as datetime.now(UTC) - timedelta(days=1)"
         raise UsageError(msg)
     return moment
-
-
-def storable(text: str) -> str:
-    """Return a text as any database keeps it: without NUL and without halves of surrogate pairs."""
-    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def planned(request: GrantRequest, now: datetime) -> Grant:
