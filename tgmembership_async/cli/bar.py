@@ -18,7 +18,7 @@ class Bar:
         self, console: Console, total: int, names: tuple[str, ...] = ("granted", "refused", "unknown")
     ) -> None:
         self._names = names
-        self.shown = console.is_terminal
+        self.shown: bool = console.is_terminal
         self._progress = Progress(
             BarColumn(bar_width=30),
             MofNCompleteColumn(),

@@ -68,8 +68,8 @@ class Budget:
     __slots__ = ("capacity", "tokens")
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.tokens = capacity
+        self.capacity: int = capacity
+        self.tokens: int = capacity
 
     def take(self, cost: int) -> None:
         """Spend what `decide` said a retry costs."""

@@ -21,8 +21,8 @@ class Errand(Generic[T]):
     __slots__ = ("_result", "error", "job", "waiter", "writes")
 
     def __init__(self, job: Job[T], *, writes: bool) -> None:
-        self.job = job
-        self.writes = writes
+        self.job: Job[T] = job
+        self.writes: bool = writes
         self.waiter: Waiter = waiter()
         self.error: BaseException | None = None
         self._result: list[T] = []

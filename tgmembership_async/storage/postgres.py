@@ -36,7 +36,7 @@ class PostgresStorage:
     """The tables of some components in the database that `conninfo` names. Open and close it in any task."""
 
     def __init__(self, conninfo: str | Secret, components: Iterable[Component]) -> None:
-        self.server = Server(conninfo)
+        self.server: Server = Server(conninfo)
         self.schema = ""
         self.on_trouble: Callable[[], None] = _nothing
         self._components = tuple(components)
@@ -89,13 +89,16 @@ class PostgresStorage:
             msg = f"{self.server} was opened before this process was forked: open it in the child"
             raise UsageError(msg)
 
-    async def run(self, job: Job[T]) -> T:
-        """Return what the job returns. It is tried again while the server is away, half a minute at most.
+    async def run(self, job: Job[T], *, patience: float = PATIENCE, abandon: bool = False) -> T:
+        """Return what the job returns. It is tried again while the server is away, for `patience` seconds.
 
-        Raises StorageError where the server fails; then nothing of the job was kept, as far as anybody knows.
+        Raises StorageError where the server fails; then nothing of the job was kept, as far as anybody knows. With
+        `abandon` a caller who is cancelled does not wait for what goes on in the thread.
         """
         self.check_open()
-        return await to_thread.run_sync(self._carry_out, job, PATIENCE, limiter=self._limiter)
+        return await to_thread.run_sync(
+            self._carry_out, job, patience, limiter=self._limiter, abandon_on_cancel=abandon
+        )
 
     def _carry_out(self, job: Job[T], patience: float) -> T:
         end, pause = time.monotonic() + patience, _FIRST_PAUSE

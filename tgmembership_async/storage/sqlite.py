@@ -37,7 +37,7 @@ class SqliteStorage:
 
     def __init__(self, path: str | os.PathLike[str], component: Component, *, owner: bool = True) -> None:
         check_sqlite()
-        self.path = _checked(path)
+        self.path: Path = _checked(path)
         self.owner = owner
         self._component = component
         self._writer: Writer | None = None

@@ -34,12 +34,12 @@ class Writer:
         self.path = path
         self.owner = owner
         self.components: set[str] = set()
-        self.ending = False
+        self.ending: bool = False
         self._after = after
         self._lock: OwnerLock | None = None
         self._queue: SimpleQueue[Errand[Any] | None] = SimpleQueue()
         self._gone: Waiter | None = None
-        self.forked = False
+        self.forked: bool = False
         # A daemon, for an event loop that dies without closing must not keep the program alive; see _at_exit.
         self._thread = Thread(target=self._work, name=f"writer of {path}", daemon=True)
         _ALIVE.add(self)

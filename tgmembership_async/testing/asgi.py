@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
@@ -24,7 +24,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take note of the transport."""
         self.access_log = False
-        self.app_state = {**self.app_state, "transport": transport}
+        self.app_state: dict[str, Any] = {**self.app_state, "transport": transport}
         super().connection_made(transport)
 
 

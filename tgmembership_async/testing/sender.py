@@ -17,7 +17,7 @@ class WebhookSender:
     """Sign events with `secret`, which belongs into the Verifier under test, and deliver each of them once."""
 
     def __init__(self, secret: str | Secret = SAMPLE_SECRET, *, clock: Callable[[], float] = time.time) -> None:
-        self.secret = secret if isinstance(secret, Secret) else Secret(secret)
+        self.secret: Secret = secret if isinstance(secret, Secret) else Secret(secret)
         self._clock = clock
         self._number = 0
 

@@ -40,7 +40,7 @@ class FakeServer:
     ) -> None:
         self.service = service
         self._postal = postal
-        self.host = "127.0.0.1" if host == "localhost" else host
+        self.host: str = "127.0.0.1" if host == "localhost" else host
         if self.host not in _FAMILIES:
             msg = f"the fake service listens on loopback only: 127.0.0.1, ::1 or localhost, not {host!r:.80}"
             raise UsageError(msg)

@@ -43,7 +43,7 @@ class FakeService(World):
     ) -> None:
         super().__init__(plans=plans, members=members, silent=silent, unused_cap=unused_cap, clock=clock, seed=seed)
         self.bot_id = bot_id
-        self.api_key = Secret(self._letters(40) if api_key is None else api_key)
+        self.api_key: Secret = Secret(self._letters(40) if api_key is None else api_key)
         self.always_200 = always_200
         self.request_ids = request_ids
         self._shapes = choose(shapes or {})

@@ -1,11 +1,11 @@
 """What the checks of `conformance.py` are written with: samples, expectations, and the way to every state."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from tgmembership_async.errors import BadRequest, GrantError, NotSent, OutcomeUnknown
+from tgmembership_async.errors import BadRequest, CallError, GrantError, NotSent, OutcomeUnknown
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import (
     DECIDES,
@@ -23,7 +23,7 @@ MakeLedger = Callable[[], Ledger]
 Step = Callable[[Ledger, str], Awaitable[object]]
 
 TOKEN: Final = AccessToken(token="tök-1", link="https://t.me/shop_bot?start=tok-1", raw={"code": "tok-1", "uses": 1})  # noqa: S106 - a sample
-ERRORS: Final = {
+ERRORS: Final[Mapping[GrantStatus, CallError]] = {
     GrantStatus.PLANNED: NotSent("refused", method="addMember", attempts=4, elapsed=1.5),
     GrantStatus.REFUSED: BadRequest("no such plan", code=400, description="plan_id", method="addMember", attempts=1),
     GrantStatus.UNKNOWN: OutcomeUnknown(

@@ -62,7 +62,7 @@ class World:
         self._orders: list[FakeOrder] = []
         self._subscribers: dict[tuple[int, int], FakeSubscriber] = {}
         self._webhook: FakeWebhook | None = None
-        self.outbox = Outbox()
+        self.outbox: Outbox = Outbox()
         self._audit: list[GrantRecord] = []
 
     @property

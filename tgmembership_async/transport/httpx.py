@@ -37,7 +37,7 @@ class Witness:
     def __init__(self, progress: Progress) -> None:
         progress.begun = False
         self._progress = progress
-        self.connecting = False
+        self.connecting: bool = False
         self.stream: Closable | None = None
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:

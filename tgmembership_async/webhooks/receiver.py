@@ -64,7 +64,7 @@ class Receiver:
         self.verifier = verifier
         self.inbox = inbox
         self.max_body = max_body
-        self.asgi = ASGIReceiver(self)
+        self.asgi: ASGIReceiver = ASGIReceiver(self)
         self._probes = probes
         self._clock = clock
         self._refusals = RefusalLog()

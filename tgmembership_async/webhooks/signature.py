@@ -113,7 +113,7 @@ class Verifier:
         if not self._keys:
             msg = "a Verifier needs a webhook secret, as a str or a Secret, or several of them"
             raise UsageError(msg)
-        self.tolerance = seconds("tolerance", tolerance)
+        self.tolerance: float = seconds("tolerance", tolerance)
         self._signature_header = _name("signature_header", signature_header)
         self._nonce_header = _name("nonce_header", nonce_header)
         self._found: HeaderNames | None = None
