@@ -125,7 +125,7 @@ def test_refused_ones_and_conflicts_exit_with_3(tmp_path: Path) -> None:
     assert done.exit_code == 3
     assert [line["status"] for line in lines(done)] == ["granted", "refused", "granted", "conflict"]
     assert "1 granted, 0 granted before, 1 refused, 0 unknown" in done.stderr
-    assert "1 rows repeat a ref of this run, which was granted once." in done.stderr
+    assert "1 rows were carried out already, by this run or by another worker beside it." in done.stderr
     assert "1 rows name a ref that stands for another plan or member" in done.stderr
     assert "grants list --status refused" in done.stderr
 
@@ -299,7 +299,7 @@ def test_an_interrupt_before_anything_began_exits_with_130(members: Path, monkey
     def interrupt(_: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(provision, "SqliteLedger", interrupt)
+    monkeypatch.setattr(provision, "opened", interrupt)
     done = run(members, "--plan-id", 1)
     assert done.exit_code == 130
     assert "0 of 3 members in" in done.stderr

@@ -1,18 +1,17 @@
 """`tgmembership grant`: one member, one token, however often it is run."""
 
 import logging
-from pathlib import Path
 from typing import Final
 
 import anyio
 import click
 
 from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.ledgers import Place, ledger_at, ledger_option
 from tgmembership_async.cli.lines import fields_of
 from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest
-from tgmembership_async.grants.sqlite import SqliteLedger
 
 _EPILOG: Final = """
 \b
@@ -32,18 +31,11 @@ If the outcome is unknown (exit code 4), nothing is sent again until you decide:
 @click.option("--plan-id", type=click.IntRange(1), required=True, help="Grant this plan.")
 @click.option("--member-id", type=click.IntRange(1), help="To this Telegram user, who has talked to the bot.")
 @click.option("--note", "text", default="", help="Keep this with the grant: the chat to write to, say.")
-@click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="TGMEMBERSHIP_LEDGER",
-    show_envvar=True,
-    required=True,
-    help="Keep what was granted in this file.",
-)
+@ledger_option("Keep what was granted in this file, or on this server.", required=True)
 @click.option("--show-links", is_flag=True, help="Print token and link too: whoever reads one may join.")
 @format_option
 def command(
-    *, ref: str, plan_id: int, member_id: int | None, text: str, ledger: Path, show_links: bool, form: Format
+    *, ref: str, plan_id: int, member_id: int | None, text: str, ledger: Place, show_links: bool, form: Format
 ) -> None:
     """Grant one member access to a plan, exactly once for REF: your own id of the payment.
 
@@ -57,6 +49,6 @@ def command(
         note(f"The link: tgmembership grants show {ref} --show-links")
 
 
-async def _grant(request: GrantRequest, ledger: Path) -> Grant:
-    async with Granter(session(), SqliteLedger(ledger)) as granter:
+async def _grant(request: GrantRequest, ledger: Place) -> Grant:
+    async with Granter(session(), ledger_at(ledger)) as granter:
         return await granter.grant(request.ref, plan_id=request.plan_id, member_id=request.member_id, note=request.note)

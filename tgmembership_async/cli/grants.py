@@ -11,6 +11,7 @@ import anyio
 import click
 
 from tgmembership_async.cli import moments
+from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.grants_view import (
     note,
     on_a_terminal,
@@ -20,11 +21,11 @@ from tgmembership_async.cli.grants_view import (
     show_history,
     show_one,
 )
+from tgmembership_async.cli.ledgers import Place, check_there, ledger_option, opened
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.granter import Finding, Granter
+from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, Grant, GrantStatus, check_decision
-from tgmembership_async.grants.sqlite import SqliteLedger
-from tgmembership_async.session import Session
 from tgmembership_async.values.models import AccessToken
 
 T = TypeVar("T")
@@ -65,14 +66,7 @@ def command() -> None:
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
 
 
-_ledger = click.option(
-    "--ledger",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="TGMEMBERSHIP_LEDGER",
-    show_envvar=True,
-    required=True,
-    help="The ledger's file.",
-)
+_ledger = ledger_option("The ledger's file, or its server.", exists=True, required=True)
 _show_links = click.option("--show-links", is_flag=True, help="Show tokens and links: whoever reads one may join.")
 _limit = click.option(
     "--limit", type=click.IntRange(0), help="Show so many at most, 0 for all. [default: 100 on a terminal, else all]"
@@ -89,7 +83,7 @@ _since = click.option(
 @_limit
 @_show_links
 def list_(
-    *, ledger: Path, status: tuple[str, ...], since: datetime | None, limit: int | None, show_links: bool
+    *, ledger: Place, status: tuple[str, ...], since: datetime | None, limit: int | None, show_links: bool
 ) -> None:
     """List grants, the oldest first."""
     wanted = list(map(GrantStatus, status)) or None
@@ -100,7 +94,7 @@ def list_(
 @click.argument("ref")
 @_ledger
 @_show_links
-def show(*, ref: str, ledger: Path, show_links: bool) -> None:
+def show(*, ref: str, ledger: Place, show_links: bool) -> None:
     """Show one grant with every attempt and every decision."""
     grant, attempts, decisions = _with(ledger, lambda rows: _history(rows, ref))
     show_history(grant, attempts, decisions, links=show_links)
@@ -114,7 +108,7 @@ def show(*, ref: str, ledger: Path, show_links: bool) -> None:
 @_ledger
 @click.option("--reason", required=True, help="Why; kept with the decision.")
 @click.option("--token-file", type=click.File(encoding="utf-8"), help="A file with the token or link, - for stdin.")
-def resolve(*, ref: str, decision: str, ledger: Path, reason: str, token_file: TextIO | None) -> None:
+def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: TextIO | None) -> None:
     """Decide about an unknown or refused grant.
 
     The decision is kept with its time and reason.
@@ -132,18 +126,18 @@ def resolve(*, ref: str, decision: str, ledger: Path, reason: str, token_file: T
 
 @command.command("reconcile")
 @_ledger
-def reconcile(*, ledger: Path) -> None:
+def reconcile(*, ledger: Place) -> None:
     """Ask the service about unknown grants.
 
     What its subscribers prove is settled to granted: a subscription to the same plan that began after the attempt.
     Everything else stays as it is, and is shown with what was seen. The credentials come from TGMEMBERSHIP_BOT_ID, and
     TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if nothing is unknown any more, else 4.
     """
-    session = Session.from_env()
+    tg = session()
     _settle_the_dead(ledger)
 
-    async def ask(rows: SqliteLedger) -> list[Finding]:
-        async with Granter(session, rows) as granter:
+    async def ask(rows: Ledger) -> list[Finding]:
+        async with Granter(tg, rows) as granter:
             return await granter.reconcile()
 
     findings = _with(ledger, ask)
@@ -162,7 +156,7 @@ def reconcile(*, ledger: Path) -> None:
 @_since
 @_limit
 @_show_links
-def undelivered(*, ledger: Path, since: datetime | None, limit: int | None, show_links: bool) -> None:
+def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, show_links: bool) -> None:
     """List the grants whose links are not delivered.
 
     That is what is granted and not marked: these customers may wait. Send their links, and then mark-delivered.
@@ -173,10 +167,10 @@ def undelivered(*, ledger: Path, since: datetime | None, limit: int | None, show
 @command.command("mark-delivered")
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
 @_ledger
-def mark_delivered(*, refs: tuple[str, ...], ledger: Path) -> None:
+def mark_delivered(*, refs: tuple[str, ...], ledger: Place) -> None:
     """Record that customers have their links."""
 
-    async def mark(rows: SqliteLedger) -> None:
+    async def mark(rows: Ledger) -> None:
         for ref in refs:
             show_one(await rows.mark_delivered(ref), links=False)
 
@@ -192,7 +186,7 @@ def mark_delivered(*, refs: tuple[str, ...], ledger: Path) -> None:
     required=True,
     help="2026-11-01, say, or 30d for 30 days ago.",
 )
-def purge(*, ledger: Path, delivered_before: datetime) -> None:
+def purge(*, ledger: Place, delivered_before: datetime) -> None:
     """Overwrite the tokens of old deliveries.
 
     The grants themselves stay, so that nothing is granted again.
@@ -204,29 +198,30 @@ def purge(*, ledger: Path, delivered_before: datetime) -> None:
         say({"wiped": wiped})
 
 
-def _with(ledger: Path, work: Callable[[SqliteLedger], Coroutine[Any, Any, T]]) -> T:
+def _with(ledger: Place, work: Callable[[Ledger], Coroutine[Any, Any, T]]) -> T:
     """Return what the work returns, done beside the owner of the ledger if there is one."""
+    check_there(ledger)
 
     async def beside() -> T:
-        async with SqliteLedger(ledger, owner=False) as rows:
+        async with opened(ledger, owner=False) as rows:
             return await work(rows)
 
     return anyio.run(beside)
 
 
-def _settle_the_dead(ledger: Path) -> None:
+def _settle_the_dead(ledger: Place) -> None:
     """Own the ledger for a moment, if nobody does, so that what a dead owner was sending can be decided about."""
 
     async def own() -> None:
-        async with SqliteLedger(ledger):
+        async with opened(ledger):
             pass
 
-    if ledger.stat().st_size:  # an owner would make a ledger of an empty file
+    if isinstance(ledger, Path) and ledger.stat().st_size:  # an owner would make a ledger of an empty file
         with suppress(UsageError):
             anyio.run(own)
 
 
-async def _history(rows: SqliteLedger, ref: str) -> tuple[Grant, list[Attempt], list[DecisionMade]]:
+async def _history(rows: Ledger, ref: str) -> tuple[Grant, list[Attempt], list[DecisionMade]]:
     grant = await rows.get(ref)
     if grant is None:
         msg = f"this ledger has no grant with the ref {ref}; `tgmembership grants list` shows those it has"

@@ -1,6 +1,7 @@
 """`tgmembership provision`: grant access to the members of a file, once each, however often it is run."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from attrs import field, mutable
 from rich.console import Console
 
 from tgmembership_async.cli.bar import Bar
+from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.interrupts import interruptible
+from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, server
 from tgmembership_async.cli.lines import fields_of, line
 from tgmembership_async.cli.members import Problem, open_members, read_members
 from tgmembership_async.cli.provision_end import INTERRUPTED, exit_code, progress, sentences
@@ -21,7 +24,6 @@ from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import GrantRequest
 from tgmembership_async.grants.run import Run, Summary
-from tgmembership_async.grants.sqlite import SqliteLedger
 from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.session import Session
 
@@ -30,6 +32,7 @@ _EPILOG: Final = """
 Examples:
   tgmembership provision members.csv --plan-id 1
   tgmembership provision members.csv --ledger grants.db > granted.jsonl
+  tgmembership provision members.csv --ledger postgresql://shop@db/shop
   tgmembership grants list --status unknown --ledger members.csv.grants.db
 
 \b
@@ -53,13 +56,8 @@ _IN_FLIGHT: Final = "Finishing what is in flight, and beginning nothing else. Ct
 @click.command("provision", epilog=_EPILOG)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--plan-id", type=click.IntRange(1), help="Grant this plan where a row names none.")
-@click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="TGMEMBERSHIP_LEDGER",
-    show_envvar=True,
-    help="Keep what was granted in this file.  [default: FILE.grants.db]",
-)
+@ledger_option("Keep what was granted there; several machines may share a server.  [default: FILE.grants.db]")
+@click.option("--enqueue", is_flag=True, help="Only enqueue the members on the ledger's server: see `worker`.")
 @click.option(
     "--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Grant so many at a time."
 )
@@ -78,7 +76,8 @@ def command(
     *,
     file: Path,
     plan_id: int | None,
-    ledger: Path | None,
+    ledger: Place | None,
+    enqueue: bool,
     concurrency: int,
     attempts: int,
     backoff: float,
@@ -89,13 +88,17 @@ def command(
     FILE is CSV with the header ref,member_id[,plan_id][,note], or JSON lines; `ref` is your own id of the payment.
     All rows are checked before anything is sent. The credentials come from TGMEMBERSHIP_BOT_ID, and
     TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Each member is a line of JSON on stdout as soon as the outcome is
-    durable; progress and summary go to stderr.
+    durable; progress and summary go to stderr. On one PostgreSQL server it may run on several machines at once, with
+    the same FILE or with others: whoever comes to a member first grants it, and the others tell what came of it.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
     total = _check(file, plan_id)
+    if enqueue:
+        _enqueue(server(ledger, "--enqueue"), _requests(file, plan_id), total)
+        return
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
-        session=Session.from_env(max_connections=concurrency, retry=policy),
+        session=session(max_connections=concurrency, retry=policy),
         ledger=ledger or file.with_name(f"{file.name}.grants.db"),
         total=total,
         concurrency=concurrency,
@@ -115,7 +118,16 @@ def command(
         click.echo(sentence, err=True)
     if problem is not None:
         raise problem
-    raise SystemExit(INTERRUPTED if job.interrupted else exit_code(job.summary))
+    raise SystemExit(INTERRUPTED if job.interrupted else exit_code(job.summary, job.told))
+
+
+def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int) -> None:
+    from tgmembership_async.cli.queue import enqueue  # noqa: PLC0415 - an extra, and slow to load
+
+    new = anyio.run(enqueue, place, requests)
+    click.echo(line({"members": total, "enqueued": new}))
+    click.echo(f"{new:,} of {total:,} members are enqueued; the others were waiting in the queue already.", err=True)
+    click.echo(f"Carry them out: tgmembership worker --ledger {shlex.quote(str(place))}", err=True)
 
 
 def _check(file: Path, plan_id: int | None) -> int:
@@ -151,18 +163,19 @@ class Job:
     """One run over a file, and what came of it."""
 
     session: Session
-    ledger: Path
+    ledger: Place
     total: int
     concurrency: int
     links: bool
     begun: bool = False
     interrupted: bool = False
     summary: Summary = field(factory=Summary)
+    told: set[str] = field(factory=set[str])
 
     async def carry_out(self, requests: Iterator[GrantRequest]) -> None:
         """Grant them all, print a line for each, and end early but in order when asked to."""
         console = Console(stderr=True, highlight=False)
-        async with self.session, SqliteLedger(self.ledger) as ledger, Granter(self.session, ledger) as granter:
+        async with self.session, opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
             self.begun = True
             run = granter.provision(requests, concurrency=self.concurrency)
             with Bar(console, self.total) as bar:
@@ -177,7 +190,9 @@ class Job:
 
     async def _tell(self, run: Run, bar: Bar) -> None:
         async for grant in run:
-            sys.stdout.write(line(fields_of(grant, links=self.links)) + "\n")
+            fields = fields_of(grant, links=self.links)
+            self.told.add(fields["status"])
+            sys.stdout.write(line(fields) + "\n")
             sys.stdout.flush()
             if bar.shown:
                 bar.show(*progress(run.summary))

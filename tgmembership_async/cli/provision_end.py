@@ -1,10 +1,11 @@
 """What a provisioning run came to: numbers for the bar, sentences for people, an exit code for scripts. Pure."""
 
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import Final
 
+from tgmembership_async.cli.ledgers import Place
+from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.grants.run import StopReason, Summary
 
 INTERRUPTED: Final = 130
@@ -12,15 +13,16 @@ _UNFINISHED: Final = 1
 _REFUSED: Final = 3
 _UNKNOWN: Final = 4
 _CREDENTIALS: Final = 5
+_UNDONE: Final = frozenset({GrantStatus.PLANNED, GrantStatus.SENDING})
 
 
-def exit_code(summary: Summary) -> int:
-    """Return the highest exit code that applies."""
+def exit_code(summary: Summary, told: Collection[str] = ()) -> int:
+    """Return the highest exit code that applies; `told` are the statuses of all rows, also of what others granted."""
     codes = {
         _CREDENTIALS: summary.stopped is StopReason.CREDENTIALS,
-        _UNKNOWN: summary.unknown,
-        _REFUSED: summary.refused or summary.conflicts,
-        _UNFINISHED: summary.planned or summary.stopped,
+        _UNKNOWN: summary.unknown or GrantStatus.UNKNOWN in told,
+        _REFUSED: summary.refused or summary.conflicts or GrantStatus.REFUSED in told,
+        _UNFINISHED: summary.planned or summary.stopped or not _UNDONE.isdisjoint(told),
     }
     return max((code for code, applies in codes.items() if applies), default=0)
 
@@ -35,7 +37,7 @@ def progress(summary: Summary) -> tuple[int, dict[str, int]]:
     return sum(counts.values()) + summary.planned + summary.duplicates, counts
 
 
-def sentences(summary: Summary, total: int, seconds: float, ledger: Path, *, links: bool) -> Iterator[str]:
+def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, links: bool) -> Iterator[str]:
     """Yield what a person should know at the end, and what to do next."""
     where = f"--ledger {shlex.quote(str(ledger))}"
     done, _ = progress(summary)
@@ -44,7 +46,7 @@ def sentences(summary: Summary, total: int, seconds: float, ledger: Path, *, lin
         f"before, {summary.refused:,} refused, {summary.unknown:,} unknown, {summary.planned:,} still planned."
     )
     if summary.duplicates:
-        yield f"{summary.duplicates:,} rows repeat a ref of this run, which was granted once."
+        yield f"{summary.duplicates:,} rows were carried out already, by this run or by another worker beside it."
     if summary.conflicts:
         yield (
             f"{summary.conflicts:,} rows name a ref that stands for another plan or member, and were left alone: "

@@ -1,0 +1,304 @@
+"""`tgmembership ledger`, and every command that takes one: a file or a PostgreSQL server, copied there and back."""
+
+import getpass
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+from command_line import tgmembership
+from own_schema import own_schema
+
+from tgmembership_async.cli.ledgers import Server
+from tgmembership_async.cli.root import command
+from tgmembership_async.errors import Forbidden, GrantError, OutcomeUnknown, ReplyLost, UsageError
+from tgmembership_async.grants import GrantRequest, GrantStatus, Ledger, PostgresLedger, Settlement, SqliteLedger
+from tgmembership_async.grants.copying import PAGE, Copied, copy
+from tgmembership_async.grants.copying_postgres import PostgresStore
+from tgmembership_async.grants.copying_sqlite import SqliteStore
+from tgmembership_async.testing import FakeService, serve
+from tgmembership_async.values.models import AccessToken
+
+PASSWORD = "s3cret-of-the-database"
+TOKEN = AccessToken("t0kEn", "https://t.me/my_bot?start=t0kEn", {"token": "t0kEn", "ü": [1.5, None]})
+LOST = OutcomeUnknown("it may have acted", cause=ReplyLost("no whole reply came back"), maybe_applied=True)
+NO = Forbidden("this user has not talked to the bot", code=403)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with own_schema() as found:
+        yield found
+
+
+async def fill(ledger: Ledger) -> None:
+    """Write a row in every state but sending, with a past of every kind."""
+    await ledger.plan(GrantRequest("planned", 1, 1, 'a note, "quoted"; and\tüber alles'))
+    for number, ref in enumerate(("granted", "delivered", "purged", "refused", "unknown", "abandoned", "again"), 2):
+        assert (await ledger.claim(GrantRequest(ref, 2**63 - 1 if ref == "granted" else 1, number))).mine
+    for ref in ("granted", "delivered", "purged"):
+        await ledger.settle(ref, Settlement(GrantStatus.GRANTED, token=TOKEN, evidence="ok: true"))
+    await ledger.mark_delivered("purged")
+    await ledger.purge(datetime.now(UTC) + timedelta(days=1000))
+    await ledger.mark_delivered("delivered")
+    await ledger.settle("refused", Settlement(GrantStatus.REFUSED, error=NO, evidence="403"))
+    for ref in ("unknown", "abandoned", "again"):
+        await ledger.settle(ref, Settlement(GrantStatus.UNKNOWN, error=LOST, evidence="lost \\ reply"))
+    await ledger.decide("abandoned", "abandon", None, "refunded")
+    for reason in ("once more", "and again"):
+        await ledger.decide("again", "retry", None, reason)
+        await ledger.claim(GrantRequest("again", 1, 8))
+        await ledger.settle("again", Settlement(GrantStatus.UNKNOWN, error=LOST))
+    await ledger.claim(GrantRequest("died", 1, None))
+
+
+async def everything(ledger: Ledger) -> list[Any]:
+    await ledger.open()
+    try:
+        rows = [grant async for grant in ledger.grants()]
+        return [
+            (grant, repr(grant.error), await ledger.attempts(grant.ref), await ledger.decisions(grant.ref))
+            for grant in rows
+        ]
+    finally:
+        await ledger.aclose()
+
+
+def told(where: Ledger) -> list[Any]:
+    return anyio.run(everything, where)
+
+
+def make(ledger: Ledger) -> None:
+    async def make() -> None:
+        await ledger.open()
+        await fill(ledger)
+        await ledger.aclose()
+
+    anyio.run(make)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_a_ledger_goes_from_a_file_to_a_server_and_back_and_nothing_is_lost(tmp_path: Path, url: str) -> None:
+    """Run the commands as processes, with a password in the URL that nobody gets to see."""
+    there, back = tmp_path / "grants.db", tmp_path / "back.db"
+    make(SqliteLedger(there))
+    before = told(SqliteLedger(there))
+    assert len({row[0].status for row in before}) == len(GrantStatus) - 1
+    assert [row[0].ref for row in before if row[2] and row[2][-1].ended_at is None] == ["died"]
+    used = url if "@" in url else url.replace("://", f"://{getpass.getuser()}:{PASSWORD}@")
+    for source, target in ((there, used), (used, back)):
+        done = tgmembership("ledger", "copy", str(source), str(target))
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"rows": 9, "added": 9}
+        assert "9 rows, 9 of them new." in done.stderr
+        assert PASSWORD not in done.stdout + done.stderr
+        again = tgmembership("ledger", "copy", str(source), str(target))
+        assert json.loads(again.stdout) == {"rows": 9, "added": 0}
+    assert told(PostgresLedger(url)) == before
+    assert told(SqliteLedger(back)) == before
+
+
+def test_what_is_there_and_differs_is_left_alone(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "grants.db"
+
+    async def meddle() -> None:
+        async with PostgresLedger(url) as ledger:
+            await ledger.plan(GrantRequest("unknown", 1, 6))
+
+    make(SqliteLedger(path))
+    anyio.run(meddle)
+    done = run("ledger", "copy", path, url)
+    assert done.exit_code == 1
+    assert "unknown is unknown here (1 attempts) and planned there (0 attempts)" in done.stderr
+    assert [row[0].ref for row in told(PostgresLedger(url))] == ["unknown"], "a page is taken in as a whole"
+
+
+@pytest.mark.parametrize("way", ["to a server", "to a file"])
+def test_a_copy_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path, url: str, way: str) -> None:
+    path = tmp_path / "grants.db"
+    total = 2 * PAGE + 100
+    file, database = SqliteStore(path), PostgresStore(url)
+    first: Ledger = SqliteLedger(path) if way == "to a server" else PostgresLedger(url)
+    source, target = (file, database) if way == "to a server" else (database, file)
+
+    async def plan() -> None:
+        await first.open()
+        async with anyio.create_task_group() as group:
+            numbers = count()
+            for _ in range(20):
+                group.start_soon(plan_some, numbers)
+        await first.aclose()
+
+    async def plan_some(numbers: Iterator[int]) -> None:
+        while (number := next(numbers)) < total:
+            await first.plan(GrantRequest(f"r{number}", 1, number + 1))
+
+    def cut(done: int, rows: int) -> None:
+        assert rows == total
+        if done >= PAGE:
+            raise KeyboardInterrupt
+
+    async def copied(progress: Any) -> Copied:
+        try:
+            await source.open()
+            await target.open()
+            return await copy(source, target, progress)
+        finally:
+            await target.aclose()
+            await source.aclose()
+
+    anyio.run(plan)
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(copied, cut)
+    assert anyio.run(copied, lambda *_: None) == Copied(total, total - PAGE)
+    assert told(SqliteLedger(path)) == told(PostgresLedger(url))
+
+
+def test_what_is_being_sent_or_changed_meanwhile_is_not_copied(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "grants.db"
+
+    async def changing(ledger: PostgresLedger) -> None:
+        source, target = PostgresStore(url), SqliteStore(path)
+
+        async def copied(progress: Any) -> None:
+            await copy(source, target, progress)
+
+        await source.open()
+        await target.open()
+        try:
+            with pytest.raises(UsageError, match="1 rows are being sent right now: stop the workers"):
+                await copied(lambda *_: None)
+            await ledger.settle("a", Settlement(GrantStatus.GRANTED, token=TOKEN))
+            meddle = ledger._storage.server
+
+            def change(*_: object) -> None:
+                with meddle.connect() as lane:
+                    lane.execute("UPDATE tgm_grants SET status = 'delivered', updated_at = now() + interval '1 s'")
+
+            with pytest.raises(UsageError, match="was changed while it was copied"):
+                await copied(change)
+            with pytest.raises(GrantError, match="a is delivered here"):
+                await copied(lambda *_: None)
+        finally:
+            await target.aclose()
+            await source.aclose()
+
+    async def main() -> None:
+        async with PostgresLedger(url) as ledger:
+            await ledger.claim(GrantRequest("a", 1, 42))
+            await changing(ledger)
+
+    anyio.run(main)
+
+
+def test_a_ref_that_postgresql_cannot_take_is_named(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "grants.db"
+
+    async def plan() -> None:
+        async with SqliteLedger(path) as ledger:
+            await ledger.plan(GrantRequest("ü" * 1000, 1))
+            await ledger.plan(GrantRequest("€" * 1000, 1))
+
+    anyio.run(plan)
+    done = run("ledger", "copy", path, url)
+    assert done.exit_code == 2
+    assert "€€... has more than 2,000 bytes" in done.stderr
+
+
+def test_init_makes_a_ledger_and_its_queue_and_migrate_needs_one(url: str, tmp_path: Path) -> None:
+    missing = run("ledger", "migrate", "--ledger", url)
+    assert missing.exit_code == 2
+    assert "has no ledger: look at the name, or make one: tgmembership ledger init" in missing.stderr
+    for _ in range(2):
+        assert run("ledger", "init", "--ledger", url, "--queue").exit_code == 0
+    assert run("ledger", "migrate", "--ledger", url).exit_code == 0
+    assert run("ledger", "init", "--ledger", tmp_path / "grants.db").exit_code == 0
+    assert run("ledger", "migrate", "--ledger", tmp_path / "grants.db").exit_code == 0
+    assert "does not exist" in run("ledger", "migrate", "--ledger", tmp_path / "none.db").stderr
+    assert "needs a ledger that many" in run("ledger", "init", "--ledger", tmp_path / "a.db", "--queue").stderr
+
+
+def test_who_only_looks_makes_no_ledger(url: str) -> None:
+    for arguments in (("list",), ("resolve", "a", "retry", "--reason", "x")):
+        done = run("grants", *arguments, "--ledger", url)
+        assert done.exit_code == 2
+        assert "has no ledger" in done.stderr
+    assert run("ledger", "copy", url, "nowhere.db").exit_code == 2
+    assert not Path("nowhere.db").exists()
+
+
+def test_grants_of_a_server_are_looked_into_and_decided(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(PostgresLedger(url))
+    monkeypatch.setenv("TGMEMBERSHIP_LEDGER", url)
+    listed = [json.loads(line) for line in run("grants", "list", "--status", "unknown").stdout.splitlines()]
+    assert [line["ref"] for line in listed] == ["unknown", "again", "died"]
+    decided = run("grants", "resolve", "died", "retry", "--reason", "no link in the log")
+    assert (decided.exit_code, json.loads(decided.stdout)["status"]) == (0, "planned")
+    assert run("grants", "mark-delivered", "granted").exit_code == 0
+    assert json.loads(run("grants", "purge", "--delivered-before", "2999-01-01").stdout) == {"wiped": 2}
+    shown = json.loads(run("grants", "show", "again").stdout)
+    assert (len(shown["history"]), len(shown["decisions"])) == (3, 2)
+
+
+def test_unknown_ones_of_a_server_are_reconciled(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(PostgresLedger(url))
+    with serve(FakeService()) as server:
+        for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": url}.items():
+            monkeypatch.setenv(name, value)
+        done = run("grants", "reconcile")
+    assert done.exit_code == 4
+    assert "3 were unknown: 0 are proven to be granted, 3 are left to you." in done.stderr
+
+
+@pytest.mark.parametrize("value", ["mysql://root:pw@db/shop", "postgresql://root:pw@[::/shop"])
+def test_what_is_no_ledger_is_not_repeated(value: str) -> None:
+    done = run("grants", "list", "--ledger", value)
+    assert done.exit_code == 2
+    assert "postgresql://user@host/database" in done.stderr
+    assert "pw" not in done.stderr
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password(refused_port: int) -> None:
+    url = f"postgresql://shop:{PASSWORD}@127.0.0.1:{refused_port}/shop?sslpassword={PASSWORD}"
+    for arguments in (("grants", "list"), ("ledger", "init"), ("worker",)):
+        done = tgmembership(*arguments, "--ledger", url)
+        assert done.returncode in (1, 2)
+        assert PASSWORD not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_url_is_shown_without_its_secrets() -> None:
+    shown = {
+        "postgresql://u:p@h/db": "postgresql://u@h/db",
+        "postgresql:///db?host=/run&password=p": "postgresql:///db?host=/run",
+        "postgres://u:p%40@h1:1,h2:2/db?p%61ssword=p&options=-c%20a%3Db": "postgres://u@h1:1,h2:2/db?options=-c%20a%3Db",
+        "postgresql://h": "postgresql://h",
+    }
+    assert {url: str(Server(url)) for url in shown} == shown
+    assert repr(Server("postgresql://u:p@h")) == "Server()"
+
+
+def test_the_same_ledger_twice_is_no_copy(tmp_path: Path) -> None:
+    path = tmp_path / "grants.db"
+    make(SqliteLedger(path))
+    assert "are the same ledger" in run("ledger", "copy", path, path).stderr
+
+
+def test_the_file_of_a_living_owner_is_not_copied(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "grants.db"
+
+    async def own() -> None:
+        async with SqliteLedger(path):
+            done = await anyio.to_thread.run_sync(run, "ledger", "copy", path, url)
+            assert done.exit_code == 2
+            assert "in use" in done.stderr
+
+    anyio.run(own)

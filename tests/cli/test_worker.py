@@ -1,0 +1,208 @@
+"""`tgmembership worker` and what feeds it: several machines on one PostgreSQL, as processes, stopped and killed."""
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from command_line import ENVIRONMENT, started, tgmembership
+from own_schema import own_schema
+
+from tgmembership_async.cli.root import command
+from tgmembership_async.grants import Grant, GrantStatus, PostgresLedger
+from tgmembership_async.testing import FakeService, Fault, serve
+
+pytest.importorskip("procrastinate")
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with own_schema() as found:
+        yield found
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService(silent=[1003])
+
+
+@pytest.fixture
+def setenv(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Set a variable here, and for the processes that are started from here."""
+
+    def setenv(name: str, value: str) -> None:
+        monkeypatch.setenv(name, value)
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+
+    return setenv
+
+
+@pytest.fixture(autouse=True)
+def surroundings(service: FakeService, url: str, setenv: Callable[[str, str], None]) -> Iterator[None]:
+    """Name the service and the ledger in the environment."""
+    with serve(service) as server:
+        for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": url}.items():
+            setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Callable[[int], Path]:
+    def write(count: int) -> Path:
+        path = tmp_path / "members.csv"
+        path.write_text("ref,member_id\n" + "".join(f"r{number},{number + 1000}\n" for number in range(count)))
+        return path
+
+    return write
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def rows(url: str) -> dict[str, Grant]:
+    async def read() -> dict[str, Grant]:
+        async with PostgresLedger(url) as ledger:
+            return {grant.ref: grant async for grant in ledger.grants()}
+
+    return anyio.run(read)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_what_is_enqueued_is_granted_by_workers_once(
+    members: Callable[[int], Path], service: FakeService, url: str
+) -> None:
+    """Two workers at the same time share what was enqueued twice, and tell each member on one line."""
+    file = members(60)
+    first = run("provision", file, "--plan-id", 1, "--enqueue")
+    assert (first.exit_code, json.loads(first.stdout)) == (0, {"members": 60, "enqueued": 60})
+    assert f"Carry them out: tgmembership worker --ledger '{url}'" in first.stderr
+    assert json.loads(run("provision", file, "--plan-id", 1, "--enqueue").stdout)["enqueued"] == 0
+    with started("worker", "--until-empty") as one, started("worker", "--until-empty") as two:
+        told = [worker.communicate(timeout=60) for worker in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0), told
+    listed = [line for stdout, _ in told for line in lines(stdout)]
+    assert Counter(line["status"] for line in listed) == {"granted": 59, "refused": 1}
+    assert {line["ref"] for line in listed} == rows(url).keys()
+    assert service.granted_twice() == {}
+    assert len(service.audit) == 59
+    assert not any("link" in line for line in listed)
+
+
+def test_several_machines_provision_the_same_file_at_once(
+    members: Callable[[int], Path], service: FakeService, url: str
+) -> None:
+    file = members(60)
+    service.inject(Fault("latency", seconds=0.02))
+    arguments = ("provision", str(file), "--plan-id", "1")
+    with started(*arguments) as one, started(*arguments) as two:
+        told = [worker.communicate(timeout=60) for worker in (one, two)]
+    assert (one.returncode, two.returncode) == (3, 3), "one was refused, on either machine"
+    for stdout, _ in told:
+        assert Counter(line["status"] for line in lines(stdout)) == {"granted": 59, "refused": 1}
+    assert service.granted_twice() == {}
+    assert len(service.audit) == 59 == sum(grant.status is GrantStatus.GRANTED for grant in rows(url).values())
+
+
+def test_a_worker_that_is_stopped_finishes_what_is_in_flight(
+    members: Callable[[int], Path], service: FakeService, url: str
+) -> None:
+    service.inject(Fault("latency", seconds=1, method="addMember", when="after"))
+    run("provision", members(20), "--plan-id", 1, "--enqueue")
+    with started("worker", "--concurrency", "2", "--show-links") as worker:
+        until(lambda: service.count_requests() >= 2)
+        worker.send_signal(signal.SIGTERM)
+        stdout, stderr = worker.communicate(timeout=60)
+    assert worker.returncode == 0, stderr
+    assert "Finishing what is in flight" in stderr
+    told = lines(stdout)
+    assert {line["status"] for line in told} == {"granted"}
+    assert all(line["link"] for line in told)
+    assert len(told) == len(service.audit) < 20
+    assert {grant.status for grant in rows(url).values()} == {"granted"}
+
+
+def test_a_worker_that_is_killed_leaves_what_it_sent_unknown(
+    members: Callable[[int], Path], service: FakeService, url: str
+) -> None:
+    run("provision", members(8), "--plan-id", 1, "--enqueue")
+    service.inject(Fault("latency", seconds=60, method="addMember", when="after", count=2))
+    with started("worker", "--concurrency", "2") as worker:
+        until(lambda: len(service.audit) >= 2)
+        worker.kill()
+    with psycopg.connect(url, autocommit=True) as connection:  # as a minute later
+        connection.execute("UPDATE procrastinate_workers SET last_heartbeat = 'epoch'")
+        connection.execute(
+            "SELECT procrastinate_retry_job_v1(id, now(), NULL, NULL, NULL) FROM procrastinate_jobs"
+            " WHERE status = 'doing'"
+        )
+    done = tgmembership("worker", "--until-empty")
+    assert done.returncode == 0, done.stderr
+    ends = Counter(line["status"] for line in lines(done.stdout))
+    assert ends == {"granted": 5, "refused": 1, "unknown": 2}
+    assert "Ended: 5 granted, 1 refused, 2 unknown." in done.stderr
+    assert len(service.audit) == 7
+    assert service.granted_twice() == {}
+    assert sum(grant.status is GrantStatus.UNKNOWN for grant in rows(url).values()) == 2
+
+
+def test_rejected_credentials_stop_the_worker_and_the_rest_waits(
+    members: Callable[[int], Path], service: FakeService, setenv: Callable[[str, str], None]
+) -> None:
+    file = members(20)
+    run("provision", file, "--plan-id", 1, "--enqueue")
+    setenv("TGMEMBERSHIP_API_KEY", "nobody")
+    done = tgmembership("worker", "--concurrency", "1")
+    assert done.returncode == 5
+    assert "Ended early: the credentials were rejected" in done.stderr
+    assert [line["status"] for line in lines(done.stdout)] == ["planned"]
+    assert service.count_requests() == 1
+    assert json.loads(run("provision", file, "--plan-id", 1, "--enqueue").stdout)["enqueued"] == 1
+
+
+def test_a_service_that_fails_stops_the_worker(
+    members: Callable[[int], Path], service: FakeService, setenv: Callable[[str, str], None], refused_port: int
+) -> None:
+    run("provision", members(100), "--plan-id", 1, "--enqueue")
+    setenv("TGMEMBERSHIP_BASE_URL", f"http://127.0.0.1:{refused_port}")
+    done = tgmembership("worker", "--concurrency", "16", "--attempts", "8")
+    assert done.returncode == 1
+    assert "Ended early: the retry budget is empty" in done.stderr
+    assert {line["status"] for line in lines(done.stdout)} == {"planned"}
+    assert service.count_requests() == 0
+
+
+def test_a_ref_of_somebody_else_is_a_conflict(tmp_path: Path, service: FakeService) -> None:
+    path = tmp_path / "members.csv"
+    for member in (1, 2):
+        path.write_text(f"ref,member_id\na,{member}\n")
+        run("provision", path, "--plan-id", 1, "--enqueue")
+        done = tgmembership("worker", "--until-empty")
+    assert [line["status"] for line in lines(done.stdout)] == ["conflict"]
+    assert len(service.audit) == 1
+
+
+def test_queues_need_a_server(members: Callable[[int], Path], tmp_path: Path) -> None:
+    path = tmp_path / "grants.db"
+    for arguments in (("worker",), ("provision", members(1), "--plan-id", 1, "--enqueue")):
+        done = run(*arguments, "--ledger", path)
+        assert done.exit_code == 2
+        assert "needs a ledger that many processes share: --ledger postgresql://" in done.stderr
+    assert not path.exists()

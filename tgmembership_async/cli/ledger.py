@@ -1,0 +1,109 @@
+"""`tgmembership ledger`: make a ledger, bring it up to date, copy it from a file to a server and back."""
+
+import shlex
+from pathlib import Path
+from typing import Final
+
+import anyio
+import click
+from rich.console import Console
+
+from tgmembership_async.cli.bar import Bar
+from tgmembership_async.cli.ledgers import Place, check_there, ledger_option, opened, place, server
+from tgmembership_async.cli.lines import line
+from tgmembership_async.errors import UsageError
+from tgmembership_async.grants.copying import Copied, Store, copy
+
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership ledger init --ledger postgresql://shop@db/shop --queue
+  tgmembership ledger copy grants.db postgresql://shop@db/shop
+  tgmembership ledger copy postgresql://shop@db/shop grants.db
+
+The password of a server comes from the URL, from PGPASSWORD or from ~/.pgpass, and is never shown.
+"""
+
+
+@click.group("ledger", epilog=_EPILOG)
+def command() -> None:
+    """Make a ledger of grants, bring it up to date, and copy it from a file to a server and back."""
+
+
+@command.command("init")
+@ledger_option("The file or the server that shall have it.", required=True)
+@click.option("--queue", is_flag=True, help="Make the tables of the job queue too, for `provision --enqueue`.")
+def init(*, ledger: Place, queue: bool) -> None:
+    """Make a ledger, or bring the one that is there up to date.
+
+    Whatever opens a ledger does so by itself; this does it ahead of time, with the rights to create tables.
+    """
+    if queue:
+        server(ledger, "--queue")
+    anyio.run(_ready, ledger, queue)
+    click.echo(f"{ledger} is ready.", err=True)
+
+
+@command.command("migrate")
+@ledger_option("The file or the server that has it.", required=True, exists=True)
+def migrate(*, ledger: Place) -> None:
+    """Bring the tables of a ledger that is there up to date with this package, and keep all rows."""
+    check_there(ledger)
+    anyio.run(_ready, ledger, False)
+    click.echo(f"{ledger} is up to date.", err=True)
+
+
+async def _ready(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.run takes no names
+    async with opened(ledger):
+        pass
+    if queue:
+        from tgmembership_async.cli.queue import app_at, opened_queue  # noqa: PLC0415 - an extra
+
+        async with opened_queue(app_at(server(ledger, "--queue"))):
+            pass
+
+
+@command.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+def copy_(*, source: str, target: str) -> None:
+    """Copy every row FROM a ledger TO another, each a file or a server, with attempts, decisions, tokens and times.
+
+    Stop what sends from either of them before. A copy that was cut off goes on where it stopped when it is run again; a
+    row that is there already and differs ends it, and is left as it is. Afterwards use TO, and FROM no more: what is
+    granted in one of them is not known to the other.
+    """
+    from_, to = place(source, exists=True), place(target)
+    if from_ == to:
+        msg = "FROM and TO are the same ledger"
+        raise UsageError(msg)
+    check_there(from_)
+    copied = anyio.run(_copy, _store(from_), _store(to))
+    click.echo(line({"rows": copied.rows, "added": copied.added}))
+    click.echo(
+        f"{copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, and {from_} no more.", err=True
+    )
+    click.echo(f"Look: tgmembership grants list --ledger {shlex.quote(str(to))}", err=True)
+
+
+def _store(where: Place) -> Store:
+    if isinstance(where, Path):
+        from tgmembership_async.grants.copying_sqlite import SqliteStore  # noqa: PLC0415 - one of the two
+
+        return SqliteStore(where)
+    from tgmembership_async.grants.copying_postgres import PostgresStore  # noqa: PLC0415 - an extra
+
+    return PostgresStore(where.url)
+
+
+async def _copy(source: Store, target: Store) -> Copied:
+    await source.open()
+    try:
+        await target.open()
+        try:
+            with Bar(Console(stderr=True, highlight=False), (await source.state()).rows, ()) as bar:
+                return await copy(source, target, lambda done, _: bar.show(done, {}))
+        finally:
+            await target.aclose()
+    finally:
+        await source.aclose()

@@ -1,0 +1,114 @@
+"""Copy a ledger into another one, of whatever kind: every row with its attempts, decisions, token and times.
+
+Rows go over in pages, each of which is taken in as a whole or not at all, so that a copy that was cut off is resumed by
+being begun again. A row that the target has already must be the same there; nothing is ever overwritten.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Final, Protocol
+
+from attrs import frozen
+
+from tgmembership_async.errors import GrantError, UsageError
+from tgmembership_async.grants.model import Attempt, DecisionMade
+
+PAGE: Final = 500
+
+
+@frozen
+class Entry:
+    """All that a ledger knows of one ref. `token` and `error` are JSON as `model.dump_token` and `dump_error` write."""
+
+    ref: str
+    plan_id: int
+    member_id: int | None
+    note: str
+    status: str
+    attempts: int
+    token: str | None
+    error: str | None
+    updated_at: datetime
+    history: tuple[Attempt, ...]
+    decisions: tuple[DecisionMade, ...]
+
+
+@frozen
+class State:
+    """What shows that a ledger was changed: how many rows it has, the latest change, and how many are being sent."""
+
+    rows: int
+    changed: datetime | None
+    sending: int
+    last: int
+
+
+@frozen
+class Copied:
+    """What a copy came to: rows in the source, and how many of them were new to the target."""
+
+    rows: int
+    added: int
+
+
+class Store(Protocol):
+    """A ledger as its tables are. Both kinds raise UsageError or StorageError as their ledgers do."""
+
+    async def open(self) -> None:
+        """Open it; a target's tables are made if need be."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it."""
+        ...
+
+    async def state(self) -> State:
+        """Return its state."""
+        ...
+
+    async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
+        """Return the entries behind a number, in the order in which they were written, and the number to go on from."""
+        ...
+
+    async def take_in(self, entries: list[Entry]) -> int:
+        """Write those that are new, all in one transaction, and return how many; GrantError as `new_among` raises."""
+        ...
+
+
+async def copy(source: Store, target: Store, progress: Callable[[int, int], object]) -> Copied:
+    """Copy all rows; `progress` is called with how many of how many are done.
+
+    Raises GrantError where the target has another row under the same ref, and UsageError where rows are being sent, or
+    the source was changed meanwhile. What was copied until then stays, and copying again goes on from there.
+    """
+    before = await source.state()
+    if before.sending:
+        msg = f"{before.sending:,} rows are being sent right now: stop the workers first, and copy again"
+        raise UsageError(msg)
+    done = added = 0
+    after: int | None = 0
+    while after is not None:
+        entries, after = await source.page(after, before.last)
+        added += await target.take_in(entries)
+        done += len(entries)
+        progress(done, before.rows)
+    if await source.state() != before:
+        msg = "the ledger was changed while it was copied: stop what uses it, and copy into an empty one"
+        raise UsageError(msg)
+    return Copied(done, added)
+
+
+def new_among(entries: Iterable[Entry], found: Iterable[Entry]) -> list[Entry]:
+    """Return the entries whose refs are not among those found; GrantError if one that is there differs."""
+    there = {entry.ref: entry for entry in found}
+    new: list[Entry] = []
+    for entry in entries:
+        if entry.ref not in there:
+            new.append(entry)
+        elif there[entry.ref] != entry:
+            msg = (
+                f"{entry.ref} is {entry.status} here ({entry.attempts} attempts) and {there[entry.ref].status} there "
+                f"({there[entry.ref].attempts} attempts): nothing is overwritten, so find out which of them is right"
+            )
+            raise GrantError(msg)
+    return new
