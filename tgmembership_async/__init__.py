@@ -28,16 +28,18 @@ from tgmembership_async.errors import (
     UsageError,
     WebhookError,
 )
+from tgmembership_async.storage.extra import load
 from tgmembership_async.version import __version__
 
 if TYPE_CHECKING:
     from tgmembership_async.calls import CallEnded, Observer
     from tgmembership_async.middleware import Middleware, Next
-    from tgmembership_async.protocol.gate import RateLimit
+    from tgmembership_async.protocol.gate import RateLimit, SharedGate
     from tgmembership_async.protocol.outcome import Outcome
     from tgmembership_async.protocol.retry import RetryPolicy
     from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
     from tgmembership_async.session import Session
+    from tgmembership_async.storage.postgres_gate import PostgresGate
     from tgmembership_async.transport.aiohttp import AiohttpTransport
     from tgmembership_async.transport.base import Transport, TransportFailure
     from tgmembership_async.transport.httpx import HttpxTransport
@@ -84,6 +86,7 @@ __all__ = [
     "PaymentMethodUsage",
     "Plan",
     "PlanPerformance",
+    "PostgresGate",
     "RateLimit",
     "RateLimited",
     "RefConflict",
@@ -97,6 +100,7 @@ __all__ = [
     "Secret",
     "ServerError",
     "Session",
+    "SharedGate",
     "StorageError",
     "Subscriber",
     "TGMembershipError",
@@ -112,7 +116,7 @@ __all__ = [
 ]
 
 # Loaded when one of their names is first asked for: `tgmembership --help` and a test run that only finds our pytest
-# plugin need none of them. The transports come by name alone, for each loads an HTTP library.
+# plugin need none of them. Those that load somebody else's library come by name alone.
 _HOMES: Final = (
     "session",
     "calls",
@@ -123,12 +127,19 @@ _HOMES: Final = (
     "values.duration",
     "values.money",
 )
-_TRANSPORTS: Final = {"HttpxTransport": "transport.httpx", "AiohttpTransport": "transport.aiohttp"}
+_LOADING_MORE: Final = {
+    "AiohttpTransport": ("transport.aiohttp", "aiohttp"),
+    "HttpxTransport": ("transport.httpx", None),
+    "PostgresGate": ("storage.postgres_gate", "postgres"),
+}
 
 
 def __getattr__(name: str) -> object:
+    if name in _LOADING_MORE:
+        home, extra = _LOADING_MORE[name]
+        return globals().setdefault(name, load(f"{__name__}.{home}", name, extra))
     if name in __all__:
-        for home in (_TRANSPORTS[name],) if name in _TRANSPORTS else _HOMES:
+        for home in _HOMES:
             module = import_module(f"{__name__}.{home}")
             if hasattr(module, name):
                 return globals().setdefault(name, getattr(module, name))

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.envelope import Envelope, printable
-from tgmembership_async.protocol.gate import Gate
+from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, judge, judge_failure
 from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, obey, told_wait
 from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
@@ -91,12 +91,13 @@ class Deadline:
 class Retry:
     """Try again what may be tried again, as `protocol.outcome` judges and `protocol.retry` decides."""
 
-    __slots__ = ("_budget", "_gate", "_policy")
+    __slots__ = ("_budget", "_gate", "_policy", "_shared_gate")
 
-    def __init__(self, policy: RetryPolicy, budget: Budget, gate: Gate) -> None:
+    def __init__(self, policy: RetryPolicy, budget: Budget, gate: Gate, shared_gate: SharedGate | None = None) -> None:
         self._policy = policy
         self._budget = budget
         self._gate = gate
+        self._shared_gate = shared_gate
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Return the last answer, whatever it says, or raise the last failure."""
@@ -122,7 +123,7 @@ class Retry:
                 random=random,
             )
             if outcome is Outcome.TURNED_AWAY:
-                self._pause(result, told, step)
+                await self._pause(request, result, told, step)
             if isinstance(step, Stop):
                 progress.out_of_time = step is Stop.DEADLINE
                 return _returned(result)
@@ -130,10 +131,15 @@ class Retry:
             spent += step.cost
             await sleep(step.seconds)
 
-    def _pause(self, result: Response | TransportFailure, told: float | None, step: Wait | Stop) -> None:
+    async def _pause(
+        self, request: Request, result: Response | TransportFailure, told: float | None, step: Wait | Stop
+    ) -> None:
         if isinstance(result, Response) and code_of(result) in _PAUSES_EVERYBODY:
             own = step.seconds if isinstance(step, Wait) else 0.0
-            self._gate.pause(current_time() + (own if told is None else told))
+            seconds = own if told is None else told
+            self._gate.pause(current_time() + seconds)
+            if self._shared_gate is not None and seconds > 0:
+                await self._shared_gate.pause(request.account.bot_id, seconds)
 
 
 def verdict(result: Response | TransportFailure, request: Request) -> tuple[Outcome, float | None]:
@@ -165,10 +171,11 @@ class Departure:
     The gate comes last, so that nobody who was let through still waits for a place while a pause begins.
     """
 
-    __slots__ = ("_gate", "_places", "_turn")
+    __slots__ = ("_gate", "_places", "_shared_gate", "_turn")
 
-    def __init__(self, gate: Gate, places: int) -> None:
+    def __init__(self, gate: Gate, places: int, shared_gate: SharedGate | None = None) -> None:
         self._gate = gate
+        self._shared_gate = shared_gate
         self._places = Semaphore(places, fast_acquire=True)
         self._turn = Lock(fast_acquire=True)
 
@@ -188,18 +195,30 @@ class Departure:
 
     async def _at_the_gate(self, request: Request) -> Response | None:
         if not self._gate.limited:
-            return await self._sit_out_the_pause(request)
+            through = self._sit_out_the_pause if self._shared_gate is None else self._let_through
+            return await through(request)
         async with self._turn:
-            while True:
-                refusal = await self._sit_out_the_pause(request)
-                if refusal is not None:
-                    return refusal
-                now = current_time()
-                wait = self._gate.rate_wait(now)
-                if wait <= 0:
-                    self._gate.take(now)
-                    return None
-                await sleep(wait)
+            return await self._let_through(request)
+
+    async def _let_through(self, request: Request) -> Response | None:
+        counted = False
+        while True:
+            refusal = await self._sit_out_the_pause(request)
+            if refusal is not None:
+                return refusal
+            wait = self._gate.rate_wait(current_time())
+            if self._shared_gate is not None:
+                told = await self._shared_gate.ask(request.account.bot_id, None if counted else self._gate.limit)
+                if told is not None and told.pause > 0:
+                    self._gate.pause(current_time() + told.pause)
+                    counted = False  # the pause has put off what was counted
+                    continue
+                wait = wait if told is None else told.wait
+                counted = True
+            if wait <= 0:
+                self._gate.take(current_time())
+                return None
+            await sleep(wait)
 
     async def _sit_out_the_pause(self, request: Request) -> Response | None:
         if self._gate.paused_until <= request.progress.started:

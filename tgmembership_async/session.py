@@ -19,7 +19,7 @@ from tgmembership_async.middleware import Deadline, Departure, Exchange, Middlew
 from tgmembership_async.protocol import convert, endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
 from tgmembership_async.protocol.envelope import Envelope
-from tgmembership_async.protocol.gate import Gate, RateLimit
+from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
 from tgmembership_async.protocol.wire import BodyFormat, Params, Progress, Request, Safety, Verb
 from tgmembership_async.transport.base import Transport
@@ -49,6 +49,7 @@ class Session:
     seconds for a whole call: queue, gate, backoff and I/O. `connect_timeout` and `read_timeout` bound one connection
     attempt and the gap between two reads; `grant_timeout` bounds one `addMember` exchange on the wire. At most
     `max_connections` requests are out at a time. `retry` says how often to try again, `rate_limit` how fast at most.
+    With a `gate`, such as PostgresGate, that rate and every pause that the service tells hold for all workers of a bot.
     `middleware` wraps whole calls and `attempt_middleware` each attempt: `async (request, call_next) -> Response`.
     `body_format` is "json" or "form" (the service documents neither; JSON is *assumed*). `proxy` is a URL, None, or
     "env" for what the environment says. `transport` is "httpx", "aiohttp" (an extra, on asyncio only, and faster) or a
@@ -71,6 +72,7 @@ class Session:
         max_connections: int = 8,
         retry: RetryPolicy = _DEFAULT_POLICY,
         rate_limit: RateLimit | None = None,
+        gate: SharedGate | None = None,
         middleware: Iterable[Middleware] = (),
         attempt_middleware: Iterable[Middleware] = (),
         body_format: BodyFormat = "json",
@@ -90,6 +92,7 @@ class Session:
             transport=settings.transport(transport, proxy),
             places=settings.places(max_connections),
             gate=Gate(settings.rate_limit(rate_limit)),
+            shared_gate=settings.shared_gate(gate),
             middleware=settings.rings("middleware", middleware),
             attempt_middleware=settings.rings("attempt_middleware", attempt_middleware),
             observer=settings.observer(observer),
@@ -100,7 +103,8 @@ class Session:
     def _build(self, budget: Budget, deadline: Deadline) -> None:
         self._budget = budget
         self._deadline = deadline
-        self._send = self._shared.chain(self._deadline, Retry(self._options.retry, budget, self._shared.gate))
+        retry = Retry(self._options.retry, budget, self._shared.gate, self._shared.shared_gate)
+        self._send = self._shared.chain(self._deadline, retry)
 
     @classmethod
     def from_env(cls, prefix: str = "TGMEMBERSHIP_", **options: Any) -> Self:
@@ -142,9 +146,12 @@ class Session:
         return self._budget.tokens
 
     async def open(self) -> Self:
-        """Make the Session ready for calls on the running event loop. Raises UsageError if it was open before."""
+        """Make the Session ready for calls on the running event loop, and open its `gate` unless you have.
+
+        Raises UsageError if it was open before.
+        """
         self._refuse_view("entered")
-        self._shared.open()
+        await self._shared.open()
         return self
 
     async def aclose(self) -> None:
@@ -304,6 +311,7 @@ class _Shared:
         transport: Transport,
         places: int,
         gate: Gate,
+        shared_gate: SharedGate | None,
         middleware: tuple[Middleware, ...],
         attempt_middleware: tuple[Middleware, ...],
         observer: Observer | None,
@@ -312,10 +320,12 @@ class _Shared:
         self.observer = observer
         self._transport = transport
         self.gate = gate
+        self.shared_gate = shared_gate
+        self._opened_the_gate = False
         self._middleware = middleware
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
-        self._departure = Departure(gate, places)
+        self._departure = Departure(gate, places, shared_gate)
         self._loop: object = None
 
     def chain(self, deadline: Deadline, retry: Retry) -> Next:
@@ -330,11 +340,14 @@ class _Shared:
         )
         return chain(rings, Exchange(self._transport))
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Begin the one life of a Session."""
         if self.state != "not entered":
             msg = f"this Session is {'already open' if self.state == 'open' else 'closed'}; make a new one"
             raise UsageError(msg)
+        if self.shared_gate is not None and not self.shared_gate.is_open:
+            await self.shared_gate.open()
+            self._opened_the_gate = True
         self._loop = _running_loop()
         self.state = "open"
 
@@ -364,3 +377,5 @@ class _Shared:
         finally:
             with CancelScope(shield=True):
                 await self._transport.aclose()
+                if self._opened_the_gate and self.shared_gate is not None:
+                    await self.shared_gate.aclose()

@@ -13,7 +13,7 @@ from tgmembership_async.calls import Observer
 from tgmembership_async.errors import UsageError
 from tgmembership_async.middleware import Middleware
 from tgmembership_async.protocol.endpoints import check_id, is_loopback, split_url
-from tgmembership_async.protocol.gate import RateLimit
+from tgmembership_async.protocol.gate import RateLimit, SharedGate
 from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.wire import Account, BodyFormat, Timeouts
 from tgmembership_async.transport.base import Transport
@@ -165,6 +165,14 @@ def rate_limit(value: object) -> RateLimit | None:
     """Return the rate limit, or raise UsageError."""
     if value is not None and not isinstance(value, RateLimit):
         msg = f"rate_limit must be a RateLimit(calls, per_seconds) or None, not {type(value).__name__}"
+        raise UsageError(msg)
+    return value
+
+
+def shared_gate(value: SharedGate | None) -> SharedGate | None:
+    """Return the gate that all workers share, or raise UsageError."""
+    if value is not None and not isinstance(value, SharedGate):
+        msg = f"gate must be a SharedGate, such as PostgresGate(conninfo), or None, not {type(value).__name__}"
         raise UsageError(msg)
     return value
 
