@@ -289,10 +289,11 @@ class _Claim:
     def __call__(self, lane: Lane) -> Claim:
         self.worker = self.life.secure()
         while True:
-            taken = records.claim(lane, self.request, self.clock(), self.worker, self.number)
-            if taken is not None:
-                return Claim(taken, mine=True)
-            row = _known(lane, self.request.ref)
+            row, taken = records.claim(lane, self.request, self.clock(), self.worker, self.number) or (None, False)
+            if row is None:
+                continue
+            if taken:
+                return Claim(row.grant, mine=True)
             grant = steps.same(row.grant, self.request)
             if grant.status is GrantStatus.SENDING and (row.worker, row.claim) == (self.worker, self.number):
                 return Claim(grant, mine=True)  # committed, and then the connection was lost

@@ -29,14 +29,10 @@ from tgmembership_async.storage.postgres_server import Lane
 from tgmembership_async.storage.text import storable
 
 _COLUMNS: Final = "ref, plan_id, member_id, status, token, attempts, note, updated_at, error"
-_FIND: Final = f"""
-    SELECT {_COLUMNS}, worker, claim, CASE WHEN status = 'sending' THEN worker IN ({ALIVE}) END
-    FROM tgm_grants WHERE ref = %s
+_FOUND: Final = f"""
+    SELECT {_COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
 """  # noqa: S608 - constants
-_ABANDONED: Final = f"""
-    SELECT {_COLUMNS}, worker, claim, false FROM tgm_grants WHERE status = 'sending' AND worker NOT IN ({ALIVE})
-    ORDER BY id LIMIT %s
-"""  # noqa: S608 - constants
+_ABANDONED: Final = f"{_FOUND} WHERE status = 'sending' AND worker NOT IN ({ALIVE}) ORDER BY id LIMIT %s"
 _INSERT_ALL: Final = """
     INSERT INTO {schema}.tgm_grants (ref, plan_id, member_id, note, status, attempts, updated_at)
     SELECT ref, plan_id, member_id, note, 'planned', 0, %s
@@ -45,10 +41,15 @@ _INSERT_ALL: Final = """
     ON CONFLICT (ref) DO NOTHING
 """
 _FIND_ALL: Final = f"SELECT {_COLUMNS} FROM {{schema}}.tgm_grants WHERE ref = ANY(%s)"  # noqa: S608 - constants
+# What is not to be sent is only read: neither a lock, nor a number, nor a commit is spent on it.
 _CLAIM: Final = f"""
-    WITH taken AS (
+    WITH found AS (
+        {_FOUND} WHERE ref = %(ref)s
+    ), taken AS (
         INSERT INTO tgm_grants AS row (ref, plan_id, member_id, note, status, attempts, updated_at, worker, claim)
-        VALUES (%(ref)s, %(plan_id)s, %(member_id)s, %(note)s, 'sending', 1, %(now)s, %(worker)s, %(claim)s)
+        SELECT %(ref)s, %(plan_id)s::bigint, %(member_id)s::bigint, %(note)s, 'sending', 1, %(now)s::timestamptz,
+            %(worker)s::integer, %(claim)s::bigint
+        WHERE NOT EXISTS (SELECT FROM found WHERE status <> 'planned')
         ON CONFLICT (ref) DO UPDATE SET status = 'sending', attempts = row.attempts + 1, error = NULL,
             updated_at = excluded.updated_at, worker = excluded.worker, claim = excluded.claim
         WHERE row.status = 'planned' AND row.plan_id = excluded.plan_id
@@ -57,7 +58,8 @@ _CLAIM: Final = f"""
     ), began AS (
         INSERT INTO tgm_attempt (grant_id, number, began_at) SELECT id, attempts, updated_at FROM taken
     )
-    SELECT {_COLUMNS} FROM taken
+    SELECT {_COLUMNS}, worker, claim, true, true FROM taken
+    UNION ALL SELECT *, false FROM found WHERE NOT EXISTS (SELECT FROM taken)
 """  # noqa: S608 - constants
 _STEP: Final = """
     WITH stepped AS (
@@ -112,7 +114,7 @@ def _row(row: Sequence[Any]) -> Row:
 
 def find(lane: Lane, ref: str) -> Row | None:
     """Return the row of a ref, or None."""
-    row = lane.execute(_FIND.encode(), (ref,)).fetchone()
+    row = lane.execute(f"{_FOUND} WHERE ref = %s".encode(), (ref,)).fetchone()
     return None if row is None else _row(row)
 
 
@@ -138,11 +140,14 @@ def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
     return {grant.ref: grant for grant in map(_grant, rows)}
 
 
-def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number: int) -> Grant | None:
-    """Take a ref that is new or planned, with this plan and member, to sending: `steps.claimed` in one statement."""
+def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number: int) -> tuple[Row, bool] | None:
+    """Take a ref that is new or planned, with this plan and member, to sending: `steps.claimed` in one statement.
+
+    Return the row, and whether it was taken; None if somebody else wrote it at this very moment.
+    """
     values = {"now": now, "worker": worker, "claim": number, **asdict(request)}
     row = lane.execute(_CLAIM.encode(), values).fetchone()
-    return None if row is None else _grant(row)
+    return None if row is None else (_row(row[:-1]), row[-1])
 
 
 def settle(lane: Lane, before: Row, after: Grant, settlement: Settlement, ended_at: datetime | None) -> bool:
