@@ -4,10 +4,15 @@ The supported interpreters are the classifiers in pyproject.toml. A missing one 
 CI too: which interpreters a machine has is not this project's to decide.
 """
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import nox
@@ -19,6 +24,13 @@ PYTHONS = nox.project.python_versions(PROJECT)
 FULLY_COVERED = ["errors.py", "values/*", "protocol/*"]
 OLDEST_FRAMEWORKS = ["aiogram==3.7.0", "fastapi==0.115.3"]
 THRESHOLD = 95
+VERSION = runpy.run_path(str(HERE / "tgmembership_async" / "version.py"))["__version__"]
+DIST = HERE / "dist"
+WHEEL_HAS = ["tgmembership_async/py.typed", "tgmembership_async/cli/members.csv"]
+WHEEL_HAS += ["{info}/entry_points.txt", "{info}/licenses/LICENSE"]
+SDIST_HAS = [".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "docs/conf.py"]
+SDIST_HAS += ["examples/members.csv", "noxfile.py", "pyproject.toml", "tests/conftest.py", "tests/public_api.txt"]
+NEITHER_HAS = ["*.pyc", "*.db", "*.env", "*.lock", "*.log", "*.orig", "*secret*.txt", "*/.coverage*", "*/.hypothesis/*"]
 PARALLEL = ["-n", "3"]  # on two cores: many tests wait for a clock or a socket
 
 nox.needs_version = ">=2025.5.1"
@@ -79,6 +91,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def crash_postgres(session: nox.Session) -> None:
+    """Kill four workers on one PostgreSQL that is restarted, and count who was granted twice and who was lost."""
+    session.install("-e", ".[all]", *dependencies("test"))
+    session.run("pytest", "-m", "crash_postgres", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure everything next to its peers, and draw what the README shows; `-- --quick` for a look."""
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
@@ -107,10 +126,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types, with mypy everywhere and with pyright in the package."""
+    """Check the types, with mypy everywhere and with pyright in the package, whose public names must all have one."""
     session.install("-e", ".[all]", "nox", *dependencies("typing"))
     session.run("mypy")
     session.run("pyright")
+    session.run("pyright", "--verifytypes", "tgmembership_async", "--ignoreexternal", silent=True)
 
 
 @nox.session(python=PYTHONS[0])
@@ -132,23 +152,74 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def changelog(session: nox.Session) -> None:
+    """Show what changes/ comes to; `-- --yes` renders it into CHANGELOG.md."""
+    session.install(*dependencies("changelog"))
+    session.run("towncrier", "build", "--version", VERSION, *(session.posargs or ["--draft"]))
+
+
+@nox.session
 def build(session: nox.Session) -> None:
-    """Build wheel and sdist, and try the wheel in an empty environment."""
-    session.install("build")
-    scratch = Path(session.create_tmp()).absolute()
-    dist, empty = scratch / "dist", scratch / "empty"
-    shutil.rmtree(dist, ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", str(dist), str(HERE))
-    (wheel,) = dist.glob("*.whl")
-    session.run("python", "-m", "venv", "--clear", str(empty))
-    scripts = empty / ("Scripts" if os.name == "nt" else "bin")
-    with session.chdir(empty):
-        for what, command in (
-            (f"{wheel}", [str(scripts / "python"), "-W", "error", "-c", "import tgmembership_async"]),
-            (f"{wheel}[cli]", [str(scripts / "tgmembership"), "--version"]),
-        ):
-            session.run(str(scripts / "python"), "-m", "pip", "install", "-q", what, external=True)
-            session.run(*command, external=True)
+    """Build wheel and sdist into dist/, look into both, try the wheel on each interpreter, and list what it needs."""
+    session.install(*dependencies("build"))
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(DIST), str(HERE))
+    (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    look_into(session, wheel, sdist)
+    for version in PYTHONS:
+        if (interpreter := shutil.which(f"python{version}")) is None:
+            session.log(f"there is no Python {version} here: the wheel is not tried on it")
+        else:
+            try_out(session, interpreter, wheel)
+    clean = environment(session, "python", "clean", wheel)
+    bom = DIST / f"tgmembership_async-{VERSION}.cdx.json"
+    session.run(
+        *("cyclonedx-py", "environment", str(clean), "--pyproject", str(HERE / "pyproject.toml")),
+        *("--mc-type", "library", "--output-reproducible", "--output-file", str(bom)),
+    )
+    content = json.loads(bom.read_text(encoding="utf-8"))
+    content["metadata"]["component"]["version"] = VERSION  # pyproject.toml has none: it is read from the package
+    bom.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def look_into(session: nox.Session, wheel: Path, sdist: Path) -> None:
+    """Fail unless both hold what they must, and nothing that they must not."""
+    with zipfile.ZipFile(wheel) as unpacked:
+        in_wheel = set(unpacked.namelist())
+    with tarfile.open(sdist) as unpacked:
+        in_sdist = {member.name.partition("/")[2] for member in unpacked.getmembers() if member.isfile()}
+    code = {path.relative_to(HERE).as_posix() for path in HERE.glob("tgmembership_async/**/*.py")}
+    info = f"tgmembership_async-{VERSION}.dist-info"
+    allowed = ("tgmembership_async/", f"{info}/")
+    wrong = {
+        "missing in the wheel": {*code, *(name.format(info=info) for name in WHEEL_HAS)} - in_wheel,
+        "missing in the sdist": {*code, *SDIST_HAS} - in_sdist,
+        "too much in the wheel": {name for name in in_wheel if not name.startswith(allowed)},
+        "too much in both": {name for name in in_wheel | in_sdist if any(fnmatch(name, bad) for bad in NEITHER_HAS)},
+    }
+    if any(wrong.values()):
+        session.error("; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names))
+
+
+def environment(session: nox.Session, interpreter: str, name: str, *requirements: Path | str) -> Path:
+    """Make an environment that holds `requirements` and nothing else, not even pip, and return its python."""
+    folder = Path(session.create_tmp()).absolute() / name
+    session.run(interpreter, "-m", "venv", "--clear", "--without-pip", str(folder), external=True)
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    session.run("python", "-m", "pip", "--python", str(python), "install", "-q", *map(str, requirements))
+    return python
+
+
+def try_out(session: nox.Session, interpreter: str, wheel: Path) -> None:
+    """Import the package from its wheel without any extra, and then run the command."""
+    python = environment(session, interpreter, Path(interpreter).name, wheel)
+    with session.chdir(python.parent):
+        session.run(
+            str(python), "-W", "error", "-c", "import tgmembership_async as package; package.Session", external=True
+        )
+        session.run("python", "-m", "pip", "--python", str(python), "install", "-q", f"{wheel}[cli]")
+        session.run(str(python.with_name("tgmembership")), "--version", external=True)
 
 
 @nox.session

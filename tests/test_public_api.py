@@ -1,0 +1,45 @@
+"""The public API changes only on purpose: what it is now is what `public_api.txt` says."""
+
+import shutil
+from difflib import unified_diff
+from pathlib import Path
+
+import pytest
+from public_api import PACKAGE, ROOT, SHOWN, SNAPSHOT, lines
+
+LINES = lines()
+
+
+def test_the_public_api_is_the_one_that_was_written_down() -> None:
+    written = SNAPSHOT.read_text(encoding="utf-8").splitlines()
+    _, _, *changes = list(unified_diff(written, LINES, n=0, lineterm="")) or ["", ""]
+    assert not changes, (
+        "the public API has changed. A line with - may break somebody's program: say so in changes/*.breaking.md. "
+        "Then write down what it is now: python tests/public_api.py\n" + "\n".join(changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gone"),
+    [
+        ("count_users(self, *,", "count_users(self, strict, *,", "count_users("),
+        ("def delete_webhook(", "def remove_webhook(", "delete_webhook("),
+        ("def is_open(self) -> bool:", "def is_open(self) -> int:", "is_open: bool"),
+    ],
+    ids=["a parameter more", "another name", "another type"],
+)
+def test_what_may_break_a_program_shows(before: str, after: str, gone: str, tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    changed = Path(shutil.copytree(ROOT / PACKAGE, tmp_path / PACKAGE, ignore=ignored)) / "session.py"
+    source = changed.read_text(encoding="utf-8")
+    assert before in source
+    changed.write_text(source.replace(before, after, 1), encoding="utf-8")
+
+    (line,) = set(LINES) - set(lines(tmp_path))
+
+    assert f"{PACKAGE}.Session.{gone}" in line
+
+
+def test_no_public_package_is_left_out() -> None:
+    folders = {path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")}
+    assert folders - {*SHOWN} == {"cli", "protocol", "storage", "transport", "values"}
