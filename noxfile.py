@@ -26,8 +26,7 @@ OLDEST_FRAMEWORKS = ["aiogram==3.7.0", "fastapi==0.115.3"]
 THRESHOLD = 95
 VERSION = runpy.run_path(str(HERE / "tgmembership_async" / "version.py"))["__version__"]
 DIST = HERE / "dist"
-WHEEL_HAS = ["tgmembership_async/py.typed", "tgmembership_async/cli/members.csv"]
-WHEEL_HAS += ["{info}/entry_points.txt", "{info}/licenses/LICENSE"]
+WHEEL_HAS = ["tgmembership_async/cli/members.csv", "{info}/entry_points.txt", "{info}/licenses/LICENSE"]
 SDIST_HAS = [".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "docs/conf.py"]
 SDIST_HAS += ["examples/members.csv", "noxfile.py", "pyproject.toml", "tests/conftest.py", "tests/public_api.txt"]
 NEITHER_HAS = ["*.pyc", "*.db", "*.env", "*.lock", "*.log", "*.orig", "*secret*.txt", "*/.coverage*", "*/.hypothesis/*"]
@@ -189,7 +188,8 @@ def look_into(session: nox.Session, wheel: Path, sdist: Path) -> None:
         in_wheel = set(unpacked.namelist())
     with tarfile.open(sdist) as unpacked:
         in_sdist = {member.name.partition("/")[2] for member in unpacked.getmembers() if member.isfile()}
-    code = {path.relative_to(HERE).as_posix() for path in HERE.glob("tgmembership_async/**/*.py")}
+    ours = (path for path in HERE.glob("tgmembership_async/**/*") if path.is_file() and path.suffix != ".pyc")
+    code = {path.relative_to(HERE).as_posix() for path in ours}
     info = f"tgmembership_async-{VERSION}.dist-info"
     allowed = ("tgmembership_async/", f"{info}/")
     wrong = {
