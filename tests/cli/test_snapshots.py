@@ -27,6 +27,7 @@ READS = {
     "performance": ["performance"],
     "call": ["call", "getPlans", "plan_id=2"],
     "doctor": ["doctor"],
+    "report": ["report"],
 }
 needs_a_terminal = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 

@@ -28,6 +28,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "performance": "Show what each plan sold.",
     "plans": "List the plans.",
     "provision": "Grant access to the members of a file, exactly once each.",
+    "report": "Show what the bot sold and granted, as tables or as a page of HTML.",
     "revenue": "Show what came in, by currency.",
     "subscribers": "List who has access to what.",
     "users": "Count the users.",

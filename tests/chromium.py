@@ -1,0 +1,139 @@
+"""Headless Chromium on a page: what it logs, what it asks the network for, what it looks like. Over DevTools' pipe."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_FLAGS: Final = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+
+
+class Page:
+    """One page. `requests` are the URLs that it asked for, `complaints` what it logged, and what failed in it."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._left = b""
+        self._number = 0
+        self._session: dict[str, str] = {}
+        self.requests: list[str] = []
+        self.complaints: list[Any] = []
+        self._loaded = False
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = {"sessionId": self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **params: Any) -> Any:
+        """Send a command and return its result; what happens meanwhile is noted."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params, **self._session}
+        os.write(self._writing, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def open(self, url: str) -> None:
+        """Open a URL, and wait until it is loaded."""
+        self._loaded = False
+        self.ask("Page.navigate", url=url)
+        while not self._loaded:
+            self._next()
+
+    def look(self, *, scheme: str = "light", width: int = 1200, height: int = 900, phone: bool = False) -> None:
+        """Have the page rendered for a colour scheme and a width in CSS pixels."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.ask("Emulation.setEmulatedMedia", features=features)
+        size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression in the page."""
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+
+    def screenshot(self, path: Path) -> None:
+        """Write the whole page as PNG."""
+        told = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(told["data"]))
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._left:
+            more = os.read(self._reading, 1 << 20)
+            assert more, "Chromium ended"
+            self._left += more
+        message, _, self._left = self._left.partition(b"\0")
+        told: dict[str, Any] = json.loads(message)
+        match told.get("method"):
+            case "Network.requestWillBeSent":
+                self.requests.append(told["params"]["request"]["url"])
+            case "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Log.entryAdded":
+                self.complaints.append(told["params"])
+            case "Page.loadEventFired":
+                self._loaded = True
+            case _:
+                pass
+        return told
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Page]:
+    """Start Chromium with a new profile in that folder, and end it."""
+    assert CHROMIUM is not None
+    to_read, from_it = os.pipe()
+    to_it, to_write = os.pipe()
+
+    def take_places() -> None:
+        os.dup2(to_it, 3)
+        os.dup2(from_it, 4)
+
+    # The pipe's ends must be 3 and 4 in the child: moved out of the way first, so that neither overwrites the other.
+    to_it, from_it = (_high(number) for number in (to_it, from_it))
+    with subprocess.Popen(
+        [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=take_places,  # noqa: PLW1509 - nothing but two dup2
+        pass_fds=(3, 4),
+        start_new_session=True,
+    ) as process:
+        os.close(to_it)
+        os.close(from_it)
+        try:
+            yield Page(to_read, to_write)
+        finally:
+            os.close(to_write)  # which ends it
+            os.close(to_read)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _high(number: int) -> int:
+    import fcntl  # noqa: PLC0415 - POSIX only, as the pipe is
+
+    moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(number)
+    return moved
