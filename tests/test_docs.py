@@ -3,11 +3,13 @@
 A page is found by being there. It runs from top to bottom in an empty folder, but for a `webhook.secret`, beside a fake
 service that the environment names, with `tg`, `granter` and `requests` at hand.
 
-- A `python` fence runs where it stands, with `await` at the top level; what needs more is in `PYTHON_ELSEWHERE`.
+- A `python` fence runs where it stands, with `await` at the top level, and what it defines is called.
 - "Save this as `name.py`" before it makes it a file, which runs if the page says what "`python name.py` prints".
 - A `bash` fence runs in bash: what serves is started and interrupted, what stands in `BASH_ELSEWHERE` is not run here.
 - A `text` fence right behind another fence, or behind "prints:", is its output. Behind a paragraph that begins with a
   file's name in backticks it is that file; anywhere else it is a drawing.
+
+A page that needs more, real frameworks say, is run by the module that names it, in the languages that this one names.
 """
 
 import asyncio
@@ -30,13 +32,10 @@ from tgmembership_async.testing import FakeService, serve
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-PYTHON_ELSEWHERE = {
-    "docs/bots_and_shops.md": "tests/ext/test_recipes.py",  # on FastAPI and aiogram
-    "docs/recipes.md": "tests/ext/test_recipes.py",  # on each of the frameworks
-    "docs/testing.md": "tests/testing/test_plugin.py",  # as a project with the plugin
-    "docs/webhooks.md": "tests/webhooks/test_webhook_docs.py",  # as a shop that is paid
-}
 BOTS_AND_SHOPS = (DOCS / "bots_and_shops.md").read_text(encoding="utf-8")  # the README shows some of it
+OTHER_TESTS = [
+    path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py") if path.name != Path(__file__).name
+]
 BASH_ELSEWHERE = {
     "pytest -q": "tests/testing/test_plugin.py",
     "python3 -m venv": ".ci/run",
@@ -48,9 +47,11 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relativ
 
 
 def elsewhere(fence: Fence) -> bool:
-    if fence.language == "python":
-        return fence.page.relative_to(ROOT).as_posix() in PYTHON_ELSEWHERE or fence.code in BOTS_AND_SHOPS
-    return fence.language == "bash" and fence.code.startswith(tuple(BASH_ELSEWHERE))
+    if fence.language == "bash" and fence.code.startswith(tuple(BASH_ELSEWHERE)):
+        return True
+    named = f'"{fence.page.name}"'
+    tests = OTHER_TESTS if fence.page.parent == DOCS else []
+    return fence.code in BOTS_AND_SHOPS or any(named in text and fence.language in text.lower() for text in tests)
 
 
 @pytest.fixture
@@ -81,13 +82,19 @@ def test_its_fences_run_and_print_what_it_says(page: Path, reader: Reader) -> No
             reader.read(fence)
 
     if page.name != "README.md":  # whose handlers are those of the pages it links to
-        assert reader.shown - reader.called == set(), "shown here and never called: see PYTHON_ELSEWHERE"
+        assert reader.shown - reader.called == set(), "shown and never called: here, or in a test that names this page"
 
 
 def test_what_runs_elsewhere_runs_there() -> None:
-    for started, place in {**PYTHON_ELSEWHERE, **BASH_ELSEWHERE}.items():
+    for started, place in BASH_ELSEWHERE.items():
         text = (ROOT / place).read_text(encoding="utf-8")
         assert Path(started.removeprefix("tgmembership ").split()[0]).stem in text, place
+    pages = {
+        fence.page.name for page in PAGES for fence in fences(page) if fence.language == "python" and elsewhere(fence)
+    }
+    assert {"bots_and_shops.md", "recipes.md", "testing.md", "webhooks.md"} <= pages
+    assert not pages & {"bulk_import.md", "observability.md", "proxies.md", "tutorial.md", "unknown.md"}
+    assert not elsewhere(fences(ROOT / "README.md")[-1])
 
 
 def test_the_readme_shows_what_the_pages_show() -> None:

@@ -16,6 +16,7 @@ pytest_plugins = ["pytester"]
 DOCS = Path(__file__).parents[2] / "docs"
 ROOT = Path(tgmembership_async.__file__).parents[1]
 PLUGIN = "tgmembership_async.testing.plugin"
+TUTORIAL = Path("tutorial").with_suffix(".md")  # without its bot it runs with the other pages
 FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 EVERYBODY = """
@@ -93,7 +94,7 @@ def test_the_worked_examples_of_the_docs_hold(project: pytest.Pytester) -> None:
     bot, *tests = FENCE.findall((DOCS / "testing.md").read_text())
     project.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     project.makepyfile(bot=bot, **{f"test_{number}": code for number, code in enumerate(tests)})
-    project.makepyfile(**{fence.file[:-3]: fence.code for fence in fences(DOCS / "tutorial.md") if fence.file})
+    project.makepyfile(**{fence.file[:-3]: fence.code for fence in fences(DOCS / TUTORIAL) if fence.file})
 
     done = project.runpytest_subprocess("-q", "-W", "error")
 
