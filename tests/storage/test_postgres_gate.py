@@ -179,7 +179,7 @@ def test_without_its_database_calls_keep_to_their_own_gate_and_say_so_once(
 def test_opening_a_session_says_what_is_wrong_with_its_gate(run: Run, refused_port: int) -> None:
     async def scenario() -> None:
         tg = session(PostgresGate(f"postgresql://shop:s3cret@127.0.0.1:{refused_port}/test"))
-        with pytest.raises(Exception, match="is the server running") as refused:
+        with pytest.raises(Exception, match="start the server") as refused:
             await tg.open()
         assert not tg.is_open
         assert "s3cret" not in str(refused.value)

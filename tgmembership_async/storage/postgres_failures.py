@@ -25,7 +25,7 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
 _WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.ReadOnlySqlTransaction, pg.DuplicateTable)
 _REFUSED: Final = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 _NOT_LET_IN: Final = "the server does not let this user in: see user, password and database of the connection string"
-_NOT_THERE: Final = f"is the server running, and does the connection string name its host and port? {_KEPT}"
+_NOT_THERE: Final = f"start the server, or mend host and port in the connection string; {_KEPT}"
 _TRANSIENT: Final = ("08", "40", "53300", "57P")
 """The first characters of SQLSTATEs: connection lost, transaction given up, too many connections, server stopping."""
 
