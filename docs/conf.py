@@ -7,6 +7,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Final
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -41,6 +42,7 @@ python_use_unqualified_type_names = True
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True, "no-value": True}
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -72,6 +74,22 @@ def as_rst(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object,
             lines[number:number] = ["::", ""]
 
 
+def as_called(
+    _app: Sphinx, what: str, _name: str, _obj: object, _options: object, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Show no parameters of errors, which nobody but us makes, and the default policy by its public name."""
+    if not signature:
+        return None
+    return ("", None) if what == "exception" else (signature.replace("_DEFAULT_POLICY", "RetryPolicy()"), returns)
+
+
+def check_tables(_app: Sphinx, doctree: nodes.document) -> None:
+    """Warn, and so fail, for a table that is read as a paragraph, as one with a wrong second row is."""
+    for paragraph in doctree.findall(nodes.paragraph):
+        if paragraph.astext().startswith("|"):
+            _logger.warning("this was meant to be a table: %.60s", paragraph.astext(), location=paragraph)
+
+
 def check_nothing_is_missing(_app: Sphinx, env: BuildEnvironment) -> None:
     """Warn, and so fail, for each public name that no page of the reference documents."""
     documented = env.domains["py"].data["objects"]
@@ -100,6 +118,8 @@ def copy_markdown(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the functions above."""
     app.connect("autodoc-process-docstring", as_rst)
+    app.connect("autodoc-process-signature", as_called)
+    app.connect("doctree-read", check_tables)
     app.connect("env-check-consistency", check_nothing_is_missing)
     app.connect("build-finished", copy_markdown)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
