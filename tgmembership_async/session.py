@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 from weakref import WeakSet
 
@@ -15,6 +14,7 @@ from attrs import evolve
 from tgmembership_async import settings
 from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.errors import UsageError
+from tgmembership_async.lived import Lived
 from tgmembership_async.middleware import Deadline, Departure, Exchange, Middleware, Next, Retry, chain
 from tgmembership_async.protocol import convert, endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
@@ -42,7 +42,7 @@ _DEFAULT_POLICY: Final = RetryPolicy()
 _METHODS_WITH_A_GRANT: Final = frozenset({endpoints.ADD_MEMBER.method})
 
 
-class Session:
+class Session(Lived):
     """Call the service as one bot: pooled connections, retries that never grant twice, typed results.
 
     `bot_id` and `api_key` are the bot's credentials; `base_url` is https, or http to a loopback host. `deadline` is
@@ -116,14 +116,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session of bot {self._account.bot_id} at {self._account.base_url}, {self._shared.state}>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:

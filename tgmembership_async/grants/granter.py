@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
-from types import TracebackType
 from typing import Final, Self
 
 from anyio import CancelScope, move_on_after
@@ -15,6 +14,7 @@ from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
 from tgmembership_async.grants.run import EVERY_REASON, Requests, Run, StopReason
+from tgmembership_async.lived import Lived
 from tgmembership_async.session import Session
 from tgmembership_async.values.models import AccessToken, Subscriber
 
@@ -32,7 +32,7 @@ class Finding:
     seen: tuple[Subscriber, ...] = ()
 
 
-class Granter:
+class Granter(Lived):
     """Grant through a Session, with a ledger around each call.
 
     The intent is durable before the request is written, the result before `grant` returns. Entering it enters the
@@ -54,14 +54,6 @@ class Granter:
         self._tasks: dict[asyncio.Task[None], Shared] = {}
         self._entered: list[Session | Ledger] = []
         self._is_open = False
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:

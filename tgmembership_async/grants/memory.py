@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
-from types import TracebackType
 from typing import Self
 
 from anyio.lowlevel import checkpoint
@@ -22,11 +21,12 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.lived import Lived
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 
-class MemoryLedger:
+class MemoryLedger(Lived):
     """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC."""
 
     def __init__(self, *, clock: steps.Clock = steps.utc_now) -> None:
@@ -38,14 +38,6 @@ class MemoryLedger:
 
     def __repr__(self) -> str:
         return f"<MemoryLedger with {len(self._rows)} refs>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:

@@ -1,20 +1,16 @@
 """A ledger in PostgreSQL: any number of workers on any number of machines, and still one exchange for each ref."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import count
-from types import TracebackType
 from typing import Any, Final, Self, overload
 
 from anyio import CancelScope, to_thread
-from attrs import field, mutable
 from psycopg import AsyncConnection, Connection
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
-from tgmembership_async.errors import GrantError, StorageError, UsageError
+from tgmembership_async.errors import GrantError, StorageError
 from tgmembership_async.grants import postgres_records as records
 from tgmembership_async.grants import steps
 from tgmembership_async.grants.ledger import Claim
@@ -30,25 +26,20 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.grants.postgres_jobs import ClaimRef, SettleRef, StepRef, check_fits, give_up, plan, plan_in
 from tgmembership_async.grants.postgres_records import Row
 from tgmembership_async.grants.postgres_tables import LEDGER
+from tgmembership_async.lived import Lived
 from tgmembership_async.storage.postgres import PostgresStorage
 from tgmembership_async.storage.postgres_life import WORKERS, Life
 from tgmembership_async.storage.postgres_server import Lane
 from tgmembership_async.values.models import AccessToken
 from tgmembership_async.values.secret import Secret
 
-_MOST_BYTES: Final = 2_000  # what a B-tree takes, with room to spare
 _UNCONFIRMED: Final = "the intent could not be confirmed, and so it was not sent"
-_LATE: Final = "the answer came after this worker had been taken for dead"
-_LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
-    GrantStatus.GRANTED: "granted",
-    GrantStatus.PLANNED: "retry",
-    GrantStatus.REFUSED: "retry",
-}
 
 
-class PostgresLedger:
+class PostgresLedger(Lived):
     """A Ledger in the database that `conninfo` names, in the first schema of its search_path; `clock` is aware UTC.
 
     Any number of processes may open it, and each of them may send. Two that claim one ref make one exchange. What a
@@ -65,18 +56,10 @@ class PostgresLedger:
         self._life: Life | None = None
         self._numbers = count(1)
         self._claimed: dict[str, Row] = {}
-        self._owed: dict[str, _Settle] = {}
+        self._owed: dict[str, SettleRef] = {}
 
     def __repr__(self) -> str:
         return f"<PostgresLedger at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:
@@ -104,8 +87,8 @@ class PostgresLedger:
 
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
-        _check(request)
-        return await self._storage.run(partial(_plan, request=request, now=self._clock(), schema=self._storage.schema))
+        check_fits(request)
+        return await self._storage.run(partial(plan, request=request, now=self._clock(), schema=self._storage.schema))
 
     @overload
     def plan_in(self, connection: Connection[Any], *requests: GrantRequest) -> list[Grant]: ...
@@ -121,30 +104,22 @@ class PostgresLedger:
         """
         self._storage.check_open()
         for request in requests:
-            _check(request)
-        insert = records.insert_all(requests, self._clock(), self._storage.schema)
-        find = records.find_all((request.ref for request in requests), self._storage.schema)
-        if isinstance(connection, AsyncConnection):
-            return _plan_in_async(connection, requests, insert, find)
-        if _would_commit(connection):
-            connection.execute("SELECT")
-        with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(*insert)
-            return _as_asked(requests, cursor.execute(*find).fetchall())
+            check_fits(request)
+        return plan_in(connection, requests, self._clock(), self._storage.schema)
 
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
-        _check(request)
+        check_fits(request)
         self._storage.check_open()
         assert self._life is not None  # noqa: S101 - open
-        job = _Claim(request, next(self._numbers), self._life, self._clock)
+        job = ClaimRef(request, next(self._numbers), self._life, self._clock)
         try:
             claim = await self._storage.run(job)
         except StorageError:
             # It may have been committed all the same. Then it is put right when the server is back.
             if job.worker is not None:
                 unsent = Settlement(GrantStatus.PLANNED, evidence=_UNCONFIRMED)
-                self._owed[request.ref] = _Settle(request.ref, unsent, self._clock(), (job.worker, job.number))
+                self._owed[request.ref] = SettleRef(request.ref, unsent, self._clock(), (job.worker, job.number))
             raise
         if claim.mine:
             self._claimed[request.ref] = Row(claim.grant, job.worker, job.number)
@@ -157,7 +132,7 @@ class PostgresLedger:
         """
         row = self._claimed.get(check_ref(ref))
         mine = None if row is None else (row.worker, row.claim)
-        job = _Settle(ref, settlement, self._clock(), mine, row)
+        job = SettleRef(ref, settlement, self._clock(), mine, row)
         try:
             grant = await self._storage.run(job)
         except StorageError:
@@ -172,12 +147,12 @@ class PostgresLedger:
         """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
         made = DecisionMade(check_ref(ref), check_decision(decision), self._clock(), reason)
         advance = partial(steps.decided, decision=made.decision, token=token, now=made.decided_at)
-        return await self._storage.run(_Step(made.ref, advance, partial(records.decide, made=made)))
+        return await self._storage.run(StepRef(made.ref, advance, partial(records.decide, made=made)))
 
     async def mark_delivered(self, ref: str) -> Grant:
         """Record that the customer has the link; a row that is delivered already stays as it is."""
         advance = partial(steps.delivered, now=self._clock())
-        return await self._storage.run(_Step(check_ref(ref), advance, records.deliver))
+        return await self._storage.run(StepRef(check_ref(ref), advance, records.deliver))
 
     async def get(self, ref: str) -> Grant | None:
         """Return the row of a ref, or None."""
@@ -227,130 +202,4 @@ class PostgresLedger:
             self._owed.pop(ref, None)
         while rows := records.abandoned(lane):
             for row in rows:
-                _give_up(lane, row, self._clock())
-
-
-def _check(request: GrantRequest) -> None:
-    if len(request.ref.encode()) > _MOST_BYTES:
-        msg = f"in a PostgresLedger a ref has at most {_MOST_BYTES:,} bytes as UTF-8, and {request.ref:.40}... has more"
-        raise UsageError(msg)
-
-
-def _plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant:
-    if lane.execute(*records.insert_all([request], now, schema)).rowcount:
-        return steps.planned(request, now)
-    return steps.same(_known(lane, request.ref).grant, request)
-
-
-def _known(lane: Lane, ref: str) -> Row:
-    row = records.find(lane, ref)
-    steps.known(ref, None if row is None else row.grant)
-    assert row is not None  # noqa: S101 - known
-    return row
-
-
-def _as_asked(requests: Collection[GrantRequest], rows: list[tuple[Any, ...]]) -> list[Grant]:
-    grants = records.grants_by_ref(rows)
-    return [steps.same(grants[request.ref], request) for request in requests]
-
-
-def _would_commit(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Tell whether psycopg's `transaction()` would be the outermost, and commit what is the caller's to commit."""
-    return not connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
-
-
-async def _plan_in_async(
-    connection: AsyncConnection[Any], requests: Collection[GrantRequest], insert: Any, find: Any
-) -> list[Grant]:
-    if _would_commit(connection):
-        await connection.execute("SELECT")
-    async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(*insert)
-        await cursor.execute(*find)
-        return _as_asked(requests, await cursor.fetchall())
-
-
-def _give_up(lane: Lane, row: Row, now: datetime) -> None:
-    """Take a row that a dead worker was sending to unknown, unless somebody else just did."""
-    ended = steps.interruption(row.grant)
-    records.settle(lane, row, steps.settled(row.grant, ended, now), ended, None)
-
-
-@mutable
-class _Claim:
-    """Claim a ref, as the `number`th claim of this worker."""
-
-    request: GrantRequest
-    number: int
-    life: Life
-    clock: steps.Clock
-    worker: int | None = None
-
-    def __call__(self, lane: Lane) -> Claim:
-        self.worker = self.life.secure()
-        while True:
-            row, taken = records.claim(lane, self.request, self.clock(), self.worker, self.number) or (None, False)
-            if row is None:
-                continue
-            if taken:
-                return Claim(row.grant, mine=True)
-            grant = steps.same(row.grant, self.request)
-            if grant.status is GrantStatus.SENDING and (row.worker, row.claim) == (self.worker, self.number):
-                return Claim(grant, mine=True)  # committed, and then the connection was lost
-            if grant.status is GrantStatus.SENDING and not row.alive:
-                _give_up(lane, row, self.clock())
-            elif grant.status is not GrantStatus.PLANNED:
-                return Claim(grant, mine=False, elsewhere=row.alive)
-
-
-@mutable
-class _Settle:
-    """Record the end of an exchange, which was begun by the claim that `mine` names: worker and number."""
-
-    ref: str
-    settlement: Settlement
-    now: datetime
-    mine: tuple[int | None, int | None] | None
-    row: Row | None = None
-
-    def __call__(self, lane: Lane) -> Grant:
-        row, self.row = self.row or _known(lane, self.ref), None
-        while True:
-            grant = row.grant
-            if (row.worker, row.claim) == self.mine:
-                if (grant.status, grant.token) == (self.settlement.status, self.settlement.token):
-                    return grant  # committed, and then the connection was lost
-                if grant.status is GrantStatus.UNKNOWN:
-                    return self._late(lane)
-            elif grant.status is GrantStatus.SENDING:
-                msg = f"{self.ref} is being sent by another worker, and only that one can tell how it ends"
-                raise GrantError(msg)
-            after = steps.settled(grant, self.settlement, self.now)
-            if records.settle(lane, row, after, self.settlement, self.now):
-                return after
-            row = _known(lane, self.ref)
-
-    def _late(self, lane: Lane) -> Grant:
-        decision = _LATE_MEANS[self.settlement.status]
-        made = DecisionMade(self.ref, decision, self.now, f"{_LATE}: {self.settlement.evidence}")
-        advance = partial(steps.decided, decision=decision, token=self.settlement.token, now=self.now)
-        return _Step(self.ref, advance, partial(records.decide, made=made))(lane)
-
-
-@mutable
-class _Step:
-    """Take a row to where `advance` leads from its present state, and have `record` write that down."""
-
-    ref: str
-    advance: Callable[[Grant], Grant]
-    record: Callable[[Lane, Row, Grant], bool]
-    after: Grant | None = field(default=None, init=False)
-
-    def __call__(self, lane: Lane) -> Grant:
-        while True:
-            row = _known(lane, self.ref)
-            if row.grant == self.after:
-                return row.grant  # committed, and then the connection was lost
-            self.after = self.advance(row.grant)
-            if self.after is row.grant or self.record(lane, row, self.after):
-                return self.after
+                give_up(lane, row, self._clock())

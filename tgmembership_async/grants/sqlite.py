@@ -5,7 +5,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
 from functools import partial
-from types import TracebackType
 from typing import Final, Self
 
 from tgmembership_async.errors import UsageError
@@ -23,6 +22,7 @@ from tgmembership_async.grants.model import (
 )
 from tgmembership_async.grants.paging import Page, Paged
 from tgmembership_async.grants.tables import LEDGER
+from tgmembership_async.lived import Lived
 from tgmembership_async.storage.sqlite import SqliteStorage
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
@@ -30,7 +30,7 @@ from tgmembership_async.values.models import AccessToken
 _SENDING: Final = frozenset({GrantStatus.SENDING})
 
 
-class SqliteLedger:
+class SqliteLedger(Lived):
     """A Ledger in the file at `path`, which holds tokens and so has mode 0600; `clock` returns aware UTC.
 
     One process at a time owns it, and sends. With `owner=False` it opens beside a living owner, or without any, to
@@ -46,14 +46,6 @@ class SqliteLedger:
 
     def __repr__(self) -> str:
         return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from types import TracebackType
 from typing import Final, Self
 
 from anyio import move_on_after
 
 from tgmembership_async.errors import TGMembershipError
+from tgmembership_async.lived import Lived
 from tgmembership_async.protocol.gate import RateLimit, Told
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres import Job, PostgresStorage, T
@@ -53,7 +53,7 @@ _PAUSE: Final = """
 """
 
 
-class PostgresGate:
+class PostgresGate(Lived):
     """A SharedGate in the database that `conninfo` names: `Session(..., rate_limit=..., gate=PostgresGate(conninfo))`.
 
     Each attempt at a call asks it once, so it takes a round trip longer. All workers of a bot give their Sessions one
@@ -72,14 +72,6 @@ class PostgresGate:
 
     def __repr__(self) -> str:
         return f"<PostgresGate at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:

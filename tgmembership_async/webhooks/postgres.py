@@ -5,12 +5,12 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from types import TracebackType
 from typing import Any, Final, Self
 
 from anyio import CancelScope, to_thread
 
 from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.lived import Lived
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres import PostgresStorage
 from tgmembership_async.storage.postgres_life import ALIVE, WORKERS, Life
@@ -85,7 +85,7 @@ _SETTLE: Final = """
 """
 
 
-class PostgresInbox:
+class PostgresInbox(Lived):
     """An Inbox in the database that `conninfo` names, which may hold a ledger too; any number of processes open it.
 
     What a process was handling when it died is handed to another one; so is, after 15 seconds, what one was handling
@@ -102,14 +102,6 @@ class PostgresInbox:
 
     def __repr__(self) -> str:
         return f"<PostgresInbox at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:

@@ -4,10 +4,10 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from tgmembership_async.errors import NotAuthentic, Unreadable, UsageError
+from tgmembership_async.lived import Lived
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver
@@ -33,7 +33,7 @@ E = TypeVar("E", bound=Event)
 H = TypeVar("H", bound=Handler[Any])
 
 
-class Receiver:
+class Receiver(Lived):
     """Take the service's webhook deliveries: `@receiver.on(...)` for the handlers, `receiver.asgi` for the server.
 
     With an `inbox` a delivery is stored, then answered 200, then handled, again and again where a handler fails. Enter
@@ -146,14 +146,6 @@ class Receiver:
         from tgmembership_async.webhooks.aiohttp import respond  # noqa: PLC0415 - aiohttp is loaded on use
 
         return await respond(self, request)
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def open(self) -> Self:
         """Open the inbox and begin to handle what it holds. Raises what the inbox raises, and UsageError if open."""

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.lived import Lived
 from tgmembership_async.storage.sqlite import Component, SqliteStorage
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
 from tgmembership_async.webhooks.signature import Delivery
@@ -50,7 +50,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-class SqliteInbox:
+class SqliteInbox(Lived):
     """An Inbox in the file at `path`, which may be a ledger's file too. One process at a time owns it, and receives.
 
     With `owner=False` it opens beside a living owner to read, to retry and to purge. Whoever opens it as owner finds
@@ -62,14 +62,6 @@ class SqliteInbox:
 
     def __repr__(self) -> str:
         return f"<SqliteInbox at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     @property
     def is_open(self) -> bool:
