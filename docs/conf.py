@@ -13,6 +13,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from tgmembership_async import __version__, ext
+from tgmembership_async.settings import BASE_URL
 
 HERE: Final = Path(__file__).parent
 PUBLIC: Final = (
@@ -57,6 +58,7 @@ html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
+_DEFAULTS: Final = {"settings.BASE_URL": repr(BASE_URL), "_DEFAULT_POLICY": "RetryPolicy()"}
 _logger: Final = logging.getLogger(__name__)
 _INDENTED: Final = re.compile(r" {4}")
 _PLURAL: Final = re.compile(r"(?<=\w)`(?=s\b)")
@@ -77,10 +79,12 @@ def as_rst(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object,
 def as_called(
     _app: Sphinx, what: str, _name: str, _obj: object, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
-    """Show no parameters of errors, which nobody but us makes, and the default policy by its public name."""
+    """Show no parameters of errors, which nobody but us makes, and defaults by what they are."""
     if not signature:
         return None
-    return ("", None) if what == "exception" else (signature.replace("_DEFAULT_POLICY", "RetryPolicy()"), returns)
+    for name, meaning in _DEFAULTS.items():
+        signature = signature.replace(name, meaning)
+    return ("", None) if what == "exception" else (signature, returns)
 
 
 def check_tables(_app: Sphinx, doctree: nodes.document) -> None:
