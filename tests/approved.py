@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from command_line import COMMAND, ENVIRONMENT
+from command_line import COMMAND
 
 SNAPSHOTS: Final = Path(__file__).parent / "cli" / "snapshots"
 _APPROVE: Final = bool(os.environ.get("TGM_APPROVE"))
@@ -33,12 +33,12 @@ def steady(text: str) -> str:
     return text
 
 
-def on_a_terminal(*arguments: str, stdin: int = subprocess.DEVNULL, **environment: str) -> tuple[int, str]:
+def on_a_terminal(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
     """Run the command on a pseudo-terminal; return its exit code, and all that it showed."""
     ours, theirs = os.openpty()
     try:
         with subprocess.Popen(
-            [*COMMAND, *arguments], stdin=stdin, stdout=theirs, stderr=theirs, env={**ENVIRONMENT, **environment}
+            [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
         ) as process:
             os.close(theirs)
             return process.wait(60), _all_of(ours)

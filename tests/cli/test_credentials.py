@@ -51,8 +51,8 @@ def test_a_file_of_variables_is_enough_and_wins_over_the_environment(
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"A=1\nthis is nothing\n", ":2: this is not KEY=VALUE"),
-        (b"A=1\nB='open\n", ":2: this is not KEY=VALUE"),
+        (b"A=1\nthis is sEcReT\n", ":2: this is not KEY=VALUE"),
+        (b"A=1\nB='sEcReT\n", ":2: this is not KEY=VALUE"),
         (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
     ],
 )
@@ -62,8 +62,7 @@ def test_a_bad_file_is_told_by_its_line_and_never_quoted(tmp_path: Path, content
     done = run("--env-file", file, "users")
     assert done.exit_code == 2
     assert told in done.stderr
-    assert "nothing\n" not in done.stderr
-    assert "open" not in done.stderr.replace("opened", "")
+    assert "sEcReT" not in done.stderr
 
 
 def test_a_missing_file_and_missing_credentials_are_wrong_use(tmp_path: Path) -> None:

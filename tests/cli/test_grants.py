@@ -1,5 +1,7 @@
 """`tgmembership grants`: what is shown and decided, beside a living owner, in a pipe and on a terminal."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -13,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
 
-from tgmembership_async.cli import grants_view
 from tgmembership_async.cli.moments import moment
 from tgmembership_async.cli.root import command
 from tgmembership_async.errors import Forbidden, OutcomeUnknown, ReplyLost
@@ -253,21 +254,41 @@ def test_rejected_credentials_are_one_line(ledger: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("ledger")
 def test_people_see_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grants_view, "on_a_terminal", lambda: True)
-    monkeypatch.setattr("tgmembership_async.cli.grants.on_a_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
-    shown = run("list", "--show-links").stdout
+
+    def table(*arguments: object) -> Result:
+        return run(*arguments, "--format", "table")
+
+    shown = table("list", "--show-links").stdout
     assert "this user has not talked to the bot" in shown
     assert "no whole reply came back" in shown  # why, and not the advice around it
     assert "[red]chat 7" in shown  # what a customer wrote is no markup
     assert LINK in shown
-    assert LINK not in run("list").stdout
-    assert "These are the first 2; --limit 0 shows all" in run("list", "--limit", "2").stderr
-    assert run("list", "--limit", "0").stderr == ""
-    assert "the reply was lost" in run("show", "unknown").stdout
-    assert "planned" in run("resolve", "unknown", "retry", "--reason", "because").stdout
-    assert "because" in run("show", "unknown").stdout
-    assert run("purge", "--delivered-before", "2w").stdout == "Wiped the tokens of 0 grants.\n"
+    assert LINK not in table("list").stdout
+    assert "These are the first 2; --limit 0 shows all" in table("list", "--limit", "2").stderr
+    assert table("list", "--limit", "0").stderr == ""
+    assert "the reply was lost" in table("show", "unknown").stdout
+    assert "planned" in table("resolve", "unknown", "retry", "--reason", "because").stdout
+    assert "because" in table("show", "unknown").stdout
+    assert "delivered" in table("mark-delivered", "granted").stdout
+    assert table("purge", "--delivered-before", "2w").stdout.split() == ["wiped", "0"]
+
+
+@pytest.mark.usefixtures("ledger")
+def test_every_other_format_holds_the_same() -> None:
+    told = json.loads(run("list", "--format", "json").stdout)
+    assert told == lines(run("list"))
+    read = list(csv.DictReader(io.StringIO(run("list", "--format", "csv").stdout)))
+    assert [row["ref"] for row in read] == [row["ref"] for row in told]
+    assert json.loads(run("show", "unknown", "--format", "json").stdout)["history"][0]["status"] == "unknown"
+    assert json.loads(run("list", "--since", "2999-01-01", "--format", "json").stdout) == []
+
+
+@pytest.mark.usefixtures("ledger")
+def test_what_was_done_before_an_error_is_shown_whole() -> None:
+    done = run("mark-delivered", "granted", "refused", "--format", "json")
+    assert done.exit_code == 1
+    assert [row["ref"] for row in json.loads(done.stdout)] == ["granted"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import command_line
 import pytest
 from approved import approve, on_a_terminal
-from command_line import COMMAND, tgmembership
+from command_line import COMMAND, ENVIRONMENT
+from forked import Forks
 
 from tgmembership_async.testing import FakePlan, FakeService, serve
 from tgmembership_async.testing.values import SAMPLE_PLANS
@@ -29,7 +29,7 @@ READS = {
     "doctor": ["doctor"],
     "report": ["report"],
 }
-needs_a_terminal = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and needs a pseudo-terminal")
 
 
 def a_service() -> FakeService:
@@ -45,17 +45,12 @@ def service() -> FakeService:
 
 
 @pytest.fixture(scope="module")
-def environment(service: FakeService) -> Iterator[dict[str, str]]:
-    """Serve the service that nobody changes, and give what points to it."""
+def commands(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Run commands against the service that nobody changes."""
     with serve(service) as server:
-        yield {**server.env(), "NO_COLOR": "1", "NO_PROXY": "*"}
-
-
-@pytest.fixture
-def around(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name, value in environment.items():
-        monkeypatch.setitem(command_line.ENVIRONMENT, name, value)
-    return environment
+        told = {**ENVIRONMENT, **server.env(), "NO_COLOR": "1", "NO_PROXY": "*"}
+        with Forks(tmp_path_factory.mktemp("printed"), told) as forks:
+            yield forks
 
 
 def arguments_of(name: str, service: FakeService) -> list[str]:
@@ -63,43 +58,34 @@ def arguments_of(name: str, service: FakeService) -> list[str]:
     return [*READS[name], *who]
 
 
-@pytest.mark.usefixtures("around")
 @pytest.mark.parametrize("name", READS)
-def test_a_read_in_a_pipe(name: str, service: FakeService) -> None:
-    done = tgmembership(*arguments_of(name, service))
-    assert done.returncode == 0, done.stderr
-    approve(f"{name}.pipe", done.stdout + done.stderr)
+def test_a_read_in_a_pipe(name: str, service: FakeService, commands: Forks) -> None:
+    code, out, err = commands.piped(*arguments_of(name, service))
+    assert code == 0, err
+    approve(f"{name}.pipe", out + err)
 
 
-@needs_a_terminal
-@pytest.mark.usefixtures("around")
 @pytest.mark.parametrize("name", READS)
-def test_a_read_on_a_terminal(name: str, service: FakeService) -> None:
-    code, shown = on_a_terminal(*arguments_of(name, service))
+def test_a_read_on_a_terminal(name: str, service: FakeService, commands: Forks) -> None:
+    code, shown = commands.on_a_terminal(*arguments_of(name, service))
     assert code == 0, shown
     approve(f"{name}.terminal", shown)
 
 
-@needs_a_terminal
-@pytest.mark.usefixtures("around")
-def test_a_narrow_terminal_shows_blocks_and_breaks_no_word() -> None:
-    _, shown = on_a_terminal("plans", COLUMNS="40")
-    approve("plans.narrow", shown)
+def test_a_narrow_terminal_shows_blocks_and_breaks_no_word(commands: Forks) -> None:
+    approve("plans.narrow", commands.on_a_terminal("plans", COLUMNS="40")[1])
 
 
-@needs_a_terminal
-@pytest.mark.usefixtures("around")
-def test_a_terminal_of_ascii_gets_ascii() -> None:
-    _, shown = on_a_terminal("plans", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+def test_a_terminal_of_ascii_gets_ascii(commands: Forks) -> None:
+    environment = {**commands.environment, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    _, shown = on_a_terminal("plans", environment=environment)
     assert shown.isascii()
     approve("plans.ascii", shown)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals and pipes as POSIX has them")
-@pytest.mark.usefixtures("around")
-def test_who_reads_one_line_only_is_no_error() -> None:
+def test_who_reads_one_line_only_is_no_error(commands: Forks) -> None:
     with subprocess.Popen(
-        [*COMMAND, "subscribers"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=command_line.ENVIRONMENT
+        [*COMMAND, "subscribers"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=commands.environment
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -109,46 +95,39 @@ def test_who_reads_one_line_only_is_no_error() -> None:
 
 
 class TestWhatGrants:
-    """Each step has a service and a ledger of its own, and is looked at in a pipe or on a terminal."""
+    """Each has a service and a ledger of its own, and is looked at in a pipe or on a terminal."""
 
     @pytest.fixture
-    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    def folder(self, tmp_path: Path, commands: Forks, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / "members.csv").write_text("ref,member_id,note\nr1,1001,chat 1\nr2,1002,\nr3,1003,\n")
         with serve(a_service()) as server:
-            told = {
-                **server.env(),
-                "NO_PROXY": "*",
-                "NO_COLOR": "1",
-                "TGMEMBERSHIP_LEDGER": str(tmp_path / "grants.db"),
-            }
-            for name, value in told.items():
-                monkeypatch.setitem(command_line.ENVIRONMENT, name, value)
+            for name, value in {**server.env(), "TGMEMBERSHIP_LEDGER": str(tmp_path / "grants.db")}.items():
+                monkeypatch.setitem(commands.environment, name, value)
             yield tmp_path
 
     @staticmethod
     def provision(folder: Path) -> list[str]:
         return ["provision", str(folder / "members.csv"), "--plan-id", "1", "--concurrency", "1"]
 
-    def test_in_a_pipe(self, folder: Path) -> None:
-        granted = tgmembership("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--note", "chat 7")
-        approve("grant.pipe", granted.stdout + granted.stderr)
-        refused = tgmembership("grant", "pi_2", "--plan-id", "1", "--member-id", "1002")
-        assert refused.returncode == 3
-        approve("grant_refused.pipe", refused.stdout + refused.stderr)
-        done = tgmembership(*self.provision(folder))
-        assert done.returncode == 3
-        approve("provision.pipe", (done.stdout + done.stderr).replace(str(folder), "FOLDER"))
-        approve("grants_list.pipe", tgmembership("grants", "list").stdout)
+    def test_in_a_pipe(self, folder: Path, commands: Forks) -> None:
+        code, out, err = commands.piped("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--note", "chat 7")
+        approve("grant.pipe", out + err)
+        code, out, err = commands.piped("grant", "pi_2", "--plan-id", "1", "--member-id", "1002")
+        assert code == 3
+        approve("grant_refused.pipe", out + err)
+        code, out, err = commands.piped(*self.provision(folder))
+        assert code == 3
+        approve("provision.pipe", (out + err).replace(str(folder), "FOLDER"))
+        approve("grants_list.pipe", commands.piped("grants", "list")[1])
 
-    @needs_a_terminal
-    def test_on_a_terminal(self, folder: Path) -> None:
-        code, shown = on_a_terminal("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--show-links")
+    def test_on_a_terminal(self, folder: Path, commands: Forks) -> None:
+        code, shown = commands.on_a_terminal("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--show-links")
         assert code == 0, shown
         approve("grant.terminal", shown)
-        code, shown = on_a_terminal(*self.provision(folder))
+        code, shown = commands.on_a_terminal(*self.provision(folder))
         assert code == 3, shown
         assert re.search(r"3/3.*2 granted.*1 refused", shown), "the bar"
-        approve("grants_list.terminal", on_a_terminal("grants", "list")[1])
+        approve("grants_list.terminal", commands.on_a_terminal("grants", "list")[1])
         green = "\x1b[32mgranted"
-        assert green not in on_a_terminal("grants", "list")[1], "NO_COLOR is set"
-        assert green in on_a_terminal("grants", "list", NO_COLOR="")[1]
+        assert green not in commands.on_a_terminal("grants", "list")[1], "NO_COLOR is set"
+        assert green in commands.on_a_terminal("grants", "list", NO_COLOR="")[1]

@@ -12,16 +12,11 @@ import click
 
 from tgmembership_async.cli import moments
 from tgmembership_async.cli.credentials import session
-from tgmembership_async.cli.grants_view import (
-    note,
-    on_a_terminal,
-    say,
-    show_findings,
-    show_grants,
-    show_history,
-    show_one,
-)
+from tgmembership_async.cli.exits import Exit
+from tgmembership_async.cli.grants_view import COLOURS, show_findings, show_grants, show_history, show_one
 from tgmembership_async.cli.ledgers import Place, check_there, ledger_option, opened
+from tgmembership_async.cli.lines import columns, fields_of
+from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.granter import Finding, Granter
 from tgmembership_async.grants.ledger import Ledger
@@ -29,7 +24,6 @@ from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, Gra
 from tgmembership_async.values.models import AccessToken
 
 T = TypeVar("T")
-_STILL_UNKNOWN: Final = 4
 _EPILOG: Final = """
 \b
 Examples:
@@ -55,6 +49,10 @@ Examples:
 """
 
 
+def _example(arguments: str) -> str:
+    return f"\b\nExample:\n  tgmembership grants {arguments}"
+
+
 @click.group("grants", epilog=_EPILOG)
 def command() -> None:
     """Look into a ledger of grants, and decide what only you can decide.
@@ -76,28 +74,30 @@ _since = click.option(
 )
 
 
-@command.command("list", epilog="Example: tgmembership grants list --status unknown --status refused --since 24h")
+@command.command("list", epilog=_example("list --status unknown --status refused --since 24h"))
 @_ledger
 @click.option("--status", type=click.Choice(list(map(str, GrantStatus))), multiple=True, help="Only these; repeatable.")
 @_since
 @_limit
 @_show_links
+@format_option
 def list_(
-    *, ledger: Place, status: tuple[str, ...], since: datetime | None, limit: int | None, show_links: bool
+    *, ledger: Place, status: tuple[str, ...], since: datetime | None, limit: int | None, show_links: bool, form: Format
 ) -> None:
     """List grants, the oldest first."""
     wanted = list(map(GrantStatus, status)) or None
-    _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), links=show_links, limit=limit))
+    _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
 
 
-@command.command("show")
+@command.command("show", epilog=_example("show pi_3Nf --format json"))
 @click.argument("ref")
 @_ledger
 @_show_links
-def show(*, ref: str, ledger: Place, show_links: bool) -> None:
+@format_option
+def show(*, ref: str, ledger: Place, show_links: bool, form: Format) -> None:
     """Show one grant with every attempt and every decision."""
     grant, attempts, decisions = _with(ledger, lambda rows: _history(rows, ref))
-    show_history(grant, attempts, decisions, links=show_links)
+    show_history(grant, attempts, decisions, form, links=show_links)
     if grant.status is GrantStatus.SENDING:
         note("It is being sent, or its sender died: then it becomes unknown when the ledger's next owner opens it.")
 
@@ -108,7 +108,8 @@ def show(*, ref: str, ledger: Place, show_links: bool) -> None:
 @_ledger
 @click.option("--reason", required=True, help="Why; kept with the decision.")
 @click.option("--token-file", type=click.File(encoding="utf-8"), help="A file with the token or link, - for stdin.")
-def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: TextIO | None) -> None:
+@format_option
+def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: TextIO | None, form: Format) -> None:
     """Decide about an unknown or refused grant.
 
     The decision is kept with its time and reason.
@@ -119,14 +120,15 @@ def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: 
         raise UsageError(msg)
     token = None if token_file is None else _token(token_file.read())
     _settle_the_dead(ledger)
-    show_one(_with(ledger, lambda rows: rows.decide(ref, checked, token, reason)), links=False)
+    show_one(_with(ledger, lambda rows: rows.decide(ref, checked, token, reason)), form, links=False)
     if checked == "retry":
         note("It is sent by the next `tgmembership provision` of its file, or `granter.grant` or `run_planned`.")
 
 
-@command.command("reconcile")
+@command.command("reconcile", epilog=_example("reconcile --ledger grants.db"))
 @_ledger
-def reconcile(*, ledger: Place) -> None:
+@format_option
+def reconcile(*, ledger: Place, form: Format) -> None:
     """Ask the service about unknown grants.
 
     What its subscribers prove is settled to granted: a subscription to the same plan that began after the attempt.
@@ -141,43 +143,47 @@ def reconcile(*, ledger: Place) -> None:
             return await granter.reconcile()
 
     findings = _with(ledger, ask)
-    show_findings(findings)
+    show_findings(findings, form)
     left = sum(not finding.settled for finding in findings)
     note(
         f"{len(findings):,} were unknown: {len(findings) - left:,} are proven to be granted, {left:,} are left to you."
     )
     if left:
         note('Decide with: tgmembership grants resolve REF granted|retry|abandon --reason "..."')
-        raise SystemExit(_STILL_UNKNOWN)
+        raise SystemExit(Exit.UNKNOWN)
 
 
-@command.command("undelivered")
+@command.command("undelivered", epilog=_example("undelivered --show-links --format csv > links.csv"))
 @_ledger
 @_since
 @_limit
 @_show_links
-def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, show_links: bool) -> None:
+@format_option
+def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, show_links: bool, form: Format) -> None:
     """List the grants whose links are not delivered.
 
     That is what is granted and not marked: these customers may wait. Send their links, and then mark-delivered.
     """
-    _with(ledger, lambda rows: show_grants(rows.grants([GrantStatus.GRANTED], since), links=show_links, limit=limit))
+    wanted = [GrantStatus.GRANTED]
+    _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
 
 
-@command.command("mark-delivered")
+@command.command("mark-delivered", epilog=_example("mark-delivered pi_3Nf pi_3Ng"))
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
 @_ledger
-def mark_delivered(*, refs: tuple[str, ...], ledger: Place) -> None:
+@format_option
+def mark_delivered(*, refs: tuple[str, ...], ledger: Place, form: Format) -> None:
     """Record that customers have their links."""
 
     async def mark(rows: Ledger) -> None:
-        for ref in refs:
-            show_one(await rows.mark_delivered(ref), links=False)
+        with writing(form, columns(links=False), COLOURS) as out:
+            for ref in refs:
+                out.row(fields_of(await rows.mark_delivered(ref), links=False))
 
     _with(ledger, mark)
 
 
-@command.command("purge", epilog="Example: tgmembership grants purge --delivered-before 30d")
+@command.command("purge", epilog=_example("purge --delivered-before 30d"))
 @_ledger
 @click.option(
     "--delivered-before",
@@ -186,16 +192,13 @@ def mark_delivered(*, refs: tuple[str, ...], ledger: Place) -> None:
     required=True,
     help="2026-11-01, say, or 30d for 30 days ago.",
 )
-def purge(*, ledger: Place, delivered_before: datetime) -> None:
+@format_option
+def purge(*, ledger: Place, delivered_before: datetime, form: Format) -> None:
     """Overwrite the tokens of old deliveries.
 
     The grants themselves stay, so that nothing is granted again.
     """
-    wiped = _with(ledger, lambda rows: rows.purge(delivered_before))
-    if on_a_terminal():
-        click.echo(f"Wiped the tokens of {wiped:,} grants.")
-    else:
-        say({"wiped": wiped})
+    write_one(form, {"wiped": _with(ledger, lambda rows: rows.purge(delivered_before))})
 
 
 def _with(ledger: Place, work: Callable[[Ledger], Coroutine[Any, Any, T]]) -> T:

@@ -1,22 +1,21 @@
 """Grants for people on a terminal, and for programs in a pipe."""
 
-import sys
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Any, Final
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tgmembership_async.cli.lines import fields_of, line, status_of
+from tgmembership_async.cli.lines import columns, fields_of, status_of
+from tgmembership_async.cli.output import Format, console, note, resolved, write_one, writing
 from tgmembership_async.grants.granter import Finding
 from tgmembership_async.grants.model import Attempt, DecisionMade, Grant
 
 FITS_A_TERMINAL: Final = 100
 _WHY: Final = 80
-_COLOURS: Final = {
+COLOURS: Final = {
     "granted": "green",
     "delivered": "blue",
     "refused": "red",
@@ -27,31 +26,17 @@ _COLOURS: Final = {
 }
 
 
-def on_a_terminal() -> bool:
-    """Tell whether a person looks at stdout."""
-    return sys.stdout.isatty()
-
-
-def say(fields: dict[str, Any]) -> None:
-    """Write one line for a program."""
-    sys.stdout.write(line(fields) + "\n")
-
-
-def note(sentence: str) -> None:
-    """Tell a person something beside the output."""
-    sys.stderr.write(sentence + "\n")
-
-
-async def show_grants(grants: AsyncIterator[Grant], *, links: bool, limit: int | None) -> None:
-    """Write a line for each grant into a pipe, a table onto a terminal; `limit` None is all, or what fits."""
-    if not on_a_terminal():
-        async for grant in _first(grants, limit):
-            say(fields_of(grant, links=links))
+async def show_grants(grants: AsyncIterator[Grant], form: Format, *, links: bool, limit: int | None = None) -> None:
+    """Write grants, one by one or as a table; `limit` None is all, or what fits a terminal."""
+    if resolved(form) != "table":
+        with writing(form, columns(links=links)) as out:
+            async for grant in _first(grants, limit):
+                out.row(fields_of(grant, links=links))
         return
     limit = FITS_A_TERMINAL if limit is None else limit
     rows = [grant async for grant in _first(grants, limit + 1 if limit else None)]
     shown = rows[:limit] if limit else rows
-    _console().print(_table(shown, links=links))
+    console().print(_table(shown, links=links))
     if len(shown) < len(rows):
         note(f"These are the first {limit:,}; --limit 0 shows all, and in a pipe there is no limit.")
 
@@ -65,58 +50,59 @@ async def _first(grants: AsyncIterator[Grant], limit: int | None) -> AsyncIterat
             return
 
 
-def show_one(grant: Grant, *, links: bool) -> None:
+def show_one(grant: Grant, form: Format, *, links: bool) -> None:
     """Write one grant."""
-    if on_a_terminal():
-        _console().print(_table([grant], links=links))
+    if resolved(form) == "table":
+        console().print(_table([grant], links=links))
     else:
-        say(fields_of(grant, links=links))
+        write_one(form, fields_of(grant, links=links))
 
 
-def show_history(grant: Grant, attempts: list[Attempt], decisions: list[DecisionMade], *, links: bool) -> None:
+def show_history(
+    grant: Grant, attempts: list[Attempt], decisions: list[DecisionMade], form: Format, *, links: bool
+) -> None:
     """Write one grant with all that was done and decided about it."""
-    if not on_a_terminal():
-        say(
-            {
-                **fields_of(grant, links=links),
-                "history": [
-                    {
-                        "attempt": attempt.number,
-                        "began_at": attempt.began_at,
-                        "ended_at": attempt.ended_at,
-                        "status": attempt.status,
-                        "evidence": attempt.evidence,
-                    }
-                    for attempt in attempts
-                ],
-                "decisions": [
-                    {"decision": made.decision, "decided_at": made.decided_at, "reason": made.reason}
-                    for made in decisions
-                ],
-            }
-        )
+    if resolved(form) != "table":
+        told = fields_of(grant, links=links)
+        write_one(form, told | {"history": list(map(_tried, attempts)), "decisions": list(map(_decided, decisions))})
         return
-    console = _console()
+    screen = console()
     facts = Table.grid(padding=(0, 2))
     for name, value in fields_of(grant, links=links).items():
         facts.add_row(name, _status(grant) if name == "status" else _text(value))
-    console.print(facts)
+    screen.print(facts)
     tried = ((a.number, a.began_at, a.ended_at or "nobody saw it", a.status, a.evidence) for a in attempts)
-    console.print(_sheet(("attempt", "began (UTC)", "ended (UTC)", "as", "evidence"), tried))
+    screen.print(_sheet(("attempt", "began (UTC)", "ended (UTC)", "as", "evidence"), tried))
     if decisions:
         made = ((decision.decision, decision.decided_at, decision.reason) for decision in decisions)
-        console.print(_sheet(("decision", "at (UTC)", "reason"), made))
+        screen.print(_sheet(("decision", "at (UTC)", "reason"), made))
 
 
-def show_findings(findings: Iterable[Finding]) -> None:
+def _tried(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.number,
+        "began_at": attempt.began_at,
+        "ended_at": attempt.ended_at,
+        "status": attempt.status,
+        "evidence": attempt.evidence,
+    }
+
+
+def _decided(made: DecisionMade) -> dict[str, Any]:
+    return {"decision": made.decision, "decided_at": made.decided_at, "reason": made.reason}
+
+
+def show_findings(findings: Iterable[Finding], form: Format) -> None:
     """Write what reconciling found out about each row."""
-    if on_a_terminal():
+    if resolved(form) == "table":
         rows = ((f.grant.ref, f.grant.member_id, f.grant.plan_id, f.grant.status, f.why) for f in findings)
-        _console().print(_sheet(("ref", "member", "plan", "status", "why"), rows))
+        console().print(_sheet(("ref", "member", "plan", "status", "why"), rows))
         return
-    for finding in findings:
-        seen = [{"plan_id": one.plan_id, "started_at": one.started_at} for one in finding.seen]
-        say({**fields_of(finding.grant, links=False), "settled": finding.settled, "why": finding.why, "seen": seen})
+    with writing(form, (*columns(links=False), "settled", "why", "seen")) as out:
+        for finding in findings:
+            seen = [{"plan_id": one.plan_id, "started_at": one.started_at} for one in finding.seen]
+            told = fields_of(finding.grant, links=False)
+            out.row(told | {"settled": finding.settled, "why": finding.why, "seen": seen})
 
 
 def _table(grants: Iterable[Grant], *, links: bool) -> Table:
@@ -158,7 +144,7 @@ def _sheet(names: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
 
 def _status(grant: Grant) -> Text:
     status = status_of(grant)
-    return Text(status, style=_COLOURS.get(status, ""))
+    return Text(status, style=COLOURS.get(status, ""))
 
 
 def _text(value: object) -> Text:
@@ -167,7 +153,3 @@ def _text(value: object) -> Text:
         return value
     shown = f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else "" if value is None else str(value)
     return Text(shown, overflow="fold")
-
-
-def _console() -> Console:
-    return Console(highlight=False)

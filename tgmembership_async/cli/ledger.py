@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tgmembership_async.cli.bar import Bar
 from tgmembership_async.cli.ledgers import Place, check_there, ledger_option, opened, place, server
-from tgmembership_async.cli.lines import line
+from tgmembership_async.cli.output import Format, format_option, write_one
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Copied, Store, copy
 
@@ -25,12 +25,16 @@ The password of a server comes from the URL, from PGPASSWORD or from ~/.pgpass, 
 """
 
 
+def _example(arguments: str) -> str:
+    return f"\b\nExample:\n  tgmembership ledger {arguments}"
+
+
 @click.group("ledger", epilog=_EPILOG)
 def command() -> None:
     """Make a ledger of grants, bring it up to date, and copy it from a file to a server and back."""
 
 
-@command.command("init")
+@command.command("init", epilog=_example("init --ledger postgresql://shop@db/shop --queue"))
 @ledger_option("The file or the server that shall have it.", required=True)
 @click.option("--queue", is_flag=True, help="Make the tables of the job queue too, for `provision --enqueue`.")
 def init(*, ledger: Place, queue: bool) -> None:
@@ -44,7 +48,7 @@ def init(*, ledger: Place, queue: bool) -> None:
     click.echo(f"{ledger} is ready.", err=True)
 
 
-@command.command("migrate")
+@command.command("migrate", epilog=_example("migrate --ledger grants.db"))
 @ledger_option("The file or the server that has it.", required=True, exists=True)
 def migrate(*, ledger: Place) -> None:
     """Bring the tables of a ledger that is there up to date with this package, and keep all rows."""
@@ -63,10 +67,11 @@ async def _ready(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.ru
             pass
 
 
-@command.command("copy")
+@command.command("copy", epilog=_example("copy grants.db postgresql://shop@db/shop"))
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
-def copy_(*, source: str, target: str) -> None:
+@format_option
+def copy_(*, source: str, target: str, form: Format) -> None:
     """Copy every row FROM a ledger TO another, each a file or a server, with attempts, decisions, tokens and times.
 
     Stop what sends from either of them before. A copy that was cut off goes on where it stopped when it is run again; a
@@ -79,7 +84,7 @@ def copy_(*, source: str, target: str) -> None:
         raise UsageError(msg)
     check_there(from_)
     copied = anyio.run(_copy, _store(from_), _store(to))
-    click.echo(line({"rows": copied.rows, "added": copied.added}))
+    write_one(form, {"rows": copied.rows, "added": copied.added})
     click.echo(
         f"{copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, and {from_} no more.", err=True
     )

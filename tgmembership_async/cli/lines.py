@@ -17,6 +17,12 @@ def status_of(grant: Grant) -> str:
     return CONFLICT if isinstance(grant.error, RefConflict) else grant.status.value
 
 
+def columns(*, links: bool) -> tuple[str, ...]:
+    """Return the names of what `fields_of` tells."""
+    told = ("ref", "member_id", "plan_id", "status", "attempts", "error", "note", "updated_at")
+    return (*told, "token", "link") if links else told
+
+
 def fields_of(grant: Grant, *, links: bool) -> dict[str, Any]:
     """Return what is told of a grant; `token` and `link` only with `links`."""
     told: dict[str, Any] = {

@@ -42,10 +42,22 @@ format_option: Final = click.option(
     show_default=True,
     help="How to print rows; auto is a table on a terminal and JSON lines in a pipe.",
 )
+stream_option: Final = click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="jsonl",
+    show_default=True,
+    help="How to print rows; jsonl and csv come one by one, as soon as each outcome is durable.",
+)
 
 
 class Writer(Protocol):
-    """Takes rows one by one, all with the same fields."""
+    """Takes rows one by one, all with the same fields; `begun` tells whether one came."""
+
+    @property
+    def begun(self) -> bool:  # noqa: D102 - told above
+        ...
 
     def row(self, fields: Fields) -> None:
         """Write a row, now or at the end."""
@@ -67,7 +79,12 @@ def resolved(form: Format) -> Format:
 def writing(form: Format, columns: Sequence[str], styles: Mapping[str, str] | None = None) -> Generator[Writer]:
     """Yield a writer of rows on stdout; `styles` colours cells of a table by their text."""
     writer = _WRITERS[resolved(form)](columns, styles or {})
-    yield writer
+    try:
+        yield writer
+    except BaseException:
+        if writer.begun:  # what was done before it failed is shown, and JSON is whole
+            writer.end()
+        raise
     writer.end()
 
 
@@ -102,6 +119,8 @@ def _say(text: str) -> None:
 
 
 class _JsonLines:
+    begun = False
+
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
         del columns, styles
 
@@ -113,20 +132,23 @@ class _JsonLines:
 
 
 class _Json:
+    begun = False
+
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
         del columns, styles
-        self._begun = False
 
     def row(self, fields: Fields) -> None:
-        sys.stdout.write(",\n" if self._begun else "[\n")
+        sys.stdout.write(",\n" if self.begun else "[\n")
         sys.stdout.write(indent(json.dumps(fields, indent=2, default=plain), "  "))
-        self._begun = True
+        self.begun = True
 
     def end(self) -> None:
-        _say("\n]" if self._begun else "[]")
+        _say("\n]" if self.begun else "[]")
 
 
 class _Csv:
+    begun = False
+
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
         del styles
         self._writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
@@ -155,6 +177,10 @@ class _Table:
         self._columns = columns
         self._styles = styles
         self._rows: list[Fields] = []
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._rows)
 
     def row(self, fields: Fields) -> None:
         self._rows.append(fields)

@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -15,11 +14,13 @@ from rich.console import Console
 
 from tgmembership_async.cli.bar import Bar
 from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.interrupts import interruptible
 from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, server
-from tgmembership_async.cli.lines import fields_of, line
+from tgmembership_async.cli.lines import columns, fields_of
 from tgmembership_async.cli.members import Problem, open_members, read_members
-from tgmembership_async.cli.provision_end import INTERRUPTED, exit_code, progress, sentences
+from tgmembership_async.cli.output import Format, Writer, stream_option, write_one, writing
+from tgmembership_async.cli.provision_end import exit_code, progress, sentences
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import GrantRequest
@@ -72,6 +73,7 @@ _IN_FLIGHT: Final = "Finishing what is in flight, and beginning nothing else. Ct
     help="Wait so many seconds at first after a 429 that tells no time.",
 )
 @click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
+@stream_option
 def command(
     *,
     file: Path,
@@ -82,6 +84,7 @@ def command(
     attempts: int,
     backoff: float,
     show_links: bool,
+    form: Format,
 ) -> None:
     """Grant access to each member in FILE, exactly once: run it again after a crash, a Ctrl-C, or for more rows.
 
@@ -94,7 +97,7 @@ def command(
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
     total = _check(file, plan_id)
     if enqueue:
-        _enqueue(server(ledger, "--enqueue"), _requests(file, plan_id), total)
+        _enqueue(server(ledger, "--enqueue"), _requests(file, plan_id), total, form)
         return
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
@@ -106,26 +109,27 @@ def command(
     )
     began = monotonic()
     problem: TGMembershipError | None = None
-    try:
-        anyio.run(job.carry_out, _requests(file, plan_id))
-    except KeyboardInterrupt:
-        job.interrupted = True
-    except TGMembershipError as error:
-        if not job.begun:
-            raise
-        problem = error
+    with writing(form, columns(links=show_links)) as out:
+        try:
+            anyio.run(job.carry_out, _requests(file, plan_id), out)
+        except KeyboardInterrupt:
+            job.interrupted = True
+        except TGMembershipError as error:
+            if not job.begun:
+                raise
+            problem = error
     for sentence in sentences(job.summary, job.total, monotonic() - began, job.ledger, links=show_links):
         click.echo(sentence, err=True)
     if problem is not None:
         raise problem
-    raise SystemExit(INTERRUPTED if job.interrupted else exit_code(job.summary, job.told))
+    raise SystemExit(Exit.INTERRUPTED if job.interrupted else exit_code(job.summary, job.told))
 
 
-def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int) -> None:
+def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: Format) -> None:
     from tgmembership_async.cli.queue import enqueue  # noqa: PLC0415 - an extra, and slow to load
 
     new = anyio.run(enqueue, place, requests)
-    click.echo(line({"members": total, "enqueued": new}))
+    write_one(form, {"members": total, "enqueued": new})
     click.echo(f"{new:,} of {total:,} members are enqueued; the others were waiting in the queue already.", err=True)
     click.echo(f"Carry them out: tgmembership worker --ledger {shlex.quote(str(place))}", err=True)
 
@@ -145,7 +149,7 @@ def _check(file: Path, plan_id: int | None) -> int:
                 good += 1
     if bad or not good:
         click.echo(f"{bad:,} bad rows, {good:,} good ones: nothing was sent.", err=True)
-        raise SystemExit(2)
+        raise SystemExit(Exit.WRONG_USE)
     return good
 
 
@@ -172,8 +176,8 @@ class Job:
     summary: Summary = field(factory=Summary)
     told: set[str] = field(factory=set[str])
 
-    async def carry_out(self, requests: Iterator[GrantRequest]) -> None:
-        """Grant them all, print a line for each, and end early but in order when asked to."""
+    async def carry_out(self, requests: Iterator[GrantRequest], out: Writer) -> None:
+        """Grant them all, write a row for each, and end early but in order when asked to."""
         console = Console(stderr=True, highlight=False)
         async with self.session, opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
             self.begun = True
@@ -182,17 +186,16 @@ class Job:
                 try:
                     with interruptible(lambda: console.print(_IN_FLIGHT, soft_wrap=True)) as scope:
                         async with run:
-                            await self._tell(run, bar)
+                            await self._tell(run, bar, out)
                     self.interrupted = scope.cancel_called
-                    await self._tell(run, bar)  # what was in flight when it was interrupted
+                    await self._tell(run, bar, out)  # what was in flight when it was interrupted
                 finally:
                     self.summary = run.summary
 
-    async def _tell(self, run: Run, bar: Bar) -> None:
+    async def _tell(self, run: Run, bar: Bar, out: Writer) -> None:
         async for grant in run:
             fields = fields_of(grant, links=self.links)
             self.told.add(fields["status"])
-            sys.stdout.write(line(fields) + "\n")
-            sys.stdout.flush()
+            out.row(fields)
             if bar.shown:
                 bar.show(*progress(run.summary))

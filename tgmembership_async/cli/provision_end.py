@@ -4,27 +4,23 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.ledgers import Place
 from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.grants.run import StopReason, Summary
 
-INTERRUPTED: Final = 130
-_UNFINISHED: Final = 1
-_REFUSED: Final = 3
-_UNKNOWN: Final = 4
-_CREDENTIALS: Final = 5
 _UNDONE: Final = frozenset({GrantStatus.PLANNED, GrantStatus.SENDING})
 
 
-def exit_code(summary: Summary, told: Collection[str] = ()) -> int:
+def exit_code(summary: Summary, told: Collection[str] = ()) -> Exit:
     """Return the highest exit code that applies; `told` are the statuses of all rows, also of what others granted."""
     codes = {
-        _CREDENTIALS: summary.stopped is StopReason.CREDENTIALS,
-        _UNKNOWN: summary.unknown or GrantStatus.UNKNOWN in told,
-        _REFUSED: summary.refused or summary.conflicts or GrantStatus.REFUSED in told,
-        _UNFINISHED: summary.planned or summary.stopped or not _UNDONE.isdisjoint(told),
+        Exit.CREDENTIALS: summary.stopped is StopReason.CREDENTIALS,
+        Exit.UNKNOWN: summary.unknown or GrantStatus.UNKNOWN in told,
+        Exit.REFUSED: summary.refused or summary.conflicts or GrantStatus.REFUSED in told,
+        Exit.FAILED: summary.planned or summary.stopped or not _UNDONE.isdisjoint(told),
     }
-    return max((code for code, applies in codes.items() if applies), default=0)
+    return max((code for code, applies in codes.items() if applies), default=Exit.OK)
 
 
 def progress(summary: Summary) -> tuple[int, dict[str, int]]:

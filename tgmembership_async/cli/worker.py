@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 from collections import Counter
 from functools import partial
 from typing import Any, Final
@@ -16,7 +15,8 @@ from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.interrupts import interruptible
 from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, server
-from tgmembership_async.cli.lines import CONFLICT, fields_of, line
+from tgmembership_async.cli.lines import CONFLICT, columns, fields_of
+from tgmembership_async.cli.output import Format, Writer, stream_option, writing
 from tgmembership_async.cli.queue import app_at, opened_queue
 from tgmembership_async.errors import CallError, GrantHeld, RefConflict, TGMembershipError, Unauthorized
 from tgmembership_async.grants.exchange import settlement_of
@@ -60,7 +60,10 @@ _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDE
 )
 @click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
 @click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
-def command(*, ledger: Place, concurrency: int, attempts: int, until_empty: bool, show_links: bool) -> None:
+@stream_option
+def command(
+    *, ledger: Place, concurrency: int, attempts: int, until_empty: bool, show_links: bool, form: Format
+) -> None:
     """Carry out what `provision --enqueue` or `defer_grants` put into the queue of a PostgreSQL server.
 
     Run as many as you like, on as many machines: each member is granted once. What is turned away or cannot be sent is
@@ -69,8 +72,9 @@ def command(*, ledger: Place, concurrency: int, attempts: int, until_empty: bool
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
     tg = session(max_connections=concurrency, retry=RetryPolicy(attempts=attempts))
-    work = Work(server(ledger, "worker"), tg, concurrency, until_empty=until_empty, links=show_links)
-    anyio.run(work.carry_out)
+    with writing(form, columns(links=show_links)) as out:
+        work = Work(server(ledger, "worker"), tg, concurrency, out, until_empty=until_empty, links=show_links)
+        anyio.run(work.carry_out)
     told = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "nothing to do"
     click.echo(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {told}.", err=True)
     raise SystemExit(_CODES[work.stopped])
@@ -83,6 +87,7 @@ class Work:
     place: Server
     session: Session
     concurrency: int
+    out: Writer
     until_empty: bool
     links: bool
     counts: Counter[str] = field(factory=Counter[str])
@@ -115,8 +120,7 @@ class Work:
         """Tell what became of a request, and stop where going on would only turn jobs into failures."""
         told = fields_of(end, links=self.links) if isinstance(end, Grant) else _fields_after(request, end)
         self.counts[told["status"]] += 1
-        sys.stdout.write(line(told) + "\n")
-        sys.stdout.flush()
+        self.out.row(told)
         if isinstance(end, Unauthorized):
             self.stopped = StopReason.CREDENTIALS
         elif told["status"] == GrantStatus.PLANNED and self.session.retry_tokens < COST_TRANSIENT:
