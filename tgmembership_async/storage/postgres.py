@@ -89,16 +89,15 @@ class PostgresStorage:
             msg = f"{self.server} was opened before this process was forked: open it in the child"
             raise UsageError(msg)
 
-    async def run(self, job: Job[T], *, patience: float = PATIENCE, abandon: bool = False) -> T:
-        """Return what the job returns. It is tried again while the server is away, for `patience` seconds.
+    async def run(self, job: Job[T], *, patience: float | None = None, abandon: bool = False) -> T:
+        """Return what the job returns. It is tried again while the server is away, for `patience` seconds (PATIENCE).
 
         Raises StorageError where the server fails; then nothing of the job was kept, as far as anybody knows. With
         `abandon` a caller who is cancelled does not wait for what goes on in the thread.
         """
         self.check_open()
-        return await to_thread.run_sync(
-            self._carry_out, job, patience, limiter=self._limiter, abandon_on_cancel=abandon
-        )
+        seconds = PATIENCE if patience is None else patience
+        return await to_thread.run_sync(self._carry_out, job, seconds, limiter=self._limiter, abandon_on_cancel=abandon)
 
     def _carry_out(self, job: Job[T], patience: float) -> T:
         end, pause = time.monotonic() + patience, _FIRST_PAUSE
@@ -123,13 +122,19 @@ class PostgresStorage:
     def _attempt(self, job: Job[T]) -> tuple[list[T], psycopg.Error | None]:
         lane: Lane | None = None
         try:
-            lane = self._lanes.pop() if self._lanes else self.server.connect()
+            lane = self._idle() or self.server.connect()
             return [job(lane)], None
         except psycopg.Error as error:
             return [], error.with_traceback(None)  # its frames hold the password
         finally:
             if lane is not None:
                 self._put_back(lane)
+
+    def _idle(self) -> Lane | None:
+        try:
+            return self._lanes.pop()
+        except IndexError:
+            return None
 
     def _put_back(self, lane: Lane) -> None:
         if lane.closed or lane.info.transaction_status is not TransactionStatus.IDLE or len(self._lanes) >= LANES:

@@ -13,8 +13,8 @@ _KEPT: Final = "nothing of this was kept, and what was kept before is intact"
 _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
     pg.InsufficientPrivilege: "this user lacks a right: let the owner of the tables GRANT it, or let a user who may "
     "create tables run `tgmembership ledger init` once",
-    pg.InvalidSchemaName: "no schema of the search_path exists, so there is nowhere to put tables: create it, or name "
-    "another one in the connection string (?options=-csearch_path%3Dshop)",
+    pg.InvalidSchemaName: "no schema of the search_path exists, or this user may not use it: create it, GRANT that, or "
+    "name another one in the connection string (?options=-csearch_path%3Dshop)",
     pg.ReadOnlySqlTransaction: "this server, or this user, may only read: connect to the primary server",
     pg.DuplicateTable: "another program has a table of this name: use a schema of your own "
     "(?options=-csearch_path%3Dshop)",
@@ -39,7 +39,7 @@ def is_transient(error: psycopg.Error) -> bool:
 
 def postgres_error(server: Server, error: psycopg.Error) -> TGMembershipError:
     """Return an error that says which server, what it says, what that means, and what to do; UsageError at opening."""
-    said = server.scrub(str(error))
+    said = server.scrub(error.diag.message_primary or str(error))
     kind = next((kind for kind in _MEANS if isinstance(error, kind)), None)
     if kind is not None:
         return (UsageError if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")
