@@ -73,8 +73,8 @@ class Page:
         return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
     def screenshot(self, path: Path) -> None:
-        """Write the whole page as PNG."""
-        told = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
+        """Write what the window shows as PNG."""
+        told = self.ask("Page.captureScreenshot")
         path.write_bytes(base64.b64decode(told["data"]))
 
     def _next(self) -> dict[str, Any]:

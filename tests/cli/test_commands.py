@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,14 @@ def test_help_tells_every_exit_code() -> None:
     assert {int(code) for code in Exit} == {0, 1, 2, 3, 4, 5, 130, 141}
     for code, meaning in MEANINGS.items():
         assert f"{code:<4d} {meaning}" in shown
+
+
+def test_the_documentation_tells_every_exit_code_and_command() -> None:
+    page = (Path(__file__).parents[2] / "docs/command_line.md").read_text(encoding="utf-8")
+    told = {int(code): meaning.replace("\\|", "|") for code, meaning in re.findall(r"(?m)^\| (\d+) \| (.*) \|$", page)}
+    assert told == dict(MEANINGS)
+    named = set(re.findall(r"`([a-z-]+)(?: …)?`", page.partition("| --- |")[2].partition("\n\n")[0]))
+    assert named == {path[0] for path in ALL}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -120,7 +120,7 @@ class TestWhatGrants:
         approve("provision.pipe", (out + err).replace(str(folder), "FOLDER"))
         approve("grants_list.pipe", commands.piped("grants", "list")[1])
 
-    def test_on_a_terminal(self, folder: Path, commands: Forks) -> None:
+    def test_on_a_terminal(self, folder: Path, commands: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
         code, shown = commands.on_a_terminal("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--show-links")
         assert code == 0, shown
         approve("grant.terminal", shown)
@@ -130,4 +130,5 @@ class TestWhatGrants:
         approve("grants_list.terminal", commands.on_a_terminal("grants", "list")[1])
         green = "\x1b[32mgranted"
         assert green not in commands.on_a_terminal("grants", "list")[1], "NO_COLOR is set"
-        assert green in commands.on_a_terminal("grants", "list", NO_COLOR="")[1]
+        monkeypatch.delitem(commands.environment, "NO_COLOR")
+        assert green in commands.on_a_terminal("grants", "list")[1]
