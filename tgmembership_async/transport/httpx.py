@@ -4,7 +4,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterable, Mapping
 from functools import cached_property, lru_cache
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeGuard, cast
 from weakref import WeakSet
 
 import httpcore
@@ -253,9 +253,13 @@ def _cancellation_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the cancellation that trio wraps when it strikes while connecting, or the group if it holds more."""
     cancelled, more = group.split(get_cancelled_exc_class())
     found: BaseException = group if cancelled is None or more is not None else cancelled
-    while found is not group and isinstance(found, BaseExceptionGroup):
+    while found is not group and _is_group(found):
         found = found.exceptions[0]
     return found
+
+
+def _is_group(error: BaseException) -> TypeGuard[BaseExceptionGroup[BaseException]]:
+    return isinstance(error, BaseExceptionGroup)
 
 
 def check_client(client: object) -> None:
