@@ -13,6 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from own_schema import own_schema
 
 from tgmembership_async.errors import GrantError, RefConflict
 from tgmembership_async.grants import (
@@ -22,6 +23,7 @@ from tgmembership_async.grants import (
     GrantStatus,
     Ledger,
     MemoryLedger,
+    PostgresLedger,
     Settlement,
     SqliteLedger,
 )
@@ -210,7 +212,17 @@ class SqliteLedgerMachine(LedgerMachine):
         return lambda: SqliteLedger(Path(folder) / "grants.db", clock=self.clock)
 
 
+class PostgresLedgerMachine(LedgerMachine):
+    """The same with a server."""
+
+    def maker(self) -> Callable[[], Ledger]:
+        url = self.enter(own_schema())
+        return lambda: PostgresLedger(url, clock=self.clock)
+
+
 TestMemoryLedger = LedgerMachine.TestCase
 TestSqliteLedger = SqliteLedgerMachine.TestCase
+TestPostgresLedger = PostgresLedgerMachine.TestCase
 TestMemoryLedger.settings = settings(max_examples=40, stateful_step_count=40)
 TestSqliteLedger.settings = settings(max_examples=20, stateful_step_count=40)
+TestPostgresLedger.settings = settings(max_examples=5, stateful_step_count=40)

@@ -95,17 +95,17 @@ anyio.run(main)
 """
 
 
-def test_a_pause_holds_for_another_process_that_starts_in_it(url: str, run: Run) -> None:
+def test_a_pause_holds_for_another_process_that_starts_in_it(url: str) -> None:
     service = FakeService()
 
     async def pause() -> None:
         async with PostgresGate(url) as gate:
-            await gate.pause(service.bot_id, 4)
+            await gate.pause(service.bot_id, 3)
             assert (told := await gate.ask(service.bot_id, FAST)) is not None
-            assert 1 < told.pause <= 4
+            assert 1 < told.pause <= 3
 
     with serve(service) as server:
-        run(pause)
+        anyio.run(pause)
         worker = subprocess.run(
             [sys.executable, "-c", WORKER, url],
             env=server.env(),
@@ -156,7 +156,7 @@ def test_without_its_database_calls_keep_to_their_own_gate_and_say_so_once(
         async with session(gate, *[reply(OK)] * 12, rate_limit=SLOW) as tg:
             await tg.get_plans()
             gate._storage._close()
-            gate._storage.server = type(there)(f"postgresql://127.0.0.1:{black_hole}/test")
+            gate._storage.server = type(there)(f"postgresql://127.0.0.1:{black_hole}/test?connect_timeout=2")
             began = anyio.current_time()
             async with anyio.create_task_group() as group:
                 for _ in range(4):

@@ -46,8 +46,9 @@ class PostgresLedger(Lived):
     worker was sending when it died is `unknown` as soon as anybody looks; a slow worker is not a dead one. It connects
     again by itself when the server was away, up to half a minute, and what it could not commit it does not send.
 
-    The password in `conninfo` is shown nowhere. Raises StorageError where the server fails. Connect to the server
-    itself, or through a pooler in session mode: the lock that tells the living from the dead belongs to a session.
+    It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
+    Raises StorageError where the server fails. Connect to the server itself (12 or newer), or through a pooler in
+    session mode: the lock that tells the living from the dead belongs to a session.
     """
 
     def __init__(self, conninfo: str | Secret, *, clock: steps.Clock = steps.utc_now) -> None:
