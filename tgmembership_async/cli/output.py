@@ -88,13 +88,13 @@ def writing(form: Format, columns: Sequence[str], styles: Mapping[str, str] | No
     writer.end()
 
 
-def write_one(form: Format, fields: Fields) -> None:
+def write_one(form: Format, fields: Fields, styles: Mapping[str, str] | None = None) -> None:
     """Write the one thing there is: in a table its fields stand below each other, in JSON it is an object."""
     how = resolved(form)
     if how == "json":
         _say(json.dumps(fields, indent=2, default=plain))
     elif how == "table":
-        console().print(_facts(fields, {}))
+        console().print(_facts(fields, styles or {}))
     else:
         with writing(how, tuple(fields)) as out:
             out.row(fields)
