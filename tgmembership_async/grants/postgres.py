@@ -47,7 +47,7 @@ class PostgresLedger(Lived):
     again by itself when the server was away, up to half a minute, and what it could not commit it does not send.
 
     It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
-    Raises StorageError where the server fails. Connect to the server itself (12 or newer), or through a pooler in
+    Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
     session mode: the lock that tells the living from the dead belongs to a session.
     """
 
