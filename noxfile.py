@@ -26,6 +26,7 @@ OLDEST_FRAMEWORKS = ["aiogram==3.7.0", "fastapi==0.115.3"]
 THRESHOLD = 95
 VERSION = runpy.run_path(str(HERE / "tgmembership_async" / "version.py"))["__version__"]
 DIST = HERE / "dist"
+TRIAL = "import tgmembership_async as package; package.Session; from tgmembership_async.grants import Granter"
 WHEEL_HAS = ["tgmembership_async/cli/members.csv", "{info}/entry_points.txt", "{info}/licenses/LICENSE"]
 SDIST_HAS = [".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "docs/conf.py"]
 SDIST_HAS += ["examples/members.csv", "noxfile.py", "pyproject.toml", "tests/conftest.py", "tests/public_api.txt"]
@@ -166,20 +167,21 @@ def build(session: nox.Session) -> None:
     (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     session.run("twine", "check", "--strict", str(wheel), str(sdist))
     look_into(session, wheel, sdist)
-    for version in PYTHONS:
-        if (interpreter := shutil.which(f"python{version}")) is None:
-            session.log(f"there is no Python {version} here: the wheel is not tried on it")
-        else:
-            try_out(session, interpreter, wheel)
-    clean = environment(session, "python", "clean", wheel)
-    bom = DIST / f"tgmembership_async-{VERSION}.cdx.json"
+    pythons = {version: shutil.which(f"python{version}") for version in PYTHONS}
+    session.log(f"not tried, for they are not here: {[version for version, found in pythons.items() if not found]}")
+    tried = [environment(session, found, version, wheel) for version, found in pythons.items() if found]
+    for python in tried:
+        session.run(str(python), "-I", "-W", "error", "-c", TRIAL, external=True)
+    oldest, bom = tried[0], DIST / f"tgmembership_async-{VERSION}.cdx.json"
     session.run(
-        *("cyclonedx-py", "environment", str(clean), "--pyproject", str(HERE / "pyproject.toml")),
+        *("cyclonedx-py", "environment", str(oldest), "--pyproject", str(HERE / "pyproject.toml")),
         *("--mc-type", "library", "--output-reproducible", "--output-file", str(bom)),
     )
     content = json.loads(bom.read_text(encoding="utf-8"))
     content["metadata"]["component"]["version"] = VERSION  # pyproject.toml has none: it is read from the package
     bom.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    install(session, oldest, f"{wheel}[cli]")
+    session.run(str(oldest.with_name("tgmembership")), "--version", external=True)
 
 
 def look_into(session: nox.Session, wheel: Path, sdist: Path) -> None:
@@ -207,19 +209,13 @@ def environment(session: nox.Session, interpreter: str, name: str, *requirements
     folder = Path(session.create_tmp()).absolute() / name
     session.run(interpreter, "-m", "venv", "--clear", "--without-pip", str(folder), external=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    session.run("python", "-m", "pip", "--python", str(python), "install", "-q", *map(str, requirements))
+    install(session, python, *requirements)
     return python
 
 
-def try_out(session: nox.Session, interpreter: str, wheel: Path) -> None:
-    """Import the package from its wheel without any extra, and then run the command."""
-    python = environment(session, interpreter, Path(interpreter).name, wheel)
-    with session.chdir(python.parent):
-        session.run(
-            str(python), "-W", "error", "-c", "import tgmembership_async as package; package.Session", external=True
-        )
-        session.run("python", "-m", "pip", "--python", str(python), "install", "-q", f"{wheel}[cli]")
-        session.run(str(python.with_name("tgmembership")), "--version", external=True)
+def install(session: nox.Session, python: Path, *requirements: Path | str) -> None:
+    """Install `requirements` for an interpreter that has no pip."""
+    session.run("python", "-m", "pip", "--python", str(python), "install", "-q", *map(str, requirements))
 
 
 @nox.session
