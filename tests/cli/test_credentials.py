@@ -48,6 +48,12 @@ def test_a_file_of_variables_is_enough_and_wins_over_the_environment(
     assert done.stdout == '{"total": 0, "breakdown": {}, "extra": {}}\n'
 
 
+def test_a_file_names_the_ledger_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TGMEMBERSHIP_LEDGER", "elsewhere.db")
+    (tmp_path / ".env").write_text("TGMEMBERSHIP_LEDGER=missing.db\n")
+    assert "missing.db" in run("--env-file", tmp_path / ".env", "grants", "list").stderr
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -120,4 +126,5 @@ def test_ctrl_c_instead_of_an_answer_is_an_interrupt(server: FakeServer) -> None
         terminal.read_until("Bot id: ")
         terminal.write("\x04", end="")  # Ctrl-D; Ctrl-C is a signal only to who has the terminal for his own
         assert process.wait(60) == 130
+        terminal.read_until("Interrupted")
         assert "Traceback" not in terminal.shown

@@ -58,12 +58,3 @@ def test_a_missing_test_kit_is_named() -> None:
     done = _python("import sys; sys.modules['uvicorn'] = None\nfrom tgmembership_async.cli import main\nmain(['fake'])")
     assert done.returncode == 2
     assert "pip install 'tgmembership-async[testing]'" in done.stderr
-
-
-def test_help_imports_no_command() -> None:
-    done = _python(
-        "import sys\nfrom tgmembership_async.cli import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "print([name for name in ('rich', 'starlette', 'uvicorn', 'httpx') if name in sys.modules])"
-    )
-    assert done.stdout.splitlines()[-1] == "[]"

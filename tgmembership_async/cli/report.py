@@ -12,7 +12,7 @@ import click
 
 from tgmembership_async.cli.credentials import account, session
 from tgmembership_async.cli.exits import Exit
-from tgmembership_async.cli.ledgers import Place, ledger_option, opened
+from tgmembership_async.cli.ledgers import Place, check_there, ledger_option, opened
 from tgmembership_async.cli.output import Format, format_option, note, resolved, writing
 from tgmembership_async.cli.report_figures import (
     Section,
@@ -56,6 +56,8 @@ def command(*, html: Path | None, ledger: Place | None, form: Format) -> None:
         from tgmembership_async.cli.report_charts import pygal  # noqa: PLC0415 - only for a page
 
         pygal()
+    if ledger is not None:
+        check_there(ledger)
     sections = anyio.run(_collect, ledger)
     if html is not None:
         _write(html, sections)

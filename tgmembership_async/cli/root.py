@@ -94,6 +94,7 @@ class Commands(click.Group):
             message, code = str(error), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
         except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted.", err=True)
             raise SystemExit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
             # What is left in the buffer goes nowhere; Python would complain about it at its end.
