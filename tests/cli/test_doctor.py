@@ -94,6 +94,19 @@ def test_a_host_that_refuses_is_told_once(refused_port: int, monkeypatch: pytest
     assert found(done)["host"]["told"] == f"127.0.0.1:{refused_port}: Connection refused"
 
 
+def test_a_service_that_hangs_is_asked_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(connection: Connection) -> None:
+        connection.request()
+        connection.sock.recv(1)
+
+    server = serve(hang)
+    monkeypatch.setenv("TGMEMBERSHIP_BASE_URL", server.url)
+    monkeypatch.setattr("tgmembership_async.cli.doctor._DEADLINE", 0.3)
+    done = run()
+    assert (done.exit_code, done.stderr) == (1, "Failed: countOrders.\n")
+    assert len([request for request in server.requests if request]) == 1
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

@@ -16,7 +16,15 @@ from tgmembership_async.cli.doctor_shapes import field_name, shape_of
 from tgmembership_async.cli.doctor_way import Check, look_at_the_clock, look_at_the_way
 from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.output import Format, console, format_option, note, resolved, writing
-from tgmembership_async.errors import APIError, CallError, NotSent, Unauthorized, UnexpectedReply, UsageError
+from tgmembership_async.errors import (
+    APIError,
+    CallError,
+    DeadlineExceeded,
+    NotSent,
+    Unauthorized,
+    UnexpectedReply,
+    UsageError,
+)
 from tgmembership_async.middleware import Next
 from tgmembership_async.protocol.convert import ShapeError
 from tgmembership_async.protocol.endpoints import ENDPOINTS, Endpoint
@@ -108,7 +116,6 @@ class Doctor:
         return checks
 
     async def _look(self, request: Request, call_next: Next) -> Response:
-        self._last = None
         self._last = await call_next(request)
         self._seen_at = datetime.now(UTC)
         return self._last
@@ -118,7 +125,7 @@ class Doctor:
             reply = await tg.call(endpoint.method)
         except CallError as error:
             self.rejected = isinstance(error, Unauthorized)
-            self._unreachable = isinstance(error, NotSent)
+            self._unreachable = isinstance(error, NotSent | DeadlineExceeded)
             return Check(endpoint.method, "failed", self._why(error))
         shape = shape_of(endpoint.method, reply.result)
         told = f"{shape.told}, in {1000 * reply.elapsed:.0f} ms"
