@@ -102,6 +102,7 @@ class TestLifeAndDeath:
                     assert (await other.claim(request())).elsewhere
                     worker.kill()
                     worker.wait()
+                    execute(url, "UPDATE tgm_worker SET lease_until = lease_until + interval '1 hour'")
                     await until(lambda: left_behind(other))  # the server sees the end of the connection in a moment
                     # The one that looks at each beat has seen to the other two.
                     assert other._life is not None
@@ -162,6 +163,24 @@ class TestLifeAndDeath:
                     ends_as is not GrantStatus.UNKNOWN
                 )
                 assert [attempt.status for attempt in await other.attempts("a")] == [GrantStatus.UNKNOWN]
+
+        run(scenario)
+
+    def test_after_a_restart_of_the_server_a_worker_has_as_long_as_a_lease_to_come_back(
+        self, url: str, run: Run
+    ) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as ledger, PostgresLedger(url) as other:
+                await ledger.claim(request())
+                # As if the server were another one than that on which it took its lock.
+                execute(url, "UPDATE tgm_grants SET worker = 1000")
+                execute(
+                    url,
+                    "INSERT INTO tgm_worker VALUES (1000, 'away', now() - interval '1 day', now() + interval '1 hour')",
+                )
+                assert (await other.claim(request())).elsewhere
+                execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s' WHERE id = 1000")
+                assert (await other.claim(request())).grant.status is GrantStatus.UNKNOWN
 
         run(scenario)
 
