@@ -1,8 +1,8 @@
 """What a fleet of workers, a service and one PostgreSQL do to each other: a simulation, and the bounds on paper.
 
-Each member in flight goes round: claim (one transaction), exchange with the service, settle (one transaction), next. A
-transaction needs a connection of its worker's pool, then a core of the server, then a flush of its log, which all that
-wait for one share. Nothing here measures: the costs of one transaction come from outside.
+Each member in flight goes round: the worker computes, on its one core; claim, a transaction; exchange with the service;
+settle, a transaction; next. A transaction needs a connection of its worker's pool, then a core of the server, then a
+flush of its log, which all that wait for one share. Nothing here measures: what things cost comes from outside.
 """
 
 import heapq
@@ -12,30 +12,31 @@ from random import Random
 
 from attrs import frozen
 
-STAGES = ("connection", "core", "flush", "gate", "service")
+STAGES = ("worker", "connection", "core", "flush", "gate", "service")
+_LEAST, _MOST = 6_000, 150_000
 
 
 @frozen
 class Database:
-    """A server: its cores, and seconds for one transaction on a core, one flush of the log, one read from its disk."""
+    """A server: its cores, and seconds for one transaction on a core and for one flush of the log."""
 
     cores: int
     cpu: float
     flush: float
-    read: float = 100e-6
-    memory: float = 64e9
 
 
 @frozen
 class Fleet:
     """Workers, members in flight and connections of each, and the service: seconds per exchange, exchanges per second.
 
-    `rate` is None where the service does not limit a bot; whether it does, and how, is not documented.
+    `cpu` is what a worker computes for a member, in seconds. `rate` is None where the service does not limit a bot;
+    whether it does, and how, is not documented.
     """
 
     workers: int
     in_flight: int = 8
     pool: int = 4
+    cpu: float = 0.001
     latency: float = 0.2
     rate: float | None = None
 
@@ -48,39 +49,34 @@ class Outcome:
     busy: float
     seconds: dict[str, float]
 
-    @property
-    def slowest(self) -> str:
-        """Return where a member spends most of its time."""
-        return max(self.seconds, key=lambda stage: self.seconds[stage])
 
-
-def paper(fleet: Fleet, database: Database, misses: float = 0) -> dict[str, float]:
+def paper(fleet: Fleet, database: Database) -> dict[str, float]:
     """Return the members per second that each part alone would allow; the least of them is a bound."""
-    transaction = database.cpu + 1.5 * database.flush + misses * database.read
+    transaction = database.cpu + 1.5 * database.flush
     bounds = {
-        "service": fleet.workers * fleet.in_flight / (fleet.latency + 2 * transaction),
+        "service": fleet.workers * fleet.in_flight / (fleet.cpu + fleet.latency + 2 * transaction),
+        "worker": fleet.workers / fleet.cpu,
         "core": database.cores / (2 * database.cpu),
         "connection": fleet.workers * fleet.pool / (2 * transaction),
     }
     return bounds if fleet.rate is None else bounds | {"gate": fleet.rate}
 
 
-def simulate(
-    fleet: Fleet, database: Database, misses: float = 0, *, rounds: float = 6, most: int = 150_000, seed: int = 0
-) -> Outcome:
+def simulate(fleet: Fleet, database: Database, *, rounds: int = 6, seed: int = 0) -> Outcome:
     """Let every place of the fleet go round so often (in the mean), the first third to warm up, and count."""
-    return _Simulation(fleet, database, misses, seed).run(min(most, int(rounds * fleet.workers * fleet.in_flight)))
+    return _Simulation(fleet, database, seed).run(max(_LEAST, min(_MOST, rounds * fleet.workers * fleet.in_flight)))
 
 
 class _Simulation:
     """Events in a heap, queues in deques; a member is an index, and what it does next a function."""
 
-    def __init__(self, fleet: Fleet, database: Database, misses: float, seed: int) -> None:
-        self.fleet, self.database, self.misses = fleet, database, misses
+    def __init__(self, fleet: Fleet, database: Database, seed: int) -> None:
+        self.fleet, self.database = fleet, database
         self.random = Random(seed)
         self.now = 0.0
         self.events: list[tuple[float, int, Callable[[int], None], int]] = []
         self.number = 0
+        self.computing = [0.0] * fleet.workers
         self.connections = [fleet.pool] * fleet.workers
         self.wanting: list[deque[int]] = [deque() for _ in range(fleet.workers)]
         self.cores, self.runnable = database.cores, deque[int]()
@@ -97,7 +93,7 @@ class _Simulation:
         """Return the outcome of the last two thirds of so many members."""
         for place in range(len(self.since)):
             # Not all at once: a fleet is not started in one microsecond.
-            self.at(self.random.uniform(0, self.fleet.latency), self.begin, place)
+            self.at(self.random.uniform(0, self.fleet.latency), self.start, place)
         warm = members // 3
         start, used, spent = 0.0, 0.0, dict(self.spent)
         while self.done < members:
@@ -122,9 +118,16 @@ class _Simulation:
         self.spent[stage] += self.now - self.since[place]
         self.since[place] = self.now
 
+    def start(self, place: int) -> None:
+        """Take the next member, and compute when the worker has computed for those before it."""
+        self.since[place] = self.now
+        worker = place // self.fleet.in_flight
+        self.computing[worker] = max(self.computing[worker], self.now) + self.fleet.cpu
+        self.at(self.computing[worker] - self.now, self.begin, place)
+
     def begin(self, place: int) -> None:
         """Ask the worker's pool for a connection."""
-        self.since[place] = self.now
+        self.passed("service" if self.settling[place] else "worker", place)
         worker = place // self.fleet.in_flight
         if self.connections[worker]:
             self.connections[worker] -= 1
@@ -133,12 +136,8 @@ class _Simulation:
             self.wanting[worker].append(place)
 
     def connected(self, place: int) -> None:
-        """Ask for a core; pages that are not in memory are read before."""
-        self.passed("connection", place)
-        self.at(self.misses * self.database.read, self.want_core, place)
-
-    def want_core(self, place: int) -> None:
         """Take a core, or wait for one."""
+        self.passed("connection", place)
         if self.cores:
             self.cores -= 1
             self.compute(place)
@@ -189,7 +188,7 @@ class _Simulation:
             self.ask(place)
         else:
             self.done += 1
-            self.begin(place)
+            self.start(place)
 
     def ask(self, place: int) -> None:
         """Wait for the gate, if there is one."""
@@ -203,9 +202,4 @@ class _Simulation:
         """Ask the service, which takes half its time always, and the other half at random."""
         self.passed("gate", place)
         half = self.fleet.latency / 2
-        self.at(half + self.random.expovariate(1 / half), self.answered, place)
-
-    def answered(self, place: int) -> None:
-        """Begin to settle."""
-        self.passed("service", place)
-        self.begin(place)
+        self.at(half + self.random.expovariate(1 / half), self.begin, place)

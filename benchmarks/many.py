@@ -1,0 +1,81 @@
+"""Many workers on one PostgreSQL: members a second with 1, 2 and 4 of them, next to procrastinate jobs that do nothing.
+
+    python benchmarks/many.py [--quick]
+
+Each worker is a process, and so is the service, which takes 5 ms. "provision" is `Granter.provision` on a
+PostgresLedger, each worker with its share; "as jobs" is the same members as jobs of procrastinate, which all workers
+share; "nothing" is jobs whose task returns at once: what the engine alone costs.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from importlib.metadata import version
+from importlib.util import find_spec
+from statistics import median
+
+from provision import server
+
+KINDS = ("provision", "as jobs", "nothing")
+WORKERS = (1, 2, 4)
+DELAY = 0.005
+HEADS = "workers | provision | to 1 worker | as jobs | jobs of nothing | provision / nothing | as jobs / nothing"
+
+
+def run(database: str, service: str, kind: str, workers: int, members: int) -> float:
+    """Return members, or jobs, a second of so many workers together."""
+    from many_worker import enqueue  # noqa: PLC0415 - needs the peer
+
+    if kind != "provision":
+        asyncio.run(enqueue(database, kind, members))
+    command = [sys.executable, __file__, "--work", kind, database, service, str(members // workers)]
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(workers)
+        ]
+        told = [(process.stdin, process.stdout) for process in started if process.stdin and process.stdout]
+        assert all(stdout.readline() == "ready\n" for _, stdout in told)
+        began = time.perf_counter()
+        for stdin, _ in told:
+            stdin.write("go\n")
+            stdin.flush()
+        assert all(stdout.readline() == "done\n" for _, stdout in told)
+        return members / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Print the table."""
+    if find_spec("procrastinate") is None:
+        print("skipped: this needs procrastinate: pip install 'tgmembership-async[procrastinate]'")
+        return
+    if "--work" in sys.argv:
+        from many_worker import work  # noqa: PLC0415 - needs the peer
+
+        kind, database, service, share = sys.argv[sys.argv.index("--work") + 1 :]
+        asyncio.run(work(kind, database, service, int(share)))
+        return
+    from postgres import about, own_schema  # noqa: PLC0415 - likewise
+
+    members, rounds = (400, 1) if "--quick" in sys.argv else (2_000, 3)
+    rates: dict[tuple[str, int], list[float]] = {}
+    with own_schema("this benchmark") as database, server(DELAY) as service:
+        print(f"{about(database)}, procrastinate {version('procrastinate')}; {os.cpu_count()} cores for all of it\n")
+        for _ in range(rounds):
+            for workers in WORKERS:
+                for kind in KINDS:
+                    rates.setdefault((kind, workers), []).append(run(database, service, kind, workers, members))
+    print(f"{members:,} members, 16 at a time in each worker, {1e3 * DELAY:g} ms service; members or jobs a second\n")
+    print(f"| {HEADS} |\n|{' ---: |' * len(HEADS.split(' | '))}")
+    alone = median(rates["provision", 1])
+    for workers in WORKERS:
+        direct, grants, nothing = (median(rates[kind, workers]) for kind in KINDS)
+        ratios = f"{direct / nothing:.2f} | {grants / nothing:.2f}"
+        print(f"| {workers} | {direct:,.0f} | {direct / alone:.2f} | {grants:,.0f} | {nothing:,.0f} | {ratios} |")
+
+
+if __name__ == "__main__":
+    main()
