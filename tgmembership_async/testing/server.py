@@ -163,7 +163,7 @@ async def _serve(
     ready.set_result(partial(loop.call_soon_threadsafe, closing.set))
     await deliver_until(closing, service, postal)
     server.close()
-    for connection in list(state.connections):
-        connection.transport.abort()
-    while state.tasks:
-        await asyncio.wait(state.tasks)
+    while state.connections or state.tasks:  # a connection that was being accepted turns up now
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await (asyncio.wait(state.tasks) if state.tasks else asyncio.sleep(0))
