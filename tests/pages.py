@@ -12,9 +12,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from attrs import Factory, frozen, mutable
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
 
 ROOT: Final = Path(__file__).parents[1]
 _FENCE: Final = re.compile(r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -128,3 +131,15 @@ def free_port() -> str:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return str(sock.getsockname()[1])
+
+
+def executed(page: str, section: str) -> dict[str, Any]:
+    """Execute the Python fences of a section of a page, in order, and return the names that they define."""
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(ROOT / "docs" / page)
+    module = sys.modules["recipe"] = ModuleType("recipe")  # frameworks look up what annotations mean
+    document.namespace = vars(module)
+    starts = [(found.start(), found[1]) for found in re.finditer(r"^## (.*)$", document.text, re.MULTILINE)]
+    for example in document.examples():
+        if [title for start, title in starts if start < example.start][-1] == section:
+            example.evaluate()
+    return vars(module)

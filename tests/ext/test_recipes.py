@@ -2,18 +2,15 @@
 
 import asyncio
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 from canary import CANARY_KEY
 from fake_telegram import TOKEN, FakeTelegram
-from sybil import Sybil
-from sybil.parsers.myst import PythonCodeBlockParser
+from pages import ROOT, executed
 
 from tgmembership_async import OutcomeUnknown, Session
 from tgmembership_async.grants import Granter, MemoryLedger
@@ -21,7 +18,7 @@ from tgmembership_async.testing import FakeService, FakeTransport, Fault, Webhoo
 from tgmembership_async.testing import serve as serve_fake
 from tgmembership_async.webhooks import Receiver, Verifier
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 Recipe = Callable[..., Any]
 
@@ -49,18 +46,6 @@ def sender() -> WebhookSender:
 @pytest.fixture
 def receiver(sender: WebhookSender) -> Receiver:
     return Receiver(Verifier(sender.secret))
-
-
-def executed(page: str, section: str) -> dict[str, Any]:
-    """Execute the fences of a section, in order, and return the names that they define."""
-    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(DOCS / page)
-    module = sys.modules["recipe"] = ModuleType("recipe")  # frameworks look up what annotations mean
-    document.namespace = vars(module)
-    starts = [(found.start(), found[1]) for found in re.finditer(r"^## (.*)$", document.text, re.MULTILINE)]
-    for example in document.examples():
-        if [title for start, title in starts if start < example.start][-1] == section:
-            example.evaluate()
-    return vars(module)
 
 
 def test_no_recipe_is_forgotten() -> None:
