@@ -121,6 +121,20 @@ def test_several_machines_provision_the_same_file_at_once(
     assert len(service.audit) == 59 == sum(grant.status is GrantStatus.GRANTED for grant in rows(url).values())
 
 
+def test_machines_share_one_rate(members: Callable[[int], Path], service: FakeService, tmp_path: Path) -> None:
+    whole = members(60).read_text().splitlines()
+    halves = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for half, rows in zip(halves, (whole[1:31], whole[31:]), strict=True):
+        half.write_text("\n".join([whole[0], *rows]))
+    options = ("--plan-id", "1", "--rate", "20", "--concurrency", "16")
+    with started("provision", str(halves[0]), *options) as one, started("provision", str(halves[1]), *options) as two:
+        for worker in (one, two):
+            worker.communicate(timeout=60)
+    moments = [request.at for request in service.requests]
+    assert len(moments) == 60
+    assert (max(moments) - min(moments)).total_seconds() > 1.5, "20 at once, and 20 a second for both of them together"
+
+
 def test_a_worker_that_is_stopped_finishes_what_is_in_flight(
     members: Callable[[int], Path], service: FakeService, url: str
 ) -> None:

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.sqlite import SqliteLedger
+from tgmembership_async.protocol.gate import RateLimit
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SCHEMES: Final = ("postgresql", "postgres")
@@ -82,6 +83,21 @@ def ledger_at(place: Place, *, owner: bool = True) -> Ledger:
     from tgmembership_async.grants import PostgresLedger  # noqa: PLC0415 - an extra, and slow to load
 
     return PostgresLedger(place.url)
+
+
+rate_option: Final = click.option(
+    "--rate", type=click.IntRange(1), help="Call at most so often a second; on a server, all its workers together."
+)
+
+
+def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
+    """Return the options of a Session that keeps to a rate and, on a server, shares it and all pauses with others."""
+    options: dict[str, Any] = {"rate_limit": None if rate is None else RateLimit(rate, 1)}
+    if isinstance(place, Server):
+        from tgmembership_async import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
+
+        options["gate"] = PostgresGate(place.url)
+    return options
 
 
 def is_there(place: Server) -> bool:

@@ -16,7 +16,7 @@ from tgmembership_async.cli.bar import Bar
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.interrupts import interruptible
-from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, server
+from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.lines import columns, fields_of
 from tgmembership_async.cli.members import Problem, open_members, read_members
 from tgmembership_async.cli.output import Format, Writer, stream_option, write_one, writing
@@ -72,6 +72,7 @@ _IN_FLIGHT: Final = "Finishing what is in flight, and beginning nothing else. Ct
     show_default=True,
     help="Wait so many seconds at first after a 429 that tells no time.",
 )
+@rate_option
 @click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
 @stream_option
 def command(
@@ -83,6 +84,7 @@ def command(
     concurrency: int,
     attempts: int,
     backoff: float,
+    rate: int | None,
     show_links: bool,
     form: Format,
 ) -> None:
@@ -101,7 +103,7 @@ def command(
         return
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
-        session=session(max_connections=concurrency, retry=policy),
+        session=session(max_connections=concurrency, retry=policy, **pace(ledger, rate)),
         ledger=ledger or file.with_name(f"{file.name}.grants.db"),
         total=total,
         concurrency=concurrency,

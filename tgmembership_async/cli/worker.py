@@ -14,7 +14,7 @@ from rich.console import Console
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exits import Exit
 from tgmembership_async.cli.interrupts import interruptible
-from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, server
+from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.output import Format, Writer, stream_option, writing
 from tgmembership_async.cli.queue import app_at, opened_queue
@@ -58,11 +58,19 @@ _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDE
 @click.option(
     "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Send so often while nothing was done."
 )
+@rate_option
 @click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
 @click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
 @stream_option
 def command(
-    *, ledger: Place, concurrency: int, attempts: int, until_empty: bool, show_links: bool, form: Format
+    *,
+    ledger: Place,
+    concurrency: int,
+    attempts: int,
+    rate: int | None,
+    until_empty: bool,
+    show_links: bool,
+    form: Format,
 ) -> None:
     """Carry out what `provision --enqueue` or `defer_grants` put into the queue of a PostgreSQL server.
 
@@ -71,9 +79,11 @@ def command(
     TGMEMBERSHIP_API_KEY_FILE. Each member is a line of JSON on stdout as soon as the outcome is durable.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
-    tg = session(max_connections=concurrency, retry=RetryPolicy(attempts=attempts))
+    place = server(ledger, "worker")
+    policy = RetryPolicy(attempts=attempts)
+    tg = session(max_connections=concurrency, retry=policy, **pace(place, rate))
     with writing(form, columns(links=show_links)) as out:
-        work = Work(server(ledger, "worker"), tg, concurrency, out, until_empty=until_empty, links=show_links)
+        work = Work(place, tg, concurrency, out, until_empty=until_empty, links=show_links)
         anyio.run(work.carry_out)
     told = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "nothing to do"
     click.echo(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {told}.", err=True)
