@@ -1,6 +1,6 @@
 """Many workers on one PostgreSQL: members a second with 1, 2 and 4 of them, next to procrastinate jobs that do nothing.
 
-    python benchmarks/many.py [--quick]
+    python benchmarks/many.py [--quick] [--write docs/scaling.md]
 
 Each worker is a process, and so is the service, which takes 5 ms. "provision" is `Granter.provision` on a
 PostgresLedger, each worker with its share; "as jobs" is the same members as jobs of procrastinate, which all workers
@@ -15,6 +15,7 @@ import time
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 from provision import server
@@ -37,13 +38,13 @@ def run(database: str, service: str, kind: str, workers: int, members: int) -> f
             stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             for _ in range(workers)
         ]
-        told = [(process.stdin, process.stdout) for process in started if process.stdin and process.stdout]
-        assert all(stdout.readline() == "ready\n" for _, stdout in told)
+        pipes = [(process.stdin, process.stdout) for process in started if process.stdin and process.stdout]
+        assert all(stdout.readline() == "ready\n" for _, stdout in pipes)
         began = time.perf_counter()
-        for stdin, _ in told:
+        for stdin, _ in pipes:
             stdin.write("go\n")
             stdin.flush()
-        assert all(stdout.readline() == "done\n" for _, stdout in told)
+        assert all(stdout.readline() == "done\n" for _, stdout in pipes)
         return members / (time.perf_counter() - began)
 
 
@@ -59,6 +60,7 @@ def main() -> None:
         asyncio.run(work(kind, database, service, int(share)))
         return
     from postgres import about, own_schema  # noqa: PLC0415 - likewise
+    from scaling import write  # noqa: PLC0415 - likewise
 
     members, rounds = (400, 1) if "--quick" in sys.argv else (2_000, 3)
     rates: dict[tuple[str, int], list[float]] = {}
@@ -68,13 +70,18 @@ def main() -> None:
             for workers in WORKERS:
                 for kind in KINDS:
                     rates.setdefault((kind, workers), []).append(run(database, service, kind, workers, members))
-    print(f"{members:,} members, 16 at a time in each worker, {1e3 * DELAY:g} ms service; members or jobs a second\n")
-    print(f"| {HEADS} |\n|{' ---: |' * len(HEADS.split(' | '))}")
+    lines = [
+        f"{members:,} members, 16 at a time in each worker, {1e3 * DELAY:g} ms service; members or jobs a second:",
+        f"\n| {HEADS} |\n|{' ---: |' * len(HEADS.split(' | '))}",
+    ]
     alone = median(rates["provision", 1])
     for workers in WORKERS:
         direct, grants, nothing = (median(rates[kind, workers]) for kind in KINDS)
-        ratios = f"{direct / nothing:.2f} | {grants / nothing:.2f}"
-        print(f"| {workers} | {direct:,.0f} | {direct / alone:.2f} | {grants:,.0f} | {nothing:,.0f} | {ratios} |")
+        rate = f"{direct:,.0f} | {direct / alone:.2f} | {grants:,.0f} | {nothing:,.0f}"
+        lines.append(f"| {workers} | {rate} | {direct / nothing:.2f} | {grants / nothing:.2f} |")
+    print("\n".join(lines))
+    if "--write" in sys.argv:
+        write(Path(sys.argv[sys.argv.index("--write") + 1]), {"many": "\n".join(lines)})
 
 
 if __name__ == "__main__":
