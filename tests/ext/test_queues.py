@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 from canary import CANARY_KEY
 from pages import ROOT, executed, fences
@@ -68,10 +69,16 @@ async def test_saq(service: FakeService, make_granter: Callable[[], Granter]) ->
     working = asyncio.create_task(worker.start())
     try:
         for _ in range(2):
-            await recipe["enqueue"](queue, *WISH.values())
-            job = await queue.job("pi_1")
-            await job.refresh(until_complete=30)
-            assert (job.status, job.result) == ("complete", "granted")
+            with anyio.fail_after(30):
+                status = None
+                # SAQ's own sweep may abort a job in the very moment in which it is handed out: then, as the page says.
+                while status != "complete":
+                    if status in (None, "aborted"):
+                        await recipe["enqueue"](queue, *WISH.values())
+                    await asyncio.sleep(0.05)
+                    job = await queue.job("pi_1")
+                    status = job.status
+            assert job.result == "granted"
     finally:
         await worker.stop()
         await working

@@ -94,7 +94,8 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
     """Return the options of a Session that keeps to a rate and, on a server, shares it and all pauses with others."""
     options: dict[str, Any] = {"rate_limit": None if rate is None else RateLimit(rate, 1)}
     if isinstance(place, Server):
-        from tgmembership_async import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
+        ledger_at(place)  # which says what extra is missing, if so
+        from tgmembership_async.storage.postgres_gate import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
 
         options["gate"] = PostgresGate(place.url)
     return options
