@@ -307,7 +307,7 @@ def test_a_disk_that_is_full_at_the_commit_fails_the_group_and_keeps_what_was_th
 
 
 AS_NOBODY = """
-import os, anyio
+import os, anyio, urllib.parse  # the last one is of pathlib's, which asks for it late
 from note_table import NOTES, add, opened, texts
 from tgmembership_async.errors import StorageError, UsageError
 anyio.run(anyio.sleep, 0)  # so that everything is imported
