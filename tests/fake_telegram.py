@@ -88,7 +88,7 @@ class FakeTelegram:
         """Return what the bot asked of a method, in order."""
         return [arguments for name, arguments in self.calls if name == method]
 
-    async def until(self, done: Callable[[], object], seconds: float = 60) -> None:
+    async def until(self, done: Callable[[], object], seconds: float = 180) -> None:
         """Wait until `done` is true; calls of the bot are when it is asked again."""
         async with asyncio.timeout(seconds):
             while not done():

@@ -131,7 +131,7 @@ def test_a_call_that_failed_says_what_may_have_happened(
     service.inject(fault)
 
     async def scenario() -> None:
-        async with session(service, observed, deadline=0.1) as tg:
+        async with session(service, observed, deadline=0.5) as tg:
             with pytest.raises(error):
                 await tg.add_member(1, 42)
 
