@@ -10,10 +10,9 @@ import asyncio
 import json
 import platform
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 from attrs import frozen
 from compare import Candidate, Figure, cpu, interleave, measure, print_table, rate
 from contestants import AIOHTTP, HTTPX, HTTPX_SAME, OURS_AIOHTTP, OURS_HTTPX, SDKS, Contestant
+from server import server
 
 LIBRARIES = ("httpx", "aiohttp", "openai", "stripe", "githubkit", "aiogram")
 BARE = (OURS_HTTPX, HTTPX, HTTPX_SAME, OURS_AIOHTTP, AIOHTTP)
@@ -49,20 +49,6 @@ CASES = (
     Case("256 tasks, 20 ms server", 256, 512, 256, 0.02, (OURS_HTTPX, HTTPX, OURS_AIOHTTP, AIOHTTP), 3),
 )
 BURST = 256
-
-
-@contextmanager
-def server(delay: float) -> Iterator[str]:
-    """Start the server process and yield its URL."""
-    command = [sys.executable, str(Path(__file__).with_name("server.py")), str(delay)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.stdin.close()
-            process.wait(10)
 
 
 async def compare(case: Case, *, quick: bool) -> dict[str, list[Figure]]:

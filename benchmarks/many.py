@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from provision import server
+from server import server
 
 KINDS = ("provision", "as jobs", "nothing")
 WORKERS = (1, 2, 4)

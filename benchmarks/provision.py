@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import httpx
 from attrs import frozen
+from server import server
 
 from tgmembership_async import Headers, Request, Response, Session
 from tgmembership_async.grants import Granter, GrantRequest, SqliteLedger
@@ -73,20 +73,6 @@ class Null:
 
     async def aclose(self) -> None:
         """Do nothing."""
-
-
-@contextmanager
-def server(delay: float) -> Iterator[str]:
-    """Start the server process and yield its URL."""
-    command = [sys.executable, str(Path(__file__).with_name("server.py")), str(delay)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.stdin.close()
-            process.wait(10)
 
 
 def requests(members: int) -> Iterator[GrantRequest]:

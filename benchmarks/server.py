@@ -5,7 +5,10 @@ python benchmarks/server.py [DELAY_IN_SECONDS]    prints its port, serves until 
 
 import asyncio
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PLANS = [
     {
@@ -71,6 +74,20 @@ class Answer(asyncio.Protocol):
     def _reply(self, answer: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(answer)
+
+
+@contextmanager
+def server(delay: float) -> Iterator[str]:
+    """Start this module as a process and yield its URL."""
+    command = [sys.executable, __file__, str(delay)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            process.wait(10)
 
 
 async def main(delay: float) -> None:
