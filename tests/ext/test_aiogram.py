@@ -16,7 +16,7 @@ from fake_telegram import TOKEN, FakeTelegram
 
 from tgmembership_async import Session, UsageError
 from tgmembership_async.ext.aiogram import setup
-from tgmembership_async.grants import Granter, MemoryLedger
+from tgmembership_async.grants import Granter
 from tgmembership_async.testing import FakeService, FakeTransport
 from tgmembership_async.webhooks import Receiver, Verifier, sign
 
@@ -30,21 +30,6 @@ async def telegram() -> AsyncIterator[FakeTelegram]:
 @pytest.fixture
 def bot(telegram: FakeTelegram) -> Bot:
     return Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(telegram.url)))
-
-
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-def session(service: FakeService) -> Session:
-    return Session(**service.session_options(), transport=FakeTransport(service))
-
-
-@pytest.fixture
-def granter(session: Session) -> Granter:
-    return Granter(session, MemoryLedger())
 
 
 async def grant_what_was_paid(message: Message, granter: Granter) -> None:

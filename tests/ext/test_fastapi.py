@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from tgmembership_async import Session, TGMembershipError, UsageError, errors
 from tgmembership_async.ext.fastapi import GranterDep, SessionDep, answer_error, get_session, lifespan, receiver_router
-from tgmembership_async.grants import Granter, MemoryLedger
-from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
+from tgmembership_async.grants import Granter
+from tgmembership_async.testing import FakeService, Fault, WebhookSender
 from tgmembership_async.webhooks import Receiver, Verifier
 
 Client = Callable[[FastAPI], AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -28,21 +28,6 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://shop") as client:
             yield client
-
-
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-def session(service: FakeService) -> Session:
-    return Session(**service.session_options(), transport=FakeTransport(service))
-
-
-@pytest.fixture
-def granter(session: Session) -> Granter:
-    return Granter(session, MemoryLedger())
 
 
 async def test_endpoints_get_session_and_granter(service: FakeService, session: Session, granter: Granter) -> None:
