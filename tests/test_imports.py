@@ -68,12 +68,11 @@ def test_what_is_pure_imports_no_io(part: str) -> None:
     assert tops & IO == set()
 
 
-def test_one_module_names_httpx() -> None:
-    naming = [
-        module for module in MODULES if any(name.split(".")[0] in ("httpx", "httpcore") for name in imports(module))
-    ]
+@pytest.mark.parametrize(("library", "modules"), [("httpx", ["httpx.py"]), ("httpcore", ["httpcore.py", "httpx.py"])])
+def test_httpx_and_what_is_below_it_are_named_in_few_places(library: str, modules: list[str]) -> None:
+    naming = [module for module in MODULES if any(name.split(".")[0] == library for name in imports(module))]
 
-    assert naming == [PACKAGE / "transport" / "httpx.py"]
+    assert naming == [PACKAGE / "transport" / module for module in modules]
 
 
 def test_importing_the_package_loads_no_transport_no_database_and_no_framework() -> None:

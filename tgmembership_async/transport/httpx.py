@@ -1,5 +1,6 @@
 """The default way out, on httpx: the only module that imports it."""
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterable, Mapping
@@ -10,11 +11,13 @@ from weakref import WeakSet
 import httpcore
 import httpx
 from anyio import get_cancelled_exc_class
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Timeouts
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
+from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes, max_idle
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
@@ -45,6 +48,8 @@ class Witness:
         if event.endswith(".send_request_headers.started"):
             # A proxy's CONNECT carries nothing of ours.
             tunnel = info["request"].method == b"CONNECT"
+            # Nothing from here to the first write waits, and who is cancelled by now has sent nothing.
+            await checkpoint_if_cancelled()
             self.connecting = tunnel
             self._progress.begun = self._progress.begun or not tunnel
             if not tunnel:
@@ -74,14 +79,7 @@ class _Lane:
         response = await _read(answer)
         if not response.truncated:
             await answer.aclose()
-        return response, not response.truncated and not self._has_more()
-
-    def _has_more(self) -> bool:
-        """Tell whether bytes came that belong to no answer: h11 would take the next answer from them."""
-        connection: Any = next(iter(self._transport._pool.connections), None)  # noqa: SLF001 - nobody else can tell
-        while connection is not None and not hasattr(connection, "_h11_state"):
-            connection = getattr(connection, "_connection", None)
-        return connection is not None and bool(connection._h11_state.trailing_data[0])  # noqa: SLF001 - as above
+        return response, not response.truncated
 
     async def aclose(self) -> None:
         """Close the connection, finished or not."""
@@ -180,14 +178,26 @@ class HttpxTransport:
         encrypted_proxy = url is not None and url.startswith("https://")
         # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
         verify: ssl.SSLContext | bool = self._verify if account.scheme == "https" or encrypted_proxy else False
+        backend = AsyncioBackend() if _on_asyncio() else None
         proxy = None if url is None else httpx.Proxy(url, ssl_context=self._verify if encrypted_proxy else None)
 
         def lane() -> _Lane:
-            return _Lane(httpx.AsyncHTTPTransport(verify=verify, trust_env=False, proxy=proxy, limits=_ONE_CONNECTION))
+            transport = httpx.AsyncHTTPTransport(verify=verify, trust_env=False, proxy=proxy, limits=_ONE_CONNECTION)
+            setattr(transport, _POOL, OneConnection(getattr(transport, _POOL), backend))
+            return _Lane(transport)
 
         return Lanes(lane)
 
 
+def _on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_POOL: Final = "_pool"
 _ONE_CONNECTION: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE)
 
 
@@ -271,7 +281,7 @@ def check_client(client: object) -> None:
     for transport in mounted:
         if transport is None:
             continue
-        pool = getattr(transport, "_pool", None)
+        pool = getattr(transport, _POOL, None)
         if type(transport) is not httpx.AsyncHTTPTransport or getattr(pool, "_retries", None):
             msg = (
                 f"the client's {type(transport).__name__} is not a plain httpx.AsyncHTTPTransport without retries: "

@@ -1,0 +1,135 @@
+"""What a lane has below its httpx transport: one connection in the place of a pool, and asyncio without detours."""
+
+import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpcore
+
+from tgmembership_async.transport import tcp
+
+_EXTRA: Final = {"client_addr": "sockname", "server_addr": "peername"}
+_LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
+
+
+class OneConnection:
+    """What stands in for the pool of an httpx transport: one connection, made as that pool makes it, and no queue."""
+
+    def __init__(self, pool: Any, backend: httpcore.AsyncNetworkBackend | None) -> None:
+        if backend is not None:
+            pool._network_backend = backend  # noqa: SLF001 - httpx hands none down
+        self._make = pool.create_connection
+        self._connection: Any = None
+        self._innermost: Any = None
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Send one request, on a new connection where there is none or the last one is of no more use."""
+        if self._connection is not None and self._is_spoilt():
+            await self.aclose()
+        if self._connection is None:
+            self._connection = self._make(request.url.origin)
+        answer: httpcore.Response = await self._connection.handle_async_request(request)
+        if self._innermost is None:
+            self._innermost = _unlocked(self._connection)
+        return answer
+
+    def _is_spoilt(self) -> bool:
+        """Tell whether anything came since the last answer: the end, or bytes that h11 would take the next one from."""
+        h11 = getattr(self._innermost, "_h11_state", None)
+        return self._connection.has_expired() or (h11 is not None and bool(h11.trailing_data[0]))
+
+    async def aclose(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection, self._innermost = self._connection, None, None
+        if connection is not None:
+            await connection.aclose()
+
+
+class _Unlocked:
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+
+_UNLOCKED: Final = _Unlocked()
+
+
+def _unlocked(connection: Any) -> Any:
+    """Return the innermost of the connections that httpcore nests, with all their locks off.
+
+    Each of the three that a call meets lets the loop go round: a seventh of a call, to keep out tasks that a lane never
+    has.
+    """
+    innermost = connection
+    while connection is not None:
+        for lock in _LOCKS:
+            if hasattr(connection, lock):
+                setattr(connection, lock, _UNLOCKED)
+        innermost, connection = connection, getattr(connection, "_connection", None)
+    return innermost
+
+
+class AsyncioBackend(httpcore.AsyncNetworkBackend):
+    """How httpcore connects on asyncio; on trio it has its own way."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+        local_address: str | None = None,  # noqa: ARG002 - nobody sets it
+        socket_options: Any = None,  # noqa: ARG002 - the same
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect, or raise ConnectError or ConnectTimeout."""
+        with _connecting():
+            return _Stream(await tcp.connect(host, port, timeout))
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    def __init__(self, connection: tcp.Connection) -> None:
+        self._connection = connection
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
+        try:
+            return await self._connection.read(max_bytes, timeout)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ReadError(str(error)) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - `read` sends
+        try:
+            self._connection.write(buffer)
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+    ) -> httpcore.AsyncNetworkStream:
+        with _connecting():
+            await self._connection.encrypt(ssl_context, server_hostname, timeout)
+        return self
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            return self._connection.is_readable()
+        return self._connection.get_extra_info(_EXTRA.get(info, info))
+
+
+@contextmanager
+def _connecting() -> Generator[None, None, None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(str(error)) from error
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error

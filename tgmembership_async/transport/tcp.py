@@ -1,0 +1,191 @@
+"""A connection on asyncio, straight on the loop's transport: anyio's streams would take a quarter of a call."""
+
+import asyncio
+import select
+import ssl
+from ipaddress import ip_address
+from itertools import chain, zip_longest
+from socket import AF_INET6, SOCK_STREAM
+from typing import Any, Final
+
+from anyio import Event, create_task_group, fail_after, move_on_after
+
+_NEXT_ADDRESS_AFTER: Final = 0.25
+_CLOSING_TAKES_AT_MOST: Final = 1.0
+_MOST_UNREAD: Final = 256 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """A TCP connection, with TLS on it if wanted, for one task at a time. Its failures are OSErrors.
+
+    What is written leaves with the next read, in one piece: the head of a request together with its body.
+    """
+
+    __slots__ = ("_failure", "_is_paused", "_loop", "_lost", "_reader", "_transport", "_unread", "_unsent")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._reader: asyncio.Future[None] | None = None
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._failure: Exception | None = None
+        self._is_paused = False
+        self._unread = bytearray()
+        self._unsent: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came; who sends more than anybody reads has to wait."""
+        self._unread += data
+        if len(self._unread) > _MOST_UNREAD and not self._is_paused:
+            self._transport.pause_reading()
+            self._is_paused = True
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._failure = exc
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return what the loop's transport knows: "ssl_object", "peername", "sockname" or "socket"."""
+        return self._transport.get_extra_info(name)
+
+    def is_readable(self) -> bool:
+        """Tell whether anything came that nobody has read, were it the end."""
+        return bool(self._unread) or self._transport.is_closing() or is_readable(self.get_extra_info("socket"))
+
+    async def read(self, max_bytes: int, seconds: float | None) -> bytes:
+        """Send what was written, and return what comes in time; nothing, where the other side has ended."""
+        if self._unsent:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
+        if not self._unread and not self._lost.done():
+            await self._arrival(seconds)
+        if not self._unread and self._failure is not None:
+            raise ConnectionError(str(self._failure)) from self._failure
+        data = bytes(self._unread[:max_bytes])
+        del self._unread[:max_bytes]
+        if self._is_paused and not self._unread:
+            self._transport.resume_reading()
+            self._is_paused = False
+        return data
+
+    async def _arrival(self, seconds: float | None) -> None:
+        self._reader = self._loop.create_future()
+        # A fifth of what a scope or asyncio.timeout costs.
+        alarm = None if seconds is None else self._loop.call_later(seconds, _time_is_up, self._reader, seconds)
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+            if alarm is not None:
+                alarm.cancel()
+
+    def write(self, data: bytes) -> None:
+        """Take what the next read sends first."""
+        if self._transport.is_closing():
+            raise BrokenPipeError(str(self._failure or "the other side has closed the connection"))
+        self._unsent.append(data)
+
+    async def encrypt(self, context: ssl.SSLContext, server_hostname: str | None, seconds: float | None) -> None:
+        """Begin TLS; where that fails the connection is closed."""
+        if self._unread:
+            self.abort()
+            msg = "the other side spoke before TLS began, and would be taken for the service"
+            raise ConnectionAbortedError(msg)
+        try:
+            with fail_after(seconds):
+                self._transport = await self._loop.start_tls(
+                    self._transport, self, context, server_hostname=server_hostname
+                )
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._transport.abort()
+
+    async def aclose(self) -> None:
+        """Close it at once, and return when that is done."""
+        self.abort()
+        await asyncio.wait([self._lost], timeout=_CLOSING_TAKES_AT_MOST)
+
+
+def _time_is_up(reader: asyncio.Future[None], seconds: float) -> None:
+    if not reader.done():
+        reader.set_exception(TimeoutError(f"nothing came for {seconds:g} s"))
+
+
+def is_readable(sock: Any) -> bool:
+    """Tell whether a socket has bytes for us, or its end; a closed one has."""
+    if sock.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def connect(host: str, port: int, seconds: float | None) -> Connection:
+    """Connect to the first of a host's addresses that answers: the next one is tried beside those that take long."""
+    with fail_after(seconds):
+        addresses = await _addresses(host, port)
+        return await (_connect(addresses[0], port) if len(addresses) == 1 else _race(addresses, port))
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    try:
+        return [str(ip_address(host))]
+    except ValueError:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
+    six = [str(address[0]) for family, *_, address in found if family == AF_INET6]
+    four = [str(address[0]) for family, *_, address in found if family != AF_INET6]
+    return [address for address in chain.from_iterable(zip_longest(six, four)) if address is not None]
+
+
+async def _connect(address: str, port: int) -> Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, address, port)
+    return connection
+
+
+async def _race(addresses: list[str], port: int) -> Connection:
+    found: list[Connection] = []
+    failures: list[OSError] = []
+
+    async def attempt(address: str, over: Event) -> None:
+        try:
+            found.append(await _connect(address, port))
+            group.cancel_scope.cancel()
+        except OSError as failure:
+            failures.append(failure)
+        finally:
+            over.set()
+
+    winner: Connection | None = None
+    try:
+        async with create_task_group() as group:
+            for address in addresses:
+                over = Event()
+                group.start_soon(attempt, address, over)
+                with move_on_after(_NEXT_ADDRESS_AFTER):
+                    await over.wait()
+        winner = found[0] if found else None
+    finally:
+        for connection in found:
+            if connection is not winner:
+                connection.abort()
+    if winner is None:
+        raise OSError("; ".join(str(failure) for failure in failures))
+    return winner
