@@ -1,0 +1,68 @@
+"""What `call.py` is to reach, as ratios of one candidate's figure to another's in the same run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from attrs import frozen
+
+Cases = Mapping[str, Sequence[Mapping[str, Any]]]
+ONE, MANY, THOUSAND = "1 task", "64 tasks", "1,000 tasks on 32 connections"
+SLOW, WIDE = "64 tasks, 20 ms server", "256 tasks, 20 ms server"
+ON_HTTPX, ON_AIOHTTP = "Session on httpx", "Session on aiohttp"
+DEFAULT, SAME = "httpx, default limits", "httpx, same limits"
+SDKS = ("openai", "stripe on httpx", "githubkit")
+
+
+@frozen
+class Aim:
+    """A limit for one ratio: of CPU per call at the most, or of calls per second at the least."""
+
+    who: str
+    case: str
+    beside: str
+    limit: float
+    rate: bool = False
+    beside_case: str | None = None
+
+    def ratio(self, cases: Cases) -> float | None:
+        """Return the true ratio, or None where one of the two was not measured."""
+        what = "calls_per_second" if self.rate else "cpu_us"
+        pairs = ((self.case, self.who), (self.beside_case or self.case, self.beside))
+        figures = [row[what] for case, who in pairs for row in cases[case] if row["who"] == who]
+        return float(figures[0] / figures[1]) if len(figures) == len(pairs) else None
+
+
+AIMS: Final = (
+    Aim(ON_HTTPX, ONE, DEFAULT, 0.90),
+    *(Aim(ON_HTTPX, case, SAME, 0.42) for case in (MANY, THOUSAND, SLOW)),
+    *(Aim(ON_HTTPX, case, DEFAULT, 0.50) for case in (MANY, THOUSAND, SLOW)),
+    *(Aim(ON_HTTPX, case, DEFAULT, 1.7, rate=True) for case in (MANY, THOUSAND, SLOW)),
+    Aim(ON_HTTPX, WIDE, DEFAULT, 12, rate=True),
+    Aim(ON_HTTPX, WIDE, ON_HTTPX, 1.15, beside_case=SLOW),
+    Aim("Session on httpx after 256 at once", "1 task, after a burst", "fresh Session on httpx", 1.2),
+    *(Aim(ON_HTTPX, ONE, sdk, 0.75) for sdk in SDKS),
+    *(Aim(ON_HTTPX, MANY, sdk, 0.45) for sdk in SDKS),
+    *(Aim(ON_AIOHTTP, case, "aiohttp", 1.45) for case in (ONE, MANY)),
+    *(Aim(ON_AIOHTTP, case, "aiogram", 1.0) for case in (ONE, MANY)),
+)
+
+
+def print_aims(cases: Cases) -> None:
+    """Print each aim with the true ratio beside it."""
+    print("\n| who | case | beside | figure | aim | measured | reached |")
+    print("| --- | --- | --- | --- | ---: | ---: | --- |")
+    for aim in AIMS:
+        if (ratio := aim.ratio(cases)) is not None:
+            figure, sign = ("calls/s", "≥") if aim.rate else ("CPU", "≤")
+            beside = aim.beside if aim.beside_case is None else f"the same at {aim.beside_case}"
+            reached = ratio >= aim.limit if aim.rate else ratio <= aim.limit
+            row = (
+                aim.who,
+                aim.case,
+                beside,
+                figure,
+                f"{sign} {aim.limit:g}",
+                f"{ratio:.2f}",
+                "yes" if reached else "no",
+            )
+            print(f"| {' | '.join(row)} |")
