@@ -105,7 +105,11 @@ class Retry:
         while True:
             attempt += 1
             unsettled_before = progress.unsettled
-            result = await _attempt(request, call_next)
+            result: Response | TransportFailure
+            try:
+                result = await call_next(request)
+            except TransportFailure as failure:
+                result = failure.with_traceback(None)
             outcome, told = verdict(result, request)
             if outcome not in (Outcome.UNKNOWN, Outcome.DONE):  # done has acted: whoever sends it again is stopped
                 progress.unsettled = unsettled_before
@@ -152,13 +156,6 @@ def verdict(result: Response | TransportFailure, request: Request) -> tuple[Outc
     return judge(result, told, ok_alone_decides=request.safety is Safety.UNSAFE), told
 
 
-async def _attempt(request: Request, call_next: Next) -> Response | TransportFailure:
-    try:
-        return await call_next(request)
-    except TransportFailure as failure:
-        return failure.with_traceback(None)
-
-
 def _returned(result: Response | TransportFailure) -> Response:
     if isinstance(result, TransportFailure):
         raise result
@@ -194,11 +191,12 @@ class Departure:
             self._places.release()
 
     async def _at_the_gate(self, request: Request) -> Response | None:
-        if not self._gate.limited:
-            through = self._sit_out_the_pause if self._shared_gate is None else self._let_through
-            return await through(request)
-        async with self._turn:
+        if self._gate.limited:
+            async with self._turn:
+                return await self._let_through(request)
+        if self._shared_gate is not None:
             return await self._let_through(request)
+        return await self._sit_out_the_pause(request)
 
     async def _let_through(self, request: Request) -> Response | None:
         counted = False

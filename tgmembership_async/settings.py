@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -48,10 +49,14 @@ class Options:
             msg = f"retry must be a RetryPolicy, not {type(self.retry).__name__}"
             raise UsageError(msg)
 
-    def timeouts(self, *, grant: bool) -> Timeouts:
-        """Return the bounds of one attempt; only an exchange that grants is bounded as a whole."""
-        if grant:
-            return Timeouts(self.connect_timeout, self.grant_timeout, self.grant_timeout)
+    @cached_property
+    def for_grants(self) -> Timeouts:
+        """Return the bounds of one attempt to grant, which is bounded as a whole too."""
+        return Timeouts(self.connect_timeout, self.grant_timeout, self.grant_timeout)
+
+    @cached_property
+    def for_others(self) -> Timeouts:
+        """Return the bounds of one attempt at anything else."""
         return Timeouts(self.connect_timeout, self.read_timeout)
 
 
