@@ -1,6 +1,6 @@
 """A long list read by columns gives what reading it row by row gives."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -21,7 +21,11 @@ TIMES: list[st.SearchStrategy[Any]] = [
     st.datetimes().map(datetime.isoformat),
     st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
     st.integers(0, 2**40),
+    st.datetimes(timezones=st.integers(-14, 14).map(lambda hours: timezone(timedelta(hours=hours)))).map(
+        datetime.isoformat
+    ),
     st.sampled_from([None, "0", "02.11.2021", "soon", "2026-01-02T00:00:00+02:00", "20260102.12", "2026-02-31"]),
+    st.sampled_from([None, "0001-01-01T00:00:00+02:00", "20260102", "202601021112", "2026-W01-1", ["2026-01-02"]]),
 ]
 
 
@@ -47,6 +51,13 @@ def test_columns_read_as_rows_do(rows: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     "surprise",
     [
+        {"expires_at": "0"},
+        {"expires_at": "0001-01-01T00:00:00+02:00"},
+        {"started_at": "20260102"},
+        {"started_at": 1_790_000_000},
+        {"user_id": None, "plan_id": None, "started_at": None, "expires_at": None},
+        {"user_id": 42},
+        {"user_id": True},
         {"expires_at": "2026-01-02T02:00:00+02:00"},
         {"user_id": "many"},
         {"expires_at": None},
@@ -63,6 +74,38 @@ def test_one_surprising_row_disturbs_no_other(surprise: dict[str, Any]) -> None:
 
     assert first == last == expected
     assert second == convert.structure(usual | surprise, Subscriber)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"user_id": ["9" * 40, "1"]},
+        {"user_id": ["9" * 41, "1"]},
+        {"user_id": ["-1", "1"]},
+        {"user_id": [10**40, 1]},
+        {"user_id": [True, False]},
+        {"started_at": ["2026-01-02T03:04:05Z"] * 2},
+        {"started_at": ["2026-01-02 03:04:05"] * 2},
+        {"started_at": ["2026-01-02T03:04:05.000006+02:00", "2026-01-02"]},
+        {"started_at": ["0001-01-01T00:00:00+02:00"] * 2},
+        {"started_at": ["02.11.2021", "20260102"]},
+        {"started_at": [1, 2]},
+        {"started_at": [None, None]},
+        {"nick": ["ann", "bob"], "user_id": ["1", "2"], "expires_at": [None, "2026-01-02"]},
+    ],
+)
+def test_columns_of_one_kind_read_as_rows_do(columns: dict[str, list[Any]]) -> None:
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] * 2
+
+    assert convert.subscribers(rows) == [convert.structure(row, Subscriber) for row in rows]
+
+
+def test_what_is_read_by_columns_shares_nothing_with_its_rows() -> None:
+    rows: list[dict[str, Any]] = [{"user_id": 1, "nick": "ann"}, {"user_id": 2}, {}]
+    subscribers = convert.subscribers(rows)
+    rows[0]["nick"] = "bob"
+
+    assert [subscriber.extra for subscriber in subscribers] == [{"nick": "ann"}, {}, {}]
 
 
 def test_a_row_that_is_none_is_named() -> None:

@@ -1,11 +1,13 @@
 """A FrozenDict is a mapping that nobody changes and that comes out of pickle."""
 
 import copy
+import itertools
 import pickle
 
+import attrs
 import pytest
 
-from tgmembership_async.values.frozen import EMPTY, FrozenDict, freeze
+from tgmembership_async.values.frozen import EMPTY, FrozenDict, build, freeze, freeze_all
 
 
 def test_it_is_equal_to_any_mapping_with_equal_items() -> None:
@@ -36,6 +38,21 @@ def test_it_does_not_follow_changes_of_its_source() -> None:
 
     assert fields == {"a": 1}
     assert freeze(fields) is fields
+
+
+def test_an_empty_one_is_always_the_same() -> None:
+    assert freeze({}) is EMPTY
+
+
+def test_many_are_built_at_once_of_a_column_per_field() -> None:
+    @attrs.frozen
+    class Point:
+        x: int
+        y: int
+
+    assert build(Point, 2, {"x": [1, 2], "y": itertools.repeat(0)}) == [Point(1, 0), Point(2, 0)]
+    assert build(Point, 0, {"x": [], "y": []}) == []
+    assert freeze_all([{"a": 1}, {}]) == [{"a": 1}, {}]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

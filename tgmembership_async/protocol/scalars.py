@@ -22,6 +22,7 @@ _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40
 _DAY_MONTH_YEAR: Final = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})")
 _BOOLEANS: Final = {"0": False, "1": True, "false": False, "true": True}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH: Final = _EPOCH.replace(tzinfo=None)
 _KINDS: Final[Mapping[type, str]] = {
     type(None): "null",
     bool: "a boolean",
@@ -126,7 +127,7 @@ def moment(value: object) -> datetime:
     """
     try:
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            return _utc(_from_text(value))
+            return utc(_from_text(value))
         if (seconds := decimal(value)) > 0:
             return _EPOCH + _span(seconds)
     except (ValueError, OverflowError):
@@ -153,7 +154,8 @@ def _from_text(value: str) -> datetime:
     return datetime(int(found[3]), int(found[2]), int(found[1]), tzinfo=UTC)
 
 
-def _utc(when: datetime) -> datetime:
+def utc(when: datetime) -> datetime:
+    """Return a time in UTC, which is meant where there is no zone."""
     if when.tzinfo is UTC:
         return when
-    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    return _EPOCH + (when - (_EPOCH if when.tzinfo else _NAIVE_EPOCH))  # replace() takes ten times as long on 3.11

@@ -1,7 +1,11 @@
-"""A read-only mapping that pickles; `types.MappingProxyType` does not."""
+"""A read-only mapping that pickles, which `types.MappingProxyType` does not; and many frozen objects at once."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, final
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
+from typing import Any, Final, TypeVar, final
+
+T = TypeVar("T")
 
 
 @final
@@ -34,4 +38,23 @@ EMPTY: Final = FrozenDict()
 
 def freeze(items: Mapping[str, Any]) -> FrozenDict:
     """Return `items` as a FrozenDict, copied unless it is one."""
-    return items if isinstance(items, FrozenDict) else FrozenDict(items)
+    if isinstance(items, FrozenDict):
+        return items
+    return FrozenDict(items) if items else EMPTY
+
+
+def freeze_all(mappings: list[dict[str, Any]]) -> list[FrozenDict]:
+    """Return dicts as FrozenDicts that own them."""
+    return build(FrozenDict, len(mappings), {"_items": mappings})
+
+
+def build(model: type[T], number: int, columns: Mapping[str, Iterable[Any]]) -> list[T]:
+    """Return objects of a slotted class from the values of each field, as they are: neither checked nor converted.
+
+    It takes less than half of the time of `__init__`, which in a frozen attrs class asks `object` to set each field.
+    """
+    made = list(map(object.__new__, repeat(model, number)))
+    for name, values in columns.items():
+        put: Callable[[T, Any], None] = getattr(model, name).__set__
+        deque(map(put, made, values), maxlen=0)
+    return made
