@@ -49,7 +49,7 @@ def parse(body: bytes) -> Envelope | NoEnvelope:
 def _load(body: bytes) -> object:
     """Return the JSON; a number that Python refuses stays as its text, for it may stand beside an `ok` that decides."""
     try:
-        return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        return _DECODER.decode(body.decode())
     except (ValueError, ArithmeticError):
         return json.loads(body, parse_float=_number(Decimal), parse_int=_number(int))
 

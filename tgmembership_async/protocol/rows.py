@@ -35,26 +35,25 @@ def take(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T:
     """Take out of `left` what stands under the first of `keys` that reads; null counts as absent."""
     misfit: Misfit | None = None
     for key in keys:
-        if left.get(key) is None:
-            left.pop(key, None)
+        value = left.pop(key, None)
+        if value is None:
             continue
         try:
-            value = read(left[key])
+            return read(value)
         except Misfit as found:
+            left[key] = value
             misfit = misfit or found.within(f".{key}")
-        else:
-            del left[key]
-            return value
     raise misfit or Misfit(f"no {' or '.join(keys)}")
 
 
 def take_money(left: dict[str, Any], keys: Sequence[str]) -> Money:
     """Take an amount and the currency beside it out of `left`."""
-    rest = dict(left)
-    currency = "" if rest.get(CURRENCY) is None else take(rest, (CURRENCY,), text)
+    currency = left.get(CURRENCY)
+    if currency is not None:
+        currency = take({CURRENCY: currency}, (CURRENCY,), text)
     amount = take(left, keys, decimal)
     left.pop(CURRENCY, None)
-    return Money(amount, currency)
+    return Money(amount, currency or "")
 
 
 @frozen

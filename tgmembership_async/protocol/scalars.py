@@ -64,7 +64,7 @@ def integer(value: object) -> int:
     elif isinstance(value, str):
         if _INTEGER.fullmatch(value):
             return int(value)
-    elif isinstance(value, Decimal | float):
+    elif isinstance(value, (Decimal, float)):
         number = decimal(value)
         if number == (whole := int(number)):
             return whole
@@ -75,7 +75,7 @@ def decimal(value: object) -> Decimal:
     """Read a number to its last digit, of at most forty of them on either side of the point."""
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(integer(value))
-    if isinstance(value, str | Decimal | float) and _NUMBER.fullmatch(digits := str(value)):
+    if isinstance(value, (str, Decimal, float)) and _NUMBER.fullmatch(digits := str(value)):
         return Decimal(digits)
     raise unlike(value, "a decimal number")
 
@@ -84,7 +84,7 @@ def boolean(value: object) -> bool:
     """Read true, false, 0, 1 and the strings of these."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, int | str):
+    if isinstance(value, (int, str)):
         read = _BOOLEANS.get(value.lower() if isinstance(value, str) else str(integer(value)))
         if read is not None:
             return read
@@ -97,7 +97,7 @@ def text(value: object) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(integer(value))
-    if isinstance(value, Decimal | float):
+    if isinstance(value, (Decimal, float)):
         return str(decimal(value))
     raise unlike(value, "a string")
 
