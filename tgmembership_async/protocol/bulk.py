@@ -3,6 +3,7 @@
 That takes a sixth of the time of row by row. Any surprise is left to the thorough way, which gives the same values.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from types import NoneType
 from typing import Any, Final, TypeVar
 
 from tgmembership_async.protocol.rows import Column, Reader, row_reader
-from tgmembership_async.protocol.scalars import DIGITS, LIMIT, integer, moment, utc
+from tgmembership_async.protocol.scalars import DIGITS, integer, moment, utc
 from tgmembership_async.protocol.structuring import read_array
 from tgmembership_async.values.frozen import EMPTY, FrozenDict, build, freeze_all
 
@@ -64,12 +65,12 @@ def _read(values: list[Any], read: Reader[Any]) -> list[Any]:
 
 
 def _numbers(values: list[Any]) -> list[int]:
-    return values if min(values) > -LIMIT and max(values) < LIMIT else list(map(integer, values))
+    array("q", values)  # an OverflowError beyond 64 bits, in half of the time of min() and max()
+    return values
 
 
 def _digits(values: list[Any]) -> list[int]:
-    digits = "".join(values)
-    plain = digits.isascii() and digits.isdecimal() and max(map(len, values)) <= DIGITS
+    plain = "".join(values).encode().isdigit() and max(map(len, values)) <= DIGITS
     return list(map(int if plain else integer, values))
 
 
