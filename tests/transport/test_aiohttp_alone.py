@@ -2,17 +2,30 @@
 
 import asyncio
 import sys
+import threading
+import time
 import traceback
 from typing import Any
 
 import aiohttp
 import anyio
 import pytest
+from aiohttp.client_proto import ResponseHandler
+from attrs import evolve
 from canary import CANARY_KEY
 from scripted_server import answering
 
-from tgmembership_async import AiohttpTransport, NotSent, OutcomeUnknown, RetryPolicy, Session, UsageError
-from tgmembership_async.transport import aiohttp as module
+from tgmembership_async import (
+    AiohttpTransport,
+    NotSent,
+    OutcomeUnknown,
+    Request,
+    Response,
+    RetryPolicy,
+    Session,
+    UsageError,
+    __version__,
+)
 
 ONCE = RetryPolicy(attempts=1)
 
@@ -80,6 +93,11 @@ async def test_a_closed_connector_cannot_be_lent() -> None:
 
 async def test_whoever_traces_aiohttp_sees_no_key(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
+    init, request, connect = (
+        aiohttp.ClientSession.__init__,
+        aiohttp.ClientSession._request,
+        aiohttp.TCPConnector.connect,
+    )
 
     async def note(_session: Any, _context: Any, params: Any) -> None:
         seen.append(params)
@@ -90,25 +108,27 @@ async def test_whoever_traces_aiohttp_sees_no_key(serve: Any, monkeypatch: pytes
             getattr(config, f"on_{signal}").append(note)
         return config
 
-    init, request = aiohttp.ClientSession.__init__, aiohttp.ClientSession._request
-
     def traced_init(self: Any, *args: Any, **options: Any) -> None:
         init(self, *args, trace_configs=[config()], **options)
 
     async def traced_request(self: Any, *args: Any, **options: Any) -> Any:
         seen.append((args, options))
-        answer = await request(self, *args, **options)
-        seen.append((answer.url, answer.request_info, repr(answer)))
-        return answer
+        return await request(self, *args, **options)
+
+    async def traced_connect(self: Any, wanted: Any, *args: Any) -> Any:
+        connection = await connect(self, wanted, *args)
+        seen.append((vars(wanted), wanted.url, wanted.request_info, args, connection))
+        return connection
 
     monkeypatch.setattr(aiohttp.ClientSession, "__init__", traced_init)
     monkeypatch.setattr(aiohttp.ClientSession, "_request", traced_request)
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", traced_connect)
     server = serve(answering())
     async with session(server.url) as tg:
         await tg.get_plans()
         await tg.add_member(1, 42)
     assert len(server.requests) == 2
-    assert len(seen) == 4
+    assert len(seen) == 2
     assert CANARY_KEY not in repr(seen)
 
 
@@ -131,12 +151,18 @@ async def test_asyncio_in_debug_mode_tells_no_key(serve: Any, caplog: pytest.Log
 
 @pytest.mark.parametrize(
     "broken",
-    [(aiohttp.ClientRequest, "send"), (aiohttp.ClientResponse, "start"), (aiohttp.http.StreamWriter, "set_eof")],
+    [
+        (aiohttp.BaseConnector, "connect"),
+        (ResponseHandler, "set_response_params"),
+        (ResponseHandler, "read"),
+        (aiohttp.StreamReader, "readany"),
+    ],
+    ids=lambda broken: str(broken[1]),
 )
 async def test_no_frame_of_a_bug_in_aiohttp_shows_the_key(
     broken: tuple[type, str], serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(*_: Any) -> None:
+    def bug(*_: Any, **__: Any) -> None:
         raise LookupError
 
     server = serve(answering())
@@ -150,10 +176,82 @@ async def test_no_frame_of_a_bug_in_aiohttp_shows_the_key(
     assert CANARY_KEY not in shown
 
 
-async def test_an_aiohttp_that_goes_around_us_gets_no_key(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(module._KeyedRequest, "send")
+@pytest.mark.parametrize("name", ["set_response_params", "start_timeout"])
+def test_an_aiohttp_that_lacks_what_is_called_is_refused_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ResponseHandler, name)
+    with pytest.raises(UsageError, match=r"aiohttp 3\.\S+ lacks .* transport='httpx'"):
+        session("http://127.0.0.1:9")
+
+
+def test_an_aiohttp_that_wants_other_arguments_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiohttp.BaseConnector, "connect", lambda self, request: (self, request))
+    with pytest.raises(UsageError, match="lacks"):
+        session("http://127.0.0.1:9")
+
+
+async def test_what_goes_onto_the_wire_is_this(serve: Any) -> None:
     server = serve(answering())
+
+    async def theirs(request: Request, call_next: Any) -> Response:
+        headers = request.headers.with_("Host", "gate.example").with_("Content-Length", "9").with_("x-note", "caf\xe9")
+        answer: Response = await call_next(evolve(request, headers=headers))
+        return answer
+
     async with session(server.url) as tg:
-        with pytest.raises(UsageError, match="this version of aiohttp"):
+        await tg.get_plans()
+        await tg.add_member(1, 42)
+        await tg.delete_webhook()
+    async with session(server.url, middleware=[theirs]) as tg:
+        await tg.get_plans()
+    way = f"/bot8047883872/{CANARY_KEY}/"
+    ours = f"user-agent: tgmembership-async/{__version__}\r\naccept: application/json\r\naccept-encoding: identity\r\n"
+    host = f"host: 127.0.0.1:{server.port}\r\n"
+    body = '{"plan_id": 1, "member_id": 42}'
+    json = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    assert [request.decode("latin-1") for request in server.requests] == [
+        f"GET {way}getPlans HTTP/1.1\r\n{host}{ours}\r\n",
+        f"POST {way}addMember HTTP/1.1\r\n{host}{ours}{json}\r\n{body}",
+        f"DELETE {way}webhook HTTP/1.1\r\n{host}{ours}content-length: 0\r\n\r\n",
+        f"GET {way}getPlans HTTP/1.1\r\nhost: gate.example\r\n{ours}x-note: caf\xe9\r\n\r\n",
+    ]
+
+
+async def test_on_a_lent_connector_too_an_answer_that_nobody_asked_for_is_nobodys(serve: Any) -> None:
+    sent = threading.Event()
+
+    def answers_twice(connection: Any) -> None:
+        while connection.request():
+            connection.answer()
+            time.sleep(0.02)
+            connection.answer(body={"ok": True, "code": 200, "result": "SOMEBODY ELSE'S"})
+            sent.set()
+
+    server = serve(answers_twice)
+    async with (
+        aiohttp.TCPConnector() as connector,
+        session(server.url, transport=AiohttpTransport(connector=connector)) as tg,
+    ):
+        await tg.get_plans()
+        await asyncio.to_thread(sent.wait, 30)
+        assert (await tg.add_member(1, 42)).raw == []
+    assert server.connections == 2
+
+
+async def test_a_service_that_speaks_before_it_is_asked_is_not_asked(serve: Any) -> None:
+    def talks(connection: Any) -> None:
+        connection.answer(body={"ok": True, "code": 200, "result": "SOMEBODY ELSE'S"})
+        connection.request()
+
+    class Slow(aiohttp.TCPConnector):
+        async def connect(self, *args: Any, **options: Any) -> Any:
+            connection: Any = await super().connect(*args, **options)
+            async with asyncio.timeout(30):
+                while not connection.protocol.should_close:  # noqa: ASYNC110 - there is nothing to wait for
+                    await asyncio.sleep(0.01)
+            return connection
+
+    server = serve(talks)
+    async with Slow() as connector, session(server.url, transport=AiohttpTransport(connector=connector)) as tg:
+        with pytest.raises(NotSent, match="before it was asked"):
             await tg.add_member(1, 42)
-    assert CANARY_KEY.encode() not in b"".join(server.requests)
+    assert server.requests == []

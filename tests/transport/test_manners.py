@@ -1,6 +1,8 @@
 """What a transport leaves alone: cookies, redirects, what comes unasked, and a proxy's password."""
 
 import base64
+import os
+import socket
 import ssl
 import threading
 import time
@@ -199,3 +201,28 @@ def test_a_proxy_may_speak_tls(
 
     run(scenario)
     assert forward.requests[0].startswith(b"GET http://127.0.0.1:9/")
+
+
+def test_a_connection_that_is_thrown_away_is_closed_at_once(
+    serve: Any, run: Any, session: Any, way: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    gone = threading.Event()
+
+    def hangs(connection: Any) -> None:
+        connection.request()
+        with socket.socket(fileno=os.dup(connection.sock.fileno())) as sock:  # beneath TLS: nobody says goodbye
+            sock.settimeout(5)
+            while sock.recv(65536):
+                pass
+        gone.set()
+
+    server = serve(hangs, server_tls)
+
+    async def scenario() -> None:
+        transport = way(ssl_context=client_tls)
+        async with session(server.url, transport=transport, read_timeout=0.1, retry=ONCE) as tg:
+            with pytest.raises(ReplyLost):
+                await tg.get_plans()
+            assert await anyio.to_thread.run_sync(gone.wait, 5)
+
+    run(scenario)

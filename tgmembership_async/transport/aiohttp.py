@@ -1,38 +1,38 @@
-"""The faster way out, on aiohttp, for asyncio programs that have it anyway."""
+"""The faster way out, on aiohttp, for asyncio programs that have it anyway.
+
+Of aiohttp it takes the connector, with TLS and proxies, and the protocol of a connection, with its parser. The session
+and its requests are left out: they cost more than all the rest, and would know our URLs. Here the key goes straight
+from `_Road.wire` into the socket, so that whatever traces or wraps aiohttp has none to see.
+"""
 
 import asyncio
 import select
 import ssl
-from collections.abc import Callable, Mapping
-from functools import cached_property, lru_cache, partial
+from base64 import b64encode
+from functools import cached_property, lru_cache
+from inspect import signature
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final, cast
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol.wire import (
-    STANDARD_HEADERS,
-    Account,
-    Headers,
-    Request,
-    Response,
-    Timeouts,
-)
+from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Timeouts
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes, max_idle
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
-
-if TYPE_CHECKING:
-    from tgmembership_async.values.secret import Target
+from tgmembership_async.values.secret import Target
 
 _JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
-_NOT_ADDED: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_INTERIM: Final = frozenset(range(100, 200)) - {101}
+_OURS: Final = ("host", "content-length")
 
 
 class AiohttpTransport:
@@ -50,6 +50,7 @@ class AiohttpTransport:
         proxy: str | None = "env",
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        _check_aiohttp()
         if connector is not None and (not isinstance(connector, aiohttp.BaseConnector) or connector.closed):
             msg = "AiohttpTransport(connector=...) takes an open aiohttp connector, such as the one of your session"
             raise UsageError(msg)
@@ -61,9 +62,7 @@ class AiohttpTransport:
         self._lanes: Lanes[_Lane] | None = None
 
     async def send(self, request: Request) -> Response:
-        """Send one request once. What fails before `_KeyedRequest.send` belongs to the connect phase by construction:
-        nowhere else do our headers, or the key, meet a connection.
-        """  # noqa: D205 - the second half is the proof
+        """Send one request once."""
         progress = request.progress
         progress.begun = False
         if self._lanes is None:
@@ -92,137 +91,147 @@ class AiohttpTransport:
             raise UsageError(msg) from None
         url = proxy_for(account) if self._proxy == "env" else self._proxy
         proxy = None if url is None else URL(check_proxy(url, HTTP_SCHEMES))
-        options: dict[str, Any] = {} if proxy is None else {"proxy": proxy}
-        if self._connector is not None:
-            if self._ssl_context is not None:
-                options["ssl"] = self._ssl_context
-            return Lanes(partial(_Lane, partial(_lent_connector, self._connector), options))
+        if (lent := self._connector) is not None:
+            road = _Road(proxy, verify=self._ssl_context or True)
+            return Lanes(lambda: _Lane(road, lent, ours=False))
         # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
         encrypted = account.scheme == "https" or (proxy is not None and proxy.scheme == "https")
-        return Lanes(partial(_Lane, partial(_own_connector, self._verify if encrypted else None), options))
+        road = _Road(proxy, verify=self._verify if encrypted else True)
+        return Lanes(lambda: _Lane(road, aiohttp.TCPConnector(limit=1, keepalive_timeout=KEEP_ALIVE), ours=True))
 
 
-class _KeyedRequest(aiohttp.ClientRequest):
-    """A request that everybody, aiohttp included, knows by its masked URL until it meets its connection.
+class _Road:
+    """What all lanes share: the proxy, the TLS settings, and which connections they have used."""
 
-    Whatever wraps aiohttp to trace it sees no key, and neither does the CONNECT that it sends to a proxy.
-    """
+    __slots__ = ("_knocks", "_proxy", "_verify", "used")
 
-    def __init__(self, lane: "_Lane", method: str, url: URL, **options: Any) -> None:
-        super().__init__(method, url, **options)
-        self._lane = lane
+    def __init__(self, proxy: URL | None, *, verify: ssl.SSLContext | bool) -> None:
+        self._proxy = proxy
+        self._verify = verify
+        self._knocks: dict[str, aiohttp.ClientRequest] = {}
+        self.used: WeakSet[ResponseHandler] = WeakSet()
 
-    @property
-    def request_info(self) -> aiohttp.RequestInfo:
-        """Return what an answer shows of its request: aiohttp asks for it in the middle of `send`."""
-        masked = self.original_url
-        return aiohttp.RequestInfo(masked, self.method, CIMultiDictProxy(self.headers), masked)
+    def knock(self, origin: str) -> aiohttp.ClientRequest:
+        """Return what a connector wants to be shown: a request that says where to, and is never sent."""
+        if origin not in self._knocks:
+            self._knocks[origin] = aiohttp.ClientRequest("GET", URL(origin), proxy=self._proxy, ssl=self._verify)
+        return self._knocks[origin]
 
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Write the request; only here is the key in its URL."""
-        masked, self.url = self.url, self._lane.begin()
-        try:
-            return await super().send(conn)
-        except Exception as error:  # noqa: BLE001 - it is raised again
-            # No frame that has seen the URL may hang on what gets out.
-            raise error.with_traceback(None) from None
-        finally:
-            self.url = masked
-
-
-class _Answer(aiohttp.ClientResponse):
-    """An answer that remembers its connection: aiohttp takes that away at the last byte."""
-
-    came_over: Any = None
-
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Read status and headers."""
-        self.came_over = connection.protocol
-        return await super().start(connection)
+    def wire(self, request: Request) -> Target:
+        """Return a whole request as it goes onto the wire."""
+        target, headers, body = request.encode()
+        account, forwarding, origin = request.account, None, ""
+        if self._proxy is not None and account.scheme == "http":
+            forwarding, origin = self._proxy, account.origin
+        fields = _fields(account.authority, headers, forwarding)
+        length = b"" if request.verb == "GET" else b"content-length: %d\r\n" % len(body)
+        start = f"{request.verb} {origin}".encode("ascii")
+        return Target(b"%b%b HTTP/1.1\r\n%b%b\r\n%b" % (start, target, fields, length, body))
 
 
 class _Lane:
-    """One connection at most, in a session of aiohttp's made for it, and one exchange at a time."""
+    """One exchange at a time, on a connector of one connection, or on one that is lent."""
 
-    def __init__(self, connector: Callable[[], dict[str, Any]], options: Mapping[str, Any]) -> None:
+    __slots__ = ("_connector", "_ours", "_road")
+
+    def __init__(self, road: _Road, connector: aiohttp.BaseConnector, *, ours: bool) -> None:
+        self._road = road
         self._connector = connector
-        self._options = options
-        self._session: aiohttp.ClientSession | None = None
-        self._came_over: Any = None
-        self._to_send: tuple[Request, Target] | None = None
-
-    def begin(self) -> URL:
-        """Testify that our headers go out now, and give the URL with the key up, once."""
-        if self._to_send is None:
-            msg = "the connection was lost before a reply came, and nothing is sent a second time"
-            raise aiohttp.ClientConnectionError(msg)
-        (request, target), self._to_send = self._to_send, None
-        request.progress.begun = True
-        return URL(f"{request.account.origin}{target.decode('ascii')}", encoded=True)
+        self._ours = ours
 
     async def exchange(self, request: Request) -> tuple[Response, bool]:
         """Return the answer, and whether the exchange ended cleanly."""
-        target, headers, body = request.encode()
-        if self._session is not None and _spoilt(self._came_over):
-            await self.aclose()
-        if self._session is None:
-            self._session = self._open()
-        self._to_send = request, target
-        answer = await self._session.request(
-            request.verb,
-            _url(request.url),
-            headers=_fields(headers),
-            # Where ours are all there, aiohttp adds none, and finds that out faster by itself.
-            skip_auto_headers=None if request.headers is STANDARD_HEADERS else _NOT_ADDED,
-            data=body or None,
-            timeout=_timeout(request.timeouts),
-            allow_redirects=False,
-            **self._options,
-        )
-        if not request.progress.begun:
-            answer.close()
-            msg = "this version of aiohttp cannot be used: it sent something else than our request"
-            raise UsageError(msg)
-        self._came_over = cast("_Answer", answer).came_over
-        response = await _read(answer)
-        return response, not response.truncated
+        wire = self._road.wire(request)
+        connection = await self._connect(request)
+        clean = False
+        try:
+            response = await _converse(_protocol(connection), wire, request)
+            clean = not response.truncated
+        finally:
+            if clean:
+                connection.release()
+            else:
+                _throw_away(connection)
+        return response, clean
+
+    async def _connect(self, request: Request) -> Connection:
+        """Return a connection on which neither an end came nor anything that would be taken for the answer."""
+        knock, used = self._road.knock(request.account.origin), self._road.used
+        while True:
+            try:
+                connection = await self._connector.connect(knock, [], _timeout(request.timeouts))
+            except TimeoutError:
+                msg = f"no connection to {request.account.origin} within {request.timeouts.connect:g} s"
+                raise aiohttp.ConnectionTimeoutError(msg) from None
+            protocol = _protocol(connection)
+            known = protocol in used
+            spoilt = protocol.should_close or not protocol.is_connected()
+            # No look at a new socket: there is more to read after a TLS handshake.
+            if not spoilt and not (known and _readable(protocol)):
+                used.add(protocol)
+                return connection
+            _throw_away(connection)
+            if not known:
+                msg = "the service hung up, or spoke before it was asked"
+                raise aiohttp.ClientConnectionError(msg)
 
     async def aclose(self) -> None:
         """Close the connection, unless it is lent."""
-        session, self._session, self._came_over = self._session, None, None
-        if session is not None:
-            await session.close()
+        if self._ours:
+            await self._connector.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            request_class=cast("type[aiohttp.ClientRequest]", partial(_KeyedRequest, self)),
-            response_class=_Answer,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            **self._connector(),
+
+async def _converse(protocol: ResponseHandler, wire: Target, request: Request) -> Response:
+    """Write `wire` and read its answer. Nowhere else do our headers meet a connection."""
+    read = request.timeouts.read if request.timeouts.exchange is None else request.timeouts.exchange
+    protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False)
+    protocol.start_timeout()
+    request.progress.begun = True
+    cast("asyncio.Transport", protocol.transport).write(wire)
+    message, payload = await protocol.read()
+    while message.code in _INTERIM:
+        message, payload = await protocol.read()
+    chunks: list[bytes] = []
+    room = BODY_CAP
+    while room >= 0 and not payload.at_eof():
+        chunk = await payload.readany()
+        chunks.append(chunk[:room])
+        room -= len(chunk)
+    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in message.raw_headers])
+    body, truncated = b"".join(chunks), room < 0
+    if encoding := headers.get("content-encoding"):
+        body, truncated = decoded(body, encoding, truncated=truncated)
+    return Response(message.code, headers, body, truncated=truncated)
+
+
+def _check_aiohttp() -> None:
+    """Raise UsageError if aiohttp lacks something that is called below, most of which it does not document."""
+    try:
+        signature(aiohttp.ClientRequest).bind("GET", URL(), proxy=None, ssl=True)
+        signature(aiohttp.BaseConnector.connect).bind(None, None, [], None)
+        signature(ResponseHandler.set_response_params).bind(
+            None, read_timeout=None, read_until_eof=True, auto_decompress=False
         )
-        # Tracers that patch the constructor would be shown the URL with the key, in two of their signals.
-        session.trace_configs.clear()
-        # It would repeat what HTTP calls idempotent where the service hung up; `begin` forbids that in any version.
-        session._retry_connection = False  # noqa: SLF001 - there is no other switch
-        return session
+        for name in ("start_timeout", "read", "abort", "should_close", "is_connected"):
+            getattr(ResponseHandler, name)
+    except (AttributeError, TypeError):
+        msg = f"aiohttp {aiohttp.__version__} lacks what this package builds on: take another, or transport='httpx'"
+        raise UsageError(msg) from None
 
 
-def _own_connector(verify: ssl.SSLContext | None) -> dict[str, Any]:
-    return {"connector": aiohttp.TCPConnector(limit=1, keepalive_timeout=KEEP_ALIVE, ssl=verify or True)}
+def _protocol(connection: Connection) -> ResponseHandler:
+    return cast("ResponseHandler", connection.protocol)  # None when it was given back
 
 
-def _lent_connector(connector: aiohttp.BaseConnector) -> dict[str, Any]:
-    return {"connector": connector, "connector_owner": False}
+def _throw_away(connection: Connection) -> None:
+    # At once: over TLS, a polite end waits half a minute for a service that hangs.
+    _protocol(connection).abort()
+    connection.close()
 
 
-def _spoilt(connection: Any) -> bool:
-    """Tell whether anything came since the last answer: the end, or bytes that the next one would be taken from."""
-    return connection.should_close or not connection.is_connected() or _readable(connection.transport)
-
-
-def _readable(transport: asyncio.Transport) -> bool:
-    sock = transport.get_extra_info("socket")
+def _readable(protocol: ResponseHandler) -> bool:
+    """Tell whether something came that the event loop has not seen yet."""
+    sock = cast("asyncio.Transport", protocol.transport).get_extra_info("socket")
     if not hasattr(select, "poll"):
         return bool(select.select([sock], [], [], 0)[0])
     poll = select.poll()
@@ -230,36 +239,16 @@ def _readable(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
-@lru_cache(maxsize=256)
-def _url(masked: str) -> URL:
-    return URL(masked, encoded=True)
-
-
 @lru_cache(maxsize=64)
 def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
-    read = timeouts.read if timeouts.exchange is None else timeouts.exchange
-    return aiohttp.ClientTimeout(total=None, connect=timeouts.connect, sock_read=read, ceil_threshold=inf)
+    return aiohttp.ClientTimeout(total=None, connect=timeouts.connect, ceil_threshold=inf)
 
 
 @lru_cache(maxsize=256)
-def _fields(headers: Headers) -> CIMultiDict[str]:
-    return CIMultiDict(headers)
-
-
-async def _read(answer: aiohttp.ClientResponse) -> Response:
-    chunks: list[bytes] = []
-    room = BODY_CAP
-    try:
-        while room >= 0 and (chunk := await answer.content.readany()):
-            chunks.append(chunk[:room])
-            room -= len(chunk)
-    except BaseException:
-        answer.close()
-        raise
-    if room < 0:
-        answer.close()
-    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.raw_headers])
-    body, truncated = b"".join(chunks), room < 0
-    if encoding := headers.get("content-encoding"):
-        body, truncated = decoded(body, encoding, truncated=truncated)
-    return Response(answer.status, headers, body, truncated=truncated)
+def _fields(authority: str, headers: Headers, proxy: URL | None) -> bytes:
+    ours = [("host", headers.get("host") or authority)]
+    if proxy is not None and (proxy.user or proxy.password):
+        credentials = f"{proxy.user or ''}:{proxy.password or ''}".encode()
+        ours.append(("proxy-authorization", f"Basic {b64encode(credentials).decode()}"))
+    theirs = [(name, value) for name, value in headers if name.lower() not in _OURS]
+    return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in ours + theirs])
