@@ -14,7 +14,7 @@ import pytest
 from canary import CANARY_KEY
 from scripted_server import Connection, answering
 
-from tgmembership_async import HttpxTransport, OutcomeUnknown, Session
+from tgmembership_async import AiohttpTransport, HttpxTransport, OutcomeUnknown, Session
 
 LANES = 8
 AT_A_TIME = 24
@@ -45,6 +45,11 @@ async def by_timeout(call: Callable[[], Awaitable[object]], after: float) -> Non
             await call()
 
 
+CROSSINGS = pytest.mark.parametrize(
+    ("way", "backend"),
+    [(HttpxTransport, "asyncio"), (HttpxTransport, "trio"), (AiohttpTransport, "asyncio")],
+    ids=["httpx-asyncio", "httpx-trio", "aiohttp-asyncio"],
+)
 WAYS: dict[str, tuple[Cancel, ...]] = {
     "asyncio": (by_scope, by_task, by_wait_for, by_timeout),
     "trio": (by_scope,),
@@ -53,8 +58,8 @@ WAYS: dict[str, tuple[Cancel, ...]] = {
 
 @pytest.fixture(params=["TCP", "TLS", "CONNECT"])
 def tg(
-    request: pytest.FixtureRequest, serve: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
-) -> tuple[Session, HttpxTransport]:
+    request: pytest.FixtureRequest, way: Any, serve: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> tuple[Session, Any]:
     wire = str(request.param)
     server = serve(answering(), None if wire == "TCP" else server_tls)
 
@@ -64,7 +69,7 @@ def tg(
             connection.pipe("127.0.0.1", server.port)
 
     proxy = serve(tunnel).url if wire == "CONNECT" else None
-    transport = HttpxTransport(ssl_context=client_tls, proxy=proxy)
+    transport = way(ssl_context=client_tls, proxy=proxy)
     return Session(1, CANARY_KEY, base_url=server.url, transport=transport, max_connections=LANES), transport
 
 
@@ -90,7 +95,7 @@ async def storm(tg: Session, calls: int, ways: tuple[Cancel, ...], random: Rando
             group.start_soon(work)
 
 
-async def as_good_as_new(tg: Session, transport: HttpxTransport) -> None:
+async def as_good_as_new(tg: Session, transport: Any) -> None:
     with anyio.fail_after(60):
         for _ in range(50):
             assert await tg.get_plans() == []
@@ -103,9 +108,10 @@ async def as_good_as_new(tg: Session, transport: HttpxTransport) -> None:
     assert tg._shared._departure._places.value == LANES, "no place is taken for ever"
 
 
+@CROSSINGS
 @pytest.mark.parametrize("calls", [250, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_after_a_storm_of_cancellations(
-    calls: int, tg: tuple[Session, HttpxTransport], backend: str, caplog: pytest.LogCaptureFixture
+    calls: int, tg: tuple[Session, Any], backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("ERROR")  # each grant that is cut off warns, as it should
     session, transport = tg
