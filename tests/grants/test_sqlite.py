@@ -266,8 +266,9 @@ def test_a_row_is_changed_only_from_the_state_it_was_found_in(run: Run, quick_pa
         async with SqliteLedger(quick_path / "grants.db") as ledger:
             found = await ledger.plan(request("a"))
             sending = (await ledger.claim(request("a"))).grant
+            row = records.Row(1, found)
             with pytest.raises(GrantError, match="a is not planned any more"):
-                await ledger._storage.write(lambda connection: records.replace(connection, found, sending))
+                await ledger._storage.write(lambda connection: records.replace(connection, row, sending))
             assert await ledger.get("a") == sending
 
     run(scenario)

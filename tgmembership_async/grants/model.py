@@ -21,6 +21,7 @@ from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.values.models import AccessToken
 
 _LONGEST_TEXT: Final = 1_000
+_TO_JSON: Final = json.JSONEncoder(default=str)
 
 
 class GrantStatus(StrEnum):
@@ -152,7 +153,7 @@ def check_decision(decision: object) -> Decision:
 def dump_token(token: AccessToken) -> str:
     """Return a token as JSON for a ledger."""
     fields = {"token": token.token, "link": token.link, "raw": token.raw, "extra": dict(token.extra)}
-    return json.dumps(fields, default=str)
+    return _TO_JSON.encode(fields)
 
 
 def load_token(text: str) -> AccessToken:

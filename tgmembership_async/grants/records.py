@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from tgmembership_async.errors import CallError, GrantError
 from tgmembership_async.grants.model import (
@@ -23,7 +23,7 @@ from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 _SELECT: Final = """
-    SELECT ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error
+    SELECT grants.id, ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error
     FROM grants LEFT JOIN token ON token.id = token_id
 """
 _PAGE: Final = 500
@@ -39,9 +39,16 @@ def _moment(number: int) -> datetime:
     return _EPOCH + number * _MICROSECOND
 
 
-def _grant(row: tuple[Any, ...]) -> Grant:
-    ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
-    return Grant(
+class Row(NamedTuple):
+    """A grant as it was found, and where."""
+
+    id: int
+    grant: Grant
+
+
+def _row(row: tuple[Any, ...]) -> Row:
+    id_, ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
+    grant = Grant(
         ref=ref,
         plan_id=plan_id,
         member_id=member_id,
@@ -52,79 +59,71 @@ def _grant(row: tuple[Any, ...]) -> Grant:
         updated_at=_moment(updated_at),
         error=None if error is None else load_error(error),
     )
+    return Row(id_, grant)
 
 
-def find(connection: sqlite3.Connection, ref: str) -> Grant | None:
+def find(connection: sqlite3.Connection, ref: str) -> Row | None:
     """Return the row of a ref, or None."""
     row = connection.execute(_SELECT + " WHERE ref = ?", (ref,)).fetchone()
-    return None if row is None else _grant(row)
+    return None if row is None else _row(row)
 
 
-def insert(connection: sqlite3.Connection, grant: Grant) -> Grant:
-    """Write the row of a new ref, and return it."""
-    connection.execute(
-        "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            grant.ref,
-            grant.plan_id,
-            grant.member_id,
-            grant.note,
-            grant.status,
-            grant.attempts,
-            _number(grant.updated_at),
-        ),
+def insert(connection: sqlite3.Connection, grant: Grant) -> Row | None:
+    """Write the row of a new ref, and return it; None, and no change, if the ref is there already."""
+    values = (grant.plan_id, grant.member_id, grant.note, grant.status, grant.attempts, _number(grant.updated_at))
+    done = connection.execute(
+        "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (ref) DO NOTHING",
+        (grant.ref, *values),
     )
-    return grant
+    return Row(cast("int", done.lastrowid), grant) if done.rowcount else None
 
 
-def replace(connection: sqlite3.Connection, before: Grant, after: Grant) -> Grant:
+def replace(connection: sqlite3.Connection, row: Row, after: Grant) -> Row:
     """Take a row from the state it was found in to the next, and return it; GrantError if it is not in that state."""
+    before = row.grant
     error = dump_error(after.error) if isinstance(after.error, CallError) else None
     token_id = None if after.token is None or before.token is not None else _add_token(connection, after.token)
     changed = connection.execute(
         "UPDATE grants SET status = ?, token_id = coalesce(?, token_id), attempts = ?, updated_at = ?, error = ?"
-        " WHERE ref = ? AND status = ?",
-        (after.status, token_id, after.attempts, _number(after.updated_at), error, before.ref, before.status),
+        " WHERE id = ? AND ref = ? AND status = ?",
+        (after.status, token_id, after.attempts, _number(after.updated_at), error, row.id, before.ref, before.status),
     ).rowcount
     if changed != 1:
         msg = f"{before.ref} is not {before.status} any more"
         raise GrantError(msg)
-    return after
+    return Row(row.id, after)
 
 
 def _add_token(connection: sqlite3.Connection, token: AccessToken) -> int | None:
     return connection.execute("INSERT INTO token (body) VALUES (?)", (dump_token(token).encode(),)).lastrowid
 
 
-def begin_attempt(connection: sqlite3.Connection, sending: Grant) -> None:
+def begin_attempt(connection: sqlite3.Connection, sending: Row) -> None:
     """Record that a row is being sent."""
-    _add_to_attempt(connection, sending, 0, (_number(sending.updated_at), GrantStatus.SENDING, ""))
+    _add_to_attempt(connection, sending, 0, (_number(sending.grant.updated_at), GrantStatus.SENDING, ""))
 
 
 def end_attempt(
-    connection: sqlite3.Connection, sending: Grant, settlement: Settlement, ended_at: datetime | None
+    connection: sqlite3.Connection, sending: Row, settlement: Settlement, ended_at: datetime | None
 ) -> None:
     """Record how the exchange of a row ended; `ended_at` is None if nobody saw it."""
     at = None if ended_at is None else _number(ended_at)
     _add_to_attempt(connection, sending, 1, (at, settlement.status, storable(settlement.evidence)))
 
 
-def _add_to_attempt(
-    connection: sqlite3.Connection, sending: Grant, ended: int, rest: tuple[int | None, str, str]
-) -> None:
+def _add_to_attempt(connection: sqlite3.Connection, row: Row, ended: int, rest: tuple[int | None, str, str]) -> None:
     connection.execute(
-        "INSERT INTO attempt (grant_id, number, ended, at, status, evidence)"
-        " VALUES ((SELECT id FROM grants WHERE ref = ?), ?, ?, ?, ?, ?)",
-        (sending.ref, sending.attempts, ended, *rest),
+        "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES (?, ?, ?, ?, ?, ?)",
+        (row.id, row.grant.attempts, ended, *rest),
     )
 
 
-def add_decision(connection: sqlite3.Connection, made: DecisionMade) -> None:
+def add_decision(connection: sqlite3.Connection, row: Row, made: DecisionMade) -> None:
     """Record a decision."""
     connection.execute(
-        "INSERT INTO decision (grant_id, decision, decided_at, reason)"
-        " VALUES ((SELECT id FROM grants WHERE ref = ?), ?, ?, ?)",
-        (made.ref, made.decision, _number(made.decided_at), made.reason),
+        "INSERT INTO decision (grant_id, decision, decided_at, reason) VALUES (?, ?, ?, ?)",
+        (row.id, made.decision, _number(made.decided_at), made.reason),
     )
 
 
@@ -168,7 +167,7 @@ def last_id(connection: sqlite3.Connection) -> int:
 
 def page(
     connection: sqlite3.Connection, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
-) -> tuple[list[Grant], int | None]:
+) -> tuple[list[Row], int | None]:
     """Return what qualifies among the next rows after an id, and the id to go on from; None behind `last`.
 
     It looks at so many rows and no more, however few qualify, for while it does nobody else is served.
@@ -179,7 +178,7 @@ def page(
         " AND status IN (SELECT value FROM json_each(?)) AND updated_at >= ? ORDER BY grants.id",
         (after, until, json.dumps(list(states)), -(2**63) if since is None else _number(since)),
     ).fetchall()
-    return [_grant(row) for row in rows], until if until < last else None
+    return [_row(row) for row in rows], until if until < last else None
 
 
 def wipe(connection: sqlite3.Connection, delivered_before: datetime) -> int:

@@ -21,6 +21,7 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.grants.records import Row
 from tgmembership_async.grants.tables import LEDGER
 from tgmembership_async.lived import Lived
 from tgmembership_async.storage.sqlite import SqliteStorage
@@ -43,6 +44,7 @@ class SqliteLedger(Lived):
     def __init__(self, path: str | os.PathLike[str], *, owner: bool = True, clock: steps.Clock = steps.utc_now) -> None:
         self._storage = SqliteStorage(path, LEDGER, owner=owner)
         self._clock = clock
+        self._claimed: dict[str, Row] = {}
 
     def __repr__(self) -> str:
         return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
@@ -78,12 +80,18 @@ class SqliteLedger(Lived):
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
         self._check_owner()
-        return await self._storage.write(partial(_claim, request=request, now=self._clock()))
+        row, mine = await self._storage.write(partial(_claim, request=request, now=self._clock()))
+        if mine:
+            self._claimed[request.ref] = row
+        return Claim(row.grant, mine=mine)
 
     async def settle(self, ref: str, settlement: Settlement) -> Grant:
         """Record how the exchange of a `sending` row ended."""
         self._check_owner()
-        return await self._storage.write(partial(_settle, ref=check_ref(ref), settlement=settlement, now=self._clock()))
+        claimed = self._claimed.pop(check_ref(ref), None)
+        return await self._storage.write(
+            partial(_settle, ref=ref, settlement=settlement, now=self._clock(), claimed=claimed)
+        )
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
         """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
@@ -96,7 +104,8 @@ class SqliteLedger(Lived):
 
     async def get(self, ref: str) -> Grant | None:
         """Return the row of a ref, or None."""
-        return await self._storage.read(partial(records.find, ref=check_ref(ref)))
+        row = await self._storage.read(partial(records.find, ref=check_ref(ref)))
+        return None if row is None else row.grant
 
     def grants(
         self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
@@ -113,9 +122,10 @@ class SqliteLedger(Lived):
             nonlocal last
             if last is None:
                 last = await self._storage.read(records.last_id)
-            return await self._storage.read(
+            rows, following = await self._storage.read(
                 partial(records.page, after=after, last=last, states=states, since=earliest)
             )
+            return (row.grant for row in rows), following
 
         return Paged(page)
 
@@ -146,53 +156,55 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
     after: int | None = 0
     while after is not None:
         dead, after = records.page(connection, after, last, _SENDING, None)
-        for grant in dead:
-            _end(connection, grant, steps.interruption(grant), now, ended_at=None)
+        for row in dead:
+            _end(connection, row, steps.interruption(row.grant), now, ended_at=None)
 
 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
-    found = records.find(connection, request.ref)
-    if found is not None:
-        return steps.same(found, request)
-    return records.insert(connection, steps.planned(request, now))
+    new = records.insert(connection, steps.planned(request, now))
+    return steps.same(_known(connection, request.ref).grant, request) if new is None else new.grant
 
 
-def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Claim:
-    found = records.find(connection, request.ref)
-    if found is None:
-        sending = records.insert(connection, steps.claimed(steps.planned(request, now), now))
-    elif steps.same(found, request).status is GrantStatus.PLANNED:
-        sending = records.replace(connection, found, steps.claimed(found, now))
-    else:
-        return Claim(found, mine=False)
+def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> tuple[Row, bool]:
+    sending = records.insert(connection, steps.claimed(steps.planned(request, now), now))
+    if sending is None:
+        found = _known(connection, request.ref)
+        if steps.same(found.grant, request).status is not GrantStatus.PLANNED:
+            return found, False
+        sending = records.replace(connection, found, steps.claimed(found.grant, now))
     records.begin_attempt(connection, sending)
-    return Claim(sending, mine=True)
+    return sending, True
 
 
-def _settle(connection: sqlite3.Connection, ref: str, settlement: Settlement, now: datetime) -> Grant:
-    return _end(connection, _known(connection, ref), settlement, now, ended_at=now)
+def _settle(
+    connection: sqlite3.Connection, ref: str, settlement: Settlement, now: datetime, claimed: Row | None
+) -> Grant:
+    return _end(connection, claimed or _known(connection, ref), settlement, now, ended_at=now)
 
 
 def _end(
-    connection: sqlite3.Connection, grant: Grant, settlement: Settlement, now: datetime, ended_at: datetime | None
+    connection: sqlite3.Connection, row: Row, settlement: Settlement, now: datetime, ended_at: datetime | None
 ) -> Grant:
-    after = records.replace(connection, grant, steps.settled(grant, settlement, now))
-    records.end_attempt(connection, grant, settlement, ended_at)
-    return after
+    after = records.replace(connection, row, steps.settled(row.grant, settlement, now))
+    records.end_attempt(connection, after, settlement, ended_at)
+    return after.grant
 
 
 def _decide(connection: sqlite3.Connection, made: DecisionMade, token: AccessToken | None) -> Grant:
-    grant = _known(connection, made.ref)
-    after = records.replace(connection, grant, steps.decided(grant, made.decision, token, made.decided_at))
-    records.add_decision(connection, made)
-    return after
+    row = _known(connection, made.ref)
+    after = records.replace(connection, row, steps.decided(row.grant, made.decision, token, made.decided_at))
+    records.add_decision(connection, after, made)
+    return after.grant
 
 
 def _deliver(connection: sqlite3.Connection, ref: str, now: datetime) -> Grant:
-    grant = _known(connection, ref)
-    after = steps.delivered(grant, now)
-    return after if after is grant else records.replace(connection, grant, after)
+    row = _known(connection, ref)
+    after = steps.delivered(row.grant, now)
+    return after if after is row.grant else records.replace(connection, row, after).grant
 
 
-def _known(connection: sqlite3.Connection, ref: str) -> Grant:
-    return steps.known(ref, records.find(connection, ref))
+def _known(connection: sqlite3.Connection, ref: str) -> Row:
+    row = records.find(connection, ref)
+    steps.known(ref, None if row is None else row.grant)
+    assert row is not None  # noqa: S101 - known
+    return row

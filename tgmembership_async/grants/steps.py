@@ -5,11 +5,11 @@ Every ledger takes its rows through these, so that which step is legal and what 
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from attrs import evolve
 
-from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, UsageError
+from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, TGMembershipError, UsageError
 from tgmembership_async.grants.model import (
     DECIDES,
     UNDECIDED,
@@ -83,7 +83,7 @@ def known(ref: str, grant: Grant | None) -> Grant:
 
 def claimed(grant: Grant, now: datetime) -> Grant:
     """Return a planned row as it is while it is sent, with this attempt counted."""
-    return _step(grant, _PLANNED, GrantStatus.SENDING, now, attempts=grant.attempts + 1, error=None)
+    return _step(grant, _PLANNED, GrantStatus.SENDING, now, attempts=grant.attempts + 1)
 
 
 def settled(grant: Grant, settlement: Settlement, now: datetime) -> Grant:
@@ -117,13 +117,32 @@ def delivered(grant: Grant, now: datetime) -> Grant:
     """Return a granted row as delivered; one that is delivered already stays as it is."""
     if grant.status is GrantStatus.DELIVERED:
         return grant
-    return _step(grant, _GRANTED, GrantStatus.DELIVERED, now)
+    return _step(grant, _GRANTED, GrantStatus.DELIVERED, now, token=grant.token)
 
 
-def _step(grant: Grant, expected: frozenset[GrantStatus], to: GrantStatus, now: datetime, **changes: Any) -> Grant:
+def _step(
+    grant: Grant,
+    expected: frozenset[GrantStatus],
+    to: GrantStatus,
+    now: datetime,
+    *,
+    token: AccessToken | None = None,
+    error: TGMembershipError | None = None,
+    attempts: int | None = None,
+) -> Grant:
     # Not by LEGAL alone: a decision may take an unknown row to granted, and the end of an exchange may not.
     if grant.status not in expected:
         wanted = " or ".join(sorted(expected))
         msg = f"{grant.ref} is {grant.status}; only what is {wanted} can become {to} in this way"
         raise GrantError(msg)
-    return evolve(grant, status=to, updated_at=now, **changes)
+    return Grant(  # evolve() takes 5 times as long, twice for each member of a run
+        ref=grant.ref,
+        plan_id=grant.plan_id,
+        member_id=grant.member_id,
+        status=to,
+        token=token,
+        attempts=grant.attempts if attempts is None else attempts,
+        note=grant.note,
+        updated_at=now,
+        error=error,
+    )
