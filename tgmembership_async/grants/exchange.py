@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sleep
-from attrs import evolve, field, mutable
+from attrs import evolve, mutable
 
 from tgmembership_async.errors import (
     APIError,
@@ -57,25 +57,38 @@ class Shared:
 
     request: GrantRequest
     goes_on: Callable[[], bool]
-    ended: Event = field(factory=Event)
     grant: Grant | None = None
     fresh: bool = False
     error: Exception | None = None
     recording: bool = False
+    is_over: bool = False
+    _ended: Event | None = None
+
+    def end(self) -> None:
+        """Let everybody know that it is over."""
+        self.is_over = True
+        if self._ended is not None:
+            self._ended.set()
+
+    async def wait(self) -> None:
+        """Wait until it is over."""
+        if not self.is_over:
+            self._ended = self._ended or Event()  # in a run nobody waits but the one who carries it out
+            await self._ended.wait()
 
     async def wait_for(self, request: GrantRequest) -> Grant:
         """Return the row as the exchange left it, or raise what kept it from being recorded."""
         if (request.plan_id, request.member_id) != (self.request.plan_id, self.request.member_id):
             msg = f"{request.ref} is being granted to another plan or member right now"
             raise RefConflict(msg)
-        await self.ended.wait()
+        await self.wait()
         if self.grant is None:
             raise self.error or UsageError(f"{request.ref}: the Granter was closed before this was begun")
         return self.grant
 
 
 async def carry_out(session: Session, ledger: Ledger, shared: Shared) -> None:
-    """Claim the row, send if it is ours to send, record the end, and let everybody know."""
+    """Claim the row, send if it is ours to send, and record the end."""
     try:
         claim = await _claim(session, ledger, shared)
         shared.grant, shared.fresh = claim.grant, claim.mine
@@ -84,19 +97,18 @@ async def carry_out(session: Session, ledger: Ledger, shared: Shared) -> None:
             shared.grant = await _send(session, ledger, claim.grant, shared)
     except Exception as error:  # noqa: BLE001 - it belongs to those who wait
         shared.error = error
-    finally:
-        shared.ended.set()
 
 
 async def _claim(session: Session, ledger: Ledger, shared: Shared) -> Claim:
     """Claim the row; if another worker is sending it, wait for the end of that, a whole call's deadline at most."""
-    end, pause = current_time() + session.deadline, _FIRST_LOOK
-    while True:
-        claim = await ledger.claim(shared.request)
-        if not claim.elsewhere or not shared.goes_on() or current_time() >= end:
-            return claim
-        await sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+    claim = await ledger.claim(shared.request)
+    if claim.elsewhere:
+        end, pause = current_time() + session.deadline, _FIRST_LOOK
+        while claim.elsewhere and shared.goes_on() and current_time() < end:
+            await sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            claim = await ledger.claim(shared.request)
+    return claim
 
 
 async def _send(session: Session, ledger: Ledger, claimed: Grant, shared: Shared) -> Grant:

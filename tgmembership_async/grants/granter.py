@@ -96,7 +96,7 @@ class Granter(Lived):
     async def _finish(self, seconds: float) -> None:
         with move_on_after(seconds):
             while self._running:
-                await next(iter(self._running.values())).ended.wait()
+                await next(iter(self._running.values())).wait()
                 await checkpoint()
 
     async def _leave(self) -> None:
@@ -197,7 +197,7 @@ class Granter(Lived):
             self._tasks.pop(task, None)
         if self._running.get(shared.request.ref) is shared:
             del self._running[shared.request.ref]
-        shared.ended.set()
+        shared.end()
 
     async def _may_send_again(self, grant: Grant) -> bool:
         if not self._regrant_limit:
