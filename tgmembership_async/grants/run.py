@@ -12,6 +12,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import TracebackType
@@ -172,32 +173,37 @@ class Run:
         return grant
 
     async def _work(self) -> None:
-        try:
-            while not self._over and (request := await self._source.next()) is not None:
-                grant, fresh = await self._out_of_reach(request)
-                self._note(grant, fresh=fresh)
-                self._done.append(grant)
+        # Whoever cancels the run waits until the answer is recorded. One scope for all: one for each grant costs as
+        # much as the rest of this loop.
+        with CancelScope(shield=True) as scope:
+            try:
+                while not self._over and (request := await self._source.next(scope)) is not None:
+                    grant, fresh = await self._grant_one(request)
+                    self._note(grant, fresh=fresh)
+                    self._done.append(grant)
+                    self._news.set()
+                    if len(self._done) >= self._room:
+                        await self._make_room(scope)
+            except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
+                self._fail(error)
+            finally:
+                self._working -= 1
                 self._news.set()
-                while len(self._done) >= self._room and not self._over:
-                    if self._taken.is_set():
-                        self._taken = Event()
-                    await self._taken.wait()
-        except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
-            if isinstance(error, GrantHeld) and isinstance(error.grant, Grant):
-                self._done.append(evolve(error.grant, error=error))  # an answer that the ledger could not record
-            if not (self._over and isinstance(error, UsageError)):
-                # Such a one is a call that the end of the run cut short; its row is planned.
-                self._failure = self._failure or error
-            self.stop()
-        finally:
-            self._working -= 1
-            self._news.set()
 
-    async def _out_of_reach(self, request: GrantRequest) -> tuple[Grant, bool]:
-        # Whoever cancels the run waits until the answer is recorded.
-        with CancelScope(shield=True):
-            return await self._grant_one(request)
-        raise AssertionError  # pragma: no cover - nobody cancels this scope
+    async def _make_room(self, scope: CancelScope) -> None:
+        while len(self._done) >= self._room and not self._over:
+            if self._taken.is_set():
+                self._taken = Event()
+            with _unshielded(scope):
+                await self._taken.wait()
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, GrantHeld) and isinstance(error.grant, Grant):
+            self._done.append(evolve(error.grant, error=error))  # an answer that the ledger could not record
+        if not (self._over and isinstance(error, UsageError)):
+            # Such a one is a call that the end of the run cut short; its row is planned.
+            self._failure = self._failure or error
+        self.stop()
 
     def _note(self, grant: Grant, *, fresh: bool) -> None:
         self._counts[_counted_as(grant, fresh=fresh, began=self._began)] += 1
@@ -230,6 +236,15 @@ def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
     return "unknown" if grant.status is GrantStatus.UNKNOWN else "planned"
 
 
+@contextmanager
+def _unshielded(scope: CancelScope) -> Iterator[None]:
+    scope.shield = False
+    try:
+        yield
+    finally:
+        scope.shield = True
+
+
 class _Source:
     """The input, one request at a time for whoever asks next."""
 
@@ -252,14 +267,15 @@ class _Source:
             async with self._turn:
                 await later.aclose()
 
-    async def next(self) -> GrantRequest | None:
-        """Return the next request, or None at the end."""
+    async def next(self, scope: CancelScope) -> GrantRequest | None:
+        """Return the next request, or None at the end; a wait for it may be cancelled, in a scope that is shielded."""
         if self._items is not None:
             request = next(self._items, None)
         else:
             assert self._later is not None  # noqa: S101 - one of the two
-            async with self._turn:
-                request = await anext(self._later, None)
+            with _unshielded(scope):
+                async with self._turn:
+                    request = await anext(self._later, None)
         if request is not None and not isinstance(request, GrantRequest):
             msg = f"requests must hold GrantRequest values, not {type(request).__name__}"
             raise UsageError(msg)
