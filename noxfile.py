@@ -116,7 +116,7 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
     folder = Path(session.create_tmp()).absolute() if session.posargs else HERE / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
-    for name in ("null", "structuring", "starting", "webhook", "ledger", "provision", "many", "scaling"):
+    for name in ("null", "structuring", "starting", "webhook", "ledger", "engine", "provision", "many", "scaling"):
         session.run("python", f"benchmarks/{name}.py", *session.posargs)
     session.run("python", "benchmarks/call.py", "--json", f"{folder}/call.json", *session.posargs)
     session.run("python", "benchmarks/plot.py", f"{folder}/call.json")

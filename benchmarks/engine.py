@@ -1,0 +1,186 @@
+"""What bulk work costs above the call: `Granter.provision` over a call that does nothing, against what it is made of.
+
+    python benchmarks/engine.py [--quick] [FOLDER]
+
+CPU of all threads per member, in turns: the engine alone against bare workers that pull from a shared iterator; and
+the engine with its SqliteLedger against sqlite3 alone, which makes the same two changes of state by executemany, as
+durable, in groups as large as there are tasks. Then the longest that the event loop kept others waiting meanwhile.
+
+FOLDER is where the files are put; by default the working directory, for a temporary folder may not be a disk at all.
+"""
+
+import asyncio
+import gc
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from provision import KEY, Null, requests
+
+from tgmembership_async import AccessToken, Session
+from tgmembership_async.grants import Grant, Granter, GrantRequest, MemoryLedger, SqliteLedger
+from tgmembership_async.grants.model import dump_token
+from tgmembership_async.grants.run import EVERY_REASON, Run
+from tgmembership_async.grants.steps import planned, utc_now
+from tgmembership_async.storage import schema
+
+TOKEN = AccessToken(token="T" * 24, link="https://t.me/shop_bot?start=" + "T" * 24, raw={"code": "T" * 24})
+CLAIM = "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, updated_at) VALUES (?, 1, ?, '', ?, 1, ?)"
+BEGIN = "INSERT INTO attempt VALUES (?, 1, 0, ?, 'sending', '')"
+KEEP = "INSERT INTO token (id, body) VALUES (?, ?)"
+SETTLE = "UPDATE grants SET status = 'granted', token_id = ?, updated_at = ? WHERE id = ? AND status = 'sending'"
+END = "INSERT INTO attempt VALUES (?, 1, 1, ?, 'granted', 'ok: true')"
+
+Way = Callable[[list[GrantRequest], int, Path], Awaitable[object]]
+
+
+class Silent(Session):
+    """A Session whose grants are there at once."""
+
+    async def add_member(self, *_: object, **_named: object) -> AccessToken:
+        """Do nothing."""
+        return TOKEN
+
+
+def silent() -> Session:
+    """Return one."""
+    return Silent(1, KEY, transport=Null())
+
+
+async def bare_workers(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
+    """Pull all from one iterator, and do nothing."""
+    left = iter(wishes)
+
+    async def work() -> None:
+        for wish in left:
+            await nothing(wish)
+
+    async def nothing(_: GrantRequest) -> None:
+        pass
+
+    await asyncio.gather(*(work() for _ in range(tasks)))
+
+
+async def engine_alone(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
+    """Run over all, and do nothing."""
+    done = planned(wishes[0], utc_now()), True
+
+    async def nothing(_: GrantRequest) -> tuple[Grant, bool]:
+        return done
+
+    async with silent() as session:
+        await Run(wishes, nothing, session, concurrency=tasks, stop_on=EVERY_REASON)
+
+
+async def bare_sqlite(wishes: list[GrantRequest], tasks: int, path: Path) -> None:
+    """Make the two changes of state for a group at a time, and commit each."""
+    async with SqliteLedger(path):
+        pass  # creates the tables
+    body = dump_token(TOKEN).encode()
+    with closing(schema.connect(path, owner=True)) as connection:
+        for first in range(0, len(wishes), tasks):
+            group = list(enumerate(wishes[first : first + tasks], first + 1))
+            now = time.time_ns() // 1_000
+            with committed(connection):
+                connection.executemany(CLAIM, [(wish.ref, wish.member_id, "sending", now) for _, wish in group])
+                connection.executemany(BEGIN, [(number, now) for number, _ in group])
+            with committed(connection):
+                connection.executemany(KEEP, [(number, body) for number, _ in group])
+                connection.executemany(SETTLE, [(number, now, number) for number, _ in group])
+                connection.executemany(END, [(number, now) for number, _ in group])
+
+
+@contextmanager
+def committed(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make it one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    yield
+    connection.execute("COMMIT")
+
+
+async def with_memory(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
+    """Provision with a ledger that forgets."""
+    async with Granter(silent(), MemoryLedger()) as granter:
+        await granter.provision(wishes, concurrency=tasks)
+
+
+async def with_ledger(wishes: list[GrantRequest], tasks: int, path: Path) -> None:
+    """Provision with the durable ledger."""
+    async with Granter(silent(), SqliteLedger(path)) as granter:
+        await granter.provision(wishes, concurrency=tasks)
+
+
+async def cost(way: Way, wishes: list[GrantRequest], tasks: int, folder: Path) -> float:
+    """Return microseconds of CPU per member."""
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        began = time.process_time()
+        await way(wishes, tasks, Path(fresh, "grants.db"))
+        return 1e6 * (time.process_time() - began) / len(wishes)
+
+
+async def lag(wishes: list[GrantRequest], tasks: int, folder: Path) -> float:
+    """Return the most seconds that a task of the same event loop, which asks for one millisecond, waited longer."""
+    worst = 0.0
+
+    async def watch() -> None:
+        nonlocal worst
+        while True:
+            due = time.perf_counter() + 0.001
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - due)
+
+    watching = asyncio.create_task(watch())
+    await cost(with_ledger, wishes, tasks, folder)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    return worst
+
+
+WAYS: dict[str, tuple[Way, int, str | None]] = {
+    "bare workers, 64": (bare_workers, 64, None),
+    "engine alone, 64 tasks": (engine_alone, 64, "bare workers, 64"),
+    "engine with MemoryLedger, 64 tasks": (with_memory, 64, "bare workers, 64"),
+    "bare sqlite3, groups of 64": (bare_sqlite, 64, None),
+    "engine with SqliteLedger, 64 tasks": (with_ledger, 64, "bare sqlite3, groups of 64"),
+    "bare sqlite3, groups of 1,000": (bare_sqlite, 1_000, None),
+    "engine with SqliteLedger, 1,000 tasks": (with_ledger, 1_000, "bare sqlite3, groups of 1,000"),
+}
+
+
+def main() -> None:
+    """Print the two tables."""
+    rounds, members = (3, 4_000) if "--quick" in sys.argv else (9, 20_000)
+    folders = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    costs: dict[str, list[float]] = {name: [] for name in WAYS}
+    wishes = list(requests(members))
+    gc.collect()
+    gc.freeze()  # what was loaded is not for each to search again and again
+    with tempfile.TemporaryDirectory(dir=folders[0] if folders else os.curdir) as folder:
+        place = Path(folder).resolve()
+        for _ in range(rounds):
+            for name, (way, tasks, _) in WAYS.items():
+                costs[name].append(asyncio.run(cost(way, wishes, tasks, place)))
+        lags = {tasks: asyncio.run(lag(wishes, tasks, place)) for tasks in (64, 1_000)}
+    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, ", end="")
+    print(f"SQLite {sqlite3.sqlite_version}, {members:,} members, {rounds} rounds\n")
+    print("| what | CPU µs per member, median | lowest | ratio to its peer |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, (_, _, peer) in WAYS.items():
+        ratios = [mine / its for mine, its in zip(costs[name], costs[peer or name], strict=True)]
+        ratio = f"{statistics.median(ratios):.1f}" if peer else ""
+        print(f"| {name} | {statistics.median(costs[name]):,.1f} | {min(costs[name]):,.1f} | {ratio} |")
+    print("\n| with SqliteLedger | the event loop's worst lag, ms |\n| --- | ---: |")
+    for tasks, seconds in lags.items():
+        print(f"| {tasks:,} tasks | {1e3 * seconds:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
