@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from stub_transport import StubTransport, lost, not_sent, reply
 
 from tgmembership_async import GrantHeld, RefConflict, Request, Response, RetryPolicy, Session, UsageError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, MemoryLedger
+from tgmembership_async.grants import run as run_module
 from tgmembership_async.grants.model import Settlement
 from tgmembership_async.grants.run import StopReason, Summary
 from tgmembership_async.testing import FakeService, FakeTransport, Fault
@@ -89,6 +91,34 @@ def test_a_slow_reader_holds_the_senders_back(backend: str) -> None:
                 assert len(transport.requests) <= 3 * 4 + 2
                 if len(transport.requests) > 10:
                     break
+
+    on(backend, scenario)
+
+
+def test_many_workers_leave_the_event_loop_turns_for_others(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_STARTED_IN_ONE_TURN", 10)
+    begun = 0
+
+    def wishes() -> Iterator[GrantRequest]:
+        nonlocal begun
+        for request in requests(100):
+            begun += 1
+            yield request
+
+    async def scenario() -> None:
+        answer = anyio.Event()
+
+        async def slow(_request: Request) -> Response:
+            await answer.wait()
+            return GRANTED
+
+        async with granter(StubTransport(slow)) as g, g.provision(wishes(), concurrency=100):
+            seen = [0]
+            while seen[-1] < 100:
+                await anyio.lowlevel.checkpoint()
+                seen.append(begun)
+            answer.set()
+            assert max(after - before for before, after in pairwise(seen)) <= 30
 
     on(backend, scenario)
 

@@ -43,6 +43,7 @@ class StopReason(StrEnum):
 
 
 EVERY_REASON: Final = frozenset(StopReason)
+_STARTED_IN_ONE_TURN: Final = 64
 
 
 @frozen
@@ -131,9 +132,16 @@ class Run:
         self._group = create_task_group()
         await self._group.__aenter__()
         self._working = self._concurrency
-        for _ in range(self._concurrency):
-            self._group.start_soon(self._work)
+        self._group.start_soon(self._start, self._concurrency)
         return self
+
+    async def _start(self, workers: int) -> None:
+        """Start some workers, and the others in the next turn of the event loop, so that it serves others meanwhile."""
+        assert self._group is not None  # noqa: S101 - entered
+        for _ in range(min(workers, _STARTED_IN_ONE_TURN)):
+            self._group.start_soon(self._work)
+        if workers > _STARTED_IN_ONE_TURN:
+            self._group.start_soon(self._start, workers - _STARTED_IN_ONE_TURN)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

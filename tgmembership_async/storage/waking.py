@@ -1,4 +1,4 @@
-"""How a thread wakes coroutines, on asyncio and on trio: one call into each event loop, for all that it has waiting."""
+"""How a thread wakes coroutines, on asyncio and on trio: one call into each event loop for all that wait there."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Soon = Callable[..., object]
 """Runs a function with its arguments in an event loop, called from any thread: `soon(function, *arguments)`."""
 _TRIO: Final = "trio"
+_IN_ONE_TURN: Final = 64
 
 
 class Waiter(Protocol):
@@ -45,14 +46,21 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
     for one in waiters:
         by_loop.setdefault(one.soon, []).append(one)
     for soon, together in by_loop.items():
-        # Both asyncio and trio raise this for a loop that has ended; then nobody waits.
-        with suppress(RuntimeError):
-            soon(_wake, together)
+        _ask(soon, together)
+
+
+def _ask(soon: Soon, together: list[Waiter]) -> None:
+    # Both asyncio and trio raise this for a loop that has ended; then nobody waits.
+    with suppress(RuntimeError):
+        soon(_wake, together)
 
 
 def _wake(together: list[Waiter]) -> None:
-    for one in together:
+    # All that are woken in one turn of the loop run in the next one, and nothing else does until they have.
+    for one in together[:_IN_ONE_TURN]:
         one.wake()
+    if late := together[_IN_ONE_TURN:]:
+        _ask(late[0].soon, late)
 
 
 class _AsyncioWaiter:
