@@ -94,6 +94,7 @@ def soak(session: nox.Session) -> None:
     """Run the long variants of the promises."""
     session.install("-e", ".[all]", *dependencies("test"))
     session.run("pytest", "-m", "soak", *session.posargs)
+    session.run("pytest", "-m", "hypothesis", *session.posargs, env={"TGM_EXAMPLES": "1000"})
 
 
 @nox.session

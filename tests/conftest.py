@@ -18,8 +18,9 @@ from scripted_server import ScriptedServer
 
 __all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded"]  # pytest finds them by being here
 
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "40"))  # `nox -s soak` asks for many more
+settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
+settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
@@ -58,7 +59,7 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def client_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # with no other authorities: to load them takes 20 ms
     authority.configure_trust(context)
     return context
 

@@ -291,7 +291,6 @@ def fight_out(arena: Arena, run: Any, battles: Iterable[Battle], tries: int = 3)
         fight_out(arena, run, again, tries - 1)
 
 
-@pytest.mark.soak
 def test_each_trouble_on_the_way(wire: str, arena: Arena, run: Any) -> None:
     once = [Battle((trouble,)) for trouble in TROUBLES[wire]]
     always = [Battle((trouble,), count=None) for trouble in TROUBLES[wire]]
@@ -304,7 +303,6 @@ def pairs(wire: str) -> list[Battle]:
     return [Battle(pair) for others in (troubles, FAULTS) for pair in itertools.product(troubles, others)]
 
 
-@pytest.mark.soak
 def test_some_pairs_of_troubles_and_faults(wire: str, arena: Arena, run: Any) -> None:
     fight_out(arena, run, pairs(wire)[::47])
 
