@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ from hypothesis import settings
 from scripted_server import ScriptedServer
 
 __all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded"]  # pytest finds them by being here
+
+# Where bytecode is not written, each worker rewrites all tests anew, and each of their commands compiles all it imports:
+# that was half of all CPU time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "40"))  # `nox -s soak` asks for many more
 settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
