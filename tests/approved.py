@@ -7,9 +7,10 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from command_line import COMMAND
+from forked import Forked
 
 SNAPSHOTS: Final = Path(__file__).parent / "cli" / "snapshots"
 _APPROVE: Final = bool(os.environ.get("TGM_APPROVE"))
@@ -33,15 +34,32 @@ def steady(text: str) -> str:
     return text
 
 
-def on_a_terminal(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
+def in_a_pipe(*arguments: str, environment: dict[str, str]) -> tuple[int, str, str]:
+    """Run the command; return its exit code, stdout and stderr."""
+    with Forked(
+        [*COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment,
+    ) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def on_a_terminal(
+    *arguments: str, environment: dict[str, str], python: type["subprocess.Popen[Any]"] = Forked
+) -> tuple[int, str]:
     """Run the command on a pseudo-terminal; return its exit code, and all that it showed."""
     ours, theirs = os.openpty()
     try:
-        with subprocess.Popen(
+        with python(
             [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
         ) as process:
             os.close(theirs)
-            return process.wait(60), _all_of(ours)
+            shown = _all_of(ours)
+            return process.wait(60), shown
     finally:
         os.close(ours)
 

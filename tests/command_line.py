@@ -10,27 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from forked import Forked
+
 COMMAND = [sys.executable, "-m", "tgmembership_async.cli"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color", "PYTHONUTF8": "1", "PYTHONWARNINGS": "error"}
 
 
-def tgmembership(*arguments: str) -> subprocess.CompletedProcess[str]:
+def tgmembership(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command to its end, with stdin empty and output in pipes."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=ENVIRONMENT,
-    )
+    with started(*arguments) as process:
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @contextmanager
-def started(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator["subprocess.Popen[str]"]:
     """Run the command beside the test, and kill it at the end if it still runs."""
-    with subprocess.Popen(
+    with Forked(
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

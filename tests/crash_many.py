@@ -12,6 +12,7 @@ import anyio
 from attrs import field, mutable
 from command_line import COMMAND, ENVIRONMENT
 from crash_run import CONCURRENCY, PLAN_ID, Aftermath
+from forked import Forked
 from private_postgres import PrivatePostgres
 
 from tgmembership_async.grants import Grant, PostgresLedger
@@ -39,7 +40,7 @@ class Fleet:
     def start(self, number: int) -> None:
         options = {"--plan-id": PLAN_ID, "--concurrency": CONCURRENCY, "--attempts": 8, "--ledger": self.ledger}
         with (self.folder / "stderr").open("ab") as stderr:
-            self.workers[number] = Popen(
+            self.workers[number] = Forked(
                 [
                     *COMMAND,
                     "provision",

@@ -11,6 +11,7 @@ from random import Random
 import anyio
 from attrs import frozen
 from command_line import COMMAND, ENVIRONMENT
+from forked import Forked
 
 from tgmembership_async.grants import Grant, GrantStatus, SqliteLedger
 from tgmembership_async.testing import ChaosProxy, FakeService, Fault, GrantRecord, Trouble, serve
@@ -107,7 +108,7 @@ def _worker(folder: Path, file: Path, environment: dict[str, str]) -> Generator[
     options = {"--plan-id": PLAN_ID, "--concurrency": CONCURRENCY, "--attempts": 8, "--ledger": folder / "grants.db"}
     with (
         (folder / "stderr").open("ab") as stderr,
-        subprocess.Popen(
+        Forked(
             [*COMMAND, "provision", str(file), *(str(word) for option in options.items() for word in option)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

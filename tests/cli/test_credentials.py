@@ -9,6 +9,7 @@ import pytest
 from canary import CANARY_KEY
 from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
+from forked import Forked
 
 from tgmembership_async.cli.root import command
 from tgmembership_async.testing import FakeService, serve
@@ -94,7 +95,7 @@ def test_on_a_terminal_what_is_missing_is_asked_for_and_the_key_is_not_shown(ser
     there = {**ENVIRONMENT, **dict.fromkeys(NAMES, ""), "TGMEMBERSHIP_BASE_URL": server.url, "NO_PROXY": "*"}
     with (
         Terminal() as terminal,
-        subprocess.Popen(
+        Forked(
             [*COMMAND, "users"],
             stdin=terminal.theirs,
             stdout=subprocess.PIPE,
@@ -119,7 +120,7 @@ def test_ctrl_c_instead_of_an_answer_is_an_interrupt(server: FakeServer) -> None
     there = {**ENVIRONMENT, **dict.fromkeys(NAMES, ""), "TGMEMBERSHIP_BASE_URL": server.url}
     with (
         Terminal() as terminal,
-        subprocess.Popen(
+        Forked(
             [*COMMAND, "users"], stdin=terminal.theirs, stderr=terminal.theirs, env=there, start_new_session=True
         ) as process,
     ):

@@ -14,6 +14,7 @@ import anyio
 import pytest
 from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
+from forked import Forked
 
 from tgmembership_async.cli.moments import moment
 from tgmembership_async.cli.root import command
@@ -295,7 +296,7 @@ def test_what_was_done_before_an_error_is_shown_whole() -> None:
 def test_a_terminal_is_recognized(ledger: Path) -> None:
     with (
         Terminal() as terminal,
-        subprocess.Popen(
+        Forked(
             [*COMMAND, "grants", "list", "--ledger", str(ledger)], stdout=terminal.theirs, env=ENVIRONMENT
         ) as process,
     ):

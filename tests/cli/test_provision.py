@@ -12,6 +12,7 @@ import anyio
 import pytest
 from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
+from forked import Forked
 
 from tgmembership_async.cli import provision
 from tgmembership_async.cli.provision_end import exit_code, sentences
@@ -227,7 +228,7 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
 ) -> None:
     path = members_file(tmp_path, 400)
     service.inject(Fault("latency", when="after", seconds=0.05))
-    with subprocess.Popen(
+    with Forked(
         [*COMMAND, "provision", str(path), "--plan-id", "1", "--concurrency", "4"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -258,7 +259,7 @@ def test_a_terminal_shows_a_bar_and_a_pipe_does_not(tmp_path: Path, server: Fake
     path = members_file(tmp_path, 60)
     with (
         Terminal() as terminal,
-        subprocess.Popen(
+        Forked(
             [*COMMAND, "provision", str(path), "--plan-id", "1"],
             stdout=subprocess.PIPE,
             stderr=terminal.theirs,

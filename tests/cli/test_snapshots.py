@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from approved import approve, on_a_terminal
+from approved import approve, in_a_pipe, on_a_terminal
+from attrs import frozen
 from command_line import COMMAND, ENVIRONMENT
-from forked import Forks
 
 from tgmembership_async.testing import FakePlan, FakeService, serve
 from tgmembership_async.testing.values import SAMPLE_PLANS
@@ -44,13 +44,24 @@ def service() -> FakeService:
     return a_service()
 
 
+@frozen
+class Commands:
+    """The command in an environment, in a pipe or on a terminal."""
+
+    environment: dict[str, str]
+
+    def piped(self, *arguments: str) -> tuple[int, str, str]:
+        return in_a_pipe(*arguments, environment=self.environment)
+
+    def on_a_terminal(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        return on_a_terminal(*arguments, environment=self.environment | environment)
+
+
 @pytest.fixture(scope="module")
-def commands(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+def commands(service: FakeService) -> Iterator[Commands]:
     """Run commands against the service that nobody changes."""
     with serve(service) as server:
-        told = {**ENVIRONMENT, **server.env(), "NO_COLOR": "1", "NO_PROXY": "*"}
-        with Forks(tmp_path_factory.mktemp("printed"), told) as forks:
-            yield forks
+        yield Commands({**ENVIRONMENT, **server.env(), "NO_COLOR": "1", "NO_PROXY": "*"})
 
 
 def arguments_of(name: str, service: FakeService) -> list[str]:
@@ -59,31 +70,31 @@ def arguments_of(name: str, service: FakeService) -> list[str]:
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_read_in_a_pipe(name: str, service: FakeService, commands: Forks) -> None:
+def test_a_read_in_a_pipe(name: str, service: FakeService, commands: Commands) -> None:
     code, out, err = commands.piped(*arguments_of(name, service))
     assert code == 0, err
     approve(f"{name}.pipe", out + err)
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_read_on_a_terminal(name: str, service: FakeService, commands: Forks) -> None:
+def test_a_read_on_a_terminal(name: str, service: FakeService, commands: Commands) -> None:
     code, shown = commands.on_a_terminal(*arguments_of(name, service))
     assert code == 0, shown
     approve(f"{name}.terminal", shown)
 
 
-def test_a_narrow_terminal_shows_blocks_and_breaks_no_word(commands: Forks) -> None:
+def test_a_narrow_terminal_shows_blocks_and_breaks_no_word(commands: Commands) -> None:
     approve("plans.narrow", commands.on_a_terminal("plans", COLUMNS="40")[1])
 
 
-def test_a_terminal_of_ascii_gets_ascii(commands: Forks) -> None:
+def test_a_terminal_of_ascii_gets_ascii(commands: Commands) -> None:
     environment = {**commands.environment, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
-    _, shown = on_a_terminal("plans", environment=environment)
+    _, shown = on_a_terminal("plans", environment=environment, python=subprocess.Popen)
     assert shown.isascii()
     approve("plans.ascii", shown)
 
 
-def test_who_reads_one_line_only_is_no_error(commands: Forks) -> None:
+def test_who_reads_one_line_only_is_no_error(commands: Commands) -> None:
     with subprocess.Popen(
         [*COMMAND, "subscribers"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=commands.environment
     ) as process:
@@ -98,7 +109,7 @@ class TestWhatGrants:
     """Each has a service and a ledger of its own, and is looked at in a pipe or on a terminal."""
 
     @pytest.fixture
-    def folder(self, tmp_path: Path, commands: Forks, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    def folder(self, tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / "members.csv").write_text("ref,member_id,note\nr1,1001,chat 1\nr2,1002,\nr3,1003,\n")
         with serve(a_service()) as server:
             for name, value in {**server.env(), "TGMEMBERSHIP_LEDGER": str(tmp_path / "grants.db")}.items():
@@ -109,7 +120,7 @@ class TestWhatGrants:
     def provision(folder: Path) -> list[str]:
         return ["provision", str(folder / "members.csv"), "--plan-id", "1", "--concurrency", "1"]
 
-    def test_in_a_pipe(self, folder: Path, commands: Forks) -> None:
+    def test_in_a_pipe(self, folder: Path, commands: Commands) -> None:
         code, out, err = commands.piped("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--note", "chat 7")
         approve("grant.pipe", out + err)
         code, out, err = commands.piped("grant", "pi_2", "--plan-id", "1", "--member-id", "1002")
@@ -120,7 +131,7 @@ class TestWhatGrants:
         approve("provision.pipe", (out + err).replace(str(folder), "FOLDER"))
         approve("grants_list.pipe", commands.piped("grants", "list")[1])
 
-    def test_on_a_terminal(self, folder: Path, commands: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_on_a_terminal(self, folder: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
         code, shown = commands.on_a_terminal("grant", "pi_1", "--plan-id", "1", "--member-id", "42", "--show-links")
         assert code == 0, shown
         approve("grant.terminal", shown)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from tgmembership_async.testing import FakeService, Fault
 from tgmembership_async.testing import serve as serve_fake
@@ -40,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 def start(file: Path, server: FakeServer) -> subprocess.Popen[str]:
     environment = {**os.environ, **server.env(), "NO_PROXY": "*", "PYTHONWARNINGS": "error"}
     environment["PYTHONPATH"] = str(EXAMPLE.parents[1])  # the package beside the example, installed or not
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, EXAMPLE, file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
 

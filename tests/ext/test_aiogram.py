@@ -3,22 +3,35 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiogram import Bot, Dispatcher, F, Router
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
-from aiogram.types import Message
-from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import ClientSession, web
 from fake_telegram import TOKEN, FakeTelegram
 
 from tgmembership_async import Session, UsageError
-from tgmembership_async.ext.aiogram import setup
 from tgmembership_async.grants import Granter
 from tgmembership_async.testing import FakeService, FakeTransport
 from tgmembership_async.webhooks import Receiver, Verifier, sign
+
+if TYPE_CHECKING:
+    from aiogram import Bot, Dispatcher
+    from aiogram.types import Message
+
+Setup = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def aiogram() -> Any:
+    """Import it where it is used: it takes five seconds, and every worker collects these tests."""
+    return import_module("aiogram")
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    found: Setup = import_module("tgmembership_async.ext.aiogram").setup
+    return found
 
 
 @pytest.fixture
@@ -28,11 +41,14 @@ async def telegram() -> AsyncIterator[FakeTelegram]:
 
 
 @pytest.fixture
-def bot(telegram: FakeTelegram) -> Bot:
-    return Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(telegram.url)))
+def bot(telegram: FakeTelegram, aiogram: Any) -> "Bot":
+    session = import_module("aiogram.client.session.aiohttp").AiohttpSession
+    server = import_module("aiogram.client.telegram").TelegramAPIServer
+    made: Bot = aiogram.Bot(TOKEN, session=session(api=server.from_base(telegram.url)))
+    return made
 
 
-async def grant_what_was_paid(message: Message, granter: Granter) -> None:
+async def grant_what_was_paid(message: "Message", granter: Granter) -> None:
     payment, customer = message.successful_payment, message.from_user
     assert payment is not None
     assert customer is not None
@@ -42,14 +58,14 @@ async def grant_what_was_paid(message: Message, granter: Granter) -> None:
     await message.answer(str(grant.token.link))
 
 
-Polling = Callable[[Dispatcher, Callable[[], Awaitable[None]]], Awaitable[None]]
+Polling = Callable[["Dispatcher", Callable[[], Awaitable[None]]], Awaitable[None]]
 
 
 @pytest.fixture
-def polling(bot: Bot) -> Polling:
+def polling(bot: "Bot") -> Polling:
     """Poll while the scenario runs, then stop as the program would."""
 
-    async def polling(dispatcher: Dispatcher, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def polling(dispatcher: "Dispatcher", scenario: Callable[[], Awaitable[None]]) -> None:
         started = asyncio.Event()
         dispatcher.startup.register(started.set)
         running = asyncio.create_task(
@@ -66,11 +82,17 @@ def polling(bot: Bot) -> Polling:
 
 
 async def test_a_payment_that_telegram_repeats_is_granted_once(
-    telegram: FakeTelegram, polling: Polling, service: FakeService, session: Session, granter: Granter
+    aiogram: Any,
+    setup: Setup,
+    telegram: FakeTelegram,
+    polling: Polling,
+    service: FakeService,
+    session: Session,
+    granter: Granter,
 ) -> None:
-    dispatcher = Dispatcher()
+    dispatcher = aiogram.Dispatcher()
     setup(dispatcher, session, granter)
-    dispatcher.message.register(grant_what_was_paid, F.successful_payment)
+    dispatcher.message.register(grant_what_was_paid, aiogram.F.successful_payment)
 
     async def scenario() -> None:
         telegram.pay("4", charge="stars-7")
@@ -86,10 +108,10 @@ async def test_a_payment_that_telegram_repeats_is_granted_once(
 
 
 async def test_the_session_reaches_handlers_and_hooks_by_name(
-    telegram: FakeTelegram, polling: Polling, session: Session
+    aiogram: Any, setup: Setup, telegram: FakeTelegram, polling: Polling, session: Session
 ) -> None:
-    dispatcher, seen = Dispatcher(), dict[str, Any]()
-    router = Router()
+    dispatcher, seen = aiogram.Dispatcher(), dict[str, Any]()
+    router = aiogram.Router()
     dispatcher.include_router(router)
 
     @dispatcher.startup()
@@ -98,8 +120,8 @@ async def test_the_session_reaches_handlers_and_hooks_by_name(
 
     setup(dispatcher, session)  # after the hook, and yet it finds the Session open
 
-    @router.message(F.text == "/plans")
-    async def plans(message: Message, tgm: Session) -> None:
+    @router.message(aiogram.F.text == "/plans")
+    async def plans(message: "Message", tgm: Session) -> None:
         await message.answer(", ".join(plan.name for plan in await tgm.get_plans()))
 
     @router.shutdown()
@@ -117,8 +139,10 @@ async def test_the_session_reaches_handlers_and_hooks_by_name(
     assert not session.is_open
 
 
-async def test_what_you_opened_yourself_stays_open(polling: Polling, session: Session, granter: Granter) -> None:
-    dispatcher = Dispatcher()
+async def test_what_you_opened_yourself_stays_open(
+    aiogram: Any, setup: Setup, polling: Polling, session: Session, granter: Granter
+) -> None:
+    dispatcher = aiogram.Dispatcher()
     setup(dispatcher, session, granter)
 
     async def scenario() -> None:
@@ -131,9 +155,9 @@ async def test_what_you_opened_yourself_stays_open(polling: Polling, session: Se
 
 
 async def test_a_session_apart_from_the_granters_is_opened_too(
-    polling: Polling, service: FakeService, granter: Granter
+    aiogram: Any, setup: Setup, polling: Polling, service: FakeService, granter: Granter
 ) -> None:
-    dispatcher, apart = Dispatcher(), Session(**service.session_options(), transport=FakeTransport(service))
+    dispatcher, apart = aiogram.Dispatcher(), Session(**service.session_options(), transport=FakeTransport(service))
     setup(dispatcher, apart, granter)
 
     async def scenario() -> None:
@@ -144,8 +168,10 @@ async def test_a_session_apart_from_the_granters_is_opened_too(
     assert (apart.is_open, granter.is_open) == (False, False)
 
 
-async def test_nothing_stays_open_when_opening_fails(polling: Polling, session: Session, granter: Granter) -> None:
-    dispatcher = Dispatcher()
+async def test_nothing_stays_open_when_opening_fails(
+    aiogram: Any, setup: Setup, polling: Polling, session: Session, granter: Granter
+) -> None:
+    dispatcher = aiogram.Dispatcher()
     used_up = Session(1, "key")
     await used_up.open()
     await used_up.aclose()
@@ -160,20 +186,27 @@ async def test_nothing_stays_open_when_opening_fails(polling: Polling, session: 
 
 
 async def test_webhooks_of_telegram_and_of_the_service_share_one_application(
-    telegram: FakeTelegram, bot: Bot, service: FakeService, session: Session, granter: Granter
+    aiogram: Any,
+    setup: Setup,
+    telegram: FakeTelegram,
+    bot: "Bot",
+    service: FakeService,
+    session: Session,
+    granter: Granter,
 ) -> None:
-    dispatcher, receiver, events = Dispatcher(), Receiver(Verifier("s" * 20)), list[str]()
+    dispatcher, receiver, events = aiogram.Dispatcher(), Receiver(Verifier("s" * 20)), list[str]()
     setup(dispatcher, session, granter)
-    dispatcher.message.register(grant_what_was_paid, F.successful_payment)
+    dispatcher.message.register(grant_what_was_paid, aiogram.F.successful_payment)
 
     @receiver.on("order_completed")
     async def note(event: Any) -> None:
         events.append(event.name)
 
     application = web.Application()
-    SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(application, "/telegram")
+    served = import_module("aiogram.webhook.aiohttp_server")
+    served.SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(application, "/telegram")
     application.router.add_route("*", "/tgmembership", receiver.aiohttp_handler)
-    setup_application(application, dispatcher, bot=bot)
+    served.setup_application(application, dispatcher, bot=bot)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -203,15 +236,17 @@ async def test_webhooks_of_telegram_and_of_the_service_share_one_application(
         (lambda dispatcher, session, _: (dispatcher, session, session), "a Granter"),
     ],
 )
-def test_wrong_arguments_are_told(arguments: Any, why: str, session: Session, granter: Granter) -> None:
+def test_wrong_arguments_are_told(
+    aiogram: Any, setup: Setup, arguments: Any, why: str, session: Session, granter: Granter
+) -> None:
     with pytest.raises(UsageError, match=why):
-        setup(*arguments(Dispatcher(), session, granter))
+        setup(*arguments(aiogram.Dispatcher(), session, granter))
 
 
-def test_names_that_are_taken_are_told(session: Session) -> None:
+def test_names_that_are_taken_are_told(aiogram: Any, setup: Setup, session: Session) -> None:
     with pytest.raises(UsageError, match="under granter already"):
-        setup(Dispatcher(granter="mine"), session)
-    dispatcher = Dispatcher()
+        setup(aiogram.Dispatcher(granter="mine"), session)
+    dispatcher = aiogram.Dispatcher()
     setup(dispatcher, session)
     with pytest.raises(UsageError, match="call setup once"):
         setup(dispatcher, session)

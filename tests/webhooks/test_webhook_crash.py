@@ -17,11 +17,13 @@ from typing import Self
 
 import anyio
 import pytest
+from forked import Forked
 
 import tgmembership_async
 from tgmembership_async.testing import Courier, FakeService, Postal
 
 SERVER = Path(__file__).parents[1] / "webhook_server.py"
+LOADED = ("aiohttp.web", "starlette.routing", "uvicorn", "uvicorn.protocols.http.auto", "tgmembership_async.webhooks")
 Line = tuple[str, str, str, str]
 every_server = pytest.mark.parametrize("kind", ["uvicorn", "aiohttp"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -41,7 +43,7 @@ class Shop:
     def start(self) -> None:
         # The same package as in this process, installed or not.
         environment = {**os.environ, "PYTHONPATH": str(Path(tgmembership_async.__file__).parents[1])}
-        self._process = subprocess.Popen(self._command, env=environment)
+        self._process = Forked(self._command, loaded=LOADED, env=environment)
         until(self._answers, "it does not start")
 
     def _answers(self) -> bool:
