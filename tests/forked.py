@@ -191,6 +191,7 @@ def _be(stdin: int, stdout: int, stderr: int, told: int) -> None:
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good, like the next ones
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
+from forked import COMMANDS, Forked
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault
@@ -18,7 +19,8 @@ from tgmembership_async.testing import serve as serve_fake
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
 
-Process = asyncio.subprocess.Process
+LOADED = ("aiogram", "aiogram.client.session.aiohttp", "tgmembership_async.ext.aiogram", *COMMANDS)
+Process = subprocess.Popen[bytes]
 Start = Callable[[], AbstractAsyncContextManager[Process]]
 
 
@@ -41,28 +43,25 @@ def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path) -> Start
     async def start() -> AsyncIterator[Process]:
         with serve_fake(service) as server:
             environment = {
-                # Not measured for coverage: importing aiogram takes seconds as it is.
-                **{name: value for name, value in os.environ.items() if not re.search("(?i)_proxy$|^coverage", name)},
+                **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
                 **server.env(),
                 "PYTHONPATH": str(EXAMPLE.parents[1]),  # the package beside the example, installed or not
                 "TELEGRAM_BOT_TOKEN": TOKEN,
                 "TELEGRAM_API_URL": telegram.url,
                 "GRANTS_DB": str(tmp_path / "grants.db"),
             }
-            process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLE), env=environment)
+            process = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], loaded=LOADED, env=environment)
             try:
                 yield process
             finally:
-                if process.returncode is None:
-                    process.kill()
-                await process.wait()
+                process.kill()
+                await ended(process)
 
     return start
 
 
-async def end(process: Process) -> int:
-    process.send_signal(signal.SIGTERM)
-    return await asyncio.wait_for(process.wait(), 60)
+async def ended(process: Process) -> int:
+    return await asyncio.to_thread(process.wait, 60)
 
 
 async def becomes(wanted: GrantStatus, ref: str, folder: Path) -> bool:
@@ -115,7 +114,8 @@ async def test_killed_twice_it_grants_each_payment_once_and_every_customer_hears
     async with start() as bot:
         assert await becomes(GrantStatus.DELIVERED, "telegram:granted", tmp_path)
         await telegram.until(lambda: telegram.confirmed(granted))
-        assert await end(bot) == 0
+        bot.send_signal(signal.SIGTERM)
+        assert await ended(bot) == 0
 
     assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(4, CUSTOMER["id"])] * 2
     assert "looking into" in telegram.said()[0]["text"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from own_schema import own_schema
 
 from tgmembership_async import Session, UsageError
@@ -177,7 +178,7 @@ async def test_a_killed_worker_leaves_unknowns_that_nobody_sends_again(
         command = [sys.executable, "-m", "procrastinate", "--app=shop.app", "worker", "--concurrency=4"]
 
         def start(*arguments: str) -> "subprocess.Popen[bytes]":
-            return subprocess.Popen([*command, *arguments], env=environment, stderr=subprocess.PIPE)
+            return Forked([*command, *arguments], env=environment, stderr=subprocess.PIPE)
 
         with start() as worker:
             for _ in range(3_000):

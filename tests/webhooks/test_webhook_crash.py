@@ -17,13 +17,13 @@ from typing import Self
 
 import anyio
 import pytest
-from forked import Forked
+from forked import COMMANDS, Forked
 
 import tgmembership_async
 from tgmembership_async.testing import Courier, FakeService, Postal
 
 SERVER = Path(__file__).parents[1] / "webhook_server.py"
-LOADED = ("aiohttp.web", "starlette.routing", "uvicorn", "uvicorn.protocols.http.auto", "tgmembership_async.webhooks")
+LOADED = ("aiohttp.web", "starlette.routing", *COMMANDS)
 Line = tuple[str, str, str, str]
 every_server = pytest.mark.parametrize("kind", ["uvicorn", "aiohttp"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
