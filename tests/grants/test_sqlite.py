@@ -4,18 +4,19 @@ import random
 import signal
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from note_table import NOTES, opened, python
+from note_table import NOTES, busy, opened, python
 
-from tgmembership_async.errors import GrantError, OutcomeUnknown, StorageError, UsageError
-from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger, records
+from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, StorageError, UsageError
+from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger, records, sqlite
 from tgmembership_async.values.models import AccessToken
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -268,8 +269,73 @@ def test_a_row_is_changed_only_from_the_state_it_was_found_in(run: Run, quick_pa
             sending = (await ledger.claim(request("a"))).grant
             row = records.Row(1, found)
             with pytest.raises(GrantError, match="a is not planned any more"):
-                await ledger._storage.write(lambda connection: records.replace(connection, row, sending))
+                await ledger._storage.write(lambda connection: records.replace(connection, [(row, sending)]))
             assert await ledger.get("a") == sending
+
+    run(scenario)
+
+
+def counted(rounds: list[int], jobs: Any, connection: sqlite3.Connection, ones: Sequence[Any]) -> Any:
+    rounds.append(len(ones))
+    return jobs(connection, ones)
+
+
+@pytest.mark.parametrize("one_fails", [False, True])
+def test_each_of_those_that_share_a_commit_gets_what_is_its_own(run: Run, quick_path: Path, *, one_fails: bool) -> None:
+    told: dict[str, list[object]] = {}
+
+    async def tell(what: str, coroutine: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            result = await coroutine()
+        except (GrantError, RefConflict) as error:
+            result = type(error)
+        told.setdefault(what, []).append(result)
+
+    async def scenario() -> None:
+        async with SqliteLedger(quick_path / "grants.db") as ledger:
+            await grant(ledger, "granted")
+            await ledger.plan(request("planned"))
+            await ledger.plan(GrantRequest("another's", 1, 999))
+            async with anyio.create_task_group() as group, busy(ledger._storage):
+                for ref in ("a", "b", "granted", "planned", "b", "c", *["another's"] * one_fails):
+                    group.start_soon(tell, ref, partial(ledger.claim, request(ref)))
+                    await anyio.wait_all_tasks_blocked()
+            mine = {ref: sorted(str(getattr(claim, "mine", claim)) for claim in claims) for ref, claims in told.items()}
+            assert mine.pop("another's", None) == ([str(RefConflict)] if one_fails else None)
+            once, not_again = ["True"], ["False"]
+            assert mine == {"a": once, "b": not_again + once, "c": once, "granted": not_again, "planned": once}
+            told.clear()
+            async with anyio.create_task_group() as group, busy(ledger._storage):
+                for ref in ("a", "planned", *["nobody's", "a"] * one_fails, "b", "c"):
+                    group.start_soon(tell, ref, partial(ledger.settle, ref, granted(f"token of {ref}")))
+                    await anyio.wait_all_tasks_blocked()
+            for ref in ("a", "nobody's"):
+                assert told.get(ref, []).count(GrantError) == one_fails
+            for ref in ("a", "b", "c", "planned"):
+                row = await ledger.get(ref)
+                assert row is not None
+                assert row.token is not None
+                assert row.token.token == f"token of {ref}"
+                assert row in told[ref]
+                assert [attempt.status for attempt in await ledger.attempts(ref)] == [GrantStatus.GRANTED]
+
+    run(scenario)
+
+
+def test_those_that_share_a_commit_are_done_in_one_go(
+    run: Run, quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    for jobs in ("_claim_all", "_settle_all"):
+        monkeypatch.setattr(sqlite, jobs, partial(counted, rounds, getattr(sqlite, jobs)))
+
+    async def scenario() -> None:
+        async with SqliteLedger(quick_path / "grants.db") as ledger:
+            for step in (lambda ref: ledger.claim(request(ref)), lambda ref: ledger.settle(ref, granted("tok"))):
+                async with anyio.create_task_group() as group, busy(ledger._storage):
+                    for number in range(50):
+                        group.start_soon(step, str(number))
+            assert rounds == [50, 50]
 
     run(scenario)
 

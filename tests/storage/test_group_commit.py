@@ -227,7 +227,7 @@ def test_a_disk_that_fails_even_to_go_back_leaves_nobody_waiting(run: Run, quick
                 raise sqlite3.OperationalError(msg)
 
     async def scenario() -> None:
-        errand = errands.Errand(lambda _: "done", writes=True)
+        errand = errands.Errand(errands.each, lambda _: "done", writes=True)
         errands.carry_out(cast("sqlite3.Connection", Broken()), quick_path / "a.db", [errand])
         with pytest.raises(StorageError, match="disk I/O error"):
             errand.outcome()
@@ -424,7 +424,7 @@ def test_an_errand_that_comes_after_the_end_is_turned_away(run: Run, quick_path:
         await storage.open()
         late = storage._writer
         assert late is not None
-        errand = errands.Errand(texts, writes=False)
+        errand = errands.Errand(errands.each, texts, writes=False)
         async with anyio.create_task_group() as group, busy(storage):
             group.start_soon(storage.aclose)
             await anyio.wait_all_tasks_blocked()

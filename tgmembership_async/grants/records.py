@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, Final, NamedTuple, cast
 
 from tgmembership_async.errors import CallError, GrantError
@@ -20,7 +21,6 @@ from tgmembership_async.grants.model import (
     load_token,
 )
 from tgmembership_async.storage.text import storable
-from tgmembership_async.values.models import AccessToken
 
 _SELECT: Final = """
     SELECT grants.id, ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error
@@ -68,54 +68,77 @@ def find(connection: sqlite3.Connection, ref: str) -> Row | None:
     return None if row is None else _row(row)
 
 
-def insert(connection: sqlite3.Connection, grant: Grant) -> Row | None:
-    """Write the row of a new ref, and return it; None, and no change, if the ref is there already."""
-    values = (grant.plan_id, grant.member_id, grant.note, grant.status, grant.attempts, _number(grant.updated_at))
-    done = connection.execute(
-        "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (ref) DO NOTHING",
-        (grant.ref, *values),
-    )
-    return Row(cast("int", done.lastrowid), grant) if done.rowcount else None
+def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row] | None:
+    """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
+    rows = [Row(id_, grant) for id_, grant in enumerate(grants, last_id(connection) + 1)]
+    connection.execute("SAVEPOINT new")
+    done = connection.executemany(
+        "INSERT INTO grants (id, ref, plan_id, member_id, note, status, attempts, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ref) DO NOTHING",
+        [
+            (id_, new.ref, new.plan_id, new.member_id, new.note, new.status, new.attempts, _number(new.updated_at))
+            for id_, new in rows
+        ],
+    ).rowcount
+    if done != len(rows):
+        connection.execute("ROLLBACK TO new")
+    connection.execute("RELEASE new")
+    return rows if done == len(rows) else None
 
 
-def replace(connection: sqlite3.Connection, row: Row, after: Grant) -> Row:
-    """Take a row from the state it was found in to the next, and return it; GrantError if it is not in that state."""
-    before = row.grant
-    error = dump_error(after.error) if isinstance(after.error, CallError) else None
-    token_id = None if after.token is None or before.token is not None else _add_token(connection, after.token)
-    changed = connection.execute(
+def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[Row]:
+    """Take each row from the state it was found in to the next, and return them; GrantError if one is not in it."""
+    changed = connection.executemany(
         "UPDATE grants SET status = ?, token_id = coalesce(?, token_id), attempts = ?, updated_at = ?, error = ?"
         " WHERE id = ? AND ref = ? AND status = ?",
-        (after.status, token_id, after.attempts, _number(after.updated_at), error, row.id, before.ref, before.status),
+        [
+            (
+                *(after.status, token_id, after.attempts, _number(after.updated_at)),
+                dump_error(after.error) if isinstance(after.error, CallError) else None,
+                *(row.id, row.grant.ref, row.grant.status),
+            )
+            for (row, after), token_id in zip(steps, _add_tokens(connection, steps), strict=True)
+        ],
     ).rowcount
-    if changed != 1:
-        msg = f"{before.ref} is not {before.status} any more"
+    if changed != len(steps):
+        msg = " or ".join(f"{row.grant.ref} is not {row.grant.status} any more" for row, _ in steps)
         raise GrantError(msg)
-    return Row(row.id, after)
+    return [Row(row.id, after) for row, after in steps]
 
 
-def _add_token(connection: sqlite3.Connection, token: AccessToken) -> int | None:
-    return connection.execute("INSERT INTO token (body) VALUES (?)", (dump_token(token).encode(),)).lastrowid
+def _add_tokens(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[int | None]:
+    """Keep the tokens that are new, and return the id of each step's."""
+    [last] = connection.execute("SELECT coalesce(max(id), 0) FROM token").fetchone()
+    new = [after.token if row.grant.token is None else None for row, after in steps]
+    ids = count(last + 1)
+    kept = [None if token is None else next(ids) for token in new]
+    bodies = [(id_, dump_token(token).encode()) for id_, token in zip(kept, new, strict=True) if token is not None]
+    connection.executemany("INSERT INTO token (id, body) VALUES (?, ?)", bodies)
+    return kept
 
 
-def begin_attempt(connection: sqlite3.Connection, sending: Row) -> None:
-    """Record that a row is being sent."""
-    _add_to_attempt(connection, sending, 0, (_number(sending.grant.updated_at), GrantStatus.SENDING, ""))
+def begin_attempts(connection: sqlite3.Connection, sending: Iterable[Row]) -> None:
+    """Record that rows are being sent."""
+    _add_to_attempts(connection, ((row, 0, _number(row.grant.updated_at), GrantStatus.SENDING, "") for row in sending))
 
 
-def end_attempt(
-    connection: sqlite3.Connection, sending: Row, settlement: Settlement, ended_at: datetime | None
+def end_attempts(connection: sqlite3.Connection, ends: Iterable[tuple[Row, Settlement, datetime | None]]) -> None:
+    """Record how the exchanges of rows ended, and when; None if nobody saw it."""
+    _add_to_attempts(
+        connection,
+        (
+            (row, 1, None if at is None else _number(at), settlement.status, storable(settlement.evidence))
+            for row, settlement, at in ends
+        ),
+    )
+
+
+def _add_to_attempts(
+    connection: sqlite3.Connection, halves: Iterable[tuple[Row, int, int | None, GrantStatus, str]]
 ) -> None:
-    """Record how the exchange of a row ended; `ended_at` is None if nobody saw it."""
-    at = None if ended_at is None else _number(ended_at)
-    _add_to_attempt(connection, sending, 1, (at, settlement.status, storable(settlement.evidence)))
-
-
-def _add_to_attempt(connection: sqlite3.Connection, row: Row, ended: int, rest: tuple[int | None, str, str]) -> None:
-    connection.execute(
+    connection.executemany(
         "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES (?, ?, ?, ?, ?, ?)",
-        (row.id, row.grant.attempts, ended, *rest),
+        [(row.id, row.grant.attempts, *half) for row, *half in halves],
     )
 
 

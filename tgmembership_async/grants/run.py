@@ -245,7 +245,7 @@ def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
 
 
 @contextmanager
-def _unshielded(scope: CancelScope) -> Iterator[None]:
+def _unshielded(scope: CancelScope) -> Generator[None]:
     scope.shield = False
     try:
         yield

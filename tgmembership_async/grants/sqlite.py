@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final, Self
@@ -61,6 +61,7 @@ class SqliteLedger(Lived):
         StorageError where it is damaged or the disk fails. Then the file stays as it was.
         """
         await self._storage.open()
+        self._claimed.clear()
         if self._storage.owner:
             try:
                 await self._storage.write(partial(_take_over, now=self._clock()))
@@ -80,7 +81,7 @@ class SqliteLedger(Lived):
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
         self._check_owner()
-        row, mine = await self._storage.write(partial(_claim, request=request, now=self._clock()))
+        row, mine = await self._storage.write_together(_claim_all, (request, self._clock()))
         if mine:
             self._claimed[request.ref] = row
         return Claim(row.grant, mine=mine)
@@ -89,9 +90,7 @@ class SqliteLedger(Lived):
         """Record how the exchange of a `sending` row ended."""
         self._check_owner()
         claimed = self._claimed.pop(check_ref(ref), None)
-        return await self._storage.write(
-            partial(_settle, ref=ref, settlement=settlement, now=self._clock(), claimed=claimed)
-        )
+        return await self._storage.write_together(_settle_all, (ref, claimed, settlement, self._clock()))
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
         """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
@@ -156,43 +155,58 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
     after: int | None = 0
     while after is not None:
         dead, after = records.page(connection, after, last, _SENDING, None)
-        for row in dead:
-            _end(connection, row, steps.interruption(row.grant), now, ended_at=None)
+        _end_all(connection, [(row, steps.interruption(row.grant), now) for row in dead], seen=False)
 
 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
-    new = records.insert(connection, steps.planned(request, now))
-    return steps.same(_known(connection, request.ref).grant, request) if new is None else new.grant
+    new = records.insert(connection, [steps.planned(request, now)])
+    return steps.same(_known(connection, request.ref).grant, request) if new is None else new[0].grant
+
+
+def _claim_all(
+    connection: sqlite3.Connection, wishes: Sequence[tuple[GrantRequest, datetime]]
+) -> list[tuple[Row, bool]]:
+    new = records.insert(connection, [steps.claimed(steps.planned(request, now), now) for request, now in wishes])
+    if new is None:
+        return [_claim(connection, request, now) for request, now in wishes]
+    records.begin_attempts(connection, new)
+    return [(row, True) for row in new]
 
 
 def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> tuple[Row, bool]:
-    sending = records.insert(connection, steps.claimed(steps.planned(request, now), now))
-    if sending is None:
-        found = _known(connection, request.ref)
-        if steps.same(found.grant, request).status is not GrantStatus.PLANNED:
-            return found, False
-        sending = records.replace(connection, found, steps.claimed(found.grant, now))
-    records.begin_attempt(connection, sending)
-    return sending, True
+    found = records.find(connection, request.ref)
+    if found is None:
+        return _claim_all(connection, [(request, now)])[0]
+    if steps.same(found.grant, request).status is not GrantStatus.PLANNED:
+        return found, False
+    sending = records.replace(connection, [(found, steps.claimed(found.grant, now))])
+    records.begin_attempts(connection, sending)
+    return sending[0], True
 
 
-def _settle(
-    connection: sqlite3.Connection, ref: str, settlement: Settlement, now: datetime, claimed: Row | None
-) -> Grant:
-    return _end(connection, claimed or _known(connection, ref), settlement, now, ended_at=now)
+def _settle_all(
+    connection: sqlite3.Connection, ends: Sequence[tuple[str, Row | None, Settlement, datetime]]
+) -> list[Grant]:
+    return _end_all(
+        connection, [(row or _known(connection, ref), settlement, now) for ref, row, settlement, now in ends]
+    )
 
 
-def _end(
-    connection: sqlite3.Connection, row: Row, settlement: Settlement, now: datetime, ended_at: datetime | None
-) -> Grant:
-    after = records.replace(connection, row, steps.settled(row.grant, settlement, now))
-    records.end_attempt(connection, after, settlement, ended_at)
-    return after.grant
+def _end_all(
+    connection: sqlite3.Connection, ends: Sequence[tuple[Row, Settlement, datetime]], *, seen: bool = True
+) -> list[Grant]:
+    after = [(row, steps.settled(row.grant, settlement, now)) for row, settlement, now in ends]
+    rows = records.replace(connection, after)
+    records.end_attempts(
+        connection,
+        [(row, settlement, now if seen else None) for row, (_, settlement, now) in zip(rows, ends, strict=True)],
+    )
+    return [row.grant for row in rows]
 
 
 def _decide(connection: sqlite3.Connection, made: DecisionMade, token: AccessToken | None) -> Grant:
     row = _known(connection, made.ref)
-    after = records.replace(connection, row, steps.decided(row.grant, made.decision, token, made.decided_at))
+    [after] = records.replace(connection, [(row, steps.decided(row.grant, made.decision, token, made.decided_at))])
     records.add_decision(connection, after, made)
     return after.grant
 
@@ -200,7 +214,7 @@ def _decide(connection: sqlite3.Connection, made: DecisionMade, token: AccessTok
 def _deliver(connection: sqlite3.Connection, ref: str, now: datetime) -> Grant:
     row = _known(connection, ref)
     after = steps.delivered(row.grant, now)
-    return after if after is row.grant else records.replace(connection, row, after).grant
+    return after if after is row.grant else records.replace(connection, [(row, after)])[0].grant
 
 
 def _known(connection: sqlite3.Connection, ref: str) -> Row:

@@ -1,8 +1,10 @@
 """Group commit: many jobs in one transaction, and one COMMIT for all of them; a job that raises is undone alone."""
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -10,21 +12,32 @@ from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.storage.failures import storage_error
 from tgmembership_async.storage.waking import Waiter, waiter
 
+A = TypeVar("A")
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
 """What is done with the connection, in the writer's thread. It leaves no cursor half read and no transaction ended.
 
-It may be undone and done again, if another job of its group raises, so it changes nothing but the file.
+It may be undone and done again, if another job of its group raises; so it changes nothing but the file.
 """
+
+
+Jobs = Callable[[sqlite3.Connection, Sequence[A]], list[T]]
+"""The same for each of several that stand side by side in the queue, in one go; their results in this order."""
+
+
+def each(connection: sqlite3.Connection, jobs: Sequence[Job[T]]) -> list[T]:
+    """Do jobs that have nothing in common."""
+    return [job(connection) for job in jobs]
 
 
 class Errand(Generic[T]):
     """A job on its way: out to the thread, and back to the coroutine that waits with its result or error."""
 
-    __slots__ = ("error", "job", "result", "waiter", "writes")
+    __slots__ = ("error", "jobs", "one", "result", "waiter", "writes")
 
-    def __init__(self, job: Job[T], *, writes: bool) -> None:
-        self.job: Job[T] = job
+    def __init__(self, jobs: Jobs[A, T], one: A, *, writes: bool) -> None:
+        self.jobs: Jobs[Any, T] = jobs
+        self.one: object = one
         self.writes: bool = writes
         self.waiter: Waiter = waiter()
         self.error: BaseException | None = None
@@ -57,8 +70,10 @@ def carry_out(connection: sqlite3.Connection, path: Path, group: list[Errand[Any
 
 def _run_all(connection: sqlite3.Connection, group: list[Errand[Any]]) -> bool:
     try:
-        for errand in group:
-            errand.result = [errand.job(connection)]
+        for jobs, neighbours in groupby(group, attrgetter("jobs")):
+            together = list(neighbours)
+            for errand, result in zip(together, jobs(connection, [errand.one for errand in together]), strict=True):
+                errand.result = [result]
     except BaseException:
         if not connection.in_transaction:
             raise  # SQLite gave the whole transaction up, as it does on a full disk
@@ -80,7 +95,7 @@ def _own(path: Path, error: BaseException) -> BaseException:
 def _run_alone(connection: sqlite3.Connection, path: Path, errand: Errand[Any]) -> None:
     connection.execute("SAVEPOINT job")
     try:
-        errand.result = [errand.job(connection)]
+        errand.result = errand.jobs(connection, [errand.one])
     except BaseException as error:  # its caller gets it
         if not connection.in_transaction:
             raise
