@@ -19,8 +19,8 @@ from scripted_server import ScriptedServer
 
 __all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded"]  # pytest finds them by being here
 
-# Where bytecode is not written, each worker rewrites all tests anew, and each of their commands compiles all it imports:
-# that was half of all CPU time.
+# Where bytecode is not written, each worker rewrites all tests anew, and each of their commands compiles whatever it
+# imports: that was half of all CPU time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

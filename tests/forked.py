@@ -99,7 +99,7 @@ class Forked(subprocess.Popen[Any]):
             given = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
             self._told = forks(*self._loaded).fork(job, given)
             self._child_created = True
-            self._close_pipe_fds(*pipes)
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
             self.pid = int(self._told.readline())
 
         def _try_wait(self, wait_flags: int) -> tuple[int, int]:
@@ -112,7 +112,7 @@ class Forked(subprocess.Popen[Any]):
             if self.returncode is None:
                 pid, status = self._try_wait(os.WNOHANG)
                 if pid:
-                    self._handle_exitstatus(status)
+                    self._handle_exitstatus(status)  # type: ignore[attr-defined]
             return self.returncode
 
 
@@ -142,7 +142,7 @@ def _forked(control: socket.socket) -> tuple[int, ...] | None:
     woken, ends = socket.socketpair()
     living: dict[int, socket.socket] = {}
     with control, woken, ends:
-        woken.setblocking(False)  # noqa: FBT003 - the name says it
+        woken.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(woken.fileno())
         sources = [control, ends]

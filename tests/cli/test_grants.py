@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

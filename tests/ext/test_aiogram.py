@@ -114,19 +114,22 @@ async def test_the_session_reaches_handlers_and_hooks_by_name(
     router = aiogram.Router()
     dispatcher.include_router(router)
 
-    @dispatcher.startup()
     async def begin(tgm: Session) -> None:
         seen["begin"] = tgm.is_open
 
+    dispatcher.startup.register(begin)
+
     setup(dispatcher, session)  # after the hook, and yet it finds the Session open
 
-    @router.message(aiogram.F.text == "/plans")
     async def plans(message: "Message", tgm: Session) -> None:
         await message.answer(", ".join(plan.name for plan in await tgm.get_plans()))
 
-    @router.shutdown()
+    router.message.register(plans, aiogram.F.text == "/plans")
+
     async def end(tgm: Session) -> None:
         seen["end"] = tgm.is_open
+
+    router.shutdown.register(end)
 
     async def scenario() -> None:
         telegram.write("/plans")

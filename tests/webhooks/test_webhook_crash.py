@@ -7,13 +7,12 @@ import random
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import pytest
@@ -21,6 +20,9 @@ from forked import COMMANDS, Forked
 
 import tgmembership_async
 from tgmembership_async.testing import Courier, FakeService, Postal
+
+if TYPE_CHECKING:
+    import subprocess
 
 SERVER = Path(__file__).parents[1] / "webhook_server.py"
 LOADED = ("aiohttp.web", "starlette.routing", *COMMANDS)
