@@ -266,7 +266,7 @@ def test_a_full_disk_keeps_what_was_there(run: Run, quick_path: Path) -> None:
 ON_A_SMALL_DISK = """
 import resource
 import anyio
-from note_table import add, opened, texts
+from note_table import add, busy, opened, texts
 from tgmembership_async.errors import StorageError
 
 async def main():
@@ -281,7 +281,7 @@ async def main():
     async with opened(sys.argv[1]) as storage:
         await storage.write(add("before"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, resource.RLIM_INFINITY))
-        async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group, busy(storage):
             for number in range(10):
                 group.start_soon(write, storage, str(number) + "x" * 20_000)
         await storage.write(add("after")) if len(failed) == 10 else None
