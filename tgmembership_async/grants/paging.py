@@ -1,10 +1,16 @@
 """Rows a page at a time: an async iterator that holds nothing open between two pages."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from datetime import datetime
+from typing import Protocol, Self, TypeVar
 
-from tgmembership_async.grants.model import Grant
+from tgmembership_async.grants import steps
+from tgmembership_async.grants.model import Grant, GrantStatus
+
+T = TypeVar("T")
+C = TypeVar("C")
+C_co = TypeVar("C_co", covariant=True)
 
 Page = tuple[Iterable[Grant], int | None]
 """Rows, and what to ask the next page with; None after the last."""
@@ -31,3 +37,33 @@ class Paged(AsyncIterator[Grant]):
             rows, self._next = await self._page(self._next)
             self._rows.extend(rows)
         return self._rows.popleft()
+
+
+class Reader(Protocol[C_co]):
+    """Does a job with a connection of its own kind, and returns what the job returns."""
+
+    def __call__(self, job: Callable[[C_co], T], /) -> Awaitable[T]:
+        """Do it."""
+        ...
+
+
+def by_id(
+    read: Reader[C],
+    last_id: Callable[[C], int],
+    page: Callable[[C, int, int, Collection[GrantStatus], datetime | None], Page],
+    status: Collection[GrantStatus] | None,
+    since: datetime | None,
+) -> Paged:
+    """Return the rows of a database in the order of their ids, up to the one that is the last when this begins."""
+    states = frozenset(GrantStatus if status is None else status)
+    earliest = None if since is None else steps.check_aware("since", since)
+    last: int | None = None
+
+    async def next_page(after: int) -> Page:
+        nonlocal last
+        if last is None:
+            last = await read(last_id)
+        until = last
+        return await read(lambda connection: page(connection, after, until, states, earliest))
+
+    return Paged(next_page)

@@ -25,7 +25,7 @@ from tgmembership_async.grants.model import (
     check_decision,
     check_ref,
 )
-from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.grants.paging import by_id
 from tgmembership_async.grants.postgres_jobs import ClaimRef, SettleRef, StepRef, check_fits, give_up, plan, plan_in
 from tgmembership_async.grants.postgres_records import Row
 from tgmembership_async.grants.postgres_tables import LEDGER
@@ -167,17 +167,7 @@ class PostgresLedger(Lived):
 
         Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
         """
-        states = frozenset(GrantStatus if status is None else status)
-        earliest = None if since is None else steps.check_aware("since", since)
-        last: int | None = None
-
-        async def page(after: int) -> Page:
-            nonlocal last
-            if last is None:
-                last = await self._storage.run(records.last_id)
-            return await self._storage.run(partial(records.page, after=after, last=last, states=states, since=earliest))
-
-        return Paged(page)
+        return by_id(self._storage.run, records.last_id, records.page, status, since)
 
     async def attempts(self, ref: str) -> list[Attempt]:
         """Return the exchanges of a ref, in order."""

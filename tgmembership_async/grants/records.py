@@ -190,7 +190,7 @@ def last_id(connection: sqlite3.Connection) -> int:
 
 def page(
     connection: sqlite3.Connection, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
-) -> tuple[list[Row], int | None]:
+) -> tuple[list[Grant], int | None]:
     """Return what qualifies among the next rows after an id, and the id to go on from; None behind `last`.
 
     It looks at so many rows and no more, however few qualify, for while it does nobody else is served.
@@ -201,7 +201,7 @@ def page(
         " AND status IN (SELECT value FROM json_each(?)) AND updated_at >= ? ORDER BY grants.id",
         (after, until, json.dumps(list(states)), -(2**63) if since is None else _number(since)),
     ).fetchall()
-    return [_row(row) for row in rows], until if until < last else None
+    return [_row(row).grant for row in rows], until if until < last else None
 
 
 def wipe(connection: sqlite3.Connection, delivered_before: datetime) -> int:

@@ -20,7 +20,7 @@ from tgmembership_async.grants.model import (
     Settlement,
     check_ref,
 )
-from tgmembership_async.grants.paging import Page, Paged
+from tgmembership_async.grants.paging import by_id
 from tgmembership_async.grants.records import Row
 from tgmembership_async.grants.tables import LEDGER
 from tgmembership_async.lived import Lived
@@ -113,20 +113,7 @@ class SqliteLedger(Lived):
 
         Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
         """
-        states = frozenset(GrantStatus if status is None else status)
-        earliest = None if since is None else steps.check_aware("since", since)
-        last: int | None = None
-
-        async def page(after: int) -> Page:
-            nonlocal last
-            if last is None:
-                last = await self._storage.read(records.last_id)
-            rows, following = await self._storage.read(
-                partial(records.page, after=after, last=last, states=states, since=earliest)
-            )
-            return (row.grant for row in rows), following
-
-        return Paged(page)
+        return by_id(self._storage.read, records.last_id, records.page, status, since)
 
     async def attempts(self, ref: str) -> list[Attempt]:
         """Return the exchanges of a ref, in order."""
@@ -155,7 +142,8 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
     after: int | None = 0
     while after is not None:
         dead, after = records.page(connection, after, last, _SENDING, None)
-        _end_all(connection, [(row, steps.interruption(row.grant), now) for row in dead], seen=False)
+        ends = [(_known(connection, grant.ref), steps.interruption(grant), now) for grant in dead]
+        _end_all(connection, ends, seen=False)
 
 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
