@@ -6,7 +6,6 @@ from `_Road.wire` into the socket, so that whatever traces or wraps aiohttp has 
 """
 
 import asyncio
-import select
 import ssl
 from base64 import b64encode
 from functools import cached_property, lru_cache
@@ -28,6 +27,7 @@ from tgmembership_async.transport.bodies import BODY_CAP, decoded
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes, max_idle
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
+from tgmembership_async.transport.tcp import is_readable
 from tgmembership_async.values.secret import Target
 
 _JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
@@ -167,7 +167,7 @@ class _Lane:
             known = protocol in used
             spoilt = protocol.should_close or not protocol.is_connected()
             # No look at a new socket: there is more to read after a TLS handshake.
-            if not spoilt and not (known and _readable(protocol)):
+            if not spoilt and not (known and is_readable(_transport(protocol).get_extra_info("socket"))):
                 used.add(protocol)
                 return connection
             _throw_away(connection)
@@ -187,7 +187,7 @@ async def _converse(protocol: ResponseHandler, wire: Target, request: Request) -
     protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False)
     protocol.start_timeout()
     request.progress.begun = True
-    cast("asyncio.Transport", protocol.transport).write(wire)
+    _transport(protocol).write(wire)
     message, payload = await protocol.read()
     while message.code in _INTERIM:
         message, payload = await protocol.read()
@@ -223,20 +223,14 @@ def _protocol(connection: Connection) -> ResponseHandler:
     return cast("ResponseHandler", connection.protocol)  # None when it was given back
 
 
+def _transport(protocol: ResponseHandler) -> asyncio.Transport:
+    return cast("asyncio.Transport", protocol.transport)  # None when it is not connected
+
+
 def _throw_away(connection: Connection) -> None:
     # At once: over TLS, a polite end waits half a minute for a service that hangs.
     _protocol(connection).abort()
     connection.close()
-
-
-def _readable(protocol: ResponseHandler) -> bool:
-    """Tell whether something came that the event loop has not seen yet."""
-    sock = cast("asyncio.Transport", protocol.transport).get_extra_info("socket")
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 @lru_cache(maxsize=64)
