@@ -168,3 +168,26 @@ async def test_what_is_said_before_tls_is_not_taken_for_the_service(serve: Any, 
     with pytest.raises(ConnectionAbortedError, match="before TLS"):
         await connection.encrypt(client_tls, "127.0.0.1", 5)
     await connection.aclose()
+
+
+@pytest.mark.parametrize("end", ["reset", "too late", "cancelled"])
+async def test_closing_does_not_wait_for_a_handshake_that_did_not_end(
+    end: str, serve: Any, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "_CLOSING_TAKES_AT_MOST", 3600)
+
+    def handshake(connection: Any) -> None:
+        connection.sock.recv(1)
+        if end == "reset":
+            connection.reset()
+        connection.sock.recv(65536)
+
+    connection = await tcp.connect("127.0.0.1", serve(handshake).port, 5)
+    handshaking = asyncio.create_task(connection.encrypt(client_tls, "127.0.0.1", 0.05 if end == "too late" else 5))
+    if end == "cancelled":
+        await asyncio.sleep(0.01)
+        handshaking.cancel()
+    with pytest.raises((OSError, asyncio.CancelledError)):
+        await handshaking
+    async with asyncio.timeout(5):
+        await connection.aclose()

@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
                 )
         except BaseException:
             self.abort()
+            self._loop.call_soon(self.connection_lost, None)  # a handshake that did not end tells nobody of the end
             raise
 
     def abort(self) -> None:
