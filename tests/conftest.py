@@ -15,9 +15,11 @@ import pytest
 import trustme
 from canary_watch import canary_watch, pytest_runtest_makereport, pytest_warning_recorded
 from hypothesis import settings
+from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
 
-__all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded"]  # pytest finds them by being here
+# pytest finds them by being here.
+__all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded", "pytest_xdist_make_scheduler"]
 
 # Where bytecode is not written, each worker rewrites all tests anew, and each of their commands compiles whatever it
 # imports: that was half of all CPU time.

@@ -14,7 +14,6 @@ import runpy
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import traceback
@@ -22,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import IO, Any, Final
 
 import tgmembership_async
@@ -46,9 +46,9 @@ class Forks:
         code = f"import forked; forked.serve({theirs.fileno()}, {modules!r})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), HERE])}
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = Popen(
                 [sys.executable, "-W", "error", "-X", "utf8", "-c", code],
-                stdin=subprocess.DEVNULL,
+                stdin=DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=environment,
             )
@@ -76,7 +76,7 @@ def forks(*modules: str) -> Forks:
     return Forks(*modules)
 
 
-class Forked(subprocess.Popen[Any]):
+class Forked(Popen[Any]):
     """`subprocess.Popen` for this Python and arguments of its, which asks for the process instead of making it.
 
     `loaded` names the modules that the process finds loaded. Where nothing can fork it is the real one.

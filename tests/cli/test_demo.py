@@ -2,12 +2,14 @@
 
 import re
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from command_line import Terminal, started, tgmembership
+from forked import Forked
 
 from tgmembership_async.cli import demo
 from tgmembership_async.cli.tally import Belief
@@ -24,10 +26,17 @@ def table(shown: str) -> dict[str, tuple[str, str]]:
     return {name: (said, audited) for name, said, audited in rows}
 
 
-def test_a_thousand_members_are_granted_and_the_books_agree() -> None:
-    done = tgmembership("demo")
+def run_demo(*arguments: str) -> Result:
+    """Run it in this process; its workers are processes of their own, as ever, but forked ones."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocess, "Popen", Forked)
+        return CliRunner().invoke(demo.command, arguments)
 
-    assert done.returncode == 0
+
+def test_a_thousand_members_are_granted_and_the_books_agree() -> None:
+    done = run_demo()
+
+    assert done.exit_code == 0
     assert len(re.findall(r"^Killed the worker with \d+ of 1,000 done; another", done.stderr, re.MULTILINE)) == 4
     assert "1,000 members to grant; each kind of fault strikes 3% of the requests.\n" in done.stdout
     assert "requests were struck, and the worker was killed 4 times:\n" in done.stdout
@@ -73,7 +82,7 @@ def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
 def test_plans_of_the_file_exist_and_a_missing_one_is_the_first(tmp_path: Path) -> None:
     path = tmp_path / "members.csv"
     path.write_text("ref,member_id,plan_id\na,1,\nb,2,77\n")
-    shown = CliRunner().invoke(demo.command, ["--members", str(path), "--concurrency", "1", "--kills", "0"])
+    shown = run_demo("--members", str(path), "--concurrency", "1", "--kills", "0")
     assert shown.exit_code == 0
     assert "2 members in" in shown.stdout
 
@@ -81,12 +90,12 @@ def test_plans_of_the_file_exist_and_a_missing_one_is_the_first(tmp_path: Path) 
 def test_a_member_may_be_in_the_file_twice(tmp_path: Path) -> None:
     path = tmp_path / "members.csv"
     path.write_text("ref,member_id\n" + "".join(f"r{number},42\n" for number in range(40)))
-    assert CliRunner().invoke(demo.command, ["--members", str(path), "--kills", "1"]).exit_code == 0
+    assert run_demo("--members", str(path), "--kills", "1").exit_code == 0
 
 
 def test_the_same_seed_gives_the_same_faults_to_the_same_requests(tmp_path: Path) -> None:
     arguments = ["--members", members_file(tmp_path, 30), "--concurrency", "1", "--seed", "5", "--kills", "0"]
-    first, second = (table(CliRunner().invoke(demo.command, arguments).stdout) for _ in range(2))
+    first, second = (table(run_demo(*arguments).stdout) for _ in range(2))
     assert first == second
 
 
@@ -115,13 +124,13 @@ def test_ctrl_c_ends_with_the_books_so_far() -> None:
 def test_its_ledger_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     members = Path(members_file(tmp_path, 3))
-    assert CliRunner().invoke(demo.command, ["--members", str(members), "--kills", "0"]).exit_code == 0
+    assert run_demo("--members", str(members), "--kills", "0").exit_code == 0
     assert list(tmp_path.iterdir()) == [members]
 
 
 def test_books_that_do_not_agree_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "belief_of", lambda _: Belief.GRANTED)
-    shown = CliRunner().invoke(demo.command, ["--members", members_file(tmp_path, 60), "--kills", "0"])
+    shown = run_demo("--members", members_file(tmp_path, 60), "--kills", "0")
     assert shown.exit_code == 1
     assert "The books do not agree." in shown.stdout
 

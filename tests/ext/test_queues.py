@@ -104,6 +104,7 @@ def test_celery(service: FakeService, make_granter: Callable[[], Granter]) -> No
     signals, workers = pytest.importorskip("celery.signals"), pytest.importorskip("celery.contrib.testing.worker")
     app = celery.Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.worker_hijack_root_logger = False
+    app.conf.broker_transport_options = {"polling_interval": 0.01}
     opened: list[Granter] = []
 
     def make() -> Granter:

@@ -71,7 +71,7 @@ def test_closed_while_calls_run(calls: int, method: str, serve: Any, run: Any) -
     ends: list[Exception] = []
 
     async def scenario() -> None:
-        tg = await session(server.url, grant_timeout=1.5, retry=RetryPolicy(transient_base=1000)).open()
+        tg = await session(server.url, grant_timeout=0.7, retry=RetryPolicy(transient_base=1000)).open()
 
         async def call() -> None:
             try:

@@ -34,7 +34,7 @@ from tgmembership_async.testing.faults import nasty
 QUICK = RetryPolicy(attempts=3, transient_base=0, throttled_base=0)
 SHORT, LONG = 0.4, 15.0  # to wait for what never comes, and for what comes
 TOO_LATE = 1.0
-AT_A_TIME = 8
+AT_A_TIME = 16
 
 
 @frozen
@@ -346,7 +346,7 @@ def crowd(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLCo
         endings: dict[int, Ending] = {}
 
         async def scenario() -> None:
-            options: dict[str, Any] = {"retry": QUICK, "grant_timeout": 2.0, "max_connections": 2 * AT_A_TIME}
+            options: dict[str, Any] = {"retry": QUICK, "grant_timeout": 2.0, "max_connections": AT_A_TIME}
             transport = way(proxy=None, ssl_context=client_tls)
             async with Session(**service.session_options(), base_url=proxy.url, transport=transport, **options) as tg:
 

@@ -14,7 +14,7 @@ from tgmembership_async.testing import ChaosProxy, FakeService, Trouble, serve
 from tgmembership_async.testing.troubles import WHEN
 
 ONCE = RetryPolicy(attempts=1)
-SHORT = 1.5  # to wait for what never comes; a busy machine needs some of it to connect
+SHORT = 1.0  # to wait for what never comes; a busy machine needs some of it to connect
 DETAILS: dict[str, dict[str, Any]] = {"latency": {"seconds": 0.01}, "dribble": {"seconds": 0.0001}, "cut": {"size": 60}}
 TROUBLES = [
     Trouble(kind, when=when, count=1, **DETAILS.get(kind, {}))  # type: ignore[arg-type]

@@ -126,7 +126,7 @@ def test_a_proxy_that_fails_before_our_request_proves_that_nothing_was_sent(
 
     async def scenario() -> None:
         transport = way(ssl_context=client_tls, proxy=proxy.url)
-        options = {"transport": transport, "grant_timeout": 0.5, "connect_timeout": 0.3}
+        options = {"transport": transport, "grant_timeout": 0.1, "connect_timeout": 0.1}
         async with session("https://127.0.0.1:9", **options) as tg:
             with pytest.raises(NotSent) as not_sent:
                 await tg.add_member(1, 42)
