@@ -8,7 +8,6 @@ import os
 import re
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from attrs import Factory, frozen, mutable
+from ports import free_port
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
@@ -107,7 +107,7 @@ class Reader:
 def bash(script: str) -> None:
     """Run a script as it stands, but on free ports; what serves is interrupted as soon as it says something."""
     ports: dict[str, str] = {}
-    script = _PORT.sub(lambda match: ports.setdefault(match[0], free_port()), script)
+    script = _PORT.sub(lambda match: ports.setdefault(match[0], str(free_port())), script)
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     command = ["bash", "-euo", "pipefail", "-c", f"exec {script}" if _SERVES.match(script) else script]
     with subprocess.Popen(
@@ -124,13 +124,6 @@ def bash(script: str) -> None:
             process.kill()
     assert process.returncode in ((0, 130) if _SERVES.match(script) else (0,)), f"{script}\n{said}"
     assert "Traceback" not in said, said
-
-
-def free_port() -> str:
-    """Return a port on which nobody listens just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
 
 
 def executed(page: str, section: str) -> dict[str, Any]:

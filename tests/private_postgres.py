@@ -4,13 +4,13 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 USER, PASSWORD = "shop", "s3cret-of-the-database"
 _SETTINGS = {
@@ -29,9 +29,7 @@ class PrivatePostgres:
         self._folder = folder
         self._binaries = binaries
         self._become = become
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:

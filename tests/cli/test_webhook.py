@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from canary import CANARY_SECRET
 from click.testing import CliRunner, Result
 from command_line import started, tgmembership
+from ports import free_port
 from webhook_deliveries import body, signed
 
 from tgmembership_async.cli.root import command
@@ -133,7 +133,7 @@ class TestListen:
         ]
 
     def test_it_becomes_the_webhook_and_learns_the_secret(self, server: FakeServer) -> None:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}/"
         with started("webhook", "listen", "--port", str(port), "--set", url) as process:
             assert address_of(process) == url
@@ -151,7 +151,7 @@ class TestListen:
             assert fake.stdout is not None
             for name, value in (fake.stdout.readline().strip().split("=", 1) for _ in range(3)):
                 monkeypatch.setitem(command_line.ENVIRONMENT, name, value)
-            port = _free_port()
+            port = free_port()
             with started("webhook", "listen", "--port", str(port), "--set", f"http://127.0.0.1:{port}/") as process:
                 orders = [first_line(process)["data"]["order_id"] for _ in range(3)]
                 assert len(set(orders)) == 3
@@ -263,9 +263,3 @@ class TestVerifyAndSign:
         done = invoked("sign", "--secret-file", str(path), str(body_file))
         assert done.exit_code == 2
         assert "not UTF-8" in done.stderr
-
-
-def _free_port() -> int:
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

@@ -5,7 +5,6 @@ import hmac
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import anyio
 import httpx
 import pytest
 from forked import COMMANDS, Forked
+from ports import free_port
 
 from tgmembership_async.grants import Grant, GrantStatus, SqliteLedger
 from tgmembership_async.testing import FakeService
@@ -32,8 +32,7 @@ Start = Callable[[dict[str, str]], AbstractContextManager[subprocess.Popen[bytes
 @pytest.fixture
 def ports() -> tuple[int, int]:
     """Give two ports that are free: for the shop, and for the service."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
+    return free_port(), free_port()
 
 
 @pytest.fixture

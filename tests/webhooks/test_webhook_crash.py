@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 import pytest
 from forked import COMMANDS, Forked
+from ports import free_port
 
 import tgmembership_async
 from tgmembership_async.testing import Courier, FakeService, Postal
@@ -36,8 +37,7 @@ class Shop:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/tgmembership"
         self._command = [sys.executable, str(SERVER), kind, str(self.port), str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
