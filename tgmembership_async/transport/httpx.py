@@ -143,10 +143,13 @@ class HttpxTransport:
         self._proxy = proxy
         self._ssl_context = ssl_context
         self._lanes: Lanes[_Lane] | None = None
+        self._account: Account | None = None
 
     async def send(self, request: Request) -> Response:
         """Send one request once."""
-        _REDACT.accounts.add(request.account)
+        if request.account is not self._account:
+            self._account = request.account
+            _REDACT.accounts.add(request.account)
         witness = Witness(request.progress)
         wire = _wire(request, witness)
         ended: BaseException
@@ -213,17 +216,16 @@ def _timeout(timeouts: Timeouts) -> Mapping[str, float]:
 
 
 @lru_cache(maxsize=256)
-def _fields(authority: str, headers: Headers) -> httpx.Headers:
-    ours = [(b"host", authority.encode("ascii"))]
-    return httpx.Headers(ours + [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers])
+def _fields(authority: str, headers: Headers, length: int) -> httpx.Headers:
+    fields = [(b"host", authority.encode("ascii"))]
+    fields += [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+    return httpx.Headers([*fields, (b"content-length", b"%d" % length)] if length else fields)
 
 
 def _wire(request: Request, witness: Witness) -> httpx.Request:
     target, headers, body = request.encode()
-    fields = _fields(request.account.authority, headers)
+    fields = _fields(request.account.authority, headers, len(body))
     wire = httpx.Request(request.verb, _url(request.url), headers=fields, stream=_Body(body))
-    if body:
-        wire.headers["content-length"] = str(len(body))
     # Set afterwards: the constructor would copy them into a plain dict.
     wire.extensions = _GivesTargetOnce(timeout=_timeout(request.timeouts), trace=witness, target=target)
     return wire
