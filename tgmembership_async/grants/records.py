@@ -20,6 +20,7 @@ from tgmembership_async.grants.model import (
     load_error,
     load_token,
 )
+from tgmembership_async.storage.rows import execute_rows
 from tgmembership_async.storage.text import storable
 
 _SELECT: Final = """
@@ -72,14 +73,15 @@ def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row]
     """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
     rows = [Row(id_, grant) for id_, grant in enumerate(grants, last_id(connection) + 1)]
     connection.execute("SAVEPOINT new")
-    done = connection.executemany(
+    done = execute_rows(
+        connection,
         "INSERT INTO grants (id, ref, plan_id, member_id, note, status, attempts, updated_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ref) DO NOTHING",
+        " VALUES ON CONFLICT (ref) DO NOTHING",
         [
             (id_, new.ref, new.plan_id, new.member_id, new.note, new.status, new.attempts, _number(new.updated_at))
             for id_, new in rows
         ],
-    ).rowcount
+    )
     if done != len(rows):
         connection.execute("ROLLBACK TO new")
     connection.execute("RELEASE new")
@@ -88,9 +90,10 @@ def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row]
 
 def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[Row]:
     """Take each row from the state it was found in to the next, and return them; GrantError if one is not in it."""
-    changed = connection.executemany(
-        "UPDATE grants SET status = ?, token_id = coalesce(?, token_id), attempts = ?, updated_at = ?, error = ?"
-        " WHERE id = ? AND ref = ? AND status = ?",
+    changed = execute_rows(
+        connection,
+        "UPDATE grants SET status = column1, token_id = coalesce(column2, token_id), attempts = column3, updated_at"
+        " = column4, error = column5 FROM (VALUES) WHERE id = column6 AND ref = column7 AND status = column8",
         [
             (
                 *(after.status, token_id, after.attempts, _number(after.updated_at)),
@@ -99,7 +102,7 @@ def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) 
             )
             for (row, after), token_id in zip(steps, _add_tokens(connection, steps), strict=True)
         ],
-    ).rowcount
+    )
     if changed != len(steps):
         msg = " or ".join(f"{row.grant.ref} is not {row.grant.status} any more" for row, _ in steps)
         raise GrantError(msg)
@@ -113,7 +116,7 @@ def _add_tokens(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant
     ids = count(last + 1)
     kept = [None if token is None else next(ids) for token in new]
     bodies = [(id_, dump_token(token).encode()) for id_, token in zip(kept, new, strict=True) if token is not None]
-    connection.executemany("INSERT INTO token (id, body) VALUES (?, ?)", bodies)
+    execute_rows(connection, "INSERT INTO token (id, body) VALUES", bodies)
     return kept
 
 
@@ -136,8 +139,9 @@ def end_attempts(connection: sqlite3.Connection, ends: Iterable[tuple[Row, Settl
 def _add_to_attempts(
     connection: sqlite3.Connection, halves: Iterable[tuple[Row, int, int | None, GrantStatus, str]]
 ) -> None:
-    connection.executemany(
-        "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES (?, ?, ?, ?, ?, ?)",
+    execute_rows(
+        connection,
+        "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES",
         [(row.id, row.grant.attempts, *half) for row, *half in halves],
     )
 
