@@ -4,18 +4,24 @@
 
 Imports run in processes of their own, in turns; the figures are medians of CPU time, and what Python keeps of memory.
 A Session makes its TLS context, most of what a client costs, with its first call that is encrypted; once for all lanes.
+So each also makes one call, to a port that refuses it, and is closed.
 """
 
+import asyncio
+import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
 
 import httpx
 
-from tgmembership_async import Session
+from tgmembership_async import NotSent, RetryPolicy, Session
 
 KEY = "0123456789abcdefghij0123456789abcdefghij"
 STATEMENTS = {
@@ -53,6 +59,31 @@ def built(build: Callable[[], object]) -> float:
     return 1e6 * (time.perf_counter() - start)
 
 
+def opened(runner: asyncio.Runner, life: Callable[[str], Coroutine[Any, Any, None]]) -> float:
+    """Return the milliseconds of a life with one call, the fifth of a row."""
+    with socket.socket() as refused:
+        refused.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{refused.getsockname()[1]}"
+        for _ in range(5):
+            start = time.perf_counter()
+            runner.run(life(url))
+        return 1e3 * (time.perf_counter() - start)
+
+
+async def life_of_a_client(url: str) -> None:
+    """Make one, and call in vain."""
+    async with httpx.AsyncClient() as client:
+        with suppress(httpx.ConnectError):
+            await client.get(url)
+
+
+async def life_of_a_session(url: str) -> None:
+    """Do the same."""
+    async with Session(1, KEY, base_url=url, proxy=None, retry=RetryPolicy(attempts=1)) as tg:
+        with suppress(NotSent):
+            await tg.get_plans()
+
+
 def table(title: str, unit: str, figures: dict[str, list[float]]) -> None:
     """Print medians and their ratio to the first."""
     print(f"\n| {title} | {unit} | ratio |\n| --- | ---: | ---: |")
@@ -64,19 +95,26 @@ def table(title: str, unit: str, figures: dict[str, list[float]]) -> None:
 
 def main() -> None:
     """Print the tables."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]  # both look for the machine's authorities there, and only one for its proxies
     rounds = 3 if "--quick" in sys.argv else 15
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     memory = {name: [told(KEPT.format(statement)) / 2**20] for name, statement in STATEMENTS.items()}
     building: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
-    for _ in range(rounds):
-        for name, statement in STATEMENTS.items():
-            times[name].append(1_000 * told(MEASURED.format(statement)))
-        building["httpx.AsyncClient()"].append(built(httpx.AsyncClient))
-        building["Session(...)"].append(built(lambda: Session(1, KEY)))
+    lives: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
+    with asyncio.Runner() as runner:
+        for _ in range(rounds):
+            for name, statement in STATEMENTS.items():
+                times[name].append(1_000 * told(MEASURED.format(statement)))
+            building["httpx.AsyncClient()"].append(built(httpx.AsyncClient))
+            building["Session(...)"].append(built(lambda: Session(1, KEY)))
+            lives["httpx.AsyncClient()"].append(opened(runner, life_of_a_client))
+            lives["Session(...)"].append(opened(runner, life_of_a_session))
     print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}")
     table("import", "CPU ms", times)
     table("import", "MB", memory)
     table("build one more", "µs", building)
+    table("build one more, call once with TLS, and close it", "ms", lives)
 
 
 if __name__ == "__main__":
