@@ -106,6 +106,13 @@ def test_headers_are_matched_in_any_case_and_keep_their_order() -> None:
     assert Headers.of({"x": "y"}).get("X") == "y"
 
 
+@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding"])
+def test_a_middleware_cannot_say_where_a_request_goes_or_ends(name: str) -> None:
+    wire = attrs.evolve(request(), headers=Headers.of([(name, "1")]))
+    with pytest.raises(UsageError, match=f"{name}.*leave it to the Session"):
+        wire.encode()
+
+
 @pytest.mark.parametrize("pair", [("a b", "1"), ("", "1"), ("a", "1\r\nevil: 2"), ("a", "☃"), ("a\n", "1"), ("é", "1")])
 def test_a_middleware_cannot_send_a_broken_header(pair: tuple[str, str]) -> None:
     wire = attrs.evolve(request(), headers=Headers.of([pair]))
