@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -25,6 +26,9 @@ __all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded
 # imports: that was half of all CPU time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# The background of a shell ignores it, and so would all that tests start there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "40"))  # `nox -s soak` asks for many more
 settings.register_profile("local", deadline=None, max_examples=EXAMPLES)

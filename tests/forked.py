@@ -187,7 +187,6 @@ def _be(stdin: int, stdout: int, stderr: int, told: int) -> None:
     for standard, number in enumerate((stdin, stdout, stderr)):
         os.dup2(number, standard)
         os.close(number)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])

@@ -10,13 +10,50 @@ from typing import Any
 
 import anyio
 import pytest
+from attrs import evolve
 from canary import CANARY_KEY, CANARY_SECRET
 from scripted_server import answering
 
-from tgmembership_async import OutcomeUnknown, ReplyLost, RetryPolicy, UnexpectedReply
+from tgmembership_async import (
+    Headers,
+    OutcomeUnknown,
+    ReplyLost,
+    Request,
+    Response,
+    RetryPolicy,
+    UnexpectedReply,
+    UsageError,
+)
 
 AUTHORIZATION = b"proxy-authorization: Basic " + base64.b64encode(f"user:{CANARY_SECRET}".encode())
 ONCE = RetryPolicy(attempts=1)
+
+
+def test_headers_of_a_middleware_go_out_once_and_none_that_says_where_a_request_ends(
+    serve: Any, run: Any, session: Any
+) -> None:
+    server = serve(answering())
+
+    def adding(*pairs: tuple[str, str]) -> Any:
+        async def middleware(request: Request, call_next: Any) -> Response:
+            answer: Response = await call_next(evolve(request, headers=Headers((*request.headers, *pairs))))
+            return answer
+
+        return middleware
+
+    async def scenario() -> None:
+        async with session(server.url, middleware=[adding(("Host", "gate.example"), ("x-note", "caf\xe9"))]) as tg:
+            await tg.add_member(1, 42)
+        for name in ("Content-Length", "transfer-encoding"):
+            async with session(server.url, attempt_middleware=[adding((name, "1"))]) as tg:
+                with pytest.raises(UsageError, match=name):
+                    await tg.add_member(1, 42)
+
+    run(scenario)
+    [sent] = server.requests
+    assert sent.lower().count(b"\r\nhost: gate.example\r\n") == sent.lower().count(b"\r\nhost:") == 1
+    assert b"\r\nx-note: caf\xe9\r\n" in sent
+    assert sent.lower().count(b"\r\ncontent-length:") == 1
 
 
 def test_nothing_is_sent_twice_where_the_service_hangs_up(serve: Any, run: Any, session: Any) -> None:

@@ -74,8 +74,8 @@ STANDARD_HEADERS: Final = Headers(
 )
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_SAYS_WHERE_IT_ENDS: Final = frozenset({"host", "content-length", "transfer-encoding"})
-"""Two of these, and two servers on the way may take one request for two."""
+_SAYS_WHERE_IT_ENDS: Final = frozenset({"content-length", "transfer-encoding"})
+"""Where it is said twice, two servers on the way may take one request for two."""
 _CONTENT_TYPE: Final[Mapping[BodyFormat, str]] = {
     "json": "application/json",
     "form": "application/x-www-form-urlencoded",
@@ -93,7 +93,7 @@ def _check(headers: Headers) -> None:
             msg = f"a middleware added a header that HTTP cannot carry, under the name {name!r:.80}"
             raise UsageError(msg)
         if name.lower() in _SAYS_WHERE_IT_ENDS:
-            msg = f"a middleware added the header {name}, which goes with the body and the URL: leave it to the Session"
+            msg = f"a middleware added the header {name}, which says where the request ends: leave it to the Session"
             raise UsageError(msg)
 
 

@@ -32,7 +32,6 @@ from tgmembership_async.values.secret import Target
 
 _JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 _INTERIM: Final = frozenset(range(100, 200)) - {101}
-_OURS: Final = ("host", "content-length")
 
 
 class AiohttpTransport:
@@ -244,5 +243,5 @@ def _fields(authority: str, headers: Headers, proxy: URL | None) -> bytes:
     if proxy is not None and (proxy.user or proxy.password):
         credentials = f"{proxy.user or ''}:{proxy.password or ''}".encode()
         ours.append(("proxy-authorization", f"Basic {b64encode(credentials).decode()}"))
-    theirs = [(name, value) for name, value in headers if name.lower() not in _OURS]
+    theirs = [(name, value) for name, value in headers if name.lower() != "host"]
     return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in ours + theirs])

@@ -217,8 +217,9 @@ def _timeout(timeouts: Timeouts) -> Mapping[str, float]:
 
 @lru_cache(maxsize=256)
 def _fields(authority: str, headers: Headers, length: int) -> httpx.Headers:
-    fields = [(b"host", authority.encode("ascii"))]
-    fields += [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+    ours = [("host", headers.get("host") or authority)]
+    theirs = [(name, value) for name, value in headers if name.lower() != "host"]
+    fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in ours + theirs]
     return httpx.Headers([*fields, (b"content-length", b"%d" % length)] if length else fields)
 
 
