@@ -15,7 +15,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 
 # Each part may import itself and what stands before it. What shares a line does not know its neighbours.
 ORDER = [
-    ["version", "lived"],
+    ["version", "lived", "loops"],
     ["errors"],
     ["values"],
     ["protocol"],

@@ -1,6 +1,5 @@
 """The Session: one bot's way to the service. Lifecycle first, then one coroutine per method."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import partial
@@ -15,6 +14,7 @@ from tgmembership_async import settings
 from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.errors import UsageError
 from tgmembership_async.lived import Lived
+from tgmembership_async.loops import asyncio_loop
 from tgmembership_async.middleware import Deadline, Departure, Exchange, Middleware, Next, Retry, chain
 from tgmembership_async.protocol import convert, endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
@@ -288,11 +288,8 @@ class Session(Lived):
 
 def _running_loop() -> tuple[object, Callable[[], float]]:
     """Return what tells this event loop from others, and its clock; asking anyio for both costs five times as much."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return current_token(), current_time
-    return loop, loop.time
+    loop = asyncio_loop()
+    return (current_token(), current_time) if loop is None else (loop, loop.time)
 
 
 class _Shared:

@@ -15,6 +15,7 @@ from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
 from tgmembership_async.grants.run import EVERY_REASON, Requests, Run, StopReason
 from tgmembership_async.lived import Lived
+from tgmembership_async.loops import asyncio_loop
 from tgmembership_async.session import Session
 from tgmembership_async.values.models import AccessToken, Subscriber
 
@@ -176,7 +177,7 @@ class Granter(Lived):
         exchange = self._carry_out(session, shared)
         if inline:
             await exchange
-        elif (loop := _asyncio_loop()) is not None:
+        elif (loop := asyncio_loop()) is not None:
             # A task of our own: a shield does not hold against task.cancel(), wait_for or asyncio.timeout.
             task = loop.create_task(exchange)
             self._tasks[task] = shared
@@ -301,10 +302,3 @@ class Granter(Lived):
         if not self._is_open:
             msg = "the Granter is not open: use `async with Granter(session, ledger) as granter:`"
             raise UsageError(msg)
-
-
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

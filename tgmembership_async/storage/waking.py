@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tgmembership_async.loops import asyncio_loop
+
 if TYPE_CHECKING:
     import trio
 
 Soon = Callable[..., object]
 """Runs a function with its arguments in an event loop, called from any thread: `soon(function, *arguments)`."""
-_TRIO: Final = "trio"
 _IN_ONE_TURN: Final = 64
 
 
@@ -31,13 +32,8 @@ class Waiter(Protocol):
 
 def waiter() -> Waiter:
     """Return a waiter for the coroutine that runs now."""
-    # A trio guest has a running asyncio loop as well, so trio is asked first.
-    if _TRIO in sys.modules:
-        import trio  # noqa: PLC0415 - loaded already
-
-        if trio.lowlevel.in_trio_task():
-            return _TrioWaiter(trio)
-    return _AsyncioWaiter(asyncio.get_running_loop())
+    loop = asyncio_loop()
+    return _TrioWaiter(sys.modules["trio"]) if loop is None else _AsyncioWaiter(loop)
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:

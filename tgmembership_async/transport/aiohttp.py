@@ -21,6 +21,7 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.loops import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Timeouts
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
@@ -83,11 +84,9 @@ class AiohttpTransport:
         return self._ssl_context or ssl.create_default_context()
 
     def _make_lanes(self, account: Account) -> "Lanes[_Lane]":
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if asyncio_loop() is None:
             msg = "aiohttp runs on asyncio only: with trio, use transport='httpx'"
-            raise UsageError(msg) from None
+            raise UsageError(msg)
         url = proxy_for(account) if self._proxy == "env" else self._proxy
         proxy = None if url is None else URL(check_proxy(url, HTTP_SCHEMES))
         if (lent := self._connector) is not None:

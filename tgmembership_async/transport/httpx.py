@@ -1,6 +1,5 @@
 """The default way out, on httpx: the only module that imports it."""
 
-import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterable, Mapping
@@ -14,6 +13,7 @@ from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.loops import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Timeouts
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
@@ -181,7 +181,7 @@ class HttpxTransport:
         encrypted_proxy = url is not None and url.startswith("https://")
         # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
         verify: ssl.SSLContext | bool = self._verify if account.scheme == "https" or encrypted_proxy else False
-        backend = AsyncioBackend() if _on_asyncio() else None
+        backend = AsyncioBackend() if asyncio_loop() is not None else None
         proxy = None if url is None else httpx.Proxy(url, ssl_context=self._verify if encrypted_proxy else None)
 
         def lane() -> _Lane:
@@ -190,14 +190,6 @@ class HttpxTransport:
             return _Lane(transport)
 
         return Lanes(lane)
-
-
-def _on_asyncio() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 _POOL: Final = "_pool"

@@ -10,6 +10,7 @@ from anyio.lowlevel import current_token
 from attrs import evolve
 
 from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.loops import asyncio_loop
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.events import Event
@@ -127,8 +128,8 @@ class StoredIntake:
             self._opened_inbox = True
         self._loop = current_token()
         self._worker = Worker(self._inbox, self._handlers, self._policy, clock=self._clock)
-        if self._background and _on_asyncio():
-            self._task = asyncio.get_running_loop().create_task(self._worker.run(), name="tgmembership inbox")
+        if self._background and (loop := asyncio_loop()) is not None:
+            self._task = loop.create_task(self._worker.run(), name="tgmembership inbox")
             self._task.add_done_callback(_report)
 
     async def aclose(self) -> None:
@@ -144,13 +145,6 @@ class StoredIntake:
             if self._opened_inbox:
                 self._opened_inbox = False
                 await self._inbox.aclose()
-
-
-def _on_asyncio() -> bool:
-    try:
-        return asyncio.current_task() is not None  # none in a trio guest, whose loop is asyncio's
-    except RuntimeError:
-        return False
 
 
 async def _ended(task: asyncio.Task[Any], patience: float) -> None:

@@ -1,0 +1,20 @@
+"""Which event loop runs this code."""
+
+import asyncio
+import sys
+from typing import Final
+
+_TRIO: Final = "trio"
+
+
+def asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the asyncio event loop that runs this code; None where trio does, be it as the guest of such a loop."""
+    if _TRIO in sys.modules:
+        import trio  # noqa: PLC0415 - loaded already
+
+        if trio.lowlevel.in_trio_task():
+            return None
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
