@@ -105,8 +105,7 @@ class TestLifeAndDeath:
                     execute(url, "UPDATE tgm_worker SET lease_until = lease_until + interval '1 hour'")
                     await until(lambda: left_behind(other))  # the server sees the end of the connection in a moment
                     # The one that looks at each beat has seen to the other two.
-                    assert other._life is not None
-                    other._life.nudge()
+                    other._storage.life.nudge()
                     await until(lambda: is_unknown(other, "b"))
                     await until(lambda: is_unknown(other, "c"))
                     (attempt,) = await other.attempts("b")
@@ -207,8 +206,7 @@ class TestLifeAndDeath:
                     " WHERE locktype = 'advisory' AND classid = 'tgm_worker'::regclass)",
                 )
                 await ledger.settle("a", GRANTED)
-                assert ledger._life is not None
-                ledger._life.nudge()
+                ledger._storage.life.nudge()
 
                 async def beside() -> bool:
                     return bool(execute(url, "SELECT 1 FROM pg_locks WHERE classid = 'tgm_worker'::regclass"))

@@ -7,7 +7,6 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, Self, overload
 
-from anyio import CancelScope, to_thread
 from psycopg import AsyncConnection, Connection
 
 from tgmembership_async.errors import GrantError, StorageError
@@ -30,8 +29,7 @@ from tgmembership_async.grants.postgres_jobs import ClaimRef, SettleRef, StepRef
 from tgmembership_async.grants.postgres_records import Row
 from tgmembership_async.grants.postgres_tables import LEDGER
 from tgmembership_async.lived import Lived
-from tgmembership_async.storage.postgres import PostgresStorage
-from tgmembership_async.storage.postgres_life import WORKERS, Life
+from tgmembership_async.storage.postgres_life import WorkersStorage
 from tgmembership_async.storage.postgres_server import Lane
 from tgmembership_async.values.models import AccessToken
 from tgmembership_async.values.secret import Secret
@@ -52,9 +50,8 @@ class PostgresLedger(Lived):
     """
 
     def __init__(self, conninfo: str | Secret, *, clock: steps.Clock = steps.utc_now) -> None:
-        self._storage = PostgresStorage(conninfo, (WORKERS, LEDGER))
+        self._storage = WorkersStorage(conninfo, LEDGER)
         self._clock = clock
-        self._life: Life | None = None
         self._numbers = count(1)
         self._claimed: dict[str, Row] = {}
         self._owed: dict[str, SettleRef] = {}
@@ -74,17 +71,11 @@ class PostgresLedger(Lived):
         package; StorageError where the server is not there.
         """
         await self._storage.open(self._look)
-        self._life = Life(self._storage.server, self._look)
-        self._storage.on_trouble = self._life.nudge
         return self
 
     async def aclose(self) -> None:
         """Finish what is being written, and disconnect; what is still being sent is unknown from now on."""
-        life, self._life = self._life, None
         await self._storage.aclose()
-        if life is not None:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(life.end)
 
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
@@ -111,9 +102,7 @@ class PostgresLedger(Lived):
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
         check_fits(request)
-        self._storage.check_open()
-        assert self._life is not None  # noqa: S101 - open
-        job = ClaimRef(request, next(self._numbers), self._life, self._clock)
+        job = ClaimRef(request, next(self._numbers), self._storage.life, self._clock)
         try:
             claim = await self._storage.run(job)
         except StorageError:

@@ -15,9 +15,12 @@ from threading import Condition, Event, Thread
 from typing import Final
 
 import psycopg
+from anyio import CancelScope, to_thread
 
 from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.postgres import Job, PostgresStorage
 from tgmembership_async.storage.postgres_server import Lane, Server
+from tgmembership_async.values.secret import Secret
 
 LEASE: Final = 15.0
 _BEAT: Final = LEASE / 3
@@ -163,3 +166,32 @@ def _row(lane: Lane, statement: str, *values: object) -> tuple[int, ...]:
     row = lane.execute(statement.encode(), values).fetchone()
     assert row is not None  # noqa: S101 - one row, always
     return row
+
+
+class WorkersStorage(PostgresStorage):
+    """The tables of a component that workers share. As long as it is open this process may be one of them."""
+
+    def __init__(self, conninfo: str | Secret, component: Component) -> None:
+        super().__init__(conninfo, (WORKERS, component))
+        self._life: Life | None = None
+
+    @property
+    def life(self) -> Life:
+        """Return this worker's life, or raise UsageError unless it is open, in this very process."""
+        self.check_open()
+        assert self._life is not None  # noqa: S101 - open
+        return self._life
+
+    async def open(self, first: Job[None]) -> None:
+        """Connect as any storage does; the first job sees to the dead, now and at each beat of this worker's life."""
+        await super().open(first)
+        self._life = Life(self.server, first)
+        self.on_trouble = self._life.nudge
+
+    async def aclose(self) -> None:
+        """Wait for what runs, disconnect, and end this worker's life."""
+        life, self._life = self._life, None
+        await super().aclose()
+        if life is not None:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(life.end)

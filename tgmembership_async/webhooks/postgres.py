@@ -7,13 +7,10 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, Self
 
-from anyio import CancelScope, to_thread
-
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.lived import Lived
 from tgmembership_async.storage.component import Component
-from tgmembership_async.storage.postgres import PostgresStorage
-from tgmembership_async.storage.postgres_life import ALIVE, WORKERS, Life
+from tgmembership_async.storage.postgres_life import ALIVE, WorkersStorage
 from tgmembership_async.storage.postgres_server import Lane
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.secret import Secret
@@ -94,8 +91,7 @@ class PostgresInbox(Lived):
     """
 
     def __init__(self, conninfo: str | Secret) -> None:
-        self._storage = PostgresStorage(conninfo, (WORKERS, INBOX))
-        self._life: Life | None = None
+        self._storage = WorkersStorage(conninfo, INBOX)
         self._numbers = count(1)
         self._worker: int | None = None
         self._doubtful: set[int] = set()
@@ -114,17 +110,11 @@ class PostgresInbox(Lived):
         Raises UsageError and StorageError as `PostgresLedger.open` does.
         """
         await self._storage.open(self._look)
-        self._life = Life(self._storage.server, self._look)
-        self._storage.on_trouble = self._life.nudge
         return self
 
     async def aclose(self) -> None:
         """Finish what is being written, and disconnect; what is still being handled is stored again."""
-        life, self._life = self._life, None
         await self._storage.aclose()
-        if life is not None:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(life.end)
 
     async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
         """Keep a delivery, unless this very one is there; one whose event came in the last seconds is a repeat."""
@@ -133,9 +123,7 @@ class PostgresInbox(Lived):
 
     async def claim(self, limit: int, now: datetime) -> list[Entry]:
         """Take up to `limit` entries that are due to `processing`, the oldest first, counting an attempt for each."""
-        self._storage.check_open()
-        assert self._life is not None  # noqa: S101 - open
-        number, life, again = next(self._numbers), self._life, False
+        number, life, again = next(self._numbers), self._storage.life, False
 
         def take(lane: Lane) -> list[Entry]:
             nonlocal again
