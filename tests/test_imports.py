@@ -32,7 +32,7 @@ ORDER = [
 ]
 RANKS = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 PURE = ["errors", "values", "protocol"]
-IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
+IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
 NOT_LOADED = {"httpx", "httpcore", "aiohttp", "sqlite3", "starlette", "uvicorn", "click", "rich", "trio", "aiogram"}
 NOT_LOADED |= {"fastapi", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis"}
 
@@ -68,7 +68,10 @@ def test_what_is_pure_imports_no_io(part: str) -> None:
     assert tops & IO == set()
 
 
-@pytest.mark.parametrize(("library", "modules"), [("httpx", ["httpx.py"]), ("httpcore", ["httpcore.py", "httpx.py"])])
+@pytest.mark.parametrize(
+    ("library", "modules"),
+    [("httpx", ["httpx.py"]), ("httpcore", ["httpcore.py", "httpx.py"]), ("h11", ["httpcore.py"])],
+)
 def test_httpx_and_what_is_below_it_are_named_in_few_places(library: str, modules: list[str]) -> None:
     naming = [module for module in MODULES if any(name.split(".")[0] == library for name in imports(module))]
 
