@@ -52,6 +52,7 @@ CASES = (
 )
 BURST = 256
 AFTER_A_BURST = "1 task, after a burst"
+OWN = "20 ms server, at either width in turns"
 
 
 async def compare(case: Case, *, quick: bool) -> dict[str, list[Figure]]:
@@ -85,6 +86,18 @@ async def after_a_burst(rounds: int) -> dict[str, list[Figure]]:
             return await interleave(candidates, rounds=rounds, calls=40)
 
 
+async def own_cost(rounds: int) -> dict[str, list[Figure]]:
+    """Measure a Session at 64 and at 256 tasks in turns: the cases above are minutes apart, and machines drift."""
+    taken: dict[str, list[Figure]] = {}
+    with server(0.02) as url:
+        async with AsyncExitStack() as stack:
+            calls = {n: await stack.enter_async_context(OURS_HTTPX.enter(url, n)) for n in (64, 256)}
+            for _ in range(rounds + 1):
+                for n, call in calls.items():
+                    taken.setdefault(f"{OURS_HTTPX.name}, {n} tasks", []).append(await measure(call, calls=2_560, tasks=n))
+    return {name: figures[1:] for name, figures in taken.items()}  # the first one warms up
+
+
 def facts() -> dict[str, str]:
     """Say what the figures were measured on."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
@@ -116,7 +129,8 @@ def main() -> None:
     print(", ".join(f"{name} {what}" for name, what in about.items()))
     results: dict[str, Any] = {"about": about, "cases": {}}
     runs = [(case.name, partial(compare, case, quick=quick)) for case in CASES]
-    for name, run in [*runs, (AFTER_A_BURST, partial(after_a_burst, 2 if quick else 5))]:
+    runs += [(OWN, partial(own_cost, 2 if quick else 6)), (AFTER_A_BURST, partial(after_a_burst, 2 if quick else 5))]
+    for name, run in runs:
         figures = asyncio.run(run())
         print(f"\n{name}\n")
         print_table(figures)
