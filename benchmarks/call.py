@@ -94,7 +94,9 @@ async def own_cost(rounds: int) -> dict[str, list[Figure]]:
             calls = {n: await stack.enter_async_context(OURS_HTTPX.enter(url, n)) for n in (64, 256)}
             for _ in range(rounds + 1):
                 for n, call in calls.items():
-                    taken.setdefault(f"{OURS_HTTPX.name}, {n} tasks", []).append(await measure(call, calls=2_560, tasks=n))
+                    taken.setdefault(f"{OURS_HTTPX.name}, {n} tasks", []).append(
+                        await measure(call, calls=2_560, tasks=n)
+                    )
     return {name: figures[1:] for name, figures in taken.items()}  # the first one warms up
 
 
