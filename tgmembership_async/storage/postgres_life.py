@@ -186,7 +186,7 @@ class WorkersStorage(PostgresStorage):
         """Connect as any storage does; the first job sees to the dead, now and at each beat of this worker's life."""
         await super().open(first)
         self._life = Life(self.server, first)
-        self.on_trouble = self._life.nudge
+        self.on_trouble: Callable[[], None] = self._life.nudge
 
     async def aclose(self) -> None:
         """Wait for what runs, disconnect, and end this worker's life."""
