@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from aims import print_aims
+from aims import AFTER_A_BURST, EITHER_WIDTH, MANY, ONE, SLOW, THOUSAND, WIDE, print_aims
 from attrs import frozen
 from compare import Candidate, Figure, cpu, interleave, measure, print_table, rate
 from contestants import AIOHTTP, HTTPX, HTTPX_SAME, OURS_AIOHTTP, OURS_HTTPX, SDKS, Contestant
@@ -42,17 +42,15 @@ class Case:
 
 
 CASES = (
-    Case("1 task", 1, 300, 8, 0.0, (*BARE, *SDKS)),
-    Case("64 tasks", 64, 640, 8, 0.0, (*BARE, *SDKS)),
-    Case("1,000 tasks on 32 connections", 1_000, 1_000, 32, 0.0, (OURS_HTTPX, HTTPX, HTTPX_SAME), 2),
-    Case("64 tasks, 20 ms server", 64, 640, 64, 0.02, BARE, 3),
+    Case(ONE, 1, 300, 8, 0.0, (*BARE, *SDKS)),
+    Case(MANY, 64, 640, 8, 0.0, (*BARE, *SDKS)),
+    Case(THOUSAND, 1_000, 1_000, 32, 0.0, (OURS_HTTPX, HTTPX, HTTPX_SAME), 2),
+    Case(SLOW, 64, 640, 64, 0.02, BARE, 3),
     # With its limits raised to 256, bare httpx takes 95 ms for each call: minutes for one round. Five calls a task, for
     # with fewer the queue in its pool, which is what costs it, is short for half of the time.
-    Case("256 tasks, 20 ms server", 256, 1_280, 256, 0.02, (OURS_HTTPX, HTTPX, OURS_AIOHTTP, AIOHTTP), 3),
+    Case(WIDE, 256, 1_280, 256, 0.02, (OURS_HTTPX, HTTPX, OURS_AIOHTTP, AIOHTTP), 3),
 )
 BURST = 256
-AFTER_A_BURST = "1 task, after a burst"
-OWN = "20 ms server, at either width in turns"
 
 
 async def compare(case: Case, *, quick: bool) -> dict[str, list[Figure]]:
@@ -61,11 +59,11 @@ async def compare(case: Case, *, quick: bool) -> dict[str, list[Figure]]:
         async with AsyncExitStack() as stack:
             present = [contestant for contestant in case.contestants if contestant.present]
             candidates = [
-                Candidate(one.name, await stack.enter_async_context(one.enter(url, case.connections)))
+                Candidate(one.name, await stack.enter_async_context(one.enter(url, case.connections)), case.tasks)
                 for one in present
             ]
             calls, rounds = (max(case.calls // 4, case.tasks), 2) if quick else (case.calls, case.rounds)
-            return await interleave(candidates, rounds=rounds, calls=calls, tasks=case.tasks)
+            return await interleave(candidates, rounds=rounds, calls=calls)
 
 
 async def after_a_burst(rounds: int) -> dict[str, list[Figure]]:
@@ -88,16 +86,13 @@ async def after_a_burst(rounds: int) -> dict[str, list[Figure]]:
 
 async def own_cost(rounds: int) -> dict[str, list[Figure]]:
     """Measure a Session at 64 and at 256 tasks in turns: the cases above are minutes apart, and machines drift."""
-    taken: dict[str, list[Figure]] = {}
     with server(0.02) as url:
         async with AsyncExitStack() as stack:
-            calls = {n: await stack.enter_async_context(OURS_HTTPX.enter(url, n)) for n in (64, 256)}
-            for _ in range(rounds + 1):
-                for n, call in calls.items():
-                    taken.setdefault(f"{OURS_HTTPX.name}, {n} tasks", []).append(
-                        await measure(call, calls=2_560, tasks=n)
-                    )
-    return {name: figures[1:] for name, figures in taken.items()}  # the first one warms up
+            candidates = [
+                Candidate(f"{OURS_HTTPX.name}, {n} tasks", await stack.enter_async_context(OURS_HTTPX.enter(url, n)), n)
+                for n in (64, 256)
+            ]
+            return await interleave(candidates, rounds=rounds, calls=2_560)
 
 
 def facts() -> dict[str, str]:
@@ -131,7 +126,10 @@ def main() -> None:
     print(", ".join(f"{name} {what}" for name, what in about.items()))
     results: dict[str, Any] = {"about": about, "cases": {}}
     runs = [(case.name, partial(compare, case, quick=quick)) for case in CASES]
-    runs += [(OWN, partial(own_cost, 2 if quick else 6)), (AFTER_A_BURST, partial(after_a_burst, 2 if quick else 5))]
+    runs += [
+        (EITHER_WIDTH, partial(own_cost, 2 if quick else 6)),
+        (AFTER_A_BURST, partial(after_a_burst, 2 if quick else 5)),
+    ]
     for name, run in runs:
         figures = asyncio.run(run())
         print(f"\n{name}\n")

@@ -13,10 +13,11 @@ Call = Callable[[], Awaitable[object]]
 
 @frozen
 class Candidate:
-    """Something that can be called again and again, and its name."""
+    """Something that can be called again and again, its name, and how many tasks call it at once."""
 
     name: str
     call: Call
+    tasks: int = 1
 
 
 @frozen
@@ -41,9 +42,7 @@ async def measure(call: Call, *, calls: int, tasks: int = 1) -> Figure:
     return Figure((time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls)
 
 
-async def interleave(
-    candidates: Sequence[Candidate], *, rounds: int, calls: int, tasks: int = 1
-) -> dict[str, list[Figure]]:
+async def interleave(candidates: Sequence[Candidate], *, rounds: int, calls: int) -> dict[str, list[Figure]]:
     """Measure all in turns, after one round to warm up that does not count."""
     figures: dict[str, list[Figure]] = {candidate.name: [] for candidate in candidates}
     for turn in range(rounds + 1):
@@ -51,7 +50,7 @@ async def interleave(
             gc.collect()
             gc.freeze()  # what the others have loaded is not for each to search again and again
         for candidate in candidates:
-            figure = await measure(candidate.call, calls=calls, tasks=tasks)
+            figure = await measure(candidate.call, calls=calls, tasks=candidate.tasks)
             if turn:
                 figures[candidate.name].append(figure)
     return figures

@@ -15,9 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import httpx
 
@@ -51,23 +50,12 @@ def told(script: str) -> float:
     return float(done.stdout)
 
 
-def built(build: Callable[[], object]) -> float:
-    """Return the microseconds of building one, the 20th of a row."""
-    for _ in range(20):
+def last_of(row: int, build: Callable[[], object]) -> float:
+    """Return the seconds that the last of so many takes."""
+    for _ in range(row):
         start = time.perf_counter()
         build()
-    return 1e6 * (time.perf_counter() - start)
-
-
-def opened(runner: asyncio.Runner, life: Callable[[str], Coroutine[Any, Any, None]]) -> float:
-    """Return the milliseconds of a life with one call, the fifth of a row."""
-    with socket.socket() as refused:
-        refused.bind(("127.0.0.1", 0))
-        url = f"https://127.0.0.1:{refused.getsockname()[1]}"
-        for _ in range(5):
-            start = time.perf_counter()
-            runner.run(life(url))
-        return 1e3 * (time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 async def life_of_a_client(url: str) -> None:
@@ -101,15 +89,17 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     memory = {name: [told(KEPT.format(statement)) / 2**20] for name, statement in STATEMENTS.items()}
     building: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
-    lives: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
-    with asyncio.Runner() as runner:
+    lives: dict[str, list[float]] = {name: [] for name in building}
+    with socket.socket() as refused, asyncio.Runner() as runner:
+        refused.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{refused.getsockname()[1]}"
         for _ in range(rounds):
             for name, statement in STATEMENTS.items():
                 times[name].append(1_000 * told(MEASURED.format(statement)))
-            building["httpx.AsyncClient()"].append(built(httpx.AsyncClient))
-            building["Session(...)"].append(built(lambda: Session(1, KEY)))
-            lives["httpx.AsyncClient()"].append(opened(runner, life_of_a_client))
-            lives["Session(...)"].append(opened(runner, life_of_a_session))
+            building["httpx.AsyncClient()"].append(1e6 * last_of(20, httpx.AsyncClient))
+            building["Session(...)"].append(1e6 * last_of(20, lambda: Session(1, KEY)))
+            lives["httpx.AsyncClient()"].append(1e3 * last_of(5, lambda: runner.run(life_of_a_client(url))))
+            lives["Session(...)"].append(1e3 * last_of(5, lambda: runner.run(life_of_a_session(url))))
     print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}")
     table("import", "CPU ms", times)
     table("import", "MB", memory)
