@@ -2,14 +2,11 @@
 
 import asyncio
 import sys
-from typing import Final
-
-_TRIO: Final = "trio"
 
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     """Return the asyncio event loop that runs this code; None where trio does, be it as the guest of such a loop."""
-    if _TRIO in sys.modules:
+    if "trio" in sys.modules:
         import trio  # noqa: PLC0415 - loaded already
 
         if trio.lowlevel.in_trio_task():

@@ -1,15 +1,11 @@
 """How a thread wakes coroutines, on asyncio and on trio: one call into each event loop for all that wait there."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Final, Protocol
 
 from tgmembership_async.loops import asyncio_loop
-
-if TYPE_CHECKING:
-    import trio
 
 Soon = Callable[..., object]
 """Runs a function with its arguments in an event loop, called from any thread: `soon(function, *arguments)`."""
@@ -33,7 +29,7 @@ class Waiter(Protocol):
 def waiter() -> Waiter:
     """Return a waiter for the coroutine that runs now."""
     loop = asyncio_loop()
-    return _TrioWaiter(sys.modules["trio"]) if loop is None else _AsyncioWaiter(loop)
+    return _TrioWaiter() if loop is None else _AsyncioWaiter(loop)
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:
@@ -77,9 +73,11 @@ class _AsyncioWaiter:
 class _TrioWaiter:
     __slots__ = ("_event", "soon")
 
-    def __init__(self, library: Any) -> None:
-        self.soon: Soon = library.lowlevel.current_trio_token().run_sync_soon
-        self._event: trio.Event = library.Event()
+    def __init__(self) -> None:
+        import trio  # noqa: PLC0415 - loaded already
+
+        self.soon: Soon = trio.lowlevel.current_trio_token().run_sync_soon
+        self._event = trio.Event()
 
     def wait(self) -> Awaitable[object]:
         return self._event.wait()
