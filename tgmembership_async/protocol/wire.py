@@ -87,6 +87,12 @@ def _with_content_type(headers: Headers, body_format: BodyFormat) -> Headers:
     return headers.with_("content-type", _CONTENT_TYPE[body_format])
 
 
+def addressed(headers: Headers, authority: str) -> Headers:
+    """Return headers with the host in front: theirs, if they name one, or else the URL's `authority`."""
+    others = ((name, value) for name, value in headers if name.lower() != "host")
+    return Headers((("host", headers.get("host") or authority), *others))
+
+
 def _check(headers: Headers) -> None:
     for name, value in headers:
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):

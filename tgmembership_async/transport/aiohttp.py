@@ -22,7 +22,7 @@ from yarl import URL
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.loops import asyncio_loop
-from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Timeouts
+from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes, max_idle
@@ -238,9 +238,9 @@ def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
 
 @lru_cache(maxsize=256)
 def _fields(authority: str, headers: Headers, proxy: URL | None) -> bytes:
-    ours = [("host", headers.get("host") or authority)]
+    host, *others = addressed(headers, authority)
+    ours = [host]
     if proxy is not None and (proxy.user or proxy.password):
         credentials = f"{proxy.user or ''}:{proxy.password or ''}".encode()
         ours.append(("proxy-authorization", f"Basic {b64encode(credentials).decode()}"))
-    theirs = [(name, value) for name, value in headers if name.lower() != "host"]
-    return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in ours + theirs])
+    return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in ours + others])

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.loops import asyncio_loop
-from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Timeouts
+from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
 from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection
@@ -147,7 +147,7 @@ class HttpxTransport:
 
     async def send(self, request: Request) -> Response:
         """Send one request once."""
-        if request.account is not self._account:
+        if request.account is not self._account:  # to add it each time takes a thirtieth of a call
             self._account = request.account
             _REDACT.accounts.add(request.account)
         witness = Witness(request.progress)
@@ -209,9 +209,7 @@ def _timeout(timeouts: Timeouts) -> Mapping[str, float]:
 
 @lru_cache(maxsize=256)
 def _fields(authority: str, headers: Headers, length: int) -> httpx.Headers:
-    ours = [("host", headers.get("host") or authority)]
-    theirs = [(name, value) for name, value in headers if name.lower() != "host"]
-    fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in ours + theirs]
+    fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in addressed(headers, authority)]
     return httpx.Headers([*fields, (b"content-length", b"%d" % length)] if length else fields)
 
 
