@@ -54,7 +54,7 @@ def test_the_rate_is_that_of_all_sessions_together(url: str, run: Run) -> None:
             for number in range(6):
                 group.start_soon(call, sessions[number % 2])
         assert len(left) == 6
-        # Two at once after a rest, and then one each quarter of a second; each alone would be done after half of that.
+        # Two at once after a rest, and then one each quarter of a second; each alone would be done after a quarter.
         assert max(left) - began > 4 * 0.25 - 0.05
 
     run(scenario)
