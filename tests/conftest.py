@@ -14,7 +14,9 @@ from typing import Any
 import anyio
 import pytest
 import trustme
+from ask import ADDRESS
 from canary_watch import canary_watch, pytest_runtest_makereport, pytest_warning_recorded
+from forked import CAN_FORK, COMMANDS, Forks
 from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
@@ -34,6 +36,14 @@ EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "40"))  # `nox -s soak` asks for m
 settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
 settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one process that forks for all workers."""
+    if CAN_FORK and not hasattr(config, "workerinput"):
+        forks = Forks(*COMMANDS)
+        config.add_cleanup(forks.close)
+        os.environ[ADDRESS] = forks.address
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -15,78 +15,79 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from typing import IO, Any, Final
+from typing import Any, Final, Self
 
-import tgmembership_async
+from ask import ADDRESS, ask
 
-HERE: Final = str(Path(tgmembership_async.__file__).parents[1])
+HERE: Final = Path(__file__).parent
 COMMANDS: Final = (
     "tgmembership_async.cli.*",
     "tgmembership_async.ext.procrastinate",
     "tgmembership_async.transport.httpx",
+    "aiohttp.web",
     "anyio._backends._asyncio",
+    "fastapi",
+    "procrastinate.cli",
+    "pytest",
     "uvicorn.lifespan.on",
     "uvicorn.loops.auto",
     "uvicorn.protocols.http.auto",
 )
+CAN_FORK: Final = hasattr(os, "fork")
 
 
 class Forks:
-    """A process that has `modules` loaded, and forks when told to; it ends when nobody can tell it any more."""
+    """A process that forks for whoever asks at its address; at the first time it loads `modules`.
+
+    It ends when this one does, and with each who asked end the forks that he asked for.
+    """
 
     def __init__(self, *modules: str) -> None:
-        self._control, theirs = socket.socketpair()
-        code = f"import forked; forked.serve({theirs.fileno()}, {modules!r})"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), HERE])}
-        with theirs:
+        self._folder = tempfile.TemporaryDirectory(prefix="forks")
+        self.address: Final = str(Path(self._folder.name, "socket"))
+        self._lifeline, theirs = socket.socketpair()
+        with theirs, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.address)
+            listener.listen()
+            code = f"import forked; forked.serve({listener.fileno()}, {theirs.fileno()}, {modules!r})"
             self._process = Popen(
                 [sys.executable, "-W", "error", "-X", "utf8", "-c", code],
                 stdin=DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment,
+                pass_fds=[listener.fileno(), theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
             )
-        atexit.register(self.close)
-
-    def fork(self, job: Mapping[str, Any], given: Sequence[int]) -> IO[str]:
-        """Fork, and return the file in which its process id and then its wait status are told."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"."], [*given, theirs.fileno()])
-        with ours:
-            ours.sendall(json.dumps(job).encode())
-            ours.shutdown(socket.SHUT_WR)
-            return ours.makefile()
 
     def close(self) -> None:
         """Wait for its end."""
-        self._control.close()
+        self._lifeline.close()
         self._process.wait(60)
+        self._folder.cleanup()
 
+    def __enter__(self) -> Self:
+        return self
 
-@cache
-def forks(*modules: str) -> Forks:
-    """Return the process that has these modules loaded; it stays for as long as this one does."""
-    return Forks(*modules)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Forked(Popen[Any]):
     """`subprocess.Popen` for this Python and arguments of its, which asks for the process instead of making it.
 
-    `loaded` names the modules that the process finds loaded. Where nothing can fork it is the real one.
+    `forks` is the address at which it asks. Where nothing can fork it is the real one.
     """
 
-    def __init__(self, arguments: Sequence[str | Path], *, loaded: Sequence[str] = COMMANDS, **options: Any) -> None:
-        self._loaded = loaded
+    def __init__(self, arguments: Sequence[str | Path], *, forks: str | None = None, **options: Any) -> None:
+        self._forks = forks
         super().__init__([str(argument) for argument in arguments], **options)
 
-    if hasattr(os, "fork"):  # what follows is the three methods with which Popen makes a process and waits for it
+    if CAN_FORK:  # what follows is the three methods with which Popen makes a process and waits for it
 
         def _execute_child(self, arguments: Sequence[str], *others: Any) -> None:
             cwd, environment, leads, pipes = others[4], others[5], others[-2], others[9:15]
@@ -97,7 +98,8 @@ class Forked(Popen[Any]):
                 "leads": leads,
             }
             given = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
-            self._told = forks(*self._loaded).fork(job, given)
+            with ask(self._forks or os.environ[ADDRESS], job, given) as told:
+                self._told = told.makefile()
             self._child_created = True
             self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
             self.pid = int(self._told.readline())
@@ -116,17 +118,21 @@ class Forked(Popen[Any]):
             return self.returncode
 
 
-def serve(number: int, modules: Sequence[str]) -> None:
-    """Load the modules, and fork for each job that comes through a socket, until nobody has one any more."""
+def serve(listener: int, lifeline: int, modules: Sequence[str]) -> None:
+    """Fork for each job that comes, with the modules loaded, until the lifeline is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for who runs the tests, and then we end
+    asked = _forked(socket.socket(fileno=listener), socket.socket(fileno=lifeline), modules)
+    if asked is not None:
+        _be(*asked)
+
+
+def _load(modules: Sequence[str]) -> None:
     for name in modules:
         for found in _found(name):
             with contextlib.suppress(ImportError):  # an extra that is not installed
                 import_module(found)
     gc.collect()
     gc.freeze()  # so that no collection in the forks writes to what they share
-    given = _forked(socket.socket(fileno=number))
-    if given is not None:
-        _be(*given)
 
 
 def _found(name: str) -> list[str]:
@@ -137,54 +143,78 @@ def _found(name: str) -> list[str]:
     return [module.name for module in modules if not module.name.endswith("__main__")]
 
 
-def _forked(control: socket.socket) -> tuple[int, ...] | None:
-    """Fork, and tell how forks end; return what it was given in each of them, and None in this process at its end."""
+Asked = tuple[dict[str, Any], list[int]]
+
+
+def _forked(listener: socket.socket, lifeline: socket.socket, modules: Sequence[str]) -> Asked | None:
+    """Fork, and tell how forks end; return what is asked of it in each of them, and None in this process at its end."""
     woken, ends = socket.socketpair()
-    living: dict[int, socket.socket] = {}
-    with control, woken, ends:
+    living: dict[socket.socket, int] = {}
+    loaded = False
+    with listener, lifeline, woken, ends:
         woken.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(woken.fileno())
-        sources = [control, ends]
-        while control in sources or living:
-            for source in select.select(sources, [], [])[0]:
-                if source is ends:
-                    ends.recv(4096)
-                    _tell_ends(living)
-                    continue
-                asked, given, *_ = socket.recv_fds(control, 1, 4)
-                if not asked:
-                    sources.remove(control)
-                elif pid := os.fork():
-                    living[pid] = socket.socket(fileno=given.pop())
-                    for pipe in given:
-                        os.close(pipe)
-                    living[pid].sendall(b"%d\n" % pid)
-                else:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    for other in living.values():
-                        other.close()
-                    return tuple(given)
+        while lifeline not in (ready := select.select([lifeline, listener, ends, *living], [], [])[0]):
+            if ends in ready:
+                ends.recv(4096)
+                _tell_ends(living)
+            _kill(pid for told, pid in living.items() if told in ready)  # whoever asked for them is gone
+            if listener not in ready:
+                continue
+            if not loaded:
+                _load(modules)
+                loaded = True
+            told = listener.accept()[0]
+            job, given = _heard(told)
+            if pid := os.fork():
+                living[told] = pid
+                for pipe in given:
+                    os.close(pipe)
+                _tell(told, pid)
+            else:
+                for other in (told, *living):
+                    other.close()
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                return job, given
+        _kill(living.values())
     return None
 
 
-def _tell_ends(living: dict[int, socket.socket]) -> None:
+def _heard(told: socket.socket) -> Asked:
+    _, given, *_ = socket.recv_fds(told, 1, 3)
+    with told.makefile() as file:
+        return json.loads(file.readline()), given
+
+
+def _kill(forks: Iterable[int]) -> None:
+    for pid in forks:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _tell(told: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # nobody wants to know
+        told.sendall(b"%d\n" % number)
+
+
+def _tell_ends(living: dict[socket.socket, int]) -> None:
     while living:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if not pid:
             return
-        with living.pop(pid) as told, contextlib.suppress(OSError):  # nobody wants to know
-            told.sendall(b"%d\n" % status)
+        [told] = [told for told, fork in living.items() if fork == pid]
+        del living[told]
+        with told:
+            _tell(told, status)
 
 
-def _be(stdin: int, stdout: int, stderr: int, told: int) -> None:
+def _be(job: Mapping[str, Any], given: Sequence[int]) -> None:
     """Be the process: Python with the arguments, environment, folder and outputs that are given."""
-    with open(told, encoding="utf-8") as file:
-        job = json.load(file)
     if job["leads"]:
         os.setsid()
-    for standard, number in enumerate((stdin, stdout, stderr)):
+    for standard, number in enumerate(given):
         os.dup2(number, standard)
         os.close(number)
     os.chdir(job["folder"])

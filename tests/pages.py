@@ -10,10 +10,13 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from ask import ADDRESS
 from attrs import Factory, frozen, mutable
 from ports import free_port
 from sybil import Sybil
@@ -25,6 +28,8 @@ _FILE: Final = re.compile(r"(?:^|[Ss]ave (?:this|it) as\s+)`([\w.]+\.\w+)`")
 _SERVES: Final = re.compile(r"tgmembership (fake|webhook listen)\b")
 _PORT: Final = re.compile(r"\b(8000|8080)\b")
 _PROMPTLY: Final = 60
+_ASK: Final = Path(__file__).with_name("ask.py")
+_COMMANDS: Final = {"tgmembership": "tgmembership_async.cli", "procrastinate": "procrastinate"}
 
 
 @frozen
@@ -108,11 +113,18 @@ def bash(script: str) -> None:
     """Run a script as it stands, but on free ports; what serves is interrupted as soon as it says something."""
     ports: dict[str, str] = {}
     script = _PORT.sub(lambda match: ports.setdefault(match[0], str(free_port())), script)
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     command = ["bash", "-euo", "pipefail", "-c", f"exec {script}" if _SERVES.match(script) else script]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with (
+        _commands() as folder,
+        subprocess.Popen(
+            command,
+            env={**os.environ, "PATH": os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
         said = ""
         if _SERVES.match(script):
             assert process.stdout is not None
@@ -124,6 +136,17 @@ def bash(script: str) -> None:
             process.kill()
     assert process.returncode in ((0, 130) if _SERVES.match(script) else (0,)), f"{script}\n{said}"
     assert "Traceback" not in said, said
+
+
+@contextlib.contextmanager
+def _commands() -> Iterator[str]:
+    """Give a folder with the commands of this environment; each asks for a fork that has loaded what it needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, module in _COMMANDS.items() if ADDRESS in os.environ else ():
+            command = Path(folder, name)
+            command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{_ASK}" -m {module} "$@"\n', encoding="utf-8")
+            command.chmod(0o755)
+        yield folder
 
 
 def executed(page: str, section: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
-from forked import COMMANDS, Forked
+from forked import CAN_FORK, COMMANDS, Forked, Forks
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault
@@ -22,6 +22,16 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
 LOADED = ("aiogram", "aiogram.client.session.aiohttp", "tgmembership_async.ext.aiogram", *COMMANDS)
 Process = subprocess.Popen[bytes]
 Start = Callable[[], AbstractAsyncContextManager[Process]]
+
+
+@pytest.fixture
+def forks() -> Iterator[str | None]:
+    """Have aiogram loaded once for all runs of the bot: it takes five seconds."""
+    if CAN_FORK:
+        with Forks(*LOADED) as forks:
+            yield forks.address
+    else:
+        yield None
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def service() -> FakeService:
 
 
 @pytest.fixture
-def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path) -> Start:
+def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path, forks: str | None) -> Start:
     """Run the bot beside the test, and end it at the end."""
 
     @asynccontextmanager
@@ -50,7 +60,7 @@ def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path) -> Start
                 "TELEGRAM_API_URL": telegram.url,
                 "GRANTS_DB": str(tmp_path / "grants.db"),
             }
-            process = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], loaded=LOADED, env=environment)
+            process = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], forks=forks, env=environment)
             try:
                 yield process
             finally:

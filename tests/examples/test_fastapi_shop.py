@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-from forked import COMMANDS, Forked
+from forked import Forked
 from ports import free_port
 
 from tgmembership_async.grants import Grant, GrantStatus, SqliteLedger
@@ -53,7 +53,7 @@ def start(ports: tuple[int, int], tmp_path: Path, shop: httpx.Client) -> Start:
             "GRANTS_DB": str(tmp_path / "grants.db"),
             "PORT": str(ports[0]),
         }
-        with Forked([sys.executable, EXAMPLE], loaded=("fastapi", *COMMANDS), env=environment) as process:
+        with Forked([sys.executable, EXAMPLE], env=environment) as process:
             try:
                 wait_for(lambda: answers(shop))
                 yield process

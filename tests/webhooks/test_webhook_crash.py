@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 import pytest
-from forked import COMMANDS, Forked
+from forked import Forked
 from ports import free_port
 
 import tgmembership_async
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import subprocess
 
 SERVER = Path(__file__).parents[1] / "webhook_server.py"
-LOADED = ("aiohttp.web", "starlette.routing", *COMMANDS)
 Line = tuple[str, str, str, str]
 every_server = pytest.mark.parametrize("kind", ["uvicorn", "aiohttp"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -45,7 +44,7 @@ class Shop:
     def start(self) -> None:
         # The same package as in this process, installed or not.
         environment = {**os.environ, "PYTHONPATH": str(Path(tgmembership_async.__file__).parents[1])}
-        self._process = Forked(self._command, loaded=LOADED, env=environment)
+        self._process = Forked(self._command, env=environment)
         until(self._answers, "it does not start")
 
     def _answers(self) -> bool:

@@ -1,0 +1,37 @@
+"""Ask for a fork of a process that has everything loaded; run as a script, be as good as that fork.
+
+A shell that starts a command by its name starts this script in its place. It imports little, so it costs little.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+ADDRESS: Final = "TGM_FORKS"  # the environment variable that says to all who run tests where to ask
+
+
+def ask(address: str, job: Mapping[str, Any], given: Sequence[int]) -> socket.socket:
+    """Ask for a fork, and return the socket from which its process id and then its wait status can be read."""
+    told = socket.socket(socket.AF_UNIX)
+    told.connect(address)
+    socket.send_fds(told, [b"."], given)
+    told.sendall(json.dumps(job).encode() + b"\n")
+    return told
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run Python with these arguments, pass on what it is told to do, and return how it ended."""
+    job = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "leads": False}  # noqa: PTH109 - pathlib takes longer to import than the rest
+    with ask(os.environ[ADDRESS], job, (0, 1, 2)).makefile() as told:
+        pid = int(told.readline())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: os.kill(pid, number))
+        return os.waitstatus_to_exitcode(int(told.readline()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
