@@ -1,7 +1,7 @@
 """A watch on the canary secrets: a test that lets one out in any way fails."""
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from warnings import WarningMessage
 
 import pytest
@@ -25,18 +25,27 @@ class Watch(logging.Handler):
             self.leaked = leaks(self.format(record)) or leaks(repr(vars(record)))
 
 
-@pytest.fixture(autouse=True)
-def canary_watch() -> Iterator[None]:
-    """Fail a test that logs a canary, on any logger at any level."""
+def _watched() -> Generator[None, object, object]:
+    """Fail what logs a canary, on any logger at any level."""
     root, watch = logging.getLogger(), Watch(logging.DEBUG)
     level = root.level
     root.addHandler(watch)
     root.setLevel(logging.DEBUG)
-    yield
-    root.setLevel(level)
-    root.removeHandler(watch)
-    if watch.leaked:
-        pytest.fail(LEAK.format("logged"), pytrace=False)
+    try:
+        result = yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(watch)
+        if watch.leaked:
+            pytest.fail(LEAK.format("logged"), pytrace=False)
+    return result
+
+
+# The innermost: pytest's own capture of logs sets levels too.
+_innermost = pytest.hookimpl(wrapper=True, trylast=True)
+pytest_runtest_setup = _innermost(lambda: (yield from _watched()))
+pytest_runtest_call = _innermost(lambda: (yield from _watched()))
+pytest_runtest_teardown = _innermost(lambda: (yield from _watched()))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,14 +15,27 @@ import anyio
 import pytest
 import trustme
 from ask import ADDRESS
-from canary_watch import canary_watch, pytest_runtest_makereport, pytest_warning_recorded
+from canary_watch import (
+    pytest_runtest_call,
+    pytest_runtest_makereport,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_warning_recorded,
+)
 from forked import CAN_FORK, COMMANDS, Forks
 from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
 
 # pytest finds them by being here.
-__all__ = ["canary_watch", "pytest_runtest_makereport", "pytest_warning_recorded", "pytest_xdist_make_scheduler"]
+__all__ = [
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+    "pytest_warning_recorded",
+    "pytest_xdist_make_scheduler",
+]
 
 # Where bytecode is not written, each worker rewrites all tests anew, and each of their commands compiles whatever it
 # imports: that was half of all CPU time.
