@@ -228,10 +228,12 @@ def _be(job: Mapping[str, Any], given: Sequence[int]) -> None:
 
 
 def _exit_code_of(arguments: Sequence[str]) -> int:
-    """Run `-m module ...` or `script ...` as Python would."""
+    """Run `-c code ...`, `-m module ...` or `script ...` as Python would."""
     sys.argv = list(arguments)
     try:
-        if arguments[0] == "-m":
+        if arguments[0] == "-c":
+            exec(sys.argv.pop(1), vars(sys.modules["__main__"]))
+        elif arguments[0] == "-m":
             sys.argv.pop(0)
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         else:

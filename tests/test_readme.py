@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import Forked
+
 from tgmembership_async import errors
 from tgmembership_async.testing import FakeService, serve
 
@@ -16,18 +18,24 @@ FENCES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_the_quick_start_runs_twice_and_grants_its_payment_once(tmp_path: Path) -> None:
-    program = tmp_path / "quick_start.py"
-    program.write_text(FENCES[0], encoding="utf-8")
+    path = tmp_path / "quick_start.py"
+    path.write_text(FENCES[0], encoding="utf-8")
     service = FakeService()
     with serve(service) as server:
         for _ in range(2):
-            command = [sys.executable, "-W", "error", str(program)]
+            command = [sys.executable, str(path)]
             environment = {**os.environ, **server.env(), "PYTHONPATH": str(ROOT)}
-            done = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            assert "granted 1" in done.stdout
+            with Forked(
+                command,
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as program:
+                out, err = program.communicate(timeout=60)
+            assert program.returncode == 0, err
+            assert "granted 1" in out
     assert len(service.audit) == 3, "two by add_member itself, and one for the payment"
 
 

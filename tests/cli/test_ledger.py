@@ -124,7 +124,7 @@ def test_what_is_there_and_differs_is_left_alone(tmp_path: Path, url: str) -> No
 @pytest.mark.parametrize("way", ["to a server", "to a file"])
 def test_a_copy_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path, url: str, way: str) -> None:
     path = tmp_path / "grants.db"
-    total = 2 * PAGE + 100
+    total = PAGE + 100
     file, database = SqliteStore(path), PostgresStore(url)
     first: Ledger = SqliteLedger(path) if way == "to a server" else PostgresLedger(url)
     source, target = (file, database) if way == "to a server" else (database, file)

@@ -226,7 +226,7 @@ def test_a_pipe_cannot_be_read_twice(tmp_path: Path) -> None:
 def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
     tmp_path: Path, service: FakeService, server: FakeServer, number: signal.Signals
 ) -> None:
-    path = members_file(tmp_path, 400)
+    path = members_file(tmp_path, 150)
     service.inject(Fault("latency", when="after", seconds=0.05))
     with Forked(
         [*COMMAND, "provision", str(path), "--plan-id", "1", "--concurrency", "4"],
@@ -251,7 +251,7 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
     service.heal()
     assert run(path, "--plan-id", 1).exit_code == 3  # member 1003 has not talked to the bot
     assert service.granted_twice() == {}
-    assert len(service.audit) == 399
+    assert len(service.audit) == 149
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")

@@ -16,6 +16,7 @@ import pytest
 from canary import CANARY_SECRET
 from click.testing import CliRunner, Result
 from command_line import started, tgmembership
+from no_tls import NO_TLS
 from ports import free_port
 from webhook_deliveries import body, signed
 
@@ -54,6 +55,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
+
+
+def ask(verb: str, url: str, **options: Any) -> httpx.Response:
+    return httpx.request(verb, url, trust_env=False, verify=NO_TLS, **options)
 
 
 def first_line(process: subprocess.Popen[str]) -> Any:
@@ -106,7 +111,7 @@ class TestListen:
         process, url = listening
         content = body(17, user_id="42")
         for _ in range(2):
-            assert httpx.post(url, content=content, headers=signed(content), trust_env=False).status_code == 200
+            assert ask("POST", url, content=content, headers=signed(content)).status_code == 200
         shown = first_line(process)
         assert (shown["event"], shown["data"]) == ("order_completed", {"order_id": 17, "user_id": "42"})
         code, out, err = ended(process)
@@ -116,7 +121,7 @@ class TestListen:
 
     def test_a_refusal_is_explained_and_no_value_shown(self, listening: tuple[subprocess.Popen[str], str]) -> None:
         process, url = listening
-        reply = httpx.post(url, content=b"{}", headers={"X-Odd": "sEcReT0"}, trust_env=False)
+        reply = ask("POST", url, content=b"{}", headers={"X-Odd": "sEcReT0"})
         assert reply.status_code == 401
         _, _, err = ended(process)
         assert "Refused: no signature in any header. Headers: host, " in err
@@ -125,7 +130,7 @@ class TestListen:
 
     def test_it_answers_probes(self, listening: tuple[subprocess.Popen[str], str]) -> None:
         _, url = listening
-        assert [httpx.request(verb, url, trust_env=False).status_code for verb in ("GET", "HEAD", "POST", "PUT")] == [
+        assert [ask(verb, url).status_code for verb in ("GET", "HEAD", "POST", "PUT")] == [
             200,
             200,
             200,

@@ -16,6 +16,7 @@ import anyio
 import httpx
 import pytest
 from forked import Forked
+from no_tls import NO_TLS
 from ports import free_port
 
 from tgmembership_async.grants import Grant, GrantStatus, SqliteLedger
@@ -37,7 +38,7 @@ def ports() -> tuple[int, int]:
 
 @pytest.fixture
 def shop(ports: tuple[int, int]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}", trust_env=False, timeout=60) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}", trust_env=False, verify=NO_TLS, timeout=60) as client:
         yield client
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from forked import Forked
 from own_schema import own_schema
 from stub_transport import StubTransport, reply
 
@@ -69,7 +70,7 @@ anyio.run(main)
 @contextmanager
 def a_worker(url: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a process that is sending a, b and c, and comes to no end."""
-    worker = subprocess.Popen([sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True)
+    worker = Forked([sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True)
     try:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "sending\n"

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from forked import Forked
 from note_table import NOTES, busy, opened, python
 
 from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, StorageError, UsageError
@@ -68,7 +69,7 @@ anyio.run(main, backend=sys.argv[2])
 @contextmanager
 def a_busy_owner(path: Path, backend: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a process that owns the ledger and grants without end."""
-    owner = subprocess.Popen(python(OWNER, path, backend), stdout=subprocess.PIPE, text=True, bufsize=1)
+    owner = Forked(python(OWNER, path, backend), stdout=subprocess.PIPE, text=True, bufsize=1)
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline()

@@ -291,11 +291,13 @@ def fight_out(arena: Arena, run: Any, battles: Iterable[Battle], tries: int = 3)
         fight_out(arena, run, again, tries - 1)
 
 
-def test_each_trouble_on_the_way(wire: str, arena: Arena, run: Any) -> None:
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.soak)])
+def test_each_trouble_on_the_way(half: int, wire: str, arena: Arena, backend: str, run: Any) -> None:
+    """Every second one on asyncio, the others on trio; all on both in the long variant."""
     once = [Battle((trouble,)) for trouble in TROUBLES[wire]]
     always = [Battle((trouble,), count=None) for trouble in TROUBLES[wire]]
     warm = [Battle((one,), warm=True) for one in AFTER_CONNECTING + FAULTS]
-    fight_out(arena, run, [*once, *always, *warm])
+    fight_out(arena, run, [*once, *always, *warm][half ^ (backend == "trio") :: 2])
 
 
 def pairs(wire: str) -> list[Battle]:
@@ -303,8 +305,8 @@ def pairs(wire: str) -> list[Battle]:
     return [Battle(pair) for others in (troubles, FAULTS) for pair in itertools.product(troubles, others)]
 
 
-def test_some_pairs_of_troubles_and_faults(wire: str, arena: Arena, run: Any) -> None:
-    fight_out(arena, run, pairs(wire)[::47])
+def test_some_pairs_of_troubles_and_faults(wire: str, arena: Arena, backend: str, run: Any) -> None:
+    fight_out(arena, run, pairs(wire)[47 * (backend == "trio") :: 94])
 
 
 @pytest.mark.soak

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from forked import Forked
 from note_table import NOTES, OTHERS, add, opened, python, texts
 
 from tgmembership_async.errors import StorageError, UsageError
@@ -55,9 +56,7 @@ anyio.run(main)
 
 @contextmanager
 def process(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
-    started = subprocess.Popen(
-        python(code, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
+    started = Forked(python(code, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     try:
         yield started
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from no_tls import NO_TLS
 
 from tgmembership_async import Session
 from tgmembership_async.errors import BadRequest, NotAuthentic, UsageError
@@ -229,7 +230,7 @@ class TestOverHTTP:
     def test_wrong_credentials_probe_nobody(self) -> None:
         with serve(FakeService()) as server, self.shop() as (url, seen):
             wrong = f"{server.url}/bot1/wrong/webhook"
-            assert httpx.post(wrong, json={"url": url}, trust_env=False).status_code == 401
+            assert httpx.post(wrong, json={"url": url}, trust_env=False, verify=NO_TLS).status_code == 401
             assert not seen
 
     def test_while_it_is_served_events_are_delivered_as_they_come(self) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from pages import fences
 
 import tgmembership_async
@@ -80,12 +81,13 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     ids=["asyncio, auto", "asyncio, strict", "anyio"],
 )
 def test_its_fixtures_serve_every_way_of_running_async_tests(
-    project: pytest.Pytester, mode: str, mark: str, fixture: str
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, mode: str, mark: str, fixture: str
 ) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Forked)
     project.makeini(f"[pytest]\nasyncio_mode = {mode}\nasyncio_default_fixture_loop_scope = function\n")
     project.makepyfile(EVERYBODY.replace("@mark", mark).replace("@pytest.fixture", fixture))
 
-    done = project.runpytest_subprocess("-q", "-W", "error")
+    done = project.run(sys.executable, "-m", "pytest", "-q", "-W", "error")
 
     backends = 2 if "anyio" in mark else 1
     done.assert_outcomes(passed=1 + 3 * backends)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from no_tls import NO_TLS
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.testing import FakeService, Fault, serve
@@ -31,7 +32,7 @@ def server(fake: FakeService) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def client(server: FakeServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{server.url}/bot7/{KEY}", trust_env=False, timeout=30) as made:
+    with httpx.Client(base_url=f"{server.url}/bot7/{KEY}", trust_env=False, verify=NO_TLS, timeout=30) as made:
         yield made
 
 
@@ -54,7 +55,7 @@ def test_it_answers_as_the_service_does(client: httpx.Client, fake: FakeService)
 
 
 def test_a_key_in_percent_encoding_is_the_same_key(server: FakeServer) -> None:
-    assert httpx.get(f"{server.url}/bot7/%41{KEY[1:]}/getPlans", trust_env=False).status_code == 200
+    assert httpx.get(f"{server.url}/bot7/%41{KEY[1:]}/getPlans", trust_env=False, verify=NO_TLS).status_code == 200
 
 
 def test_connections_are_kept(client: httpx.Client, server: FakeServer) -> None:
@@ -85,9 +86,9 @@ def test_a_closed_server_has_no_port(fake: FakeService) -> None:
 def test_it_runs_again_on_the_same_port(fake: FakeService) -> None:
     with serve(fake) as first:
         port = first.port
-        httpx.get(first.url, trust_env=False)
+        httpx.get(first.url, trust_env=False, verify=NO_TLS)
     with serve(fake, port=port) as second:
-        assert httpx.get(second.url, trust_env=False).status_code == 404
+        assert httpx.get(second.url, trust_env=False, verify=NO_TLS).status_code == 404
 
 
 def test_one_server_is_started_closed_and_started_again(fake: FakeService) -> None:
@@ -118,7 +119,7 @@ def test_it_listens_on_other_names_of_this_machine(fake: FakeService, host: str)
     if host == "::1" and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     with serve(fake, host=host) as running:
-        assert httpx.get(running.url, trust_env=False).status_code == 404
+        assert httpx.get(running.url, trust_env=False, verify=NO_TLS).status_code == 404
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org", ""])

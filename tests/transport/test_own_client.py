@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 from canary import CANARY_KEY
+from no_tls import NO_TLS
 from scripted_server import answering
 
 from tgmembership_async import HttpxTransport, NotSent, OutcomeUnknown, RetryPolicy, Session, UnexpectedReply
@@ -43,7 +44,7 @@ def test_its_failures_are_judged_the_same(serve: Any, run: Any, refused_port: in
             connection.send(b"x" * 65536)
 
     async def scenario() -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
             async with session(client, f"http://127.0.0.1:{refused_port}") as tg:
                 with pytest.raises(NotSent):
                     await tg.add_member(1, 42)

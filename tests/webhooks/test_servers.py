@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 from canary import CANARY_SECRET
+from no_tls import NO_TLS
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from webhook_deliveries import Seen, body, signed
@@ -73,7 +74,7 @@ every_server = pytest.mark.parametrize("serve", [with_starlette, with_aiohttp])
 
 @contextlib.asynccontextmanager
 async def served(serve: Serve, to: Receiver) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
-    async with serve(to) as url, httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with serve(to) as url, httpx.AsyncClient(trust_env=False, verify=NO_TLS, timeout=30) as client:
         yield client, url
 
 
@@ -166,7 +167,7 @@ async def test_as_an_application_of_its_own_it_lives_with_the_server(tmp_path: P
     inbox, seen = SqliteInbox(tmp_path / "inbox.db"), Seen()
     to = receiver(inbox=inbox)
     to.on(Event)(seen)
-    async with on_uvicorn(to.asgi) as url, httpx.AsyncClient(trust_env=False) as client:
+    async with on_uvicorn(to.asgi) as url, httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
         assert inbox.is_open
         assert (await client.post(url, content=body(), headers=signed(body()))).status_code == 200
     assert not inbox.is_open
@@ -192,7 +193,7 @@ async def test_in_starlettes_lifespan_it_opens_and_closes(tmp_path: Path) -> Non
             yield
 
     app = Starlette(routes=[Route("/tgmembership", to.asgi)], lifespan=lifespan)
-    async with on_uvicorn(app) as url, httpx.AsyncClient(trust_env=False) as client:
+    async with on_uvicorn(app) as url, httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
         reply = await client.post(f"{url}/tgmembership", content=body(), headers=signed(body()))
         assert reply.status_code == 200
     assert len(seen.events) == 1
