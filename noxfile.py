@@ -32,7 +32,7 @@ WHEEL_HAS = ["tgmembership_async/cli/members.csv", "{info}/entry_points.txt", "{
 SDIST_HAS = [".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "docs/conf.py"]
 SDIST_HAS += ["examples/members.csv", "noxfile.py", "pyproject.toml", "tests/conftest.py", "tests/public_api.txt"]
 NEITHER_HAS = ["*.pyc", "*.db", "*.env", "*.lock", "*.log", "*.orig", "*secret*.txt", "*/.coverage*", "*/.hypothesis/*"]
-PARALLEL = ["-n", "3"]  # on two cores: many tests wait for a clock or a socket
+PARALLEL = ["-n", "4"]  # on two cores: many tests wait for a clock or a socket
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["tests", "coverage", "lint", "typing", "build"]

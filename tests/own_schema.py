@@ -29,7 +29,7 @@ def own_schema() -> Iterator[str]:
     with connection:
         connection.execute(f"CREATE SCHEMA {name}")
         try:
-            yield f"{SERVER}{'&' if '?' in SERVER else '?'}options=-csearch_path%3D{name}"
+            yield f"{SERVER}{'&' if '?' in SERVER else '?'}options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
         finally:
             connection.execute("SET client_min_messages = error")
             connection.execute(f"DROP SCHEMA {name} CASCADE")

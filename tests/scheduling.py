@@ -9,16 +9,22 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
 IMPORT_AIOGRAM = ("tests/ext/test_aiogram.py", "tests/ext/test_recipes.py", "tests/testing/test_plugin.py")
+LONG = ("tests/promises/", "tests/transport/test_chaos.py")
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]
-    """Give each test to whoever is free, but to one and the same those that share what takes seconds to make."""
+    """Give a test with all of its parameters to whoever is free; those that take long, each by itself.
+
+    What shares something that takes seconds to make goes to one worker.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
         if module in IMPORT_AIOGRAM:
             return "aiogram"
-        return module if shares(module) else nodeid
+        if shares(module):
+            return module
+        return nodeid if module.startswith(LONG) else nodeid.partition("[")[0]
 
 
 @cache

@@ -1,6 +1,7 @@
 """Every fence of the recipes and of the ten-line programs runs, on the real framework where it is installed."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,9 +86,15 @@ async def test_aiohttp(service: FakeService, granter: Granter, receiver: Receive
 
 
 async def test_litestar(
-    service: FakeService, session: Session, granter: Granter, receiver: Receiver, sender: WebhookSender
+    service: FakeService,
+    session: Session,
+    granter: Granter,
+    receiver: Receiver,
+    sender: WebhookSender,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("litestar")
+    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers.copy())  # it would leave its own for all tests
 
     app = executed("recipes.md", "Litestar")["make_litestar"](session, granter, receiver)
     headers, body = sender.signed()

@@ -52,7 +52,7 @@ class Patience:
 
 
 @CROSSINGS
-@pytest.mark.parametrize("members", [150, pytest.param(5_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("members", [100, pytest.param(5_000, marks=pytest.mark.soak)])
 def test_what_is_said_to_be_untouched_was_not_granted(
     members: int, way: Any, front: ssl.SSLContext | None, client_tls: ssl.SSLContext, run: Any
 ) -> None:

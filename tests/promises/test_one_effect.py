@@ -217,13 +217,13 @@ def test_each_fault_in_process(count: int | None, run: Any) -> None:
     run(partial(each, one, [(fault,) for fault in FAULTS]))
 
 
-def test_each_pair_of_faults_in_process(run: Any) -> None:
+def test_each_pair_of_faults_in_process(backend: str, run: Any) -> None:
     async def one(pair: Cases) -> None:
         ending, service = await in_process(pair, 1)
         check_belief(ending, len(service.audit))
         check_table(pair, ending, len(service.audit))
 
-    run(partial(each, one, itertools.product(FAULTS, FAULTS)))
+    run(partial(each, one, list(itertools.product(FAULTS, FAULTS))[backend == "trio" :: 2]))
 
 
 @frozen
