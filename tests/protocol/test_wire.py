@@ -120,6 +120,14 @@ def test_a_middleware_cannot_send_a_broken_header(pair: tuple[str, str]) -> None
         wire.encode()
 
 
+@pytest.mark.parametrize("value", [" 1", "1 ", "\t1", "1\t", " ", "1\n"])
+def test_a_value_has_no_blanks_around_it(value: str) -> None:
+    """They are no part of a value: h11 refuses them, and then it is too late to say that nothing was sent."""
+    wire = attrs.evolve(request(), headers=Headers.of([("a", value)]))
+    with pytest.raises(UsageError, match="header that HTTP cannot carry, under the name 'a'"):
+        wire.encode()
+
+
 def test_a_middleware_may_send_any_header_that_http_carries() -> None:
     wire = attrs.evolve(request(), headers=Headers.of([("X-Trace", "a\tb \xff"), ("y", "")]))
     _, headers, _ = wire.encode()

@@ -73,7 +73,7 @@ STANDARD_HEADERS: Final = Headers(
     )
 )
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_HEADER_VALUE: Final = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])")
 _SAYS_WHERE_IT_ENDS: Final = frozenset({"content-length", "transfer-encoding"})
 """Where it is said twice, two servers on the way may take one request for two."""
 _CONTENT_TYPE: Final[Mapping[BodyFormat, str]] = {
