@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
-from forked import CAN_FORK, COMMANDS, Forked, Forks
+from forked import CAN_FORK, Forked, Forks
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault
@@ -19,7 +19,13 @@ from tgmembership_async.testing import serve as serve_fake
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
 
-LOADED = ("aiogram", "aiogram.client.session.aiohttp", "tgmembership_async.ext.aiogram", *COMMANDS)
+LOADED = (
+    "aiogram.client.session.aiohttp",
+    "anyio._backends._asyncio",
+    "tgmembership_async.ext.aiogram",
+    "tgmembership_async.grants.sqlite",
+    "tgmembership_async.transport.httpx",
+)
 Process = subprocess.Popen[bytes]
 Start = Callable[[], AbstractAsyncContextManager[Process]]
 
