@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import anyio
 import pytest
@@ -45,7 +46,7 @@ sys.dont_write_bytecode = False
 # The background of a shell ignores it, and so would all that tests start there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "40"))  # `nox -s soak` asks for many more
+EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "25"))  # `nox -s soak` asks for many more
 settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
 settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
@@ -59,7 +60,28 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[ADDRESS] = forks.address
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+BACKENDS = ["asyncio", "trio"]
+ON_ONE = ("tests/grants/", "tests/storage/", "tests/webhooks/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run what opens no connection to the service on one backend, and on the other with the next interpreter.
+
+    `TGM_BACKENDS=both` runs it on both.
+    """
+    if os.environ.get("TGM_BACKENDS") != "both":
+        chosen = [item for item in items if not item.nodeid.startswith(ON_ONE) or _is_its_turn(item)]
+        config.hook.pytest_deselected(items=[*{*items} - {*chosen}])
+        items[:] = chosen
+
+
+def _is_its_turn(item: pytest.Item) -> bool:
+    test, _, parameters = item.nodeid.partition("[")
+    named = [backend for backend in BACKENDS if backend in parameters.rstrip("]").split("-")]
+    return not named or named == [BACKENDS[(crc32(test.encode()) + sys.version_info.minor) % 2]]
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Name each backend that the package runs on."""
     return str(request.param)

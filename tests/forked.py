@@ -61,7 +61,7 @@ class Forks:
                 [sys.executable, "-W", "error", "-X", "utf8", "-c", code],
                 stdin=DEVNULL,
                 pass_fds=[listener.fileno(), theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])},
             )
 
     def close(self) -> None:

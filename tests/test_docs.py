@@ -6,6 +6,8 @@ service that the environment names, with `tg`, `granter` and `requests` at hand.
 - A `python` fence runs where it stands, with `await` at the top level, and what it defines is called.
 - "Save this as `name.py`" before it makes it a file, which runs if the page says what "`python name.py` prints".
 - A `bash` fence runs in bash: what serves is started and interrupted, what stands in `BASH_ELSEWHERE` is not run here.
+  The commands of this environment are forks, for each would import for half a second: their entry points are tested
+  elsewhere.
 - A `text` fence right behind another fence, or behind "prints:", is its output. Behind a paragraph that begins with a
   file's name in backticks it is that file; anywhere else it is a drawing.
 

@@ -231,6 +231,6 @@ def a_share(of: int) -> settings:
     return settings(max_examples=settings.default.max_examples // of, stateful_step_count=40)
 
 
-TestMemoryLedger.settings = a_share(4)
-TestSqliteLedger.settings = a_share(8)
-TestPostgresLedger.settings = a_share(13)
+TestMemoryLedger.settings = a_share(2)
+TestSqliteLedger.settings = a_share(5)
+TestPostgresLedger.settings = a_share(8)

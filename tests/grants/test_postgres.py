@@ -18,6 +18,7 @@ from tgmembership_async import OutcomeUnknown, Request, Response, Session
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.testing import LEDGER_CHECKS, FakeService, FakeTransport
+from tgmembership_async.testing.conformance import Check
 from tgmembership_async.values.models import AccessToken
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -31,10 +32,9 @@ def url() -> Iterator[str]:
         yield found
 
 
-@pytest.mark.parametrize("number", range(len(LEDGER_CHECKS)), ids=lambda number: LEDGER_CHECKS[number].__name__)
-def test_it_is_a_ledger(number: int, url: str) -> None:
-    """Every second check runs on trio; SQLite's, which does its work in a thread alike, is checked on both."""
-    anyio.run(LEDGER_CHECKS[number], lambda: PostgresLedger(url), backend=["asyncio", "trio"][number % 2])
+@pytest.mark.parametrize("check", LEDGER_CHECKS, ids=lambda check: check.__name__)
+def test_it_is_a_ledger(check: Check, backend: str, url: str) -> None:
+    anyio.run(check, lambda: PostgresLedger(url), backend=backend)
 
 
 def request(ref: str = "a", plan_id: int = 1) -> GrantRequest:
