@@ -28,14 +28,18 @@ class Watch(logging.Handler):
 def _watched() -> Generator[None, object, object]:
     """Fail what logs a canary, on any logger at any level."""
     root, watch = logging.getLogger(), Watch(logging.DEBUG)
+    named = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    loggers = [root, *(logger for logger in named if not logger.propagate)]
     level = root.level
-    root.addHandler(watch)
     root.setLevel(logging.DEBUG)
+    for logger in loggers:
+        logger.addHandler(watch)
     try:
         result = yield
     finally:
         root.setLevel(level)
-        root.removeHandler(watch)
+        for logger in loggers:
+            logger.removeHandler(watch)
         if watch.leaked:
             pytest.fail(LEAK.format("logged"), pytrace=False)
     return result

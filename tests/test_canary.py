@@ -13,6 +13,7 @@ TESTS = Path(__file__).parent
 LEAKS = {
     "prints": "print(CANARY_KEY)",
     "logs": "logging.getLogger('a.b').debug('x %s', CANARY_SECRET)",
+    "logs_where_nothing_is_passed_on": "logging.getLogger('alone').debug(CANARY_KEY)",
     "logs_in_a_field": "logging.getLogger('a').warning('x', extra={'url': CANARY_KEY})",
     "logs_a_traceback": "logging.error('x', exc_info=ValueError(CANARY_KEY))",
     "raises": "raise ValueError(CANARY_SECRET)",
@@ -27,6 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("leaking")
     tests = {**LEAKS, "keeps_it": "logging.warning('%d', len(CANARY_KEY))"}
     lines = ["import logging, os, warnings", "from canary import CANARY_KEY, CANARY_SECRET"]
+    lines.append("logging.getLogger('alone').propagate = False")
     lines += [f"def test_{name}():\n    {body}" for name, body in tests.items()]
     (folder / "test_leaks.py").write_text("\n".join(lines))
     arguments = [sys.executable, "-W", "error", "-m", "pytest", "-rA", "--showlocals", "-p", "no:cacheprovider"]

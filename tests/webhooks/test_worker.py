@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,18 +130,18 @@ class TestInTheBackground:
         assert (good.attempts, bad.attempts) == ([1], [1, 2, 3])
 
     async def test_a_repeat_is_not_handled_again_and_not_lost(self, path: Path) -> None:
-        seen, inbox = Seen(), SqliteInbox(path)
+        seen, inbox, now = Seen(), SqliteInbox(path), time.time()
         async with (to := receiver(inbox)):
             to.on(Event)(seen)
-            for how in ({}, {}, {"nonce": "another"}, {"nonce": None}):
-                assert await deliver(to, body(), **how) == 200
+            for nonce in ("once", "once", "another", None):
+                assert await deliver(to, body(), nonce=nonce, at=now) == 200
             assert sorted(await settled(inbox)) == ["done", "repeat", "repeat"]
         assert len(seen.events) == 1
 
     async def test_what_is_unreadable_is_stored_and_answered_400(self, path: Path) -> None:
-        inbox = SqliteInbox(path)
+        inbox, now = SqliteInbox(path), time.time()
         async with (to := receiver(inbox)):
-            assert [await deliver(to, b"junk") for _ in range(2)] == [400, 400]
+            assert [await deliver(to, b"junk", at=now) for _ in range(2)] == [400, 400]
             [entry] = await inbox.entries()
             assert (entry.status, entry.delivery.body) == (EntryStatus.UNREADABLE, b"junk")
             await inbox.retry(1)
