@@ -9,15 +9,32 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 ADDRESS: Final = "TGM_FORKS"  # the environment variable that says to all who run tests where to ask
 
 
-def ask(address: str, job: Mapping[str, Any], given: Sequence[int]) -> socket.socket:
-    """Ask for a fork, and return the socket from which its process id and then its wait status can be read."""
+def ask(
+    arguments: Sequence[str],
+    given: Sequence[int],
+    *,
+    address: str | None = None,
+    folder: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    leads: bool = False,
+) -> socket.socket:
+    """Ask for a fork, and return the socket from which its process id and then its wait status can be read.
+
+    As for `subprocess.Popen`, folder and environment are by default the present ones.
+    """
+    job = {
+        "arguments": arguments,
+        "folder": folder or os.getcwd(),  # noqa: PTH109 - pathlib takes longer to import than the rest
+        "environment": dict(os.environ if environment is None else environment),
+        "leads": leads,
+    }
     told = socket.socket(socket.AF_UNIX)
-    told.connect(address)
+    told.connect(address or os.environ[ADDRESS])
     socket.send_fds(told, [b"."], given)
     told.sendall(json.dumps(job).encode() + b"\n")
     return told
@@ -25,8 +42,7 @@ def ask(address: str, job: Mapping[str, Any], given: Sequence[int]) -> socket.so
 
 def main(arguments: Sequence[str]) -> int:
     """Run Python with these arguments, pass on what it is told to do, and return how it ended."""
-    job = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "leads": False}  # noqa: PTH109 - pathlib takes longer to import than the rest
-    with ask(os.environ[ADDRESS], job, (0, 1, 2)).makefile() as told:
+    with ask(arguments, (0, 1, 2)).makefile() as told:
         pid = int(told.readline())
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: os.kill(pid, number))

@@ -24,7 +24,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any, Final, Self
 
-from ask import ADDRESS, ask
+from ask import ask
 
 HERE: Final = Path(__file__).parent
 COMMANDS: Final = (
@@ -91,15 +91,11 @@ class Forked(Popen[Any]):
 
         def _execute_child(self, arguments: Sequence[str], *others: Any) -> None:
             cwd, environment, leads, pipes = others[4], others[5], others[-2], others[9:15]
-            job = {
-                "arguments": arguments[1:],
-                "folder": str(cwd or Path.cwd()),
-                "environment": dict(os.environ if environment is None else environment),
-                "leads": leads,
-            }
+            folder = None if cwd is None else str(cwd)
             given = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
-            with ask(self._forks or os.environ[ADDRESS], job, given) as told:
-                self._told = told.makefile()
+            asked = ask(arguments[1:], given, address=self._forks, folder=folder, environment=environment, leads=leads)
+            with asked:
+                self._told = asked.makefile()
             self._child_created = True
             self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
             self.pid = int(self._told.readline())
