@@ -25,6 +25,7 @@ class Watch(logging.Handler):
             self.leaked = leaks(self.format(record)) or leaks(repr(vars(record)))
 
 
+@pytest.hookimpl(wrapper=True, trylast=True)  # the innermost: pytest's own capture of logs sets levels too
 def _watched() -> Generator[None, object, object]:
     """Fail what logs a canary, on any logger at any level."""
     root, watch = logging.getLogger(), Watch(logging.DEBUG)
@@ -45,11 +46,7 @@ def _watched() -> Generator[None, object, object]:
     return result
 
 
-# The innermost: pytest's own capture of logs sets levels too.
-_innermost = pytest.hookimpl(wrapper=True, trylast=True)
-pytest_runtest_setup = _innermost(lambda: (yield from _watched()))
-pytest_runtest_call = _innermost(lambda: (yield from _watched()))
-pytest_runtest_teardown = _innermost(lambda: (yield from _watched()))
+pytest_runtest_setup = pytest_runtest_call = pytest_runtest_teardown = _watched
 
 
 @pytest.hookimpl(wrapper=True)
