@@ -93,9 +93,10 @@ def coverage(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run the long variants of the promises."""
     session.install("-e", ".[all]", *dependencies("test"))
+    session.env["TGM_BACKENDS"] = "both"
     session.run("pytest", "-m", "soak", *session.posargs)
-    session.run("pytest", "-m", "hypothesis", *session.posargs, env={"TGM_EXAMPLES": "1000", "TGM_BACKENDS": "both"})
-    session.run("pytest", *PARALLEL, *session.posargs, env={"TGM_BACKENDS": "both"})
+    session.run("pytest", "-m", "hypothesis", *session.posargs, env={"TGM_EXAMPLES": "1000"})
+    session.run("pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session

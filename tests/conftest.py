@@ -87,6 +87,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.soak)])
+def half(request: pytest.FixtureRequest) -> int:
+    """Tell which half of the cases a test takes; the long variant takes the other."""
+    return int(request.param)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ScriptedServer]]:
     """Start scripted servers that stop with the test."""

@@ -217,13 +217,13 @@ def test_each_fault_in_process(count: int | None, run: Any) -> None:
     run(partial(each, one, [(fault,) for fault in FAULTS]))
 
 
-def test_each_pair_of_faults_in_process(backend: str, run: Any) -> None:
+def test_each_pair_of_faults_in_process(half: int, backend: str, run: Any) -> None:
     async def one(pair: Cases) -> None:
         ending, service = await in_process(pair, 1)
         check_belief(ending, len(service.audit))
         check_table(pair, ending, len(service.audit))
 
-    run(partial(each, one, list(itertools.product(FAULTS, FAULTS))[backend == "trio" :: 2]))
+    run(partial(each, one, list(itertools.product(FAULTS, FAULTS))[half ^ (backend == "trio") :: 2]))
 
 
 @frozen
@@ -291,7 +291,6 @@ def fight_out(arena: Arena, run: Any, battles: Iterable[Battle], tries: int = 3)
         fight_out(arena, run, again, tries - 1)
 
 
-@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_each_trouble_on_the_way(half: int, wire: str, arena: Arena, backend: str, run: Any) -> None:
     """Every second one on asyncio, the others on trio; all on both in the long variant."""
     once = [Battle((trouble,)) for trouble in TROUBLES[wire]]

@@ -56,7 +56,6 @@ def expected(trouble: Trouble, wire: str) -> set[type[CallError] | None]:
     return {NotSent, OutcomeUnknown} if trouble.kind == "reset" else {OutcomeUnknown}  # it may come before our headers
 
 
-@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_what_a_grant_ends_in_is_true(
     warm: bool,  # noqa: FBT001 - a parameter of pytest's
