@@ -153,7 +153,8 @@ def verdict(result: Response | TransportFailure, request: Request) -> tuple[Outc
     envelope = result.envelope
     done = isinstance(envelope, Envelope) and envelope.ok
     told = None if done else told_wait(result.headers, datetime.now(UTC))
-    return judge(result, told, ok_alone_decides=request.safety is Safety.UNSAFE), told
+    ok_alone_decides = request.safety is Safety.UNSAFE
+    return judge(result, ok_alone_decides=ok_alone_decides, gateway_503=request.account.gateway_503), told
 
 
 def _returned(result: Response | TransportFailure) -> Response:

@@ -21,7 +21,7 @@ from tgmembership_async.protocol.endpoints import Endpoint
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
-from tgmembership_async.protocol.wire import BodyFormat, Params, Progress, Request, Safety, Verb
+from tgmembership_async.protocol.wire import BodyFormat, Gateway503, Params, Progress, Request, Safety, Verb
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.models import (
     AccessToken,
@@ -53,8 +53,10 @@ class Session(Lived):
     `middleware` wraps whole calls and `attempt_middleware` each attempt: `async (request, call_next) -> Response`.
     `body_format` is "json" or "form" (the service documents neither; JSON is *assumed*). `proxy` is a URL, None, or
     "env" for what the environment says. `transport` is "httpx", "aiohttp" (an extra, on asyncio only, and faster) or a
-    Transport of your own. `observer` is told the end of every call. Wrong values raise UsageError here, before anything
-    is sent.
+    Transport of your own. `observer` is told the end of every call. `gateway_503` says what a 503 without the service's
+    envelope means: "unknown", for it may have acted (Varnish answers so after the service acted, *seen*), or "turned
+    away", for a gateway that is known to refuse before it forwards, as nginx `limit_req` does. If it is told "turned
+    away" and is wrong, members are granted twice. Wrong values raise UsageError here, before anything is sent.
 
     Enter it with `async with`, or call `open()` and `aclose()`; both may happen in different tasks of one event loop.
     """
@@ -79,8 +81,9 @@ class Session(Lived):
         proxy: str | None = "env",
         transport: Literal["httpx", "aiohttp"] | Transport = "httpx",
         observer: Observer | None = None,
+        gateway_503: Gateway503 = "unknown",
     ) -> None:
-        self._account = settings.account(bot_id, api_key, base_url, body_format)
+        self._account = settings.account(bot_id, api_key, base_url, body_format, gateway_503)
         self._options = settings.Options(
             deadline=deadline,
             connect_timeout=connect_timeout,

@@ -16,7 +16,7 @@ from tgmembership_async.middleware import Middleware
 from tgmembership_async.protocol.endpoints import check_id, is_loopback, split_url
 from tgmembership_async.protocol.gate import RateLimit, SharedGate
 from tgmembership_async.protocol.retry import RetryPolicy
-from tgmembership_async.protocol.wire import Account, BodyFormat, Timeouts
+from tgmembership_async.protocol.wire import Account, BodyFormat, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.secret import Secret
 
@@ -60,14 +60,30 @@ class Options:
         return Timeouts(self.connect_timeout, self.read_timeout)
 
 
-def account(bot_id: object, api_key: object, base_url: object, body_format: object) -> Account:
+def account(
+    bot_id: object,
+    api_key: object,
+    base_url: object = BASE_URL,
+    body_format: object = "json",
+    gateway_503: object = "unknown",
+) -> Account:
     """Return the checked account, or raise UsageError; the key is never shown."""
     if body_format not in get_args(BodyFormat):
         msg = f"body_format must be 'json' or 'form', not {body_format!r:.80}"
         raise UsageError(msg)
+    if gateway_503 not in get_args(Gateway503):
+        msg = f"gateway_503 must be 'unknown' or 'turned away', not {gateway_503!r:.80}"
+        raise UsageError(msg)
     scheme, host, port, prefix = _origin(base_url)
     return Account(
-        scheme, host, port, prefix, check_id("bot_id", bot_id), _key(api_key), cast("BodyFormat", body_format)
+        scheme,
+        host,
+        port,
+        prefix,
+        check_id("bot_id", bot_id),
+        _key(api_key),
+        cast("BodyFormat", body_format),
+        cast("Gateway503", gateway_503),
     )
 
 

@@ -14,9 +14,10 @@ from forked import Forked
 from own_schema import own_schema
 from stub_transport import StubTransport, reply
 
-from tgmembership_async import OutcomeUnknown, Request, Response, Session
+from tgmembership_async import OutcomeUnknown, Request, Response, ServerError, Session
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
+from tgmembership_async.grants.model import dump_error
 from tgmembership_async.testing import LEDGER_CHECKS, FakeService, FakeTransport
 from tgmembership_async.testing.conformance import Check
 from tgmembership_async.values.models import AccessToken
@@ -308,3 +309,16 @@ def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True, application_name="test") as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is_held(url: str) -> None:
+    believed = ServerError("the service turned us away with HTTP 503 (try again in 5 s)", code=503, status=503)
+    async with PostgresLedger(url) as ledger:
+        for ref in ("gateway", "never sent"):
+            await ledger.plan(request(ref))
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE tgm_component SET version = 1")
+        connection.execute("UPDATE tgm_grants SET error = %s WHERE ref = 'gateway'", (dump_error(believed),))
+    async with PostgresLedger(url) as ledger:
+        assert await status(ledger, "gateway") is GrantStatus.UNKNOWN
+        assert await status(ledger, "never sent") is GrantStatus.PLANNED

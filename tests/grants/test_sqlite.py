@@ -16,8 +16,9 @@ import pytest
 from forked import Forked
 from note_table import NOTES, busy, opened, python
 
-from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, StorageError, UsageError
+from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, ServerError, StorageError, UsageError
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger, records, sqlite
+from tgmembership_async.grants.model import dump_error
 from tgmembership_async.values.models import AccessToken
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -395,3 +396,17 @@ def test_a_page_is_no_longer_than_others_can_wait(run: Run, quick_path: Path, mo
             assert "new" not in await refs(rows)
 
     run(scenario)
+
+
+async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "grants.db"
+    believed = ServerError("the service turned us away with HTTP 503 (try again in 5 s)", code=503, status=503)
+    async with SqliteLedger(path) as ledger:
+        for ref in ("gateway", "never sent"):
+            await ledger.plan(request(ref))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE component SET version = 1")
+        connection.execute("UPDATE grants SET error = ? WHERE ref = 'gateway'", (dump_error(believed),))
+    async with SqliteLedger(path) as ledger:
+        rows = [await ledger.get(ref) for ref in ("gateway", "never sent")]
+    assert [row and row.status for row in rows] == [GrantStatus.UNKNOWN, GrantStatus.PLANNED]

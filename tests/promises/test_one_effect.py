@@ -63,10 +63,16 @@ FAULTS = [
     *(case(Fault("throttled", status=status, retry_after=0.01), Outcome.TURNED_AWAY) for status in (429, 503)),
     case(Fault("html", status=429), Outcome.TURNED_AWAY),
     *(case(Fault("error", status=status), Outcome.REFUSED) for status in (400, 401, 404, 409)),
-    *(case(Fault("error", status=status), Outcome.UNKNOWN) for status in (500, 503)),
-    *(case(Fault("error", status=status, when="after"), Outcome.UNKNOWN, effect=True) for status in (500, 503)),
+    case(Fault("error", status=503), Outcome.TURNED_AWAY),
+    case(Fault("error", status=500), Outcome.UNKNOWN),
+    case(Fault("error", status=500, when="after"), Outcome.UNKNOWN, effect=True),
     *(case(Fault("html", status=status), Outcome.UNKNOWN) for status in (404, 502)),
     *(case(Fault("html", status=status, when="after"), Outcome.UNKNOWN, effect=True) for status in (404, 502)),
+    *(case(Fault("html", status=503, retry_after=wait), Outcome.UNKNOWN) for wait in (None, 0.01)),
+    *(
+        case(Fault("html", status=503, retry_after=wait, when="after"), Outcome.UNKNOWN, effect=True)
+        for wait in (None, 0.01)
+    ),
     *(case(Fault(kind, when="before"), Outcome.UNKNOWN) for kind in ("damaged", "cut", "closed", "reset")),
     *(case(Fault(kind, when="after"), Outcome.UNKNOWN, effect=True) for kind in ("damaged", "cut", "closed", "reset")),
     *(

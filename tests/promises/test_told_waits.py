@@ -25,6 +25,9 @@ class Turn:
     told: float | None
 
 
+BUSY = '{"ok": false, "code": 503}'
+
+
 class Service:
     """Answer after a while; tell some to wait, by a seed."""
 
@@ -40,7 +43,7 @@ class Service:
         self.turns.append(Turn(left, anyio.current_time(), told))
         if told is None:
             return reply('{"ok": true, "code": 200, "result": "tok"}')
-        return reply("", self.random.choice([429, 503]), retry_after=str(told))
+        return self.random.choice([reply("", 429, retry_after=str(told)), reply(BUSY, 503, retry_after=str(told))])
 
     def step(self) -> Any:
         async def step(request: Request) -> Response:

@@ -65,58 +65,52 @@ def test_a_transport_that_says_nothing_is_believed_to_have_sent() -> None:
 
 
 ENVELOPED = [
-    ({"ok": True, "code": 200}, None, Outcome.DONE),
-    ({"ok": True, "code": "200"}, None, Outcome.DONE),
-    ({"ok": True, "code": 500}, None, Outcome.DONE),
-    ({"ok": True}, None, Outcome.UNKNOWN),
-    ({"ok": True, "code": [1]}, None, Outcome.UNKNOWN),
-    ({"ok": False, "code": 400}, None, Outcome.REFUSED),
-    ({"ok": False, "code": 404}, None, Outcome.REFUSED),
-    ({"ok": False, "code": 499}, None, Outcome.REFUSED),
-    ({"ok": False, "code": 421}, None, Outcome.TURNED_AWAY),
-    ({"ok": False, "code": 425}, None, Outcome.TURNED_AWAY),
-    ({"ok": False, "code": 429}, None, Outcome.TURNED_AWAY),
-    ({"ok": False, "code": 429}, 3.0, Outcome.TURNED_AWAY),
-    ({"ok": False, "code": 503}, None, Outcome.UNKNOWN),
-    ({"ok": False, "code": 503}, 0.0, Outcome.TURNED_AWAY),
-    ({"ok": False, "code": 500}, 1.0, Outcome.UNKNOWN),
-    ({"ok": False, "code": 200}, None, Outcome.UNKNOWN),
-    ({"ok": False, "code": 302}, None, Outcome.UNKNOWN),
-    ({"ok": False}, None, Outcome.UNKNOWN),
-    ({"ok": 1, "code": 200}, None, Outcome.UNKNOWN),
+    ({"ok": True, "code": 200}, Outcome.DONE),
+    ({"ok": True, "code": "200"}, Outcome.DONE),
+    ({"ok": True, "code": 500}, Outcome.DONE),
+    ({"ok": True}, Outcome.UNKNOWN),
+    ({"ok": True, "code": [1]}, Outcome.UNKNOWN),
+    ({"ok": False, "code": 400}, Outcome.REFUSED),
+    ({"ok": False, "code": 404}, Outcome.REFUSED),
+    ({"ok": False, "code": 499}, Outcome.REFUSED),
+    ({"ok": False, "code": 421}, Outcome.TURNED_AWAY),
+    ({"ok": False, "code": 425}, Outcome.TURNED_AWAY),
+    ({"ok": False, "code": 429}, Outcome.TURNED_AWAY),
+    ({"ok": False, "code": 503}, Outcome.TURNED_AWAY),
+    ({"ok": False, "code": "503"}, Outcome.TURNED_AWAY),
+    ({"ok": False, "code": 500}, Outcome.UNKNOWN),
+    ({"ok": False, "code": 200}, Outcome.UNKNOWN),
+    ({"ok": False, "code": 302}, Outcome.UNKNOWN),
+    ({"ok": False}, Outcome.UNKNOWN),
+    ({"ok": 1, "code": 200}, Outcome.UNKNOWN),
 ]
 
 
-@pytest.mark.parametrize(("body", "told", "expected"), ENVELOPED)
-@pytest.mark.parametrize("status", [200, 204, 400, 500, 502])
-def test_the_envelope_wins_over_the_http_status(
-    body: dict[str, Any], told: float | None, expected: Outcome, status: int
-) -> None:
-    assert judge(answer(status, body), told, ok_alone_decides=False) is expected
+@pytest.mark.parametrize(("body", "expected"), ENVELOPED)
+@pytest.mark.parametrize("status", [200, 204, 400, 500, 502, 503])
+def test_the_envelope_wins_over_the_http_status(body: dict[str, Any], expected: Outcome, status: int) -> None:
+    assert judge(answer(status, body), ok_alone_decides=False) is expected
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"ok": fal', b"[]", b'{"ok": "false", "code": 400}'])
-@pytest.mark.parametrize(
-    ("status", "told", "expected"),
-    [
-        (429, None, Outcome.TURNED_AWAY),
-        (421, None, Outcome.TURNED_AWAY),
-        (425, None, Outcome.TURNED_AWAY),
-        (503, 1.0, Outcome.TURNED_AWAY),
-        (503, None, Outcome.UNKNOWN),
-        *((status, None, Outcome.UNKNOWN) for status in (200, 201, 204, 301, 304, 400, 401, 404, 500, 502)),
-    ],
-)
-def test_without_an_envelope_only_four_statuses_are_believed(
-    body: bytes, status: int, told: float | None, expected: Outcome
-) -> None:
-    assert judge(answer(status, body), told, ok_alone_decides=False) is expected
+@pytest.mark.parametrize("wait", [{}, {"retry_after": "5"}], ids=["no wait", "a wait"])
+@pytest.mark.parametrize("status", [429, 421, 425, 200, 201, 204, 301, 304, 400, 401, 404, 500, 502, 503, 504])
+def test_without_an_envelope_only_three_statuses_are_believed(body: bytes, status: int, wait: dict[str, str]) -> None:
+    expected = Outcome.TURNED_AWAY if status in (421, 425, 429) else Outcome.UNKNOWN
+    assert judge(answer(status, body, **wait), ok_alone_decides=False) is expected
+
+
+@pytest.mark.parametrize("wait", [{}, {"retry_after": "5"}], ids=["no wait", "a wait"])
+def test_a_503_of_a_gateway_that_is_known_to_refuse_turns_away(wait: dict[str, str]) -> None:
+    page = answer(503, b"<html>Service Temporarily Unavailable</html>", **wait)
+    assert judge(page, ok_alone_decides=True, gateway_503="turned away") is Outcome.TURNED_AWAY
+    assert judge(answer(502, b""), ok_alone_decides=True, gateway_503="turned away") is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize("code", [None, "x", [], {}, 1.5, True, "²", "1" * 400])
 def test_for_add_member_ok_alone_decides(code: object) -> None:
-    assert judge(answer(500, {"ok": True, "code": code}), None, ok_alone_decides=True) is Outcome.DONE
-    assert judge(answer(200, {"ok": "true", "code": 200}), None, ok_alone_decides=True) is Outcome.UNKNOWN
+    assert judge(answer(500, {"ok": True, "code": code}), ok_alone_decides=True) is Outcome.DONE
+    assert judge(answer(200, {"ok": "true", "code": 200}), ok_alone_decides=True) is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -136,7 +130,7 @@ def test_for_add_member_ok_alone_decides(code: object) -> None:
 )
 def test_a_code_has_its_error_with_all_that_the_service_said(code: int, kind: type[APIError]) -> None:
     reply = answer(200, {"ok": False, "code": code, "description": "No such plan", "request_id": "r-1"})
-    outcome = judge(reply, 2.5, ok_alone_decides=False)
+    outcome = judge(reply, ok_alone_decides=False)
     error = error_of(reply, outcome, 2.5, request(), 0.25)
     assert type(error) is kind
     assert (error.code, error.description, error.status, error.request_id) == (code, "No such plan", 200, "r-1")

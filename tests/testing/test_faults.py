@@ -94,6 +94,8 @@ def test_each_kind_has_its_usual_time_and_status(kind: Any, when: str, status: i
     [
         (Fault("throttled"), "throttled 429"),
         (Fault("throttled", status=503, retry_after=1), "throttled 503, told a wait"),
+        (Fault("error", status=503), "error 503"),
+        (Fault("html", status=503, retry_after=1, when="after"), "html 503 after the effect, told a wait"),
         (Fault("error", when="after"), "error 500 after the effect"),
         (Fault("html", status=403, when="after"), "html 403 after the effect"),
         (Fault("reset"), "reset before the effect"),
@@ -117,12 +119,12 @@ def test_a_label_says_what_and_when(fault: Fault, label: str) -> None:
         ({"kind": "closed", "status": 500}, "a status"),
         ({"kind": "error", "status": 200}, "a status from 400 to 599"),
         ({"kind": "error", "retry_after": 1}, "a wait belongs to"),
-        ({"kind": "throttled", "status": 503}, "503 with retry_after"),
+        ({"kind": "throttled", "status": 500}, "429, 421, 425 or 503"),
         ({"kind": "throttled", "status": 500}, "the status is 429"),
         ({"kind": "throttled", "when": "after"}, "does not come after the effect"),
         ({"kind": "error", "status": 429, "when": "after"}, "does not come after the effect"),
         ({"kind": "error", "status": 404, "when": "after"}, "refuses"),
-        ({"kind": "html", "status": 503, "retry_after": 1, "when": "after"}, "does not come after the effect"),
+        ({"kind": "error", "status": 503, "when": "after"}, "does not come after the effect"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(wrong: dict[str, Any], why: str) -> None:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from tgmembership_async import (
@@ -235,7 +236,7 @@ def test_a_request_turned_away_is_sent_again_for_all(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_told_wait_beyond_the_deadline_raises_at_once(status: int, serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(status, b"", retry_after="3600"))
+    server = serve(says(status, {"ok": False, "code": status}, retry_after="3600"))
 
     async def scenario() -> None:
         async with session(server.url, deadline=5) as tg:
@@ -253,15 +254,71 @@ def test_a_told_wait_beyond_the_deadline_raises_at_once(status: int, serve: Any,
     assert len(server.requests) == 1
 
 
-def test_a_503_without_a_wait_proves_nothing(serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(503, b"", retry_after="soon"))
+@pytest.mark.parametrize("headers", [{}, {"retry_after": "5"}, {"retry_after": "soon"}], ids=["", "wait", "odd"])
+def test_a_503_of_a_gateway_proves_nothing_and_pauses_nobody(
+    headers: dict[str, str], serve: Any, run: Any, session: Any
+) -> None:
+    def varnish(connection: Any) -> None:
+        while connection.request():
+            if b"addMember" in connection.server.requests[-1]:
+                connection.answer(503, b"<h1>Error 503 Backend fetch failed</h1>", **headers)
+            else:
+                connection.answer(200, {"ok": True, "code": 200, "result": 7})
+
+    server = serve(varnish)
 
     async def scenario() -> None:
-        async with session(server.url) as tg:
-            with pytest.raises(OutcomeUnknown):
+        async with session(server.url, deadline=3) as tg:
+            with pytest.raises(OutcomeUnknown) as unknown:
                 await tg.add_member(1, 42)
+            assert isinstance(unknown.value.cause, UnexpectedReply)
+            assert unknown.value.attempts == 1
+            assert int(await tg.count_orders()) == 7, "a pause of 5 s would outlast the deadline"
 
     run(scenario)
+    assert len(server.requests) == 2
+
+
+def test_a_read_follows_the_wait_of_a_gateways_503_where_the_deadline_allows(
+    serve: Any, run: Any, session: Any
+) -> None:
+    def script(connection: Any) -> None:
+        while connection.request():
+            if len(connection.server.requests) == 1:
+                connection.answer(503, b"<h1>try later</h1>", retry_after="0.3")
+            elif len(connection.server.requests) == 2:
+                connection.answer(503, b"<h1>try later</h1>", retry_after="3600")
+            else:
+                connection.answer(200, {"ok": True, "code": 200, "result": 7})
+
+    server = serve(script)
+
+    async def scenario() -> None:
+        async with session(server.url, deadline=20) as tg:
+            began = anyio.current_time()
+            assert int(await tg.count_orders()) == 7
+            assert anyio.current_time() - began >= 0.3
+
+    run(scenario)
+    assert len(server.requests) == 3
+
+
+def test_a_gateway_that_is_known_to_refuse_is_believed(serve: Any, run: Any, session: Any) -> None:
+    def limit_req(connection: Any) -> None:
+        while connection.request():
+            if len(connection.server.requests) < 3:
+                connection.answer(503, b"<h1>503 Service Temporarily Unavailable</h1>")
+            else:
+                connection.answer(200, GRANTED)
+
+    server = serve(limit_req)
+
+    async def scenario() -> None:
+        async with session(server.url, gateway_503="turned away") as tg:
+            assert (await tg.add_member(1, 42)).token == "TOKEN-1"
+
+    run(scenario)
+    assert len(server.requests) == 3
 
 
 def test_a_refusal_is_final(serve: Any, run: Any, session: Any) -> None:

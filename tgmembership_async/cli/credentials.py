@@ -24,7 +24,7 @@ def session(**options: Any) -> Session:
 
 def account() -> Account:
     """Return the checked account of that bot, or raise UsageError."""
-    return settings.account(**{"base_url": settings.BASE_URL, "body_format": "json", **_given()})
+    return settings.account(**_given())
 
 
 def _given() -> dict[str, Any]:

@@ -51,6 +51,11 @@ _FORBID: Final = """
     CREATE FUNCTION tgm_forbid() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION '%', TG_ARGV[0]; END $$
 """
+# Older versions took a gateway's 503 with a wait for proof that nothing was done.
+_DOUBT_A_GATEWAYS_503: Final = """
+    UPDATE tgm_grants SET status = 'unknown'
+    WHERE status = 'planned' AND error LIKE '%the service turned us away with HTTP 503%'
+"""
 
 
 def _forbidden(what: str, table: str, why: str, when: str = "") -> str:
@@ -76,5 +81,6 @@ LEDGER: Final = Component(
             _forbidden("UPDATE", "tgm_decision", "a decision stays as it was made"),
             _forbidden("DELETE", "tgm_decision", "a decision stays as it was made"),
         ),
+        (_DOUBT_A_GATEWAYS_503,),
     ),
 )

@@ -48,6 +48,11 @@ _DECISION: Final = """
         reason TEXT NOT NULL
     ) STRICT
 """
+# Older versions took a gateway's 503 with a wait for proof that nothing was done.
+_DOUBT_A_GATEWAYS_503: Final = """
+    UPDATE grants SET status = 'unknown'
+    WHERE status = 'planned' AND error LIKE '%the service turned us away with HTTP 503%'
+"""
 
 
 def _forbidden(what: str, table: str, why: str) -> str:
@@ -69,5 +74,6 @@ LEDGER: Final = Component(
             _forbidden("UPDATE", "decision", "a decision stays as it was made"),
             _forbidden("DELETE", "decision", "a decision stays as it was made"),
         ),
+        (_DOUBT_A_GATEWAYS_503,),
     ),
 )

@@ -3,10 +3,13 @@
 | outcome     | evidence                                                                                         |
 | ----------- | ------------------------------------------------------------------------------------------------ |
 | not sent    | a failure of the connect phase, and the transport did not begin to write our headers             |
-| turned away | 429, 421, 425; 503 that tells a wait; with or without envelope (*assumed*: nothing was done)     |
+| turned away | 429, 421, 425, with or without envelope; 503 with the envelope (*assumed*: nothing was done)     |
 | refused     | envelope `ok: false` with any other 4xx                                                          |
 | unknown     | everything else                                                                                  |
 | done        | envelope `ok: true`                                                                              |
+
+A 503 without the envelope comes from a gateway and proves nothing, even if it tells a wait: Varnish answers so after
+the service acted (*seen*). `Account.gateway_503` is for a gateway that is known to refuse before it forwards.
 """
 
 from enum import StrEnum
@@ -22,10 +25,10 @@ from tgmembership_async.errors import (
     UnexpectedReply,
 )
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, excerpt
-from tgmembership_async.protocol.wire import Progress, Request, Response, Safety
+from tgmembership_async.protocol.wire import Gateway503, Progress, Request, Response, Safety
 
 _TURNED_AWAY: Final = frozenset({421, 425, 429})
-_TURNED_AWAY_WITH_A_WAIT: Final = 503
+_UNAVAILABLE: Final = 503
 _CLIENT_ERRORS: Final = range(400, 500)
 _KEPT_OF_A_BODY: Final = 65_536
 
@@ -59,19 +62,21 @@ def judge_failure(failure: TransportFailure) -> Outcome:
     return Outcome.NOT_SENT if failure.connecting and not failure.begun else Outcome.UNKNOWN
 
 
-def judge(response: Response, told: float | None, *, ok_alone_decides: bool) -> Outcome:
+def judge(response: Response, *, ok_alone_decides: bool, gateway_503: Gateway503 = "unknown") -> Outcome:
     """Say what an answer proves; the envelope wins over the HTTP status.
 
-    `told` is the wait in seconds that the answer tells, if any. `ok_alone_decides` takes an `ok: true` without a
-    readable code for done, as `addMember` needs it: the member has been granted.
+    `ok_alone_decides` takes an `ok: true` without a readable code for done, as `addMember` needs it: the member was
+    granted. `gateway_503` says what a 503 without the envelope proves.
     """
-    envelope = response.envelope
-    if isinstance(envelope, Envelope) and envelope.ok:
+    envelope, code = response.envelope, code_of(response)
+    if isinstance(envelope, NoEnvelope):
+        believed = code in _TURNED_AWAY or (code == _UNAVAILABLE and gateway_503 == "turned away")
+        return Outcome.TURNED_AWAY if believed else Outcome.UNKNOWN
+    if envelope.ok:
         return Outcome.DONE if ok_alone_decides or envelope.code is not None else Outcome.UNKNOWN
-    code = code_of(response)
-    if code in _TURNED_AWAY or (code == _TURNED_AWAY_WITH_A_WAIT and told is not None):
+    if code in _TURNED_AWAY or code == _UNAVAILABLE:
         return Outcome.TURNED_AWAY
-    return Outcome.REFUSED if isinstance(envelope, Envelope) and code in _CLIENT_ERRORS else Outcome.UNKNOWN
+    return Outcome.REFUSED if code in _CLIENT_ERRORS else Outcome.UNKNOWN
 
 
 def code_of(response: Response) -> int:
@@ -157,7 +162,7 @@ def _error_of_answer(
     if isinstance(envelope, NoEnvelope):
         return APIError.for_code(
             code,
-            f"the service turned us away with HTTP {code}{_wait(told)}",
+            f"a gateway turned the request away with HTTP {code}{_wait(told)}",
             status=response.status,
             retry_after=told,
             **facts,

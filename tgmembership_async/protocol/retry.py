@@ -37,7 +37,8 @@ class RetryPolicy:
 
     `attempts` counts requests, the first included. `transient_base` and `throttled_base` are the seconds from which the
     backoff doubles, with full jitter, up to `backoff_cap`; the cap does not bound a wait that the service tells.
-    `budget` is a Session's store of tokens: a retry takes 14, after a 429 or 503 only 5, and success gives them back.
+    `budget` is a Session's store of tokens: a retry takes 14, or 5 after a request was turned away; success gives them
+    back.
     """
 
     attempts: int = 4
@@ -117,7 +118,7 @@ def decide(
     cost = COST_THROTTLED if throttled else COST_TRANSIENT
     if tokens < cost:
         return Stop.BUDGET
-    if throttled and told is not None:
+    if told is not None and (throttled or told < remaining):
         seconds = obey(told, remaining, random())
     else:
         base = policy.throttled_base if throttled else policy.transient_base

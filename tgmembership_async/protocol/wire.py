@@ -17,6 +17,7 @@ from tgmembership_async.version import __version__
 
 BodyFormat = Literal["json", "form"]
 Verb = Literal["GET", "POST", "DELETE"]
+Gateway503 = Literal["unknown", "turned away"]
 Params = Mapping[str, str | int]
 
 # A shorter key may well stand in a reply by chance; such a key is masked only where it follows `bot<ID>/`.
@@ -114,7 +115,7 @@ class Timeouts:
 
 @frozen
 class Account:
-    """One bot at one service: where requests go and by whose key. Its repr shows no key."""
+    """One bot at one service: where requests go, by whose key, and how to read answers. Its repr shows no key."""
 
     scheme: str
     host: str
@@ -123,6 +124,7 @@ class Account:
     bot_id: int
     api_key: Secret
     body_format: BodyFormat = "json"
+    gateway_503: Gateway503 = "unknown"
 
     @cached_property
     def authority(self) -> str:

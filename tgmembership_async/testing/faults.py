@@ -27,7 +27,9 @@ _STATUS: Final[Mapping[str, int]] = {"throttled": 429, "error": 500, "html": 502
 _WHEN: Final[Mapping[str, When]] = {"damaged": "after", "cut": "after"}
 _KINDS: Final = frozenset(get_args(Kind))
 _TURNING_AWAY: Final = frozenset({421, 425, 429})
+_IN_AN_ENVELOPE: Final = frozenset({"throttled", "error"})
 _UNAVAILABLE: Final = 503
+"""It turns away only in the service's own envelope; a gateway's page with this status proves nothing."""
 _ERROR_STATUSES: Final = range(400, 600)
 _REFUSALS: Final = range(400, 500)
 
@@ -69,14 +71,15 @@ class Fault:
     @property
     def turns_away(self) -> bool:
         """Return whether the answer says that nothing was done."""
-        return self.status in _TURNING_AWAY or (self.status == _UNAVAILABLE and self.retry_after is not None)
+        enveloped = self.kind in _IN_AN_ENVELOPE
+        return self.status in _TURNING_AWAY or (self.status == _UNAVAILABLE and enveloped)
 
     @property
     def label(self) -> str:
         """Return a short name for tables: `500 after the effect`, say."""
         name = f"{self.kind} {self.status}" if self.kind in _STATUS else self.kind
         wait = "" if self.retry_after is None else ", told a wait"
-        return f"{name}{wait}" if self.turns_away else f"{name} {self.when} the effect"
+        return f"{name}{wait}" if self.turns_away else f"{name} {self.when} the effect{wait}"
 
 
 def _rules(fault: Fault) -> Iterable[tuple[str, bool]]:
@@ -91,7 +94,7 @@ def _rules(fault: Fault) -> Iterable[tuple[str, bool]]:
         (fault.status in _ERROR_STATUSES if fault.kind in _STATUS else fault.status == 0),
     )
     yield "a wait belongs to throttled and html", fault.retry_after is None or fault.kind in ("throttled", "html")
-    yield "the status is 429, 421, 425, or 503 with retry_after", fault.turns_away or fault.kind != "throttled"
+    yield "the status is 429, 421, 425 or 503", fault.turns_away or fault.kind != "throttled"
     yield (
         "an error that refuses (4xx) does not come after the effect",
         not (fault.kind == "error" and fault.when == "after" and fault.status in _REFUSALS),
