@@ -1,17 +1,25 @@
 """The lanes: the warmest first, never one that did not end cleanly, never one that was idle for too long."""
 
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 from scripted_server import answering
 
+from tgmembership_async import RetryPolicy
+from tgmembership_async.transport import lanes as module
 from tgmembership_async.transport.lanes import Lanes
 
 
 class Lane:
     def __init__(self) -> None:
         self.closed = False
+        self.idle = True
+
+    def is_idle(self) -> bool:
+        return self.idle
 
     async def aclose(self) -> None:
         self.closed = True
@@ -22,7 +30,7 @@ def run_lanes(scenario: Any, backend: str) -> None:
     anyio.run(scenario, backend=backend)
 
 
-def test_a_lane_comes_back_only_after_a_clean_end(backend: str) -> None:
+def test_a_lane_comes_back_only_after_a_clean_end(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         made: list[Lane] = []
 
@@ -41,23 +49,24 @@ def test_a_lane_comes_back_only_after_a_clean_end(backend: str) -> None:
         async def broken(_lane: Lane) -> tuple[Lane, bool]:
             raise LookupError
 
-        first = await lanes.lend(clean, max_idle=5)
-        assert await lanes.lend(clean, max_idle=5) is first
+        first = await lanes.lend(clean, unsafe=False)
+        assert await lanes.lend(clean, unsafe=False) is first
         assert lanes.idle == 1
         with pytest.raises(LookupError):
-            await lanes.lend(broken, max_idle=5)
+            await lanes.lend(broken, unsafe=False)
         assert first.closed
         assert lanes.idle == 0
-        second = await lanes.lend(unclean, max_idle=5)
+        second = await lanes.lend(unclean, unsafe=False)
         assert second.closed
-        third = await lanes.lend(clean, max_idle=5)
+        third = await lanes.lend(clean, unsafe=False)
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await lanes.lend(clean, max_idle=-1)
+            monkeypatch.setattr(module, "KEEP_ALIVE", -1.0)
+            await lanes.lend(clean, unsafe=False)
         assert third.closed, "too old to be used again"
         await lanes.aclose()
         assert lanes.idle == 0
-        late = await lanes.lend(clean, max_idle=5)
+        late = await lanes.lend(clean, unsafe=False)
         assert late.closed, "what ends after the close does not come back"
 
     run_lanes(scenario, backend)
@@ -79,7 +88,7 @@ def test_the_warmest_lane_is_taken_first(backend: str) -> None:
         order: list[Lane] = []
 
         async def use() -> None:
-            order.append(await lanes.lend(together, max_idle=5))
+            order.append(await lanes.lend(together, unsafe=False))
 
         async with anyio.create_task_group() as group:
             group.start_soon(use)
@@ -89,7 +98,7 @@ def test_the_warmest_lane_is_taken_first(backend: str) -> None:
         async def alone(lane: Lane) -> tuple[Lane, bool]:
             return lane, True
 
-        assert await lanes.lend(alone, max_idle=5) is order[-1]
+        assert await lanes.lend(alone, unsafe=False) is order[-1]
 
     run_lanes(scenario, backend)
 
@@ -123,6 +132,117 @@ def test_there_are_never_more_connections_than_asked_for(serve: Any, run: Any, s
 
     run(scenario)
     assert len(server.requests) == 60
+
+
+async def clean(lane: Lane) -> tuple[Lane, bool]:
+    return lane, True
+
+
+def test_a_lane_that_does_not_prove_itself_idle_is_replaced(backend: str) -> None:
+    async def scenario() -> None:
+        lanes = Lanes(Lane)
+        first = await lanes.lend(clean, unsafe=False)
+        first.idle = False
+        assert await lanes.lend(clean, unsafe=False) is not first
+        assert first.closed
+
+    run_lanes(scenario, backend)
+
+
+def test_unsafe_requests_get_new_connections_until_one_was_seen_to_stay_open(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        now = 100.0
+        monkeypatch.setattr(module, "monotonic", lambda: now)
+        lanes = Lanes(Lane)
+        probe = await lanes.lend(clean, unsafe=True)
+        second = await lanes.lend(clean, unsafe=True)
+        assert second is not probe
+        assert second.closed, "one is enough for the proof"
+        now += 0.06
+        assert await lanes.lend(clean, unsafe=True) is probe
+        assert await lanes.lend(clean, unsafe=True) is probe
+        probe.idle = False
+        third = await lanes.lend(clean, unsafe=True)
+        assert probe.closed
+        assert await lanes.lend(clean, unsafe=True) is not third, "the service closed one: a new proof is needed"
+        now += 0.06
+        third.idle = False
+        assert await lanes.lend(clean, unsafe=True) is not third
+        assert third.closed, "what proves the contrary does not stay"
+        assert lanes.idle == 1
+
+    run_lanes(scenario, backend)
+
+
+def closes_in_words(connection: Any) -> None:
+    connection.request()
+    connection.answer(connection="close")
+    connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def speaks_http_1_0(connection: Any) -> None:
+    connection.request()
+    connection.send(b'HTTP/1.0 200 OK\r\ncontent-length: 35\r\n\r\n{"ok":true,"code":200,"result":[1]}')
+
+
+def ends_its_answer_by_closing(connection: Any) -> None:
+    connection.request()
+    connection.send(b'HTTP/1.1 200 OK\r\n\r\n{"ok":true,"code":200,"result":[1]}')
+
+
+def closes_without_a_word(connection: Any) -> None:
+    connection.request()
+    connection.answer()
+
+
+def closes_after_three(connection: Any) -> None:
+    for number in (1, 2, 3):
+        if not connection.request():
+            return
+        connection.answer(**({"connection": "close"} if number == 3 else {}))
+
+
+CLOSING = [closes_in_words, speaks_http_1_0, ends_its_answer_by_closing, closes_without_a_word, closes_after_three]
+
+
+@pytest.mark.parametrize("script", CLOSING)
+def test_a_server_that_closes_connections_leaves_nothing_unknown(
+    script: Callable[[Any], None], serve: Any, run: Any, session: Any
+) -> None:
+    server = serve(script)
+
+    async def scenario() -> None:
+        async with session(server.url, retry=RetryPolicy(attempts=1)) as tg:
+            for member in range(1, 31):
+                await tg.add_member(1, member)
+
+            async def grant_ten(first: int) -> None:
+                for member in range(first, first + 10):
+                    await tg.add_member(1, member)
+
+            async with anyio.create_task_group() as group:
+                for first in range(100, 200, 10):
+                    group.start_soon(grant_ten, first)
+
+    run(scenario)
+    assert len(server.requests) == 130
+
+
+@pytest.mark.parametrize("script", [one for one in CLOSING if one is not closes_without_a_word])
+def test_a_server_that_says_that_it_closes_costs_a_read_no_attempt(
+    script: Callable[[Any], None], serve: Any, run: Any, session: Any
+) -> None:
+    server = serve(script)
+
+    async def scenario() -> None:
+        async with session(server.url, retry=RetryPolicy(attempts=1)) as tg:
+            for _ in range(10):
+                assert await tg.call("anything")
+
+    run(scenario)
+    assert len(server.requests) == 10
 
 
 def test_a_connection_that_the_server_closed_while_idle_is_not_used(serve: Any, run: Any, session: Any) -> None:

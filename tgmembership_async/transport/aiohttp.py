@@ -22,10 +22,10 @@ from yarl import URL
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.loops import asyncio_loop
-from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Timeouts, addressed
+from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
-from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes, max_idle
+from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
 from tgmembership_async.transport.tcp import is_readable
@@ -68,7 +68,7 @@ class AiohttpTransport:
         if self._lanes is None:
             self._lanes = self._make_lanes(request.account)
         try:
-            return await self._lanes.lend(lambda lane: lane.exchange(request), max_idle=max_idle(request))
+            return await self._lanes.lend(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
         except _JUDGED as error:
             failure = TransportFailure(reason_of(error, request.account), connecting=not progress.begun)
         # Out here, so that no frame of aiohttp hangs on it.
@@ -130,20 +130,26 @@ class _Road:
 class _Lane:
     """One exchange at a time, on a connector of one connection, or on one that is lent."""
 
-    __slots__ = ("_connector", "_ours", "_road")
+    __slots__ = ("_connector", "_ours", "_protocol", "_road")
 
     def __init__(self, road: _Road, connector: aiohttp.BaseConnector, *, ours: bool) -> None:
         self._road = road
         self._connector = connector
         self._ours = ours
+        self._protocol: ResponseHandler | None = None
+
+    def is_idle(self) -> bool:
+        """Tell whether the connection of the last exchange can carry another request."""
+        return self._protocol is not None and _is_idle(self._protocol)
 
     async def exchange(self, request: Request) -> tuple[Response, bool]:
         """Return the answer, and whether the exchange ended cleanly."""
         wire = self._road.wire(request)
         connection = await self._connect(request)
+        self._protocol = _protocol(connection)
         clean = False
         try:
-            response = await _converse(_protocol(connection), wire, request)
+            response = await _converse(self._protocol, wire, request)
             clean = not response.truncated
         finally:
             if clean:
@@ -163,9 +169,8 @@ class _Lane:
                 raise aiohttp.ConnectionTimeoutError(msg) from None
             protocol = _protocol(connection)
             known = protocol in used
-            spoilt = protocol.should_close or not protocol.is_connected()
             # No look at a new socket: there is more to read after a TLS handshake.
-            if not spoilt and not (known and is_readable(_transport(protocol).get_extra_info("socket"))):
+            if _is_idle(protocol) if known else _is_open(protocol):
                 used.add(protocol)
                 return connection
             _throw_away(connection)
@@ -223,6 +228,15 @@ def _protocol(connection: Connection) -> ResponseHandler:
 
 def _transport(protocol: ResponseHandler) -> asyncio.Transport:
     return cast("asyncio.Transport", protocol.transport)  # None when it is not connected
+
+
+def _is_open(protocol: ResponseHandler) -> bool:
+    return protocol.is_connected() and not protocol.should_close
+
+
+def _is_idle(protocol: ResponseHandler) -> bool:
+    """Tell whether a used connection is open, and nothing came since the last answer: no end, and no stray bytes."""
+    return _is_open(protocol) and not is_readable(_transport(protocol).get_extra_info("socket"))
 
 
 def _throw_away(connection: Connection) -> None:

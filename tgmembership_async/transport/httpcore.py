@@ -26,9 +26,7 @@ class OneConnection:
         self._innermost: Any = None
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        """Send one request, on a new connection where there is none or the last one is of no more use."""
-        if self._connection is not None and self._is_spoilt():
-            await self.aclose()
+        """Send one request, on a new connection where there is none yet."""
         if self._connection is None:
             self._connection = self._make(request.url.origin)
         request.headers = _validated(tuple(request.headers))
@@ -37,10 +35,16 @@ class OneConnection:
             self._innermost = _unlocked(self._connection)
         return answer
 
-    def _is_spoilt(self) -> bool:
-        """Tell whether anything came since the last answer: the end, or bytes that h11 would take the next one from."""
+    def is_idle(self) -> bool:
+        """Tell whether the connection can carry another request: open, and nothing came since the last answer.
+
+        What came may be the end, or bytes that h11 would read the next answer from.
+        """
+        connection = self._connection
+        if connection is None or not connection.is_idle() or connection.has_expired():
+            return False
         h11 = getattr(self._innermost, "_h11_state", None)
-        return self._connection.has_expired() or (h11 is not None and bool(h11.trailing_data[0]))
+        return h11 is None or not h11.trailing_data[0]
 
     async def aclose(self) -> None:
         """Close the connection, if there is one."""

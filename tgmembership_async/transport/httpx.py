@@ -14,11 +14,11 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.loops import asyncio_loop
-from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Timeouts, addressed
+from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded
 from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection
-from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes, max_idle
+from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
 
@@ -64,11 +64,16 @@ class Witness:
 class _Lane:
     """One httpx transport of one connection, and its stream: httpcore forgets that one if a handshake is cancelled."""
 
-    __slots__ = ("_stream", "_transport")
+    __slots__ = ("_connection", "_stream", "_transport")
 
-    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+    def __init__(self, transport: httpx.AsyncHTTPTransport, connection: OneConnection) -> None:
         self._transport = transport
+        self._connection = connection
         self._stream: Closable | None = None
+
+    def is_idle(self) -> bool:
+        """Tell whether the connection can carry another request."""
+        return self._connection.is_idle()
 
     async def exchange(self, wire: httpx.Request, witness: Witness) -> tuple[Response, bool]:
         """Return the answer, and whether the exchange ended cleanly."""
@@ -158,7 +163,9 @@ class HttpxTransport:
                 return await _through_client(self._client, wire)
             if self._lanes is None:
                 self._lanes = self._make_lanes(request.account)
-            return await self._lanes.lend(lambda lane: lane.exchange(wire, witness), max_idle=max_idle(request))
+            return await self._lanes.lend(
+                lambda lane: lane.exchange(wire, witness), unsafe=request.safety is Safety.UNSAFE
+            )
         except _JUDGED as error:
             connecting = isinstance(error, _CONNECT_PHASE) or witness.connecting
             ended = TransportFailure(reason_of(error, request.account), connecting=connecting)
@@ -186,8 +193,9 @@ class HttpxTransport:
 
         def lane() -> _Lane:
             transport = httpx.AsyncHTTPTransport(verify=verify, trust_env=False, proxy=proxy, limits=_ONE_CONNECTION)
-            setattr(transport, _POOL, OneConnection(getattr(transport, _POOL), backend))
-            return _Lane(transport)
+            connection = OneConnection(getattr(transport, _POOL), backend)
+            setattr(transport, _POOL, connection)
+            return _Lane(transport, connection)
 
         return Lanes(lane)
 

@@ -11,10 +11,12 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from anyio import CancelScope, current_time
 
-from tgmembership_async.protocol.wire import Request
-
 KEEP_ALIVE: Final = 5.0
+"""Seconds for which a connection may have been idle to carry a request."""
 KEEP_ALIVE_UNSAFE: Final = 1.0
+"""The same for an unsafe one: the service may be about to close it, and the answer would be lost."""
+_PROOF: Final = 0.05
+"""Seconds that a connection must have stayed open after an answer, to prove that the service does not close it."""
 _CLOSING_TAKES_AT_MOST: Final = 1.0
 
 
@@ -26,48 +28,76 @@ class Closable(Protocol):
         ...
 
 
-L = TypeVar("L", bound=Closable)
+class Lane(Closable, Protocol):
+    """What the stack holds."""
+
+    def is_idle(self) -> bool:
+        """Tell whether the connection can carry another request: it is open, and has nothing to read."""
+        ...
+
+
+L = TypeVar("L", bound=Lane)
 T = TypeVar("T")
 
 
 class Lanes(Generic[L]):
-    """A stack of warm lanes."""
+    """A stack of warm lanes.
 
-    __slots__ = ("_closed", "_idle", "_make")
+    Some services close each connection after an answer without announcing it. Until a connection proves that this one
+    does not, unsafe requests get new connections: on one that is just being closed their outcome would be unknown.
+    """
+
+    __slots__ = ("_closed", "_idle", "_make", "_stays_open")
 
     def __init__(self, make: Callable[[], L]) -> None:
         self._make = make
         self._idle: list[tuple[L, float]] = []
         self._closed = False
+        self._stays_open = False
 
     @property
     def idle(self) -> int:
         """Return how many lanes wait for use."""
         return len(self._idle)
 
-    async def lend(self, use: Callable[[L], Awaitable[tuple[T, bool]]], *, max_idle: float) -> T:
+    async def lend(self, use: Callable[[L], Awaitable[tuple[T, bool]]], *, unsafe: bool) -> T:
         """Return what `use` returns for a lane; it comes back only if `use` says that the exchange ended cleanly.
 
-        A lane that was idle for more than `max_idle` seconds is replaced: the service may be about to close it.
+        A lane is replaced that was idle for too long, or does not prove itself idle.
         """
-        lane = await self._take(max_idle)
+        lane = await self._take(unsafe=unsafe)
         clean = False
         try:
             answer, clean = await use(lane)
         finally:
-            if clean and not self._closed:
+            surplus = unsafe and not self._stays_open and bool(self._idle)  # one is enough for the proof
+            if clean and not surplus and not self._closed:
                 self._idle.append((lane, monotonic()))
             else:
                 await _discard(lane)
         return answer
 
-    async def _take(self, max_idle: float) -> L:
-        if self._idle:
-            lane, since = self._idle.pop()
-            if monotonic() - since <= max_idle:
+    async def _take(self, *, unsafe: bool) -> L:
+        if not self._idle or (unsafe and not self._stays_open and not await self._prove()):
+            return self._make()
+        lane, since = self._idle.pop()
+        if monotonic() - since <= (KEEP_ALIVE_UNSAFE if unsafe else KEEP_ALIVE):
+            if lane.is_idle():
                 return lane
-            await _discard(lane)
+            self._stays_open = False
+        await _discard(lane)
         return self._make()
+
+    async def _prove(self) -> bool:
+        """Look at the lane that was idle for longest, and tell whether the service left its connection open."""
+        lane, since = self._idle[0]
+        if monotonic() - since < _PROOF:
+            return False
+        self._stays_open = lane.is_idle()
+        if not self._stays_open:
+            del self._idle[0]
+            await _discard(lane)
+        return self._stays_open
 
     async def aclose(self) -> None:
         """Close all idle lanes, now, and each lane in use when its exchange ends."""
@@ -75,11 +105,6 @@ class Lanes(Generic[L]):
         while self._idle:
             lane, _ = self._idle.pop()
             await _discard(lane)
-
-
-def max_idle(request: Request) -> float:
-    """Return for how many seconds a connection may have been idle to carry `request`: what grants wants a fresh one."""
-    return KEEP_ALIVE if request.timeouts.exchange is None else KEEP_ALIVE_UNSAFE
 
 
 async def _discard(lane: Closable) -> None:
