@@ -27,9 +27,9 @@ from provision import KEY, Null, requests
 from tgmembership_async import AccessToken, Session
 from tgmembership_async.grants import Grant, Granter, GrantRequest, MemoryLedger, SqliteLedger
 from tgmembership_async.grants.model import dump_token
-from tgmembership_async.grants.run import EVERY_REASON, Run
-from tgmembership_async.grants.steps import planned, utc_now
-from tgmembership_async.storage import schema
+from tgmembership_async.grants.provisioning import EVERY_REASON, Run
+from tgmembership_async.grants.transitions import planned, utc_now
+from tgmembership_async.storage.sqlite import schema
 
 TOKEN = AccessToken(token="T" * 24, link="https://t.me/shop_bot?start=" + "T" * 24, raw={"code": "T" * 24})
 CLAIM = "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, updated_at) VALUES (?, 1, ?, '', ?, 1, ?)"

@@ -18,8 +18,8 @@ from postgres import about, own_schema
 from scaling_measure import Costs, costs, live, prepare, sign_of_life, sizes
 from scaling_model import Database, Fleet, Outcome, paper, simulate
 
-from tgmembership_async.storage.postgres import LANES
-from tgmembership_async.storage.postgres_life import LEASE
+from tgmembership_async.storage.postgres.database import LANES
+from tgmembership_async.storage.postgres.liveness import LEASE
 
 MEMBERS = (1e5, 1e6, 1e7, 1e8)
 WORKERS = (1, 2, 4, 10, 32, 100, 320, 1_000)

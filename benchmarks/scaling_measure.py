@@ -11,8 +11,8 @@ from postgres import cpu_of_backends
 
 from tgmembership_async.grants import GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.grants.model import dump_token
-from tgmembership_async.grants.postgres_records import abandoned
-from tgmembership_async.storage.postgres_life import ALIVE
+from tgmembership_async.grants.postgres.statements import abandoned
+from tgmembership_async.storage.postgres.liveness import ALIVE
 from tgmembership_async.values.models import AccessToken
 
 BATCH = 20_000

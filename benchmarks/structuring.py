@@ -23,8 +23,8 @@ from typing import Any, Final
 from attrs import define
 from server import PLANS
 
-from tgmembership_async.protocol import convert
 from tgmembership_async.protocol.envelope import parse
+from tgmembership_async.protocol.structuring import results
 
 ROWS: Final = 10_000
 FIRST: Final = datetime(2026, 10, 1, 10, 20, 30, tzinfo=UTC)
@@ -85,7 +85,7 @@ def by_hand(reply: bytes) -> list[ByHand]:
     ]
 
 
-def ours(reply: bytes, read: Callable[[Any], list[Any]] = convert.subscribers) -> list[Any]:
+def ours(reply: bytes, read: Callable[[Any], list[Any]] = results.subscribers) -> list[Any]:
     """Read the rows as `get_subscribers` does."""
     envelope: Any = parse(reply)
     return read(envelope.result)
@@ -150,7 +150,7 @@ def few(rounds: int) -> None:
         taken = [
             (
                 seconds(partial(json.loads, reply), 2_000 // plans),
-                seconds(partial(ours, reply, convert.plans), 2_000 // plans),
+                seconds(partial(ours, reply, results.plans), 2_000 // plans),
             )
             for _ in range(rounds)
         ]

@@ -135,7 +135,7 @@ def _found(name: str) -> list[str]:
     if not name.endswith(".*"):
         return [name]
     package = import_module(name.removesuffix(".*"))
-    modules = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    modules = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     return [module.name for module in modules if not module.name.endswith("__main__")]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from tgmembership_async.storage.sqlite import Component, Job, SqliteStorage
+from tgmembership_async.storage.sqlite.database import Component, Job, SqliteStorage
 
 _FIRST = ("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT",)
 _SECOND = (

@@ -41,8 +41,8 @@ OTHER_TESTS = [
 BASH_ELSEWHERE = {
     "pytest -q": "tests/testing/test_plugin.py",
     "python3 -m venv": ".ci/run",
-    "tgmembership demo": "tests/cli/test_demo.py",
-    "tgmembership webhook set": "tests/cli/test_webhook.py",
+    "tgmembership demo": "tests/cli/demo/test_command.py",
+    "tgmembership webhook set": "tests/cli/webhook/test_command.py",
 }
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -1,9 +1,10 @@
-"""Imports run one way only, and importing the package is cheap."""
+"""Imports run one way only, without a circle, and importing the package is cheap."""
 
 import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,28 +14,58 @@ import tgmembership_async
 PACKAGE = Path(tgmembership_async.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
-# Each part may import itself and what stands before it. What shares a line does not know its neighbours.
-ORDER = [
-    ["version", "lived", "loops"],
-    ["errors"],
-    ["values"],
-    ["protocol"],
-    ["transport"],
-    ["middleware"],
-    ["calls"],
-    ["settings"],
-    ["session"],
-    ["storage"],
-    ["grants", "webhooks"],
-    ["testing"],
-    ["ext"],
-    ["cli"],
-]
-RANKS = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
+# The floors of a folder: each part of it may import itself and what stands before it. What shares a line does not know
+# its neighbours. In the folders that are not listed any order will do, as long as there is no circle.
+ORDER = {
+    "": [
+        ["version", "lifecycle", "event_loop"],
+        ["errors"],
+        ["values"],
+        ["protocol"],
+        ["transport"],
+        ["middleware"],
+        ["calls"],
+        ["settings"],
+        ["session"],
+        ["storage"],
+        ["grants", "webhooks"],
+        ["testing"],
+        ["ext"],
+        ["cli"],
+    ],
+    "grants": [
+        ["model"],
+        ["ledger", "transitions", "copying"],
+        ["paging", "exchange"],
+        ["memory", "sqlite", "postgres", "provisioning"],
+        ["granter"],
+    ],
+    "storage": [["component", "optional", "text", "wakeups"], ["sqlite", "postgres"]],
+    "testing": [["rules"], ["fake"], ["chaos", "conformance"], ["plugin"]],
+    "webhooks": [
+        ["headers", "policy", "refusals", "replay"],
+        ["signature", "answers"],
+        ["events", "inbox"],
+        ["handlers", "inboxes", "asgi", "aiohttp"],
+        ["worker"],
+        ["intake"],
+        ["receiver"],
+    ],
+    "webhooks.inboxes": [["sqlite", "postgres"]],
+}
 PURE = ["errors", "values", "protocol"]
 IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
 NOT_LOADED = {"httpx", "httpcore", "aiohttp", "sqlite3", "starlette", "uvicorn", "click", "rich", "trio", "aiogram"}
 NOT_LOADED |= {"fastapi", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis"}
+
+
+def name_of(module: Path) -> str:
+    """Return the dotted name of a module below the package; a folder's `__init__.py` has the folder's name."""
+    return ".".join(module.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+NAMES = {name_of(path): path for path in (PACKAGE / "__init__.py", *MODULES)}
+FOLDERS = [name for name, path in NAMES.items() if path.name == "__init__.py"]
 
 each_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
@@ -52,21 +83,54 @@ def imports(module: Path) -> list[str]:
     return names
 
 
-def part_of(module: Path) -> str:
-    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@cache
+def ours(module: Path) -> set[str]:
+    """Name the modules of the package that a module imports, by their dotted names below the package."""
+    names = [name.partition(".")[2] for name in imports(module) if name.startswith("tgmembership_async")]
+    return {name if name in NAMES else name.rpartition(".")[0] for name in names}
+
+
+def part_of(name: str, folder: str = "") -> str:
+    """Return the part of a folder that a module belongs to: a file or a subfolder; "" where it is not inside."""
+    inside = name if not folder else name.removeprefix(f"{folder}.") if name.startswith(f"{folder}.") else ""
+    return inside.partition(".")[0]
+
+
+def parts_of(folder: str) -> dict[str, set[str]]:
+    """Return each part of a folder, with the other parts of that folder that it imports."""
+    parts: dict[str, set[str]] = {}
+    for name, module in NAMES.items():
+        if part := part_of(name, folder):
+            parts.setdefault(part, set()).update({part_of(other, folder) for other in ours(module)} - {part, ""})
+    return parts
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_a_part_imports_only_what_stands_before_it(folder: str) -> None:
+    ranks = {part: rank for rank, parts in enumerate(ORDER[folder]) for part in parts}
+    found = parts_of(folder)
+
+    assert found.keys() - ranks.keys() == set(), "these have no place in ORDER"
+    assert [(part, other) for part, others in found.items() for other in others if ranks[other] >= ranks[part]] == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "the package")
+def test_the_parts_of_a_folder_import_each_other_in_no_circle(folder: str) -> None:
+    TopologicalSorter(parts_of(folder)).prepare()
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    TopologicalSorter({name: ours(module) for name, module in NAMES.items()}).prepare()
 
 
 @each_module
-def test_a_module_imports_only_what_stands_before_it(module: Path) -> None:
-    part = part_of(module)
-    parts = {name.split(".")[1] for name in imports(module) if name.startswith("tgmembership_async.")}
-
-    assert {other for other in parts if other != part and RANKS.get(other, 99) >= RANKS[part]} == set()
+def test_nobody_imports_the_package_as_a_whole(module: Path) -> None:
+    assert "" not in ours(module)
 
 
 @pytest.mark.parametrize("part", PURE)
 def test_what_is_pure_imports_no_io(part: str) -> None:
-    tops = {name.split(".")[0] for module in MODULES if part_of(module) == part for name in imports(module)}
+    tops = {name.split(".")[0] for module in MODULES if part_of(name_of(module)) == part for name in imports(module)}
 
     assert tops & IO == set()
 

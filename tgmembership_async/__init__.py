@@ -28,7 +28,7 @@ from tgmembership_async.errors import (
     UsageError,
     WebhookError,
 )
-from tgmembership_async.storage.extra import load
+from tgmembership_async.storage.optional import load
 from tgmembership_async.version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tgmembership_async.protocol.retry import RetryPolicy
     from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
     from tgmembership_async.session import Session
-    from tgmembership_async.storage.postgres_gate import PostgresGate
+    from tgmembership_async.storage.postgres.gate import PostgresGate
     from tgmembership_async.transport.aiohttp import AiohttpTransport
     from tgmembership_async.transport.base import Transport, TransportFailure
     from tgmembership_async.transport.httpx import HttpxTransport
@@ -130,7 +130,7 @@ _HOMES: Final = (
 _LOADING_MORE: Final = {
     "AiohttpTransport": ("transport.aiohttp", "aiohttp"),
     "HttpxTransport": ("transport.httpx", None),
-    "PostgresGate": ("storage.postgres_gate", "postgres"),
+    "PostgresGate": ("storage.postgres.gate", "postgres"),
 }
 
 

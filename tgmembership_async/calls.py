@@ -9,7 +9,6 @@ from attrs import field, frozen
 
 from tgmembership_async.errors import CallError, OutcomeUnknown, ReplyLost, TGMembershipError, UsageError
 from tgmembership_async.middleware import Next, OutOfTime, verdict
-from tgmembership_async.protocol.convert import ShapeError
 from tgmembership_async.protocol.outcome import (
     Outcome,
     TransportFailure,
@@ -19,6 +18,7 @@ from tgmembership_async.protocol.outcome import (
     unexpected,
     unknown,
 )
+from tgmembership_async.protocol.structuring.results import ShapeError
 from tgmembership_async.protocol.wire import Request, Response, Safety
 
 _logger: Final = logging.getLogger("tgmembership_async")

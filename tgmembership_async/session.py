@@ -13,14 +13,15 @@ from attrs import evolve
 from tgmembership_async import settings
 from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.errors import UsageError
-from tgmembership_async.lived import Lived
-from tgmembership_async.loops import asyncio_loop
+from tgmembership_async.event_loop import asyncio_loop
+from tgmembership_async.lifecycle import Lived
 from tgmembership_async.middleware import Deadline, Departure, Exchange, Middleware, Next, Retry, chain
-from tgmembership_async.protocol import convert, endpoints
+from tgmembership_async.protocol import endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
+from tgmembership_async.protocol.structuring import results
 from tgmembership_async.protocol.wire import BodyFormat, Gateway503, Params, Progress, Request, Safety, Verb
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.models import (
@@ -231,7 +232,7 @@ class Session(Lived):
         """
         local = self._account.scheme == "http"
         endpoint = endpoints.SET_WEBHOOK_LOCALLY if local else endpoints.SET_WEBHOOK
-        return await self._ask(endpoint, {"url": url}, extra, partial(convert.webhook, url=url))
+        return await self._ask(endpoint, {"url": url}, extra, partial(results.webhook, url=url))
 
     async def delete_webhook(self, *, extra: Extra = None) -> None:
         """Remove the bot's webhook (*documented*)."""
@@ -262,7 +263,7 @@ class Session(Lived):
         name, checked_verb, how_safe = endpoints.undocumented(method, verb, safety)
         request = self._request(name, checked_verb, how_safe, endpoints.loose(params or {}))
         response = await perform(self._send, request, self._shared.observer)
-        result = read(lambda raw: convert.structure(raw, into), response, request)
+        result = read(lambda raw: results.structure(raw, into), response, request)
         envelope = response.envelope
         assert isinstance(envelope, Envelope)  # noqa: S101 - an answer that is done has one
         elapsed = current_time() - request.progress.started

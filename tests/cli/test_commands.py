@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from tgmembership_async.cli.exits import MEANINGS, Exit
+from tgmembership_async.cli.exit_codes import MEANINGS, Exit
 from tgmembership_async.cli.root import command
 from tgmembership_async.testing import FakePlan, FakeService, Fault, serve
 

@@ -13,7 +13,7 @@ from forked import Forked
 
 from tgmembership_async.cli.root import command
 from tgmembership_async.testing import FakeService, serve
-from tgmembership_async.testing.server import FakeServer
+from tgmembership_async.testing.fake.server import FakeServer
 
 NAMES = ("TGMEMBERSHIP_BOT_ID", "TGMEMBERSHIP_API_KEY", "TGMEMBERSHIP_API_KEY_FILE", "TGMEMBERSHIP_BASE_URL")
 

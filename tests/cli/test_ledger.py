@@ -14,13 +14,13 @@ from click.testing import CliRunner, Result
 from command_line import tgmembership
 from own_schema import own_schema
 
-from tgmembership_async.cli.ledgers import Server
+from tgmembership_async.cli.ledger_option import Server
 from tgmembership_async.cli.root import command
 from tgmembership_async.errors import Forbidden, GrantError, OutcomeUnknown, ReplyLost, UsageError
 from tgmembership_async.grants import GrantRequest, GrantStatus, Ledger, PostgresLedger, Settlement, SqliteLedger
 from tgmembership_async.grants.copying import PAGE, Copied, copy
-from tgmembership_async.grants.copying_postgres import PostgresStore
-from tgmembership_async.grants.copying_sqlite import SqliteStore
+from tgmembership_async.grants.postgres.copying import PostgresStore
+from tgmembership_async.grants.sqlite.copying import SqliteStore
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.values.models import AccessToken
 

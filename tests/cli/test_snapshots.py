@@ -13,7 +13,7 @@ from attrs import frozen
 from command_line import COMMAND, ENVIRONMENT
 
 from tgmembership_async.testing import FakePlan, FakeService, serve
-from tgmembership_async.testing.values import SAMPLE_PLANS
+from tgmembership_async.testing.fake.values import SAMPLE_PLANS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 READS = {

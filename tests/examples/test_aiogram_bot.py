@@ -23,7 +23,7 @@ LOADED = (
     "aiogram.client.session.aiohttp",
     "anyio._backends._asyncio",
     "tgmembership_async.ext.aiogram",
-    "tgmembership_async.grants.sqlite",
+    "tgmembership_async.grants.sqlite.ledger",
     "tgmembership_async.transport.httpx",
 )
 Process = subprocess.Popen[bytes]

@@ -14,7 +14,7 @@ from forked import Forked
 
 from tgmembership_async.testing import FakeService, Fault
 from tgmembership_async.testing import serve as serve_fake
-from tgmembership_async.testing.server import FakeServer
+from tgmembership_async.testing.fake.server import FakeServer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bulk_import.py"
 MEMBERS = 40

@@ -21,7 +21,7 @@ from tgmembership_async.grants import (
     SqliteLedger,
 )
 from tgmembership_async.testing import LEDGER_CHECKS
-from tgmembership_async.testing.conformance import Check
+from tgmembership_async.testing.conformance.transitions import Check
 from tgmembership_async.values.models import AccessToken
 
 each_check = pytest.mark.parametrize("check", LEDGER_CHECKS, ids=lambda check: check.__name__)

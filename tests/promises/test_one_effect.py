@@ -29,7 +29,7 @@ from tgmembership_async import (
 )
 from tgmembership_async.middleware import Next
 from tgmembership_async.testing import ChaosProxy, FakeService, FakeTransport, Fault, Trouble, serve
-from tgmembership_async.testing.faults import nasty
+from tgmembership_async.testing.fake.faults import nasty
 
 QUICK = RetryPolicy(attempts=3, transient_base=0, throttled_base=0)
 SHORT, LONG = 0.4, 15.0  # to wait for what never comes, and for what comes

@@ -11,7 +11,7 @@ from canary import CANARY_KEY
 
 from tgmembership_async import CallError, NotSent, OutcomeUnknown, RetryPolicy
 from tgmembership_async.testing import ChaosProxy, FakeService, Trouble, serve
-from tgmembership_async.testing.troubles import WHEN
+from tgmembership_async.testing.chaos.troubles import WHEN
 
 ONCE = RetryPolicy(attempts=1)
 SHORT = 1.0  # to wait for what never comes; a busy machine needs some of it to connect

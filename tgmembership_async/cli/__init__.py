@@ -7,7 +7,7 @@ from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 is success, 2 is wrong use or a missing extra; `exits` has the others."""
+    """Run the command line and exit: 0 is success, 2 is wrong use or a missing extra; `exit_codes` has the others."""
     out: Any = sys.stdout
     if isinstance(out, TextIOWrapper):
         out.reconfigure(errors="backslashreplace")  # a character that a pipe cannot take must not end a run

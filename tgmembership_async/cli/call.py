@@ -11,7 +11,7 @@ from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import ENDPOINTS
-from tgmembership_async.protocol.rows import is_array, is_object
+from tgmembership_async.protocol.structuring.objects import is_array, is_object
 from tgmembership_async.protocol.wire import Safety
 from tgmembership_async.values.models import Reply
 

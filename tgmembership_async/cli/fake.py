@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from tgmembership_async.testing import FakeService, serve
-from tgmembership_async.testing.faults import nasty
+from tgmembership_async.testing.fake.faults import nasty
 
 _EPILOG: Final = """
 \b

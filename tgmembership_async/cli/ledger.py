@@ -8,9 +8,9 @@ import anyio
 import click
 from rich.console import Console
 
-from tgmembership_async.cli.bar import Bar
-from tgmembership_async.cli.ledgers import Place, check_there, ledger_option, opened, place, server
+from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened, place, server
 from tgmembership_async.cli.output import Format, format_option, write_one
+from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Copied, Store, copy
 
@@ -93,10 +93,10 @@ def copy_(*, source: str, target: str, form: Format) -> None:
 
 def _store(where: Place) -> Store:
     if isinstance(where, Path):
-        from tgmembership_async.grants.copying_sqlite import SqliteStore  # noqa: PLC0415 - one of the two
+        from tgmembership_async.grants.sqlite.copying import SqliteStore  # noqa: PLC0415 - one of the two
 
         return SqliteStore(where)
-    from tgmembership_async.grants.copying_postgres import PostgresStore  # noqa: PLC0415 - an extra
+    from tgmembership_async.grants.postgres.copying import PostgresStore  # noqa: PLC0415 - an extra
 
     return PostgresStore(where.url)
 

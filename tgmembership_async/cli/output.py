@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import click
 
-from tgmembership_async.cli.lines import line, plain
+from tgmembership_async.cli.grant_lines import line, plain
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.protocol.rows import is_array, is_object
+from tgmembership_async.protocol.structuring.objects import is_array, is_object
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

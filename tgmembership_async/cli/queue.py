@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from tgmembership_async.cli.ledgers import Server, opened
+from tgmembership_async.cli.ledger_option import Server, opened
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants.model import GrantRequest
 

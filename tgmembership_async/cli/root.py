@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from tgmembership_async.cli.exits import MEANINGS, Exit, exit_of
+from tgmembership_async.cli.exit_codes import MEANINGS, Exit, exit_of
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.version import __version__
 
@@ -35,14 +35,21 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "webhook": "Set the webhook, watch its events, find out why a delivery is not authentic.",
     "worker": "Carry out grants that wait in a queue on PostgreSQL, on as many machines as you like.",
 }
-_TOGETHER: Final[Mapping[str, str]] = {  # a module of several commands has them in a mapping `commands`
+_HOMES: Final[Mapping[str, str]] = {  # where it is not the module of the command's own name
+    "demo": "demo.command",
+    "doctor": "doctor.command",
+    "grant": "grants.one",
+    "grants": "grants.command",
     "orders": "reads",
     "payment-methods": "reads",
     "performance": "reads",
     "plans": "reads",
+    "provision": "provision.command",
+    "report": "report.command",
     "revenue": "reads",
     "subscribers": "reads",
     "users": "reads",
+    "webhook": "webhook.command",
 }
 _EPILOG: Final = """
 \b
@@ -62,7 +69,7 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A group whose commands live in one module each, under their own name, as `command`."""
+    """A group whose commands live in one module each, as `command`; those of `reads` in its mapping `commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names of the commands."""
@@ -72,8 +79,9 @@ class Commands(click.Group):
         """Import and return a command, or None if there is none of that name."""
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"tgmembership_async.cli.{_TOGETHER.get(cmd_name, cmd_name)}")
-        found: click.Command = module.commands[cmd_name] if cmd_name in _TOGETHER else module.command
+        home = _HOMES.get(cmd_name, cmd_name)
+        module = import_module(f"tgmembership_async.cli.{home}")
+        found: click.Command = module.commands[cmd_name] if home == "reads" else module.command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's too

@@ -12,17 +12,17 @@ from attrs import evolve, field, mutable
 from rich.console import Console
 
 from tgmembership_async.cli.credentials import session
-from tgmembership_async.cli.exits import Exit
-from tgmembership_async.cli.interrupts import interruptible
-from tgmembership_async.cli.ledgers import Place, Server, ledger_option, opened, pace, rate_option, server
-from tgmembership_async.cli.lines import CONFLICT, columns, fields_of
+from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
+from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, stream_option, writing
 from tgmembership_async.cli.queue import app_at, opened_queue
+from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import CallError, GrantHeld, RefConflict, TGMembershipError, Unauthorized
 from tgmembership_async.grants.exchange import settlement_of
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
-from tgmembership_async.grants.run import StopReason
+from tgmembership_async.grants.provisioning import StopReason
 from tgmembership_async.protocol.retry import COST_TRANSIENT, RetryPolicy
 from tgmembership_async.session import Session
 

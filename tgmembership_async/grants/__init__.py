@@ -13,13 +13,13 @@ from tgmembership_async.grants.model import (
     GrantStatus,
     Settlement,
 )
-from tgmembership_async.storage.extra import load
+from tgmembership_async.storage.optional import load
 
 if TYPE_CHECKING:
     from tgmembership_async.grants.granter import Finding, Granter
-    from tgmembership_async.grants.postgres import PostgresLedger
-    from tgmembership_async.grants.run import Run, StopReason, Summary
-    from tgmembership_async.grants.sqlite import SqliteLedger
+    from tgmembership_async.grants.postgres.ledger import PostgresLedger
+    from tgmembership_async.grants.provisioning import Run, StopReason, Summary
+    from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 
 __all__ = [
     "Attempt",
@@ -44,11 +44,11 @@ __all__ = [
 _ON_USE: Final = {
     "Finding": "tgmembership_async.grants.granter",
     "Granter": "tgmembership_async.grants.granter",
-    "PostgresLedger": "tgmembership_async.grants.postgres",
-    "Run": "tgmembership_async.grants.run",
-    "SqliteLedger": "tgmembership_async.grants.sqlite",
-    "StopReason": "tgmembership_async.grants.run",
-    "Summary": "tgmembership_async.grants.run",
+    "PostgresLedger": "tgmembership_async.grants.postgres.ledger",
+    "Run": "tgmembership_async.grants.provisioning",
+    "SqliteLedger": "tgmembership_async.grants.sqlite.ledger",
+    "StopReason": "tgmembership_async.grants.provisioning",
+    "Summary": "tgmembership_async.grants.provisioning",
 }
 _EXTRAS: Final = {"PostgresLedger": "postgres"}
 

@@ -10,12 +10,12 @@ from anyio.lowlevel import checkpoint
 from attrs import evolve, frozen
 
 from tgmembership_async.errors import GrantError, RefConflict, UsageError
+from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
-from tgmembership_async.grants.run import EVERY_REASON, Requests, Run, StopReason
-from tgmembership_async.lived import Lived
-from tgmembership_async.loops import asyncio_loop
+from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
+from tgmembership_async.lifecycle import Lived
 from tgmembership_async.session import Session
 from tgmembership_async.values.models import AccessToken, Subscriber
 

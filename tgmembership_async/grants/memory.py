@@ -8,7 +8,7 @@ from anyio.lowlevel import checkpoint
 from attrs import evolve
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.grants import steps
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -21,7 +21,7 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import Page, Paged
-from tgmembership_async.lived import Lived
+from tgmembership_async.lifecycle import Lived
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
@@ -29,7 +29,7 @@ from tgmembership_async.values.models import AccessToken
 class MemoryLedger(Lived):
     """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC."""
 
-    def __init__(self, *, clock: steps.Clock = steps.utc_now) -> None:
+    def __init__(self, *, clock: transitions.Clock = transitions.utc_now) -> None:
         self._clock = clock
         self._is_open = False
         self._rows: dict[str, Grant] = {}
@@ -53,7 +53,7 @@ class MemoryLedger(Lived):
         self._is_open = True
         for grant in self._rows.values():
             if grant.status is GrantStatus.SENDING:
-                self._settle(grant, steps.interruption(grant), ended_at=None)
+                self._settle(grant, transitions.interruption(grant), ended_at=None)
         return self
 
     async def aclose(self) -> None:
@@ -71,7 +71,7 @@ class MemoryLedger(Lived):
         grant = self._plan(request)
         if grant.status is not GrantStatus.PLANNED:
             return Claim(grant, mine=False)
-        sending = self._keep(steps.claimed(grant, self._clock()))
+        sending = self._keep(transitions.claimed(grant, self._clock()))
         began = Attempt(grant.ref, sending.attempts, sending.updated_at, None, None, "")
         self._attempts.setdefault(grant.ref, []).append(began)
         return Claim(sending, mine=True)
@@ -85,7 +85,7 @@ class MemoryLedger(Lived):
         """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
         await self._turn()
         now = self._clock()
-        grant = self._keep(steps.decided(self._known(ref), decision, token, now))
+        grant = self._keep(transitions.decided(self._known(ref), decision, token, now))
         made = DecisionMade(ref, decision, now, storable(reason))
         self._decisions.setdefault(ref, []).append(made)
         return grant
@@ -93,7 +93,7 @@ class MemoryLedger(Lived):
     async def mark_delivered(self, ref: str) -> Grant:
         """Record that the customer has the link; a row that is delivered already stays as it is."""
         await self._turn()
-        return self._keep(steps.delivered(self._known(ref), self._clock()))
+        return self._keep(transitions.delivered(self._known(ref), self._clock()))
 
     async def get(self, ref: str) -> Grant | None:
         """Return the row of a ref, or None."""
@@ -105,7 +105,7 @@ class MemoryLedger(Lived):
     ) -> AsyncIterator[Grant]:
         """Yield rows, the oldest ref first, of these states and changed at `since` or later."""
         wanted = frozenset(GrantStatus if status is None else status)
-        earliest = None if since is None else steps.check_aware("since", since)
+        earliest = None if since is None else transitions.check_aware("since", since)
 
         async def all_at_once(_: int) -> Page:
             await self._turn()
@@ -126,7 +126,7 @@ class MemoryLedger(Lived):
 
     async def purge(self, delivered_before: datetime) -> int:
         """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay."""
-        limit = steps.check_aware("delivered_before", delivered_before)
+        limit = transitions.check_aware("delivered_before", delivered_before)
         await self._turn()
         done = [grant for grant in self._rows.values() if grant.status is GrantStatus.DELIVERED]
         wiped = [grant for grant in done if grant.token is not None and grant.updated_at < limit]
@@ -143,17 +143,17 @@ class MemoryLedger(Lived):
     def _plan(self, request: GrantRequest) -> Grant:
         found = self._rows.get(request.ref)
         if found is not None:
-            return steps.same(found, request)
-        return self._keep(steps.planned(request, self._clock()))
+            return transitions.same(found, request)
+        return self._keep(transitions.planned(request, self._clock()))
 
     def _settle(self, sending: Grant, settlement: Settlement, ended_at: datetime | None) -> Grant:
-        grant = self._keep(steps.settled(sending, settlement, self._clock()))
+        grant = self._keep(transitions.settled(sending, settlement, self._clock()))
         attempts = self._attempts[grant.ref]
-        attempts[-1] = steps.settled_attempt(attempts[-1], settlement, ended_at)
+        attempts[-1] = transitions.settled_attempt(attempts[-1], settlement, ended_at)
         return grant
 
     def _known(self, ref: str) -> Grant:
-        return steps.known(ref, self._rows.get(check_ref(ref)))
+        return transitions.known(ref, self._rows.get(check_ref(ref)))
 
     def _keep(self, grant: Grant) -> Grant:
         self._rows[grant.ref] = grant

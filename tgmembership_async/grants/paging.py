@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from datetime import datetime
 from typing import Protocol, Self, TypeVar
 
-from tgmembership_async.grants import steps
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.model import Grant, GrantStatus
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def by_id(
 ) -> Paged:
     """Return the rows of a database in the order of their ids, up to the one that is the last when this begins."""
     states = frozenset(GrantStatus if status is None else status)
-    earliest = None if since is None else steps.check_aware("since", since)
+    earliest = None if since is None else transitions.check_aware("since", since)
     last: int | None = None
 
     async def next_page(after: int) -> Page:

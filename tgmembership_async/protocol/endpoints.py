@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from attrs import evolve, field, frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol import convert
+from tgmembership_async.protocol.structuring import results
 from tgmembership_async.protocol.wire import Safety, Verb
 from tgmembership_async.values.models import (
     AccessToken,
@@ -96,22 +96,22 @@ ADD_MEMBER: Final[Endpoint[AccessToken]] = Endpoint(
     "addMember",
     "POST",
     Safety.UNSAFE,
-    convert.access_token,
+    results.access_token,
     {"plan_id": check_id, "member_id": check_id},
     frozenset({"plan_id"}),
 )
-COUNT_ORDERS: Final[Endpoint[Count]] = Endpoint("countOrders", "GET", Safety.SAFE, convert.count)
-COUNT_USERS: Final[Endpoint[Count]] = Endpoint("countUsers", "GET", Safety.SAFE, convert.count)
-GET_PLANS: Final[Endpoint[list[Plan]]] = Endpoint("getPlans", "GET", Safety.SAFE, convert.plans, {"plan_id": check_id})
-GET_REVENUE: Final[Endpoint[Revenue]] = Endpoint("getRevenue", "GET", Safety.SAFE, convert.revenue)
+COUNT_ORDERS: Final[Endpoint[Count]] = Endpoint("countOrders", "GET", Safety.SAFE, results.count)
+COUNT_USERS: Final[Endpoint[Count]] = Endpoint("countUsers", "GET", Safety.SAFE, results.count)
+GET_PLANS: Final[Endpoint[list[Plan]]] = Endpoint("getPlans", "GET", Safety.SAFE, results.plans, {"plan_id": check_id})
+GET_REVENUE: Final[Endpoint[Revenue]] = Endpoint("getRevenue", "GET", Safety.SAFE, results.revenue)
 GET_SUBSCRIBERS: Final[Endpoint[list[Subscriber]]] = Endpoint(
-    "getSubscribers", "GET", Safety.SAFE, convert.subscribers, {"user_id": check_id}
+    "getSubscribers", "GET", Safety.SAFE, results.subscribers, {"user_id": check_id}
 )
 MOST_POPULAR_PAYMENT_METHODS: Final[Endpoint[list[PaymentMethodUsage]]] = Endpoint(
-    "mostPopularPaymentMethods", "GET", Safety.SAFE, convert.payment_methods
+    "mostPopularPaymentMethods", "GET", Safety.SAFE, results.payment_methods
 )
 PLANS_PERFORMANCE: Final[Endpoint[list[PlanPerformance]]] = Endpoint(
-    "plansPerformance", "GET", Safety.SAFE, convert.performance
+    "plansPerformance", "GET", Safety.SAFE, results.performance
 )
 SET_WEBHOOK: Final[Endpoint[Any]] = Endpoint(
     "webhook", "POST", Safety.IDEMPOTENT, _raw, {"url": check_url}, frozenset({"url"})

@@ -3,19 +3,19 @@
 from typing import TYPE_CHECKING
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.testing.chaos import ChaosProxy
-from tgmembership_async.testing.conformance import LEDGER_CHECKS
-from tgmembership_async.testing.faults import Fault
-from tgmembership_async.testing.hooks import Courier, Postal
-from tgmembership_async.testing.outbox import DeliveryRecord, FakeEvent
-from tgmembership_async.testing.sender import WebhookSender
-from tgmembership_async.testing.service import FakeService
-from tgmembership_async.testing.transport import FakeTransport
-from tgmembership_async.testing.troubles import Incident, Trouble
-from tgmembership_async.testing.values import FakePlan, GrantRecord, RequestRecord
+from tgmembership_async.testing.chaos.proxy import ChaosProxy
+from tgmembership_async.testing.chaos.troubles import Incident, Trouble
+from tgmembership_async.testing.conformance.transitions import LEDGER_CHECKS
+from tgmembership_async.testing.fake.deliveries import Courier, Postal
+from tgmembership_async.testing.fake.faults import Fault
+from tgmembership_async.testing.fake.outbox import DeliveryRecord, FakeEvent
+from tgmembership_async.testing.fake.sender import WebhookSender
+from tgmembership_async.testing.fake.service import FakeService
+from tgmembership_async.testing.fake.transport import FakeTransport
+from tgmembership_async.testing.fake.values import FakePlan, GrantRecord, RequestRecord
 
 if TYPE_CHECKING:
-    from tgmembership_async.testing.server import FakeServer
+    from tgmembership_async.testing.fake.server import FakeServer
 
 __all__ = [
     "LEDGER_CHECKS",
@@ -46,7 +46,7 @@ def serve(
     Raises UsageError where the extra `testing` is not installed, and on entering where the port cannot be had.
     """
     try:
-        from tgmembership_async.testing.server import FakeServer  # noqa: PLC0415 - loads the extra only where it is used
+        from tgmembership_async.testing.fake.server import FakeServer  # noqa: PLC0415 - loads the extra only where it is used
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tgmembership_async.session import Session
-    from tgmembership_async.testing.sender import WebhookSender
-    from tgmembership_async.testing.server import FakeServer
-    from tgmembership_async.testing.service import FakeService
+    from tgmembership_async.testing.fake.sender import WebhookSender
+    from tgmembership_async.testing.fake.server import FakeServer
+    from tgmembership_async.testing.fake.service import FakeService
 
 # ruff: noqa: PLC0415 - pytest imports this at every start, also where no test asks for any of it
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def tgm_service() -> "FakeService":
     """Give a fake TGmembership: let things go wrong with `inject`, and see in `audit` what it granted."""
-    from tgmembership_async.testing.service import FakeService
+    from tgmembership_async.testing.fake.service import FakeService
 
     return FakeService()
 
@@ -40,7 +40,7 @@ def tgm_server(tgm_service: "FakeService") -> "Iterator[FakeServer]":
 def tgm_session(tgm_service: "FakeService") -> "Session":
     """Give a Session that is not entered yet and talks to `tgm_service` in process."""
     from tgmembership_async.session import Session
-    from tgmembership_async.testing.transport import FakeTransport
+    from tgmembership_async.testing.fake.transport import FakeTransport
 
     return Session(**tgm_service.session_options(), transport=FakeTransport(tgm_service))
 
@@ -51,6 +51,6 @@ def tgm_webhooks() -> "WebhookSender":
 
     Your Verifier gets `tgm_webhooks.secret`; `signed()` gives headers and body to a client of your own.
     """
-    from tgmembership_async.testing.sender import WebhookSender
+    from tgmembership_async.testing.fake.sender import WebhookSender
 
     return WebhookSender()

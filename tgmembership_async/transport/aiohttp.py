@@ -21,7 +21,7 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.loops import asyncio_loop
+from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded

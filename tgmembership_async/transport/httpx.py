@@ -13,7 +13,7 @@ from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.loops import asyncio_loop
+from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import BODY_CAP, decoded

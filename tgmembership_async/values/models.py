@@ -1,6 +1,6 @@
 """The models: what the service's answers mean. Frozen, and what a model does not know it keeps in `extra`.
 
-Which shapes of an answer are accepted, and under which keys, is a table in `protocol/convert.py`.
+Which shapes of an answer are accepted, and under which keys, is a table in `protocol/structuring/results.py`.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tgmembership_async.storage.extra import load
+from tgmembership_async.storage.optional import load
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.events import Event, MembershipTerminated, OrderCompleted, UnknownEvent
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Inbox, Receipt, Verdict
@@ -12,8 +12,8 @@ from tgmembership_async.webhooks.replay import MemoryReplay
 from tgmembership_async.webhooks.signature import Delivery, HeaderNames, Verifier, sign
 
 if TYPE_CHECKING:
-    from tgmembership_async.webhooks.postgres import PostgresInbox
-    from tgmembership_async.webhooks.sqlite import SqliteInbox
+    from tgmembership_async.webhooks.inboxes.postgres import PostgresInbox
+    from tgmembership_async.webhooks.inboxes.sqlite import SqliteInbox
 
 __all__ = [
     "Answer",
@@ -41,8 +41,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "SqliteInbox":
-        return load("tgmembership_async.webhooks.sqlite", name)
+        return load("tgmembership_async.webhooks.inboxes.sqlite", name)
     if name == "PostgresInbox":
-        return load("tgmembership_async.webhooks.postgres", name, "postgres")
+        return load("tgmembership_async.webhooks.inboxes.postgres", name, "postgres")
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -1,17 +1,12 @@
 """The Receiver on aiohttp's server, beside aiogram's own route; loaded on use."""
 
-from typing import TYPE_CHECKING
-
 from aiohttp import web
 
 from tgmembership_async.webhooks import answers
-from tgmembership_async.webhooks.answers import Answer
-
-if TYPE_CHECKING:
-    from tgmembership_async.webhooks.receiver import Receiver
+from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint
 
 
-async def respond(receiver: "Receiver", request: web.Request) -> web.Response:
+async def respond(receiver: DeliveryEndpoint, request: web.Request) -> web.Response:
     """Return the answer to a request, of whose body no more is read than the Receiver takes."""
     answer = receiver.before_body(request.method, request.headers.get("content-length"))
     if answer is None:

@@ -1,9 +1,11 @@
 """What the service is answered: one table of statuses, and nothing in it that helps a forger."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import frozen
+
+from tgmembership_async.webhooks.headers import HeadersLike
 
 PLAIN: Final = ("content-type", "text/plain; charset=utf-8")
 
@@ -15,6 +17,28 @@ class Answer:
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = (PLAIN,)
+
+
+class DeliveryEndpoint(Protocol):
+    """What an adapter to a web server needs of a Receiver."""
+
+    max_body: int
+
+    def before_body(self, verb: str, length: str | None = None) -> Answer | None:
+        """Return what to answer without reading a body, or None."""
+        ...
+
+    async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
+        """Return what to answer to a POST."""
+        ...
+
+    async def open(self) -> object:
+        """Begin to take deliveries."""
+        ...
+
+    async def aclose(self) -> None:
+        """Take no more deliveries."""
+        ...
 
 
 def _answer(status: int, text: str, **headers: str) -> Answer:

@@ -1,14 +1,11 @@
 """The Receiver as a bare ASGI application: no Starlette needed, no path looked at, every verb answered."""
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.webhooks import answers
-from tgmembership_async.webhooks.answers import Answer
-
-if TYPE_CHECKING:
-    from tgmembership_async.webhooks.receiver import Receiver
+from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,7 +19,7 @@ class ASGIReceiver:
     application it opens and closes the Receiver with the server; in another application that one does.
     """
 
-    def __init__(self, receiver: "Receiver") -> None:
+    def __init__(self, receiver: DeliveryEndpoint) -> None:
         self._receiver = receiver
 
     def __repr__(self) -> str:

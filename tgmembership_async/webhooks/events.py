@@ -15,8 +15,8 @@ from attrs import field, frozen
 
 from tgmembership_async.errors import Unreadable
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.protocol.rows import Column, MoneyColumn, is_object
-from tgmembership_async.protocol.scalars import Misfit, integer, moment, text
+from tgmembership_async.protocol.structuring.objects import Column, MoneyColumn, is_object
+from tgmembership_async.protocol.structuring.scalars import Misfit, integer, moment, text
 from tgmembership_async.values.frozen import EMPTY, freeze
 from tgmembership_async.values.money import Money
 from tgmembership_async.webhooks.signature import Delivery

@@ -10,7 +10,7 @@ from anyio.lowlevel import current_token
 from attrs import evolve
 
 from tgmembership_async.errors import TGMembershipError, UsageError
-from tgmembership_async.loops import asyncio_loop
+from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.events import Event

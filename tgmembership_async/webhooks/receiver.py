@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from tgmembership_async.errors import NotAuthentic, Unreadable, UsageError
-from tgmembership_async.lived import Lived
+from tgmembership_async.lifecycle import Lived
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver

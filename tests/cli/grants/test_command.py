@@ -1,0 +1,337 @@
+"""`tgmembership grants`: what is shown and decided, beside a living owner, in a pipe and on a terminal."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+from command_line import COMMAND, ENVIRONMENT, Terminal
+from forked import Forked
+
+from tgmembership_async.cli.root import command
+from tgmembership_async.cli.time_arguments import moment
+from tgmembership_async.errors import Forbidden, OutcomeUnknown, ReplyLost
+from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
+from tgmembership_async.testing import FakeService, serve
+from tgmembership_async.values.models import AccessToken
+
+TOKEN = "t0kEnThatOpensADoor"
+LINK = f"https://t.me/my_bot?start={TOKEN}"
+LOST = OutcomeUnknown("it may have acted", cause=ReplyLost("no whole reply came back"), maybe_applied=True)
+ENDS = {
+    "granted": Settlement(GrantStatus.GRANTED, token=AccessToken(TOKEN, LINK, {"token": TOKEN})),
+    "refused": Settlement(GrantStatus.REFUSED, error=Forbidden("this user has not talked to the bot", code=403)),
+    "unknown": Settlement(GrantStatus.UNKNOWN, error=LOST, evidence="the reply was lost"),
+}
+
+
+async def fill(ledger: SqliteLedger) -> None:
+    for number, (ref, end) in enumerate(ENDS.items(), 1):
+        await ledger.claim(GrantRequest(ref, 1, number, note="[red]chat 7"))
+        await ledger.settle(ref, end)
+    await ledger.claim(GrantRequest("sending", 1, 4))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a ledger whose owner died while it was sending."""
+    path = tmp_path / "grants.db"
+
+    async def make() -> None:
+        async with SqliteLedger(path) as rows:
+            await fill(rows)
+
+    anyio.run(make)
+    monkeypatch.setenv("TGMEMBERSHIP_LEDGER", str(path))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["grants", *map(str, arguments)])
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    assert (result.exit_code, result.stderr) == (0, "")
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def ask(path: Path, work: Callable[[SqliteLedger], Coroutine[Any, Any, Any]]) -> Any:
+    async def beside() -> Any:
+        async with SqliteLedger(path, owner=False) as rows:
+            return await work(rows)
+
+    return anyio.run(beside)
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_list_is_a_line_for_each_grant_without_its_link() -> None:
+    told = lines(run("list"))
+    assert [(line["ref"], line["status"]) for line in told] == [(ref, ref) for ref in (*ENDS, "sending")]
+    assert told[1]["error"] == "this user has not talked to the bot"
+    assert TOKEN not in json.dumps(told)
+
+
+@pytest.mark.usefixtures("ledger")
+def test_links_are_listed_when_asked_for() -> None:
+    [line] = lines(run("undelivered", "--show-links"))
+    assert (line["ref"], line["token"], line["link"]) == ("granted", TOKEN, LINK)
+    [line] = lines(run("list", "--status", "unknown", "--show-links"))
+    assert (line["token"], line["link"]) == (None, None)
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_list_of_some_states_or_times_or_of_so_many() -> None:
+    assert [line["ref"] for line in lines(run("list", "--status", "unknown", "--status", "refused"))] == [
+        "refused",
+        "unknown",
+    ]
+    assert lines(run("list", "--since", "2999-01-01")) == []
+    assert len(lines(run("list", "--since", "5m"))) == 4
+    assert len(lines(run("list", "--limit", "2"))) == 2
+    assert len(lines(run("list", "--limit", "0"))) == 4
+
+
+def test_the_ledger_may_be_named_or_is_missed(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TGMEMBERSHIP_LEDGER")
+    assert len(lines(run("list", "--ledger", ledger))) == 4
+    missing = run("list")
+    assert missing.exit_code == 2
+    assert "--ledger" in missing.stderr
+    nowhere = run("list", "--ledger", ledger.with_name("none"))
+    assert nowhere.exit_code == 2
+    assert "does not exist" in nowhere.stderr
+
+
+def test_a_file_that_is_no_ledger_is_one_line_and_stays(tmp_path: Path) -> None:
+    for content in (b"", b"my notes" * 100):
+        path = tmp_path / "notes"
+        path.write_bytes(content)
+        for arguments in (("list",), ("resolve", "a", "retry", "--reason", "x")):
+            done = run(*arguments, "--ledger", path)
+            assert done.exit_code in (1, 2)
+            assert done.stderr.startswith("Error: ")
+            assert done.stderr.count("\n") == 1
+            assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("ledger")
+def test_one_grant_is_shown_with_what_was_tried_and_decided() -> None:
+    assert run("resolve", "unknown", "retry", "--reason", "the customer waits").exit_code == 0
+    [line] = lines(run("show", "unknown"))
+    assert line["status"] == "planned"
+    [attempt] = line["history"]
+    assert (attempt["attempt"], attempt["status"], attempt["evidence"]) == (1, "unknown", "the reply was lost")
+    [decision] = line["decisions"]
+    assert (decision["decision"], decision["reason"]) == ("retry", "the customer waits")
+
+
+@pytest.mark.usefixtures("ledger")
+def test_an_unknown_ref_is_told_with_the_next_step() -> None:
+    done = run("show", "none")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: this ledger has no grant with the ref none; `tgmembership grants list` shows those it has\n"
+    )
+
+
+@pytest.mark.usefixtures("ledger")
+def test_showing_what_is_being_sent_says_what_that_means() -> None:
+    assert "its sender died" in run("show", "sending").stderr
+
+
+@pytest.mark.parametrize(("content", "token"), [(f"{LINK}\n", (None, LINK)), (TOKEN, (TOKEN, None))])
+def test_a_grant_is_resolved_with_its_token(ledger: Path, tmp_path: Path, content: str, token: object) -> None:
+    path = tmp_path / "token"
+    path.write_text(content)
+    done = run("resolve", "unknown", "granted", "--token-file", path, "--reason", "found in the log")
+    assert done.exit_code == 0
+    assert TOKEN not in done.output
+    grant = ask(ledger, lambda rows: rows.get("unknown"))
+    assert grant.status is GrantStatus.GRANTED
+    assert (grant.token.token, grant.token.link) == token
+
+
+def test_a_token_comes_from_stdin_too(ledger: Path) -> None:
+    arguments = ["grants", "resolve", "refused", "granted", "--token-file", "-", "--reason", "by hand"]
+    assert CliRunner().invoke(command, arguments, input=f"{TOKEN}\n").exit_code == 0
+    assert ask(ledger, lambda rows: rows.get("refused")).token.token == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("granted", "granted", "--reason", "x"), "granted is granted; only what is refused or unknown"),
+        (("unknown", "retry"), "Missing option '--reason'"),
+        (("unknown", "again", "--reason", "x"), "'again' is not one of"),
+        (("unknown", "retry", "--token-file", "-", "--reason", "x"), "--token-file goes with granted only"),
+        (("unknown", "granted", "--token-file", "-", "--reason", "x"), "must hold one token or link"),
+    ],
+)
+def test_a_decision_that_is_not_possible_changes_nothing(ledger: Path, arguments: list[str], message: str) -> None:
+    done = run("resolve", *arguments)
+    assert done.exit_code in (1, 2)
+    assert message in done.stderr
+    assert ask(ledger, lambda rows: rows.get("unknown")).status is GrantStatus.UNKNOWN
+
+
+def test_what_a_dead_owner_was_sending_can_be_decided(ledger: Path) -> None:
+    assert run("resolve", "sending", "abandon", "--reason", "refunded").exit_code == 0
+    assert ask(ledger, lambda rows: rows.get("sending")).status is GrantStatus.ABANDONED
+
+
+def test_everything_works_beside_a_living_owner(ledger: Path) -> None:
+    async def own() -> None:
+        async with SqliteLedger(ledger) as rows:
+            await rows.claim(GrantRequest("new", 1, 9))
+            done = await anyio.to_thread.run_sync(
+                lambda: [
+                    run("list"),
+                    run("resolve", "unknown", "retry", "--reason", "x"),
+                    run("mark-delivered", "granted"),
+                    run("purge", "--delivered-before", "2999-01-01"),
+                ]
+            )
+            assert [result.exit_code for result in done] == [0, 0, 0, 0]
+            assert "its next `" not in done[0].output
+            grant = await rows.get("unknown")
+            assert grant is not None
+            assert grant.status is GrantStatus.PLANNED
+            sending = await rows.get("new")
+            assert sending is not None
+            assert sending.status is GrantStatus.SENDING
+
+    anyio.run(own)
+
+
+def test_delivered_links_are_marked_and_purged(ledger: Path) -> None:
+    [line] = lines(run("mark-delivered", "granted"))
+    assert line["status"] == "delivered"
+    assert lines(run("undelivered")) == []
+    assert lines(run("purge", "--delivered-before", "1d")) == [{"wiped": 0}]
+    assert lines(run("purge", "--delivered-before", "2999-01-01T00:00+02:00")) == [{"wiped": 1}]
+    assert ask(ledger, lambda rows: rows.get("granted")).token is None
+    assert run("mark-delivered", "refused").exit_code == 1
+
+
+def test_reconciling_settles_what_the_service_proves(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = FakeService(clock=lambda: datetime.now(UTC) + timedelta(minutes=1))
+    service.order(1, 3)
+    with serve(service) as server:
+        for name, value in {**server.env(), "NO_PROXY": "*"}.items():
+            monkeypatch.setenv(name, value)
+        done = run("reconcile")
+        assert done.exit_code == 4
+        found = {line["ref"]: line for line in map(json.loads, done.stdout.splitlines())}
+        assert (found["unknown"]["status"], found["unknown"]["settled"]) == ("granted", True)
+        assert found["unknown"]["seen"][0]["plan_id"] == 1
+        assert found["sending"]["settled"] is False
+        assert "no subscription" in found["sending"]["why"]
+        assert "2 were unknown: 1 are proven to be granted, 1 are left to you." in done.stderr
+        assert run("resolve", "sending", "abandon", "--reason", "x").exit_code == 0
+        assert run("reconcile").exit_code == 0
+        monkeypatch.setenv("TGMEMBERSHIP_API_KEY", "nobody")
+        assert run("reconcile").exit_code == 0
+    assert ask(ledger, lambda rows: rows.get("unknown")).status is GrantStatus.GRANTED
+
+
+def test_rejected_credentials_are_one_line(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del ledger
+    with serve(FakeService()) as server:
+        for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_API_KEY": "nobody"}.items():
+            monkeypatch.setenv(name, value)
+        done = run("reconcile")
+    assert done.exit_code == 5
+    assert done.stderr.startswith("Error: getSubscribers: 401")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("ledger")
+def test_people_see_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def table(*arguments: object) -> Result:
+        return run(*arguments, "--format", "table")
+
+    shown = table("list", "--show-links").stdout
+    assert "this user has not talked to the bot" in shown
+    assert "no whole reply came back" in shown  # why, and not the advice around it
+    assert "[red]chat 7" in shown  # what a customer wrote is no markup
+    assert LINK in shown
+    assert LINK not in table("list").stdout
+    assert "These are the first 2; --limit 0 shows all" in table("list", "--limit", "2").stderr
+    assert table("list", "--limit", "0").stderr == ""
+    assert "the reply was lost" in table("show", "unknown").stdout
+    assert "planned" in table("resolve", "unknown", "retry", "--reason", "because").stdout
+    assert "because" in table("show", "unknown").stdout
+    assert "delivered" in table("mark-delivered", "granted").stdout
+    assert table("purge", "--delivered-before", "2w").stdout.split() == ["wiped", "0"]
+
+
+@pytest.mark.usefixtures("ledger")
+def test_every_other_format_holds_the_same() -> None:
+    told = json.loads(run("list", "--format", "json").stdout)
+    assert told == lines(run("list"))
+    read = list(csv.DictReader(io.StringIO(run("list", "--format", "csv").stdout)))
+    assert [row["ref"] for row in read] == [row["ref"] for row in told]
+    assert json.loads(run("show", "unknown", "--format", "json").stdout)["history"][0]["status"] == "unknown"
+    assert json.loads(run("list", "--since", "2999-01-01", "--format", "json").stdout) == []
+
+
+@pytest.mark.usefixtures("ledger")
+def test_what_was_done_before_an_error_is_shown_whole() -> None:
+    done = run("mark-delivered", "granted", "refused", "--format", "json")
+    assert done.exit_code == 1
+    assert [row["ref"] for row in json.loads(done.stdout)] == ["granted"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_is_recognized(ledger: Path) -> None:
+    with (
+        Terminal() as terminal,
+        Forked(
+            [*COMMAND, "grants", "list", "--ledger", str(ledger)], stdout=terminal.theirs, env=ENVIRONMENT
+        ) as process,
+    ):
+        terminal.read_until("sending.*4 ")
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("name", ["list", "show", "resolve", "reconcile", "undelivered", "mark-delivered", "purge"])
+def test_each_command_has_help_without_a_ledger(name: str) -> None:
+    assert "TGMEMBERSHIP_LEDGER" in run(name, "--help").stdout
+
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2026-11-01", datetime(2026, 11, 1, tzinfo=UTC)),
+        ("2026-11-01T18:30", datetime(2026, 11, 1, 18, 30, tzinfo=UTC)),
+        ("2026-11-01T18:30+02:00", datetime(2026, 11, 1, 16, 30, tzinfo=UTC)),
+        ("90m", NOW - timedelta(minutes=90)),
+        ("12h", NOW - timedelta(hours=12)),
+        ("7d", NOW - timedelta(days=7)),
+        ("2w", NOW - timedelta(weeks=2)),
+        ("yesterday", None),
+        ("999999w", None),
+        ("", None),
+    ],
+)
+def test_a_moment_is_a_date_or_so_long_ago(text: str, found: datetime | None) -> None:
+    assert moment(text, NOW) == found
+
+
+@pytest.mark.usefixtures("ledger")
+def test_what_is_no_moment_is_told_with_examples() -> None:
+    done = run("list", "--since", "yesterday")
+    assert done.exit_code == 2
+    assert "'yesterday' is no moment: say 2026-11-01" in done.stderr

@@ -1,0 +1,320 @@
+"""`tgmembership provision`: as a process, on pipes and on a terminal, run again, interrupted and turned away."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+from command_line import COMMAND, ENVIRONMENT, Terminal
+from forked import Forked
+
+from tgmembership_async.cli.provision import command as provision
+from tgmembership_async.cli.provision.summary import exit_code, sentences
+from tgmembership_async.cli.root import command
+from tgmembership_async.errors import StorageError
+from tgmembership_async.grants import SqliteLedger
+from tgmembership_async.grants.provisioning import StopReason, Summary
+from tgmembership_async.testing import FakeService, Fault, serve
+from tgmembership_async.testing.fake.server import FakeServer
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService(silent=[1003])
+
+
+@pytest.fixture
+def server(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    with serve(service) as running:
+        for name, value in running.env().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.delenv("TGMEMBERSHIP_LEDGER", raising=False)
+        yield running
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Path:
+    return members_file(tmp_path, 3)
+
+
+def members_file(folder: Path, count: int) -> Path:
+    path = folder / "members.csv"
+    rows = (f"r{number},{number + 1000},chat {number}\n" for number in range(count))
+    path.write_text("ref,member_id,note\n" + "".join(rows))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["provision", *map(str, arguments)])
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.usefixtures("server")
+def test_each_member_is_a_line_and_running_it_again_sends_nothing(members: Path, service: FakeService) -> None:
+    first = run(members, "--plan-id", 1)
+    assert first.exit_code == 0
+    told = {line["ref"]: line for line in lines(first)}
+    assert told.keys() == {"r0", "r1", "r2"}
+    assert {name: told["r1"][name] for name in ("member_id", "plan_id", "status", "attempts", "error", "note")} == {
+        "member_id": 1001,
+        "plan_id": 1,
+        "status": "granted",
+        "attempts": 1,
+        "error": None,
+        "note": "chat 1",
+    }
+    assert "3 of 3 members" in first.stderr
+    assert "3 granted, 0 granted before, 0 refused, 0 unknown, 0 still planned." in first.stderr
+    again = run(members, "--plan-id", 1)
+    assert again.exit_code == 0
+    assert {line["ref"] for line in lines(again)} == told.keys()
+    assert "0 granted, 3 granted before" in again.stderr
+    assert len(service.audit) == service.count_requests() == 3
+    assert members.with_name("members.csv.grants.db").exists()
+
+
+@pytest.mark.usefixtures("server")
+def test_links_are_shown_only_when_asked_for(members: Path, service: FakeService) -> None:
+    hidden = run(members, "--plan-id", 1)
+    tokens = [token.value for token in service.tokens]
+    assert not any(token in hidden.output for token in tokens)
+    assert "The links: tgmembership grants undelivered --show-links --ledger" in hidden.stderr
+    shown = run(members, "--plan-id", 1, "--show-links")
+    assert {line["link"] for line in lines(shown)} == {token.link for token in service.tokens}
+    assert "The links:" not in shown.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_all_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path, service: FakeService) -> None:
+    path = tmp_path / "members.csv"
+    path.write_text("ref,member_id,plan_id\na,1,1\nb,x,1\nc,3,\n")
+    done = run(path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"{path}:3: member_id is not a positive number of up to 64 bits: 'x'",
+        f"{path}:4: no plan: name one in a column plan_id, or for all rows with --plan-id",
+        "2 bad rows, 1 good ones: nothing was sent.",
+    ]
+    assert service.count_requests() == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("server")
+def test_a_row_of_its_own_plan_and_a_ledger_by_its_name(tmp_path: Path, service: FakeService) -> None:
+    path, ledger = tmp_path / "members.jsonl", tmp_path / "grants.db"
+    path.write_text('{"ref": "a", "member_id": 1, "plan_id": 2}\n{"ref": "b", "member_id": 2}\n')
+    assert run(path, "--plan-id", 1, "--ledger", ledger, "--concurrency", 1).exit_code == 0
+    assert [grant.plan_id for grant in service.audit] == [2, 1]
+    assert ledger.exists()
+
+
+@pytest.mark.usefixtures("server")
+def test_refused_ones_and_conflicts_exit_with_3(tmp_path: Path) -> None:
+    path = tmp_path / "members.csv"
+    path.write_text("ref,member_id\nr2,1002\nr3,1003\nr2,1002\nr2,1004\n")
+    done = run(path, "--plan-id", 1, "--concurrency", 1)
+    assert done.exit_code == 3
+    assert [line["status"] for line in lines(done)] == ["granted", "refused", "granted", "conflict"]
+    assert "1 granted, 0 granted before, 1 refused, 0 unknown" in done.stderr
+    assert "1 rows were carried out already, by this run or by another worker beside it." in done.stderr
+    assert "1 rows name a ref that stands for another plan or member" in done.stderr
+    assert "grants list --status refused" in done.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_unknown_ones_exit_with_4_and_are_held(members: Path, service: FakeService) -> None:
+    service.inject(Fault("error", when="after", count=1))
+    for _ in range(2):
+        done = run(members, "--plan-id", 1)
+        assert done.exit_code == 4
+        assert sorted(line["status"] for line in lines(done)) == ["granted", "granted", "unknown"]
+        assert "1 may or may not have been granted. They are held until you decide" in done.stderr
+    assert service.granted_twice() == {}
+    assert len(service.audit) == 3
+
+
+@pytest.mark.usefixtures("server")
+def test_rejected_credentials_exit_with_5_and_leave_the_rest_planned(
+    members: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TGMEMBERSHIP_API_KEY", "nobody")
+    done = run(members, "--plan-id", 1, "--concurrency", 1)
+    assert done.exit_code == 5
+    assert [line["status"] for line in lines(done)] == ["planned"]
+    assert "Ended early: the credentials were rejected." in done.stderr
+    assert "Run the same command again for the rest." in done.stderr
+    assert service.audit == []
+
+
+def test_missing_credentials_are_named(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TGMEMBERSHIP_BOT_ID", raising=False)
+    done = run(members, "--plan-id", 1)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "Error: set TGMEMBERSHIP_BOT_ID to the number of your bot\n"
+
+
+@pytest.mark.usefixtures("server")
+def test_a_service_that_turns_away_exits_with_1(members: Path, service: FakeService) -> None:
+    service.inject(Fault("throttled", retry_after=0, method="addMember"))
+    done = run(members, "--plan-id", 1, "--attempts", 2, "--concurrency", 1)
+    assert done.exit_code == 1
+    assert {line["status"] for line in lines(done)} == {"planned"}
+    service.heal()
+    assert run(members, "--plan-id", 1).exit_code == 0
+
+
+@pytest.mark.usefixtures("server")
+def test_a_file_that_is_no_ledger_is_left_alone(members: Path, tmp_path: Path) -> None:
+    other = tmp_path / "notes.db"
+    other.write_bytes(b"my notes" * 100)
+    done = run(members, "--plan-id", 1, "--ledger", other)
+    assert done.exit_code in (1, 2)
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.output
+    assert other.read_bytes() == b"my notes" * 100
+
+
+@pytest.mark.usefixtures("server")
+def test_a_ledger_that_fails_on_the_way_ends_with_the_summary(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> object:
+        message = "no space"
+        raise StorageError(message)
+
+    monkeypatch.setattr(provision, "fields_of", fail)
+    done = run(members, "--plan-id", 1)
+    assert done.exit_code == 1
+    assert "of 3 members in" in done.stderr
+    assert done.stderr.splitlines()[-1] == "Error: no space"
+
+
+@pytest.mark.usefixtures("server")
+def test_a_file_that_changes_meanwhile_ends_the_run(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = provision._check
+
+    def check_and_change(file: Path, plan_id: int | None) -> int:
+        total = check(file, plan_id)
+        file.write_text("ref,member_id\nr0,1000\nr1,x\n")
+        return total
+
+    monkeypatch.setattr(provision, "_check", check_and_change)
+    done = run(members, "--plan-id", 1)
+    assert done.exit_code == 2
+    assert "was changed while it was read; line 3" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
+def test_a_pipe_cannot_be_read_twice(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = run(pipe, "--plan-id", 1)
+    assert done.exit_code == 2
+    assert "is read twice" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
+    tmp_path: Path, service: FakeService, server: FakeServer, number: signal.Signals
+) -> None:
+    path = members_file(tmp_path, 150)
+    service.inject(Fault("latency", when="after", seconds=0.05))
+    with Forked(
+        [*COMMAND, "provision", str(path), "--plan-id", "1", "--concurrency", "4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **server.env(), "NO_PROXY": "*"},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = [process.stdout.readline()]
+        process.send_signal(number)
+        told += process.stdout.readlines()
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert "Finishing what is in flight" in err
+    assert "Run the same command again for the rest." in err
+    assert "Traceback" not in err
+    granted = {line["member_id"] for line in map(json.loads, told) if line["status"] == "granted"}
+    assert granted == {grant.member_id for grant in service.audit}
+    assert 1 <= len(granted) < 100
+    service.heal()
+    assert run(path, "--plan-id", 1).exit_code == 3  # member 1003 has not talked to the bot
+    assert service.granted_twice() == {}
+    assert len(service.audit) == 149
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_a_bar_and_a_pipe_does_not(tmp_path: Path, server: FakeServer) -> None:
+    path = members_file(tmp_path, 60)
+    with (
+        Terminal() as terminal,
+        Forked(
+            [*COMMAND, "provision", str(path), "--plan-id", "1"],
+            stdout=subprocess.PIPE,
+            stderr=terminal.theirs,
+            text=True,
+            env={**ENVIRONMENT, **server.env(), "NO_PROXY": "*"},
+        ) as process,
+    ):
+        terminal.read_until("60/60.*59 granted.*1 refused.*0 unknown")
+        out, _ = process.communicate(timeout=60)
+        terminal.read_until("60 of 60 members in")
+    assert len(out.splitlines()) == 60
+    assert "━" not in out
+
+
+@pytest.mark.parametrize(
+    ("summary", "code"),
+    [
+        (Summary(granted=2, already=1, duplicates=1), 0),
+        (Summary(granted=2, planned=1), 1),
+        (Summary(granted=2, stopped=StopReason.BUDGET), 1),
+        (Summary(planned=1, refused=1), 3),
+        (Summary(conflicts=1), 3),
+        (Summary(refused=1, unknown=1, stopped=StopReason.UNKNOWN), 4),
+        (Summary(unknown=1, stopped=StopReason.CREDENTIALS), 5),
+    ],
+)
+def test_the_exit_code_is_the_highest_that_applies(summary: Summary, code: int) -> None:
+    assert exit_code(summary) == code
+
+
+def test_the_summary_quotes_what_a_shell_would_split() -> None:
+    told = "\n".join(sentences(Summary(granted=1), 1, 0.5, Path("my grants.db"), links=False))
+    assert "--ledger 'my grants.db'" in told
+
+
+@pytest.mark.usefixtures("server")
+def test_an_interrupt_before_anything_began_exits_with_130(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(provision, "opened", interrupt)
+    done = run(members, "--plan-id", 1)
+    assert done.exit_code == 130
+    assert "0 of 3 members in" in done.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_a_ledger_in_use_names_its_owner(members: Path, tmp_path: Path) -> None:
+    path = tmp_path / "grants.db"
+
+    async def own() -> None:
+        async with SqliteLedger(path):
+            done = await anyio.to_thread.run_sync(run, members, "--plan-id", 1, "--ledger", path)
+            assert (done.exit_code, done.stdout) == (2, "")
+            assert done.stderr.startswith(f"Error: {path} is in use by this process")
+            assert done.stderr.count("\n") == 1
+
+    anyio.run(own)

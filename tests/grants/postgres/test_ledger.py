@@ -1,0 +1,324 @@
+"""PostgresLedger: what many workers promise each other, beyond what every ledger does."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from forked import Forked
+from own_schema import own_schema
+from stub_transport import StubTransport, reply
+
+from tgmembership_async import OutcomeUnknown, Request, Response, ServerError, Session
+from tgmembership_async.errors import GrantError
+from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
+from tgmembership_async.grants.model import dump_error
+from tgmembership_async.testing import LEDGER_CHECKS, FakeService, FakeTransport
+from tgmembership_async.testing.conformance.transitions import Check
+from tgmembership_async.values.models import AccessToken
+
+Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+TOKEN = AccessToken(token="tok", link="https://t.me/shop_bot?start=tok", raw="tok")
+GRANTED = Settlement(GrantStatus.GRANTED, token=TOKEN, evidence="ok: true")
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with own_schema() as found:
+        yield found
+
+
+@pytest.mark.parametrize("check", LEDGER_CHECKS, ids=lambda check: check.__name__)
+def test_it_is_a_ledger(check: Check, backend: str, url: str) -> None:
+    anyio.run(check, lambda: PostgresLedger(url), backend=backend)
+
+
+def request(ref: str = "a", plan_id: int = 1) -> GrantRequest:
+    return GrantRequest(ref, plan_id, 42)
+
+
+async def status(ledger: PostgresLedger, ref: str = "a") -> GrantStatus | None:
+    grant = await ledger.get(ref)
+    return None if grant is None else grant.status
+
+
+async def until(condition: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    with anyio.fail_after(30):
+        while not await condition():  # noqa: ASYNC110 - what happens in other processes sets no event here
+            await anyio.sleep(0.02)
+
+
+WORKER = """
+import sys, anyio
+from tgmembership_async.grants import GrantRequest, PostgresLedger
+
+async def main():
+    async with PostgresLedger(sys.argv[1]) as ledger:
+        for ref in "abc":
+            assert (await ledger.claim(GrantRequest(ref, 1, 42))).mine
+        print("sending", flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+@contextmanager
+def a_worker(url: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process that is sending a, b and c, and comes to no end."""
+    worker = Forked([sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True)
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "sending\n"
+        yield worker
+    finally:
+        worker.kill()
+        worker.communicate(timeout=60)
+
+
+class TestLifeAndDeath:
+    def test_what_a_living_worker_sends_is_left_to_it_however_slow_it_is(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as ledger:
+                claim = await ledger.claim(request())
+                assert (claim.mine, claim.elsewhere, claim.grant.status) == (False, True, GrantStatus.SENDING)
+                with pytest.raises(GrantError, match="sent by another worker"):
+                    await ledger.settle("a", GRANTED)
+            async with PostgresLedger(url) as ledger:
+                assert await status(ledger) is GrantStatus.SENDING
+
+        with a_worker(url) as worker:
+            run(scenario)
+            assert worker.poll() is None
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+    def test_what_a_dead_worker_was_sending_is_unknown_to_whoever_looks(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as other:
+                with a_worker(url) as worker:
+                    assert (await other.claim(request())).elsewhere
+                    worker.kill()
+                    worker.wait()
+                    execute(url, "UPDATE tgm_worker SET lease_until = lease_until + interval '1 hour'")
+                    await until(lambda: left_behind(other))  # the server sees the end of the connection in a moment
+                    # The one that looks at each beat has seen to the other two.
+                    other._storage.life.nudge()
+                    await until(lambda: is_unknown(other, "b"))
+                    await until(lambda: is_unknown(other, "c"))
+                    (attempt,) = await other.attempts("b")
+                    assert (attempt.ended_at, attempt.status) == (None, GrantStatus.UNKNOWN)
+                    row = await other.get("b")
+                    assert row is not None
+                    assert isinstance(row.error, OutcomeUnknown)
+                    assert row.error.maybe_applied
+
+        async def left_behind(ledger: PostgresLedger) -> bool:
+            claim = await ledger.claim(request())
+            assert not claim.mine
+            return claim.grant.status is GrantStatus.UNKNOWN
+
+        async def is_unknown(ledger: PostgresLedger, ref: str) -> bool:
+            return await status(ledger, ref) is GrantStatus.UNKNOWN
+
+        run(scenario)
+
+    def test_who_opens_it_sees_to_the_dead(self, url: str, run: Run) -> None:
+        with a_worker(url):
+            pass
+
+        async def scenario() -> None:
+            async def seen_to() -> bool:
+                async with PostgresLedger(url) as ledger:
+                    return [await status(ledger, ref) for ref in "abc"] == [GrantStatus.UNKNOWN] * 3
+
+            await until(seen_to)
+
+        run(scenario)
+
+    @pytest.mark.parametrize(
+        ("settlement", "ends_as"),
+        [
+            (GRANTED, GrantStatus.GRANTED),
+            (Settlement(GrantStatus.PLANNED, evidence="NotSent"), GrantStatus.PLANNED),
+            (Settlement(GrantStatus.REFUSED, evidence="NotFound"), GrantStatus.PLANNED),
+            (Settlement(GrantStatus.UNKNOWN, evidence="ReplyLost"), GrantStatus.UNKNOWN),
+        ],
+    )
+    def test_an_answer_after_the_lease_is_not_thrown_away(
+        self, url: str, run: Run, settlement: Settlement, ends_as: GrantStatus
+    ) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as cut_off, PostgresLedger(url) as other:
+                assert (await cut_off.claim(request())).mine
+                execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s'")  # as if its network were cut
+                assert (await other.claim(request())).grant.status is GrantStatus.UNKNOWN
+                late = await cut_off.settle("a", settlement)
+                assert (late.status, late.token) == (ends_as, settlement.token)
+                reasons = [made.reason for made in await other.decisions("a")]
+                assert ["taken for dead" in reason for reason in reasons] == [True] * (
+                    ends_as is not GrantStatus.UNKNOWN
+                )
+                assert [attempt.status for attempt in await other.attempts("a")] == [GrantStatus.UNKNOWN]
+
+        run(scenario)
+
+    def test_after_a_restart_of_the_server_a_worker_has_as_long_as_a_lease_to_come_back(
+        self, url: str, run: Run
+    ) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as ledger, PostgresLedger(url) as other:
+                await ledger.claim(request())
+                # As if the server were another one than that on which it took its lock.
+                execute(url, "UPDATE tgm_grants SET worker = 1000")
+                execute(
+                    url,
+                    "INSERT INTO tgm_worker VALUES (1000, 'away', now() - interval '1 day', now() + interval '1 hour')",
+                )
+                assert (await other.claim(request())).elsewhere
+                execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s' WHERE id = 1000")
+                assert (await other.claim(request())).grant.status is GrantStatus.UNKNOWN
+
+        run(scenario)
+
+    def test_a_decision_made_meanwhile_stands(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as cut_off, PostgresLedger(url) as other:
+                await cut_off.claim(request())
+                execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s'")
+                await other.claim(request())
+                await other.decide("a", "abandon", None, "refunded")
+                with pytest.raises(GrantError, match="a is abandoned"):
+                    await cut_off.settle("a", GRANTED)
+
+        run(scenario)
+
+    def test_a_worker_that_lost_its_connections_takes_up_its_life_again(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as ledger:
+                assert (await ledger.claim(request("a"))).mine
+                execute(
+                    url,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'tgmembership-async' AND pid IN (SELECT pid FROM pg_locks"
+                    " WHERE locktype = 'advisory' AND classid = 'tgm_worker'::regclass)",
+                )
+                await ledger.settle("a", GRANTED)
+                ledger._storage.life.nudge()
+
+                async def beside() -> bool:
+                    return bool(execute(url, "SELECT 1 FROM pg_locks WHERE classid = 'tgm_worker'::regclass"))
+
+                await until(beside)
+                claim = await ledger.claim(request("b"))
+                assert claim.mine
+                async with PostgresLedger(url) as other:
+                    assert (await other.claim(request("b"))).elsewhere
+
+        run(scenario)
+
+    def test_who_only_reads_plans_and_decides_has_no_life_to_keep(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as ledger:
+                await ledger.plan(request())
+                assert execute(url, "SELECT * FROM tgm_worker") == []
+                await ledger.claim(request())
+                assert len(execute(url, "SELECT * FROM tgm_worker")) == 1
+            assert execute(url, "SELECT * FROM tgm_worker") == []
+
+        run(scenario)
+
+
+class TestTwoGranters:
+    def test_two_with_one_ref_make_one_exchange_and_both_get_the_answer(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            arrived, answered = anyio.Event(), anyio.Event()
+
+            async def slow(_request: Request) -> Response:
+                arrived.set()
+                await answered.wait()
+                return reply('{"ok": true, "code": 200, "result": "tok"}')
+
+            transports = [StubTransport(slow), StubTransport()]
+            one, two = (Granter(Session(1, "k" * 40, transport=t), PostgresLedger(url)) for t in transports)
+            got: list[Grant] = []
+
+            async def ask(granter: Granter) -> None:
+                got.append(await granter.grant("a", plan_id=1, member_id=42))
+
+            async def provision(granter: Granter) -> None:
+                async with granter.provision([request()]) as rows:
+                    got.extend([row async for row in rows])
+                assert (rows.summary.duplicates, rows.summary.granted) == (1, 0)
+
+            async with one, two, anyio.create_task_group() as group:
+                group.start_soon(ask, one)
+                await arrived.wait()
+                group.start_soon(ask, two)
+                group.start_soon(provision, two)
+                await anyio.sleep(0.1)
+                answered.set()
+            assert [(grant.status, grant.token and grant.token.token) for grant in got] == [
+                (GrantStatus.GRANTED, "tok")
+            ] * 3
+            assert [len(transport.requests) for transport in transports] == [1, 0]
+
+        run(scenario)
+
+    def test_a_run_that_is_left_does_not_wait_for_others(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            service = FakeService()
+            session = Session(**service.session_options(), transport=FakeTransport(service))
+            async with PostgresLedger(url) as other, Granter(session, PostgresLedger(url)) as granter:
+                await other.claim(request("a"))
+                with anyio.fail_after(20):
+                    async with granter.provision([request("a"), request("b")], concurrency=2) as rows:
+                        async for row in rows:
+                            assert row.ref == "b"
+                            break
+                assert len(service.audit) == 1
+
+        run(scenario)
+
+    def test_many_runs_over_the_same_members_grant_each_once(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            service = FakeService()
+            requests = [GrantRequest(f"order-{n}", 1, n + 1) for n in range(100)]
+            found: list[str] = []
+
+            async def work() -> None:
+                session = Session(**service.session_options(), transport=FakeTransport(service))
+                granter = Granter(session, PostgresLedger(url))
+                async with granter, granter.provision(requests, concurrency=4) as rows:
+                    found.extend([f"{row.ref} {row.status}" async for row in rows])
+
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(work)
+            assert sorted(found) == sorted(f"order-{n} granted" for n in range(100) for _ in range(3))
+            assert sorted(grant.member_id or 0 for grant in service.audit) == list(range(1, 101))
+
+        run(scenario)
+
+
+def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True, application_name="test") as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is_held(url: str) -> None:
+    believed = ServerError("the service turned us away with HTTP 503 (try again in 5 s)", code=503, status=503)
+    async with PostgresLedger(url) as ledger:
+        for ref in ("gateway", "never sent"):
+            await ledger.plan(request(ref))
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE tgm_component SET version = 1")
+        connection.execute("UPDATE tgm_grants SET error = %s WHERE ref = 'gateway'", (dump_error(believed),))
+    async with PostgresLedger(url) as ledger:
+        assert await status(ledger, "gateway") is GrantStatus.UNKNOWN
+        assert await status(ledger, "never sent") is GrantStatus.PLANNED

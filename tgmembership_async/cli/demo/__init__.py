@@ -1,0 +1,1 @@
+"""The command `tgmembership demo`, imported by `cli.root` only."""

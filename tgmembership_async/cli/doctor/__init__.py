@@ -1,0 +1,1 @@
+"""The command `tgmembership doctor`, imported by `cli.root` only."""

@@ -1,0 +1,191 @@
+"""`tgmembership doctor`: what is wrong between here and the service, in a report that holds no secret and no value."""
+
+import logging
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+import anyio
+import click
+from attrs import asdict, fields, mutable
+
+from tgmembership_async.cli.credentials import account, session
+from tgmembership_async.cli.doctor.network import Check, look_at_the_clock, look_at_the_way
+from tgmembership_async.cli.doctor.shapes import field_name, shape_of
+from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.output import Format, console, format_option, note, resolved, writing
+from tgmembership_async.errors import (
+    APIError,
+    CallError,
+    DeadlineExceeded,
+    NotSent,
+    Unauthorized,
+    UnexpectedReply,
+    UsageError,
+)
+from tgmembership_async.middleware import Next
+from tgmembership_async.protocol.endpoints import ENDPOINTS, Endpoint
+from tgmembership_async.protocol.envelope import Envelope
+from tgmembership_async.protocol.retry import RetryPolicy
+from tgmembership_async.protocol.structuring.results import ShapeError
+from tgmembership_async.protocol.wire import Request, Response, Safety
+from tgmembership_async.session import Session
+from tgmembership_async.version import __version__
+
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership doctor
+  tgmembership --env-file .env doctor --format table > report.txt
+  tgmembership doctor --format json
+
+\b
+Exit code:
+  0  all is well; a note is no fault
+  1  something failed
+  5  the credentials were rejected
+"""
+_STYLES: Final[Mapping[str, str]] = {"ok": "green", "note": "yellow", "failed": "bold red", "skipped": "dim"}
+_READS: Final = tuple(endpoint for endpoint in ENDPOINTS if endpoint.safety is Safety.SAFE)
+_DEADLINE: Final = 20.0
+
+
+@click.command("doctor", epilog=_EPILOG)
+@format_option
+def command(*, form: Format) -> None:
+    """Look at credentials, proxy, host, TLS, clock, and at the shape of every reply; it only reads.
+
+    Of each method it tells which fields came, with the kinds of their values, which are missing (-) and which are new
+    (+) to this package. Paste the report into a bug ticket: there is no key in it, no name, link or number of yours.
+    """
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+    doctor = Doctor()
+    checks = list(doctor.checks())
+    if resolved(form) == "table":
+        _show(checks)
+    else:
+        with writing(form, [one.name for one in fields(Check)]) as out:
+            for check in checks:
+                out.row(asdict(check))
+    failed = [check.check for check in checks if check.state == "failed"]
+    note(f"Failed: {', '.join(failed)}." if failed else "All is well.")
+    raise SystemExit(Exit.CREDENTIALS if doctor.rejected else Exit.FAILED if failed else Exit.OK)
+
+
+@mutable
+class Doctor:
+    """One examination. `rejected`: the service does not take the credentials."""
+
+    rejected: bool = False
+    _unreachable: bool = False
+    _last: Response | None = None
+    _seen_at: datetime | None = None
+
+    def checks(self) -> Iterator[Check]:
+        """Yield everything that was looked at, in order."""
+        yield _versions()
+        try:
+            bot = account()
+        except UsageError as error:
+            yield Check("credentials", "failed", str(error))
+            return
+        yield from look_at_the_way(bot)
+        replies = anyio.run(self._ask_all)
+        yield self._credentials(replies)
+        yield look_at_the_clock(
+            None if self._last is None else self._last.headers.get("date"), self._seen_at or datetime.now(UTC)
+        )
+        yield from self._envelope()
+        yield from replies
+
+    async def _ask_all(self) -> list[Check]:
+        checks: list[Check] = []
+        options: dict[str, Any] = {
+            "deadline": _DEADLINE,
+            "retry": RetryPolicy(attempts=2),
+            "attempt_middleware": [self._look],
+        }
+        async with session(**options) as tg:
+            for endpoint in _READS:
+                if self.rejected or self._unreachable:
+                    checks.append(Check(endpoint.method, "skipped", "no other call would get through either"))
+                else:
+                    checks.append(await self._ask(tg, endpoint))
+        return checks
+
+    async def _look(self, request: Request, call_next: Next) -> Response:
+        self._last = await call_next(request)
+        self._seen_at = datetime.now(UTC)
+        return self._last
+
+    async def _ask(self, tg: Session, endpoint: Endpoint[Any]) -> Check:
+        try:
+            reply = await tg.call(endpoint.method)
+        except CallError as error:
+            self.rejected = isinstance(error, Unauthorized)
+            self._unreachable = isinstance(error, NotSent | DeadlineExceeded)
+            return Check(endpoint.method, "failed", self._why(error))
+        shape = shape_of(endpoint.method, reply.result)
+        told = f"{shape.told}, in {1000 * reply.elapsed:.0f} ms"
+        try:
+            endpoint.read(reply.result)
+        except ShapeError as misfit:
+            told = f"{told}; no accepted shape: {misfit}"
+            return Check(endpoint.method, "failed", told, shape.fields, shape.missing, shape.new)
+        return Check(
+            endpoint.method,
+            "note" if shape.missing or shape.new else "ok",
+            told,
+            shape.fields,
+            shape.missing,
+            shape.new,
+        )
+
+    def _why(self, error: CallError) -> str:
+        """Say what went wrong without a word of the body, which may hold anything."""
+        if isinstance(error, APIError):
+            return f"{type(error).__name__}: {error.code} {(error.description or '')[:200]}".rstrip()
+        if isinstance(error, UnexpectedReply) and self._last is not None:
+            content = self._last.headers.get("content-type") or "no content type"
+            return f"no envelope: HTTP {self._last.status}, {content[:80]}, {len(self._last.body):,} bytes"
+        return f"{type(error).__name__}: {error.args[0]}"
+
+    def _credentials(self, replies: list[Check]) -> Check:
+        if self.rejected:
+            return Check("credentials", "failed", "rejected; the method below says why")
+        if any(reply.fields or reply.state in ("ok", "note") for reply in replies):
+            return Check("credentials", "ok", "accepted")
+        return Check("credentials", "skipped", "no method got an answer")
+
+    def _envelope(self) -> Iterator[Check]:
+        envelope = None if self._last is None else self._last.envelope
+        if self._last is None or not isinstance(envelope, Envelope):
+            return
+        new = tuple(map(field_name, envelope.extra))
+        there = {"code": envelope.code, "description": envelope.description, "request_id": envelope.request_id}
+        names = ("ok", *(name for name, value in there.items() if value is not None), *new)
+        told = f"HTTP {self._last.status}, code {envelope.code}; fields {', '.join(names)}"
+        yield Check("envelope", "note" if new else "ok", told, new=new)
+
+
+def _versions() -> Check:
+    system = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()}"
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("httpx", "httpcore", "anyio"))
+    return Check("versions", "ok", f"tgmembership-async {__version__}, {system}, {libraries}")
+
+
+def _show(checks: list[Check]) -> None:
+    """Print lines that are still whole in a ticket: no frames, and a mark in front of what is new or missing."""
+    from rich.text import Text  # noqa: PLC0415 - a pipe has no use for it
+
+    screen = console()
+    for check in checks:
+        line = Text.assemble((f"{check.state:<8}", _STYLES[check.state]), f"{check.check}: {check.told}")
+        screen.print(line, soft_wrap=True)
+        for name, kind in check.fields.items():
+            new = name in check.new
+            screen.print(Text(f"        {'+' if new else ' '} {name}: {kind}", "yellow" if new else ""), soft_wrap=True)
+        for name in check.missing:
+            screen.print(Text(f"        - {name}", "yellow"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The commands `tgmembership grants` and `tgmembership grant`, imported by `cli.root` only."""

@@ -1,0 +1,136 @@
+"""Where a ledger is: a SQLite file, or a PostgreSQL server by its URL; one option for both, and one way to open it."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import click
+from attrs import field, frozen
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.sqlite.ledger import SqliteLedger
+from tgmembership_async.protocol.gate import RateLimit
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SCHEMES: Final = ("postgresql", "postgres")
+_SECRETS: Final = frozenset({"password", "sslpassword"})
+
+
+@frozen
+class Server:
+    """A PostgreSQL server by its connection URL, which is shown without its password."""
+
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        user, at, hosts = parts.netloc.rpartition("@")
+        settings = [pair for pair in parts.query.split("&") if unquote(pair.partition("=")[0]) not in _SECRETS]
+        query = f"?{'&'.join(settings)}" if any(settings) else ""
+        return f"{parts.scheme}://{user.partition(':')[0]}{at}{hosts}{parts.path}{query}"
+
+
+Place = Path | Server
+
+
+def place(value: str, *, exists: bool = False) -> Place:
+    """Return the place that a value names: a postgresql:// URL, or the path of a file that is there if `exists`."""
+    scheme, is_url, _ = value.partition("://")
+    if not is_url:
+        return Path(str(click.Path(exists=exists, dir_okay=False).convert(value, None, None)))
+    try:
+        urlsplit(value)
+    except ValueError:
+        scheme = ""
+    if scheme not in _SCHEMES:
+        msg = "a ledger is a file, or on a server: postgresql://user@host/database"
+        raise click.BadParameter(msg)
+    return Server(value)
+
+
+def ledger_option(help: str, *, required: bool = False, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
+    """Return the option `--ledger`, whose value is a Place, or None; a file must be there if `exists`."""
+
+    def placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:  # noqa: ARG001 - click's
+        return None if value is None else place(value, exists=exists)
+
+    return click.option(
+        "--ledger",
+        metavar="FILE|postgresql://...",
+        envvar="TGMEMBERSHIP_LEDGER",
+        show_envvar=True,
+        help=help,
+        required=required,
+        callback=placed,
+    )
+
+
+def server(place: Place | None, what: str) -> Server:
+    """Return the place if it is a PostgreSQL server; `what` is only to be had there."""
+    if not isinstance(place, Server):
+        msg = f"{what} needs a ledger that many processes share: --ledger postgresql://user@host/database"
+        raise UsageError(msg)
+    return place
+
+
+def ledger_at(place: Place, *, owner: bool = True) -> Ledger:
+    """Return the ledger at a place, not open; `owner` is for who sends from a file, and a server asks nobody."""
+    if isinstance(place, Path):
+        return SqliteLedger(place, owner=owner)
+    from tgmembership_async.grants import PostgresLedger  # noqa: PLC0415 - an extra, and slow to load
+
+    return PostgresLedger(place.url)
+
+
+rate_option: Final = click.option(
+    "--rate", type=click.IntRange(1), help="Call at most so often a second; on a server, all its workers together."
+)
+
+
+def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
+    """Return the options of a Session that keeps to a rate and, on a server, shares it and all pauses with others."""
+    options: dict[str, Any] = {"rate_limit": None if rate is None else RateLimit(rate, 1)}
+    if isinstance(place, Server):
+        ledger_at(place)  # which says what extra is missing, if so
+        from tgmembership_async.storage.postgres.gate import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
+
+        options["gate"] = PostgresGate(place.url)
+    return options
+
+
+def is_there(place: Server) -> bool:
+    """Tell whether a database has a ledger. Raises UsageError or StorageError where it cannot be asked."""
+    ledger_at(place)  # which says what extra is missing, if so
+    from psycopg import Error  # noqa: PLC0415 - an extra, and slow to load
+
+    from tgmembership_async.storage.postgres.errors import postgres_error  # noqa: PLC0415 - needs the extra
+    from tgmembership_async.storage.postgres.server import Server as Connecting  # noqa: PLC0415 - likewise
+
+    connecting = Connecting(place.url)
+    try:
+        with closing(connecting.connect()) as lane:
+            return lane.execute("SELECT to_regclass('tgm_grants')").fetchone() != (None,)
+    except Error as error:
+        failure = postgres_error(connecting, error)
+    raise failure
+
+
+def check_there(place: Place) -> None:
+    """Raise UsageError where a database has no ledger: who only looks, or was given a wrong name, makes none."""
+    if isinstance(place, Server) and not is_there(place):
+        msg = f"{place} has no ledger: look at the name, or make one: tgmembership ledger init --ledger {place}"
+        raise UsageError(msg)
+
+
+@asynccontextmanager
+async def opened(place: Place, *, owner: bool = True) -> AsyncGenerator[Ledger]:
+    """Open the ledger at a place, and close it."""
+    ledger = ledger_at(place, owner=owner)
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()

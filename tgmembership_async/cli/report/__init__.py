@@ -1,0 +1,1 @@
+"""The command `tgmembership report`, imported by `cli.root` only."""

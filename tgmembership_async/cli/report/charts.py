@@ -1,0 +1,144 @@
+"""Charts as inline SVG, drawn by pygal; colours, fonts and both themes are the page's.
+
+pygal's own style sheet and script are taken out, and so is what it says of itself in places that are read aloud.
+"""
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from math import ceil
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+from tgmembership_async.cli.report.figures import Kind, Section, Value
+from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.envelope import printable
+
+_SVG: Final = "http://www.w3.org/2000/svg"
+_WIDTH: Final = 420
+_LONGEST_LABEL: Final = 22
+MOST_BARS: Final = 20
+_LARGEST_POWER: Final = 40
+_TICKS: Final[Mapping[Kind, int]] = {"bars": 3, "columns": 4}  # numbers side by side need more room
+_PLAIN: Final[dict[str, Any]] = {
+    "width": _WIDTH,
+    "js": (),
+    "show_legend": False,
+    "disable_xml_declaration": True,
+    "margin": 4,
+    "margin_right": 28,
+    "truncate_label": -1,
+    "no_data_text": "",
+}
+_FONT: Final = 16  # what pygal leaves room for: the largest that the page's style sheet sets
+
+
+def pygal() -> Any:
+    """Return the library, or raise UsageError that says how to get it."""
+    try:
+        found = import_module("pygal")
+    except ModuleNotFoundError:
+        msg = "report --html needs an extra: pip install 'tgmembership-async[report]'"
+        raise UsageError(msg) from None
+    # It looks for plugins of its maps at every import from then on, in a way that Python 3.11 warns of.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+    return found
+
+
+def chart(section: Section, number: int) -> str:
+    """Return the SVG of a section that has figures; `number` tells its ids from those of others on the page."""
+    rows = list(section.rows)
+    # Bars are drawn from the bottom up, and read from the top down.
+    shown = rows if section.kind == "columns" else rows[:MOST_BARS][::-1]
+    drawn = _columns() if section.kind == "columns" else _bars(len(shown))
+    drawn.x_labels = [_short(label) for label, _ in shown]
+    most = max((float(sum_of(values) or 0) for _, values in shown), default=0)
+    drawn.y_labels = ticks(most, _TICKS[section.kind])
+    drawn.value_formatter = "{:,.10g}".format
+    for place, series in enumerate(section.series):
+        drawn.add(series.name, [None if values[place] is None else float(values[place] or 0) for _, values in shown])
+    root = ET.fromstring(drawn.render(is_unicode=True))  # noqa: S314 - what was drawn two lines above
+    _clean(root)
+    _name(root, section)
+    _describe(root, section, number)
+    ET.register_namespace("", _SVG)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _bars(count: int) -> Any:
+    return pygal().HorizontalBar(height=40 + 30 * count, rounded_bars=2, style=_style(), **_PLAIN)
+
+
+def _columns() -> Any:
+    return pygal().StackedBar(height=260, x_labels_major_count=4, show_minor_x_labels=False, style=_style(), **_PLAIN)
+
+
+def _style() -> Any:
+    return import_module("pygal.style").Style(label_font_size=_FONT, major_label_font_size=_FONT)
+
+
+def _short(label: str) -> str:
+    text = printable(label)
+    return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"
+
+
+def ticks(most: float, count: int) -> list[float]:
+    """Return round numbers from 0 to `most` or just above, in `count` steps at most; half an order does not exist."""
+    steps = (digit * 10.0**power for power in range(_LARGEST_POWER) for digit in (1, 2, 2.5, 5))
+    step = next((step for step in steps if step.is_integer() and step * count >= most), most)
+    return [step * number for number in range(max(1, ceil(most / step)) + 1)]
+
+
+def _tag(name: str) -> str:
+    return f"{{{_SVG}}}{name}"
+
+
+def _clean(root: ET.Element) -> None:
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (_tag("defs"), _tag("title"), _tag("script"), _tag("style")):
+                parent.remove(child)
+
+
+def _name(root: ET.Element, section: Section) -> None:
+    """Give each series a class of its name, and each bar a title: shown by the mouse, and read aloud."""
+    for place, series in enumerate(section.series):
+        for group in root.iter(_tag("g")):
+            if f"serie-{place}" in (group.get("class") or "").split():
+                group.set("class", series.name if section.kind == "columns" else "bars")
+    for bar in root.iter(_tag("g")):
+        if bar.get("class") != "bar":
+            continue
+        told = {found.get("class"): found.text or "" for found in bar.findall(_tag("desc"))}
+        for found in bar.findall(_tag("desc")):
+            bar.remove(found)
+        title = ET.SubElement(bar, _tag("title"))
+        title.text = f"{told.get('x_label', '')}: {told.get('value', '')}"
+
+
+def _describe(root: ET.Element, section: Section, number: int) -> None:
+    for name in ("id", "width", "height"):
+        root.attrib.pop(name, None)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"chart-{number}-title chart-{number}-desc")
+    for place, (name, text) in enumerate((("title", section.title), ("desc", description(section)))):
+        element = ET.Element(_tag(name), {"id": f"chart-{number}-{name}"})
+        element.text = printable(text)
+        root.insert(place, element)
+
+
+def description(section: Section) -> str:
+    """Return a chart in words: the first few figures, and where the others are."""
+    some = [f"{name} {figure(sum_of(values))}" for name, values in list(section.rows)[:3]]
+    return f"{section.told} {', '.join(some)}; all figures are in the table beside it."
+
+
+def sum_of(values: tuple[Value, ...]) -> Value:
+    """Return what the values of one label come to."""
+    there = [value for value in values if value is not None]
+    return sum(there) if there else None
+
+
+def figure(value: Value) -> str:
+    """Return a figure for people."""
+    return "not told" if value is None else f"{value:,}"

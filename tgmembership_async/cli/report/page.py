@@ -1,0 +1,102 @@
+"""A report as one page of HTML: it opens from disk, and asks nobody for anything."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Final
+
+from tgmembership_async.cli.report.charts import MOST_BARS, chart, figure, pygal
+from tgmembership_async.cli.report.figures import Section
+from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.version import __version__
+
+_PAGE: Final = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+<header>
+<h1>$title</h1>
+<p>Made on <time datetime="$iso">$moment UTC</time></p>
+</header>
+<main>
+$sections
+</main>
+<footer><p>tgmembership-async $version. This page holds your figures, and asks the network for nothing.</p></footer>
+</body>
+</html>
+""")
+
+
+def page(sections: Sequence[Section], bot_id: int, now: datetime) -> str:
+    """Return the page. Raises UsageError where the library that draws is missing."""
+    pygal()
+    return _PAGE.substitute(
+        title=f"TGmembership report of bot {bot_id}",
+        iso=now.isoformat(timespec="seconds"),
+        moment=f"{now:%Y-%m-%d %H:%M}",
+        style=files("tgmembership_async.cli.report").joinpath("report.css").read_text(encoding="utf-8"),
+        sections="\n".join(_section(section, number) for number, section in enumerate(sections, 1)),
+        version=__version__,
+    )
+
+
+def _section(section: Section, number: int) -> str:
+    heading = f'<h2 id="section-{number}">{_text(section.title)}</h2>'
+    if section.problem:
+        content = f'<p class="problem"><strong>No figures:</strong> {_text(section.problem)}</p>'
+    elif not section.labels:
+        content = f"<p>{_text(section.told)}</p>"
+    elif section.kind == "cards":
+        content = f"<p>{_text(section.told)}</p>\n{_cards(section)}"
+    else:
+        drawn = f"<figure>\n{chart(section, number)}\n{_legend(section)}</figure>"
+        content = f'<p>{_told(section)}</p>\n<div class="pair">\n{drawn}\n{_table(section)}\n</div>'
+    return f'<section aria-labelledby="section-{number}" class="{section.kind}">\n{heading}\n{content}\n</section>'
+
+
+def _told(section: Section) -> str:
+    more = len(section.labels) - MOST_BARS
+    if section.kind != "bars" or more <= 0:
+        return _text(section.told)
+    return f"{_text(section.told)} The chart shows the first {MOST_BARS}, the table all {len(section.labels):,}."
+
+
+def _cards(section: Section) -> str:
+    cards = (f"<div><dt>{_text(name)}</dt><dd>{_text(figure(values[0]))}</dd></div>" for name, values in section.rows)
+    return f"<dl>{''.join(cards)}</dl>"
+
+
+def _legend(section: Section) -> str:
+    if section.kind != "columns":
+        return ""
+    names = (f'<li class="{_text(series.name)}">{_text(series.name)}</li>' for series in section.series)
+    return f"<figcaption><ul>{''.join(names)}</ul></figcaption>\n"
+
+
+def _table(section: Section) -> str:
+    heads = "".join(f'<th scope="col">{_text(series.name)}</th>' for series in section.series)
+    first = "from" if section.kind == "columns" else "name"
+    rows = "\n".join(
+        f'<tr><th scope="row">{_text(name)}</th>{"".join(f"<td>{_text(figure(value))}</td>" for value in values)}</tr>'
+        for name, values in section.rows
+    )
+    return (
+        f'<div class="table" role="region" tabindex="0" aria-label="Figures: {_text(section.title)}">\n<table>'
+        f"<caption>{_text(section.title)}</caption>\n"
+        f'<thead><tr><th scope="col">{first}</th>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+    )
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))

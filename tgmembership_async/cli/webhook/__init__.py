@@ -1,0 +1,1 @@
+"""The command `tgmembership webhook`, imported by `cli.root` only."""

@@ -1,0 +1,204 @@
+"""`tgmembership webhook`: set it, watch what comes, and find out why a delivery is not authentic."""
+
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar, cast
+
+import anyio
+import click
+
+from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.output import Format, format_option, write_one
+from tgmembership_async.cli.webhook.view import fields_of, header_advice
+from tgmembership_async.errors import UsageError, WebhookError
+from tgmembership_async.protocol.structuring.objects import is_array, is_object
+from tgmembership_async.values.models import Webhook
+from tgmembership_async.values.secret import Secret
+from tgmembership_async.webhooks import Verifier, sign
+from tgmembership_async.webhooks.events import read_event
+
+F = TypeVar("F", bound=Callable[..., Any])
+_ENVIRONMENT: Final = "TGMEMBERSHIP_WEBHOOK_SECRET"
+_ANY_AGE: Final = 1e12
+_PAIR: Final = 2
+_EPILOG: Final = """
+\b
+Examples:
+  tgmembership webhook listen --port 8080 --secret-file webhook.secret
+  tgmembership webhook set https://shop.example/tgmembership --secret-file webhook.secret
+  tgmembership webhook verify --secret-file webhook.secret --headers headers.txt body.json
+  tgmembership webhook sign --secret-file webhook.secret body.json > headers.txt
+  curl -H @headers.txt --data-binary @body.json http://127.0.0.1:8080/
+
+The webhook secret comes from a file or from TGMEMBERSHIP_WEBHOOK_SECRET, and is never shown.
+"""
+
+
+def _example(arguments: str) -> str:
+    return f"\b\nExample:\n  tgmembership {arguments}"
+
+
+@click.group("webhook", epilog=_EPILOG)
+def command() -> None:
+    """Set the bot's webhook, watch its events, and find out why a delivery is not authentic."""
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+
+
+def _secret_file(*, exists: bool) -> Callable[[F], F]:
+    return click.option(
+        "--secret-file",
+        type=click.Path(exists=exists, dir_okay=False, path_type=Path),
+        help="The webhook secret's file." if exists else "Write the webhook secret to this new file, mode 0600.",
+    )
+
+
+@command.command(
+    "set", epilog="Example: tgmembership webhook set https://shop.example/tgmembership --secret-file webhook.secret"
+)
+@click.argument("url")
+@_secret_file(exists=False)
+@format_option
+def set_(*, url: str, secret_file: Path | None, form: Format) -> None:
+    """Have the service call URL on events, in place of any other.
+
+    The service takes a URL only if it answers 200, and asks before there is a secret: let your Receiver answer probes,
+    or use `listen`. If the reply brings the secret, --secret-file keeps it.
+    """
+    if secret_file is not None and secret_file.exists():
+        msg = f"{secret_file} exists already: name a new file, and use both secrets until the old one is gone"
+        raise UsageError(msg)
+    webhook = anyio.run(_set, url)
+    kept = webhook.secret is not None and secret_file is not None
+    if webhook.secret is not None and secret_file is not None:
+        _write(secret_file, webhook.secret)
+    elif webhook.secret is not None:
+        click.echo("The reply brought a secret, which is not shown: set it again with --secret-file FILE.", err=True)
+    else:
+        click.echo("The reply brought no secret: look for it in the bot's chat with you.", err=True)
+    write_one(form, {"url": webhook.url, "secret_file": str(secret_file) if kept else None})
+
+
+async def _set(url: str) -> Webhook:
+    async with session() as tg:
+        return await tg.set_webhook(url)
+
+
+def _write(path: Path, secret: Secret) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{secret.reveal()}\n")
+
+
+@command.command("delete", epilog=_example("webhook delete"))
+def delete() -> None:
+    """Remove the bot's webhook."""
+    anyio.run(_delete)
+    click.echo("The bot has no webhook now.", err=True)
+
+
+async def _delete() -> None:
+    async with session() as tg:
+        await tg.delete_webhook()
+
+
+@command.command("listen", epilog=_example("webhook listen --port 8080 --secret-file webhook.secret"))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Listen on it.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option(
+    "--set", "url", metavar="URL", help="Make URL, which leads here, the webhook, and use the secret it brings."
+)
+@_secret_file(exists=True)
+def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -> None:
+    """Answer deliveries, and show each event as a line of JSON as it comes.
+
+    On stderr it says in which headers signature and nonce were found, and why a request was refused. GET, HEAD and an
+    empty body are answered 200, so that the service takes the URL. Nothing is stored. Ctrl-C ends it.
+    """
+    from tgmembership_async.cli.webhook.listen import listen_until_interrupted  # noqa: PLC0415 - loads a web server
+
+    secret = None if url is not None and secret_file is None else _secret(secret_file)
+    listen_until_interrupted(host, port, secret, url)
+
+
+@command.command(
+    "verify", epilog="Example: tgmembership webhook verify --secret-file webhook.secret --headers headers.txt body.json"
+)
+@click.argument("body", type=click.File("rb"))
+@click.option("--headers", "headers", type=click.File("rb"), required=True, help="Lines of `Name: value`, or JSON.")
+@click.option(
+    "--max-age", type=click.FloatRange(0, min_open=True), help="Refuse what was signed longer ago, in seconds."
+)
+@_secret_file(exists=True)
+@format_option
+def verify(
+    *, body: IO[bytes], headers: IO[bytes], max_age: float | None, secret_file: Path | None, form: Format
+) -> None:
+    """Tell whether BODY (a file, or - for stdin), as it came under these headers, is authentic.
+
+    Prints the event. Exit code 1: not authentic, or not an event.
+    """
+    verifier = Verifier(_secret(secret_file), tolerance=max_age or _ANY_AGE)
+    try:
+        delivery = verifier.verify(_headers(headers.read()), body.read())
+        event = read_event(delivery, delivery.signed_at)
+    except WebhookError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(Exit.FAILED) from None
+    click.echo(header_advice(verifier), err=True)
+    write_one(form, fields_of(event))
+
+
+def _headers(text: bytes) -> list[tuple[str, str]]:
+    try:
+        read: Any = json.loads(text)
+    except ValueError:
+        lines = text.decode("latin-1").splitlines()
+        return [(name.strip(), value) for name, colon, value in (one.partition(":") for one in lines) if colon]
+    if is_object(read):
+        read = list(read.items())
+    if not is_array(read) or not all(
+        isinstance(pair, list | tuple) and len(cast("list[Any]", pair)) == _PAIR for pair in read
+    ):
+        msg = "headers in JSON are an object, or an array of pairs of name and value"
+        raise UsageError(msg)
+    return [(str(name), str(value)) for name, value in read]
+
+
+@command.command(
+    "sign", epilog="Example: tgmembership webhook sign --secret-file webhook.secret body.json > headers.txt"
+)
+@click.argument("body", type=click.File("rb"))
+@click.option("--nonce", help="Sign with this nonce. [default: a random one]")
+@click.option("--timestamp", type=click.FloatRange(0), help="Sign as of these unix seconds. [default: now]")
+@click.option("--later-generation", is_flag=True, help="Sign as the service's later generation does, without a nonce.")
+@_secret_file(exists=True)
+def sign_(
+    *, body: IO[bytes], nonce: str | None, timestamp: float | None, later_generation: bool, secret_file: Path | None
+) -> None:
+    """Print the headers under which BODY (a file, or - for stdin) is authentic, as `curl -H @FILE` takes them."""
+    if later_generation and nonce is not None:
+        msg = "the later generation signs without a nonce"
+        raise UsageError(msg)
+    drawn = None if later_generation else nonce or secrets.token_hex(8)
+    at = time.time() if timestamp is None else timestamp
+    for name, value in sign(_secret(secret_file), body.read(), nonce=drawn, timestamp=at).items():
+        sys.stdout.write(f"{name}: {value}\n")
+
+
+def _secret(path: Path | None) -> Secret:
+    if path is not None:
+        try:
+            return Secret(path.read_text(encoding="utf-8").strip())
+        except (OSError, ValueError) as error:
+            msg = f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        raise UsageError(msg)
+    if not os.environ.get(_ENVIRONMENT):
+        msg = f"name the webhook secret's file with --secret-file, or set {_ENVIRONMENT}"
+        raise UsageError(msg)
+    return Secret(os.environ[_ENVIRONMENT].strip())

@@ -1,0 +1,110 @@
+"""`tgmembership webhook listen`: a Receiver that shows what comes, on uvicorn."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+
+from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.grant_lines import line
+from tgmembership_async.cli.webhook.view import fields_of, header_advice
+from tgmembership_async.errors import NotAuthentic, UsageError
+from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.values.secret import Secret
+from tgmembership_async.webhooks import Answer, Event, Receiver, Verifier
+from tgmembership_async.webhooks.headers import HeadersLike, flat
+
+_STARTS_WITHIN: Final = 10.0
+_TICK: Final = 0.01
+
+
+class Listener(Receiver):
+    """A Receiver that tells on stdout what came, and on stderr how it was found and why it was refused."""
+
+    def __init__(self, secret: Secret | None) -> None:
+        # Until there is a secret nothing is authentic: what comes then is refused, and the service sends it again.
+        super().__init__(Verifier(secret or secrets.token_hex(32)), probes=True)
+        self.on(Event)(_show)
+        self._told: object = None
+
+    async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
+        """Answer as a Receiver does, and say why."""
+        pairs = flat(headers)
+        answer = await super().handle(pairs, body)
+        if answer.status == 401:  # noqa: PLR2004 - HTTP's own number
+            click.echo(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}", err=True)
+        elif self.verifier.found != self._told:
+            self._told = self.verifier.found
+            click.echo(header_advice(self.verifier), err=True)
+        return answer
+
+    def _why(self, pairs: list[tuple[str, str]], body: bytes) -> str:
+        try:
+            self.verifier.verify(pairs, body)
+        except NotAuthentic as error:
+            return str(error)
+        return "it is authentic only just now"
+
+
+async def _show(event: Event) -> None:
+    click.echo(line(fields_of(event)))
+
+
+def _names(pairs: Iterable[tuple[str, str]]) -> str:
+    return printable(", ".join(name for name, _ in pairs), 500)
+
+
+def listen_until_interrupted(host: str, port: int, secret: Secret | None, url: str | None) -> None:
+    """Serve a Listener, and make `url` the webhook if it is given, until Ctrl-C."""
+    try:
+        import uvicorn  # noqa: PLC0415 - an extra, and told of below
+    except ModuleNotFoundError:
+        msg = "listen needs uvicorn: pip install 'tgmembership-async[testing]'"
+        raise UsageError(msg) from None
+    listener = Listener(secret)
+    with _bound(host, port) as listening:
+        config = uvicorn.Config(listener.asgi, log_config=None, access_log=False, lifespan="off")
+        try:
+            asyncio.run(_serve(uvicorn.Server(config), listening, listener, url))
+        except KeyboardInterrupt:
+            return
+
+
+async def _serve(server: Any, listening: socket.socket, listener: Listener, url: str | None) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(_TICK)
+    address, port = listening.getsockname()[:2]
+    click.echo(
+        f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it.", err=True
+    )
+    try:
+        if url is not None:
+            await _become_webhook(listener, url)
+        await serving
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serving})
+
+
+async def _become_webhook(listener: Listener, url: str) -> None:
+    async with session() as tg:
+        webhook = await tg.set_webhook(url)
+    if webhook.secret is not None:
+        listener.verifier = Verifier(webhook.secret)
+        click.echo(f"{url} is the webhook now, and its secret is known.", err=True)
+    else:
+        click.echo(
+            f"{url} is the webhook now; the reply brought no secret, so start again with --secret-file.", err=True
+        )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        msg = f"cannot listen on port {port} of {host}: {error.strerror}; name another port, or 0 for any free one"
+    raise UsageError(msg)

@@ -1,0 +1,1 @@
+"""The ledger in PostgreSQL; users import `PostgresLedger` from `tgmembership_async.grants`."""

@@ -1,0 +1,189 @@
+"""What is done to the rows of a ledger in PostgreSQL, each as a job that may begin again where a connection is lost."""
+
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+from attrs import field, mutable
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from tgmembership_async.errors import GrantError, UsageError
+from tgmembership_async.grants import transitions
+from tgmembership_async.grants.ledger import Claim
+from tgmembership_async.grants.model import (
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    dump_token,
+    load_token,
+)
+from tgmembership_async.grants.postgres import statements
+from tgmembership_async.grants.postgres.statements import Row
+from tgmembership_async.storage.postgres.liveness import Life
+from tgmembership_async.storage.postgres.server import Lane
+from tgmembership_async.values.models import AccessToken
+
+_MOST_BYTES: Final = 2_000  # what a B-tree takes, with room to spare
+_LATE: Final = "the answer came after this worker had been taken for dead"
+_LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
+    GrantStatus.GRANTED: "granted",
+    GrantStatus.PLANNED: "retry",
+    GrantStatus.REFUSED: "retry",
+}
+
+
+def check_fits(request: GrantRequest) -> None:
+    """Raise UsageError for a ref that the index does not take."""
+    if len(request.ref.encode()) > _MOST_BYTES:
+        msg = f"in a PostgresLedger a ref has at most {_MOST_BYTES:,} bytes as UTF-8, and {request.ref:.40}... has more"
+        raise UsageError(msg)
+
+
+def plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant:
+    """Record an intent if the ref is new; return its row."""
+    if lane.execute(*statements.insert_all([request], now, schema)).rowcount:
+        return transitions.planned(request, now)
+    return transitions.same(_known(lane, request.ref).grant, request)
+
+
+def _known(lane: Lane, ref: str) -> Row:
+    row = statements.find(lane, ref)
+    transitions.known(ref, None if row is None else row.grant)
+    assert row is not None  # noqa: S101 - known
+    return row
+
+
+def plan_in(
+    connection: Connection[Any] | AsyncConnection[Any], requests: Collection[GrantRequest], now: datetime, schema: str
+) -> list[Grant] | Awaitable[list[Grant]]:
+    """Record intents in a transaction of the caller's, or none of them; return their rows, to be awaited or not."""
+    insert = statements.insert_all(requests, now, schema)
+    find = statements.find_all((request.ref for request in requests), schema)
+    if isinstance(connection, AsyncConnection):
+        return _plan_in_async(connection, requests, insert, find)
+    if _would_commit(connection):
+        connection.execute("SELECT")
+    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(*insert)
+        return _as_asked(requests, cursor.execute(*find).fetchall())
+
+
+def _as_asked(requests: Collection[GrantRequest], rows: list[tuple[Any, ...]]) -> list[Grant]:
+    grants = statements.grants_by_ref(rows)
+    return [transitions.same(grants[request.ref], request) for request in requests]
+
+
+def _would_commit(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Tell whether psycopg's `transaction()` would be the outermost, and commit what is the caller's to commit."""
+    return not connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
+
+
+async def _plan_in_async(
+    connection: AsyncConnection[Any], requests: Collection[GrantRequest], insert: Any, find: Any
+) -> list[Grant]:
+    if _would_commit(connection):
+        await connection.execute("SELECT")
+    async with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(*insert)
+        await cursor.execute(*find)
+        return _as_asked(requests, await cursor.fetchall())
+
+
+def give_up(lane: Lane, row: Row, now: datetime) -> None:
+    """Take a row that a dead worker was sending to unknown, unless somebody else just did."""
+    ended = transitions.interruption(row.grant)
+    statements.settle(lane, row, transitions.settled(row.grant, ended, now), ended, None)
+
+
+@mutable
+class ClaimRef:
+    """Claim a ref, as the `number`th claim of this worker."""
+
+    request: GrantRequest
+    number: int
+    life: Life
+    clock: transitions.Clock
+    worker: int | None = None
+
+    def __call__(self, lane: Lane) -> Claim:
+        """Return what was found, and whether it is this worker's to send."""
+        self.worker = self.life.secure()
+        while True:
+            row, taken = statements.claim(lane, self.request, self.clock(), self.worker, self.number) or (None, False)
+            if row is None:
+                continue
+            if taken:
+                return Claim(row.grant, mine=True)
+            grant = transitions.same(row.grant, self.request)
+            if grant.status is GrantStatus.SENDING and (row.worker, row.claim) == (self.worker, self.number):
+                return Claim(grant, mine=True)  # committed, and then the connection was lost
+            if grant.status is GrantStatus.SENDING and not row.alive:
+                give_up(lane, row, self.clock())
+            elif grant.status is not GrantStatus.PLANNED:
+                return Claim(grant, mine=False, elsewhere=row.alive)
+
+
+@mutable
+class SettleRef:
+    """Record the end of an exchange, which was begun by the claim that `mine` names: worker and number."""
+
+    ref: str
+    settlement: Settlement
+    now: datetime
+    mine: tuple[int | None, int | None] | None
+    row: Row | None = None
+
+    @property
+    def _token(self) -> AccessToken | None:
+        """Return the token as it is read from the ledger."""
+        return None if self.settlement.token is None else load_token(dump_token(self.settlement.token))
+
+    def __call__(self, lane: Lane) -> Grant:
+        """Return the row after it; GrantError if it is not this worker's to settle."""
+        row, self.row = self.row or _known(lane, self.ref), None
+        while True:
+            grant = row.grant
+            if (row.worker, row.claim) == self.mine:
+                if (grant.status, grant.token) == (self.settlement.status, self._token):
+                    return grant  # committed, and then the connection was lost
+                if grant.status is GrantStatus.UNKNOWN:
+                    return self._late(lane)
+            elif grant.status is GrantStatus.SENDING:
+                msg = f"{self.ref} is being sent by another worker, and only that one can tell how it ends"
+                raise GrantError(msg)
+            after = transitions.settled(grant, self.settlement, self.now)
+            if statements.settle(lane, row, after, self.settlement, self.now):
+                return after
+            row = _known(lane, self.ref)
+
+    def _late(self, lane: Lane) -> Grant:
+        decision = _LATE_MEANS[self.settlement.status]
+        made = DecisionMade(self.ref, decision, self.now, f"{_LATE}: {self.settlement.evidence}")
+        advance = partial(transitions.decided, decision=decision, token=self.settlement.token, now=self.now)
+        return StepRef(self.ref, advance, partial(statements.decide, made=made))(lane)
+
+
+@mutable
+class StepRef:
+    """Take a row to where `advance` leads from its present state, and have `record` write that down."""
+
+    ref: str
+    advance: Callable[[Grant], Grant]
+    record: Callable[[Lane, Row, Grant], bool]
+    after: Grant | None = field(default=None, init=False)
+
+    def __call__(self, lane: Lane) -> Grant:
+        """Return the row after it, or raise what `advance` raises."""
+        while True:
+            row = _known(lane, self.ref)
+            if row.grant == self.after:
+                return row.grant  # committed, and then the connection was lost
+            self.after = self.advance(row.grant)
+            if self.after is row.grant or self.record(lane, row, self.after):
+                return self.after

@@ -1,0 +1,185 @@
+"""A ledger in PostgreSQL: any number of workers on any number of machines, and still one exchange for each ref."""
+
+from collections.abc import AsyncIterator, Awaitable, Collection
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from itertools import count
+from typing import Any, Final, Self, overload
+
+from psycopg import AsyncConnection, Connection
+
+from tgmembership_async.errors import GrantError, StorageError
+from tgmembership_async.grants import transitions
+from tgmembership_async.grants.ledger import Claim
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    check_decision,
+    check_ref,
+)
+from tgmembership_async.grants.paging import by_id
+from tgmembership_async.grants.postgres import statements
+from tgmembership_async.grants.postgres.jobs import ClaimRef, SettleRef, StepRef, check_fits, give_up, plan, plan_in
+from tgmembership_async.grants.postgres.statements import Row
+from tgmembership_async.grants.postgres.tables import LEDGER
+from tgmembership_async.lifecycle import Lived
+from tgmembership_async.storage.postgres.liveness import WorkersStorage
+from tgmembership_async.storage.postgres.server import Lane
+from tgmembership_async.values.models import AccessToken
+from tgmembership_async.values.secret import Secret
+
+_UNCONFIRMED: Final = "the intent could not be confirmed, and so it was not sent"
+
+
+class PostgresLedger(Lived):
+    """A Ledger in the database that `conninfo` names, in the first schema of its search_path; `clock` is aware UTC.
+
+    Any number of processes may open it, and each of them may send. Two that claim one ref make one exchange. What a
+    worker was sending when it died is `unknown` as soon as anybody looks; a slow worker is not a dead one. It connects
+    again by itself when the server was away, up to half a minute, and what it could not commit it does not send.
+
+    It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
+    Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
+    session mode: the lock that tells the living from the dead belongs to a session.
+    """
+
+    def __init__(self, conninfo: str | Secret, *, clock: transitions.Clock = transitions.utc_now) -> None:
+        self._storage = WorkersStorage(conninfo, LEDGER)
+        self._clock = clock
+        self._numbers = count(1)
+        self._claimed: dict[str, Row] = {}
+        self._owed: dict[str, SettleRef] = {}
+
+    def __repr__(self) -> str:
+        return f"<PostgresLedger at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self._storage.is_open
+
+    async def open(self) -> Self:
+        """Connect, create the tables or bring them up to date, and see to what dead workers left.
+
+        Raises UsageError where the user is not let in or may not create tables, or the tables are newer than this
+        package; StorageError where the server is not there.
+        """
+        await self._storage.open(self._look)
+        return self
+
+    async def aclose(self) -> None:
+        """Finish what is being written, and disconnect; what is still being sent is unknown from now on."""
+        await self._storage.aclose()
+
+    async def plan(self, request: GrantRequest) -> Grant:
+        """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
+        check_fits(request)
+        return await self._storage.run(partial(plan, request=request, now=self._clock(), schema=self._storage.schema))
+
+    @overload
+    def plan_in(self, connection: Connection[Any], *requests: GrantRequest) -> list[Grant]: ...
+    @overload
+    def plan_in(self, connection: AsyncConnection[Any], *requests: GrantRequest) -> Awaitable[list[Grant]]: ...
+    def plan_in(
+        self, connection: Connection[Any] | AsyncConnection[Any], *requests: GrantRequest
+    ) -> list[Grant] | Awaitable[list[Grant]]:
+        """Record intents in your own transaction, next to the order they belong to; return their rows.
+
+        They become visible, and can be sent, when you commit; if you roll back they never were. To be awaited where
+        `connection` is a psycopg.AsyncConnection. Raises RefConflict, and then none of these requests is recorded.
+        """
+        self._storage.check_open()
+        for request in requests:
+            check_fits(request)
+        return plan_in(connection, requests, self._clock(), self._storage.schema)
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        check_fits(request)
+        job = ClaimRef(request, next(self._numbers), self._storage.life, self._clock)
+        try:
+            claim = await self._storage.run(job)
+        except StorageError:
+            # It may have been committed all the same. Then it is put right when the server is back.
+            if job.worker is not None:
+                unsent = Settlement(GrantStatus.PLANNED, evidence=_UNCONFIRMED)
+                self._owed[request.ref] = SettleRef(request.ref, unsent, self._clock(), (job.worker, job.number))
+            raise
+        if claim.mine:
+            self._claimed[request.ref] = Row(claim.grant, job.worker, job.number)
+        return claim
+
+    async def settle(self, ref: str, settlement: Settlement) -> Grant:
+        """Record how the exchange of a `sending` row ended. What the server does not take now is offered again later.
+
+        An answer that comes when others have taken this worker for dead is recorded as a decision.
+        """
+        row = self._claimed.get(check_ref(ref))
+        mine = None if row is None else (row.worker, row.claim)
+        job = SettleRef(ref, settlement, self._clock(), mine, row)
+        try:
+            grant = await self._storage.run(job)
+        except StorageError:
+            if mine is not None:
+                self._owed[ref] = job
+            raise
+        self._claimed.pop(ref, None)
+        self._owed.pop(ref, None)
+        return grant
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        made = DecisionMade(check_ref(ref), check_decision(decision), self._clock(), reason)
+        advance = partial(transitions.decided, decision=made.decision, token=token, now=made.decided_at)
+        return await self._storage.run(StepRef(made.ref, advance, partial(statements.decide, made=made)))
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        advance = partial(transitions.delivered, now=self._clock())
+        return await self._storage.run(StepRef(check_ref(ref), advance, statements.deliver))
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None."""
+        row = await self._storage.run(partial(statements.find, ref=check_ref(ref)))
+        return None if row is None else row.grant
+
+    def grants(
+        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat.
+
+        Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
+        """
+        return by_id(self._storage.run, statements.last_id, statements.page, status, since)
+
+    async def attempts(self, ref: str) -> list[Attempt]:
+        """Return the exchanges of a ref, in order."""
+        return await self._storage.run(partial(statements.attempts, ref=check_ref(ref)))
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        """Return the decisions about a ref, in order."""
+        return await self._storage.run(partial(statements.decisions, ref=check_ref(ref)))
+
+    async def purge(self, delivered_before: datetime) -> int:
+        """Remove the tokens of rows delivered before then, and return of how many; the rows themselves stay.
+
+        The server's files hold them until it vacuums the table, and its backups for as long as you keep those.
+        """
+        limit = transitions.check_aware("delivered_before", delivered_before)
+        return await self._storage.run(partial(statements.wipe, delivered_before=limit))
+
+    def _look(self, lane: Lane) -> None:
+        """Offer what the server did not take, and take to unknown what dead workers were sending; in a thread."""
+        for ref, job in tuple(self._owed.items()):
+            with suppress(GrantError):  # it was never committed, or is settled meanwhile
+                job(lane)
+            self._owed.pop(ref, None)
+        while rows := statements.abandoned(lane):
+            for row in rows:
+                give_up(lane, row, self._clock())

@@ -1,0 +1,241 @@
+"""The rows of a ledger in PostgreSQL: the statements that read and write its tables, each a transaction of its own.
+
+A step is one statement that takes a row from the state in which it was found to the next, or finds it changed and does
+nothing. PostgreSQL locks the row while it does, so of two that try one succeeds.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from attrs import asdict, frozen
+
+from tgmembership_async.errors import CallError
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    dump_error,
+    dump_token,
+    load_error,
+    load_token,
+)
+from tgmembership_async.storage.postgres.liveness import ALIVE
+from tgmembership_async.storage.postgres.server import Lane
+from tgmembership_async.storage.text import storable
+
+_COLUMNS: Final = "ref, plan_id, member_id, status, token, attempts, note, updated_at, error"
+_FOUND: Final = f"""
+    SELECT {_COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
+"""  # noqa: S608 - constants
+_ABANDONED: Final = f"{_FOUND} WHERE status = 'sending' AND worker NOT IN ({ALIVE}) ORDER BY id LIMIT %s"
+_INSERT_ALL: Final = """
+    INSERT INTO {schema}.tgm_grants (ref, plan_id, member_id, note, status, attempts, updated_at)
+    SELECT ref, plan_id, member_id, note, 'planned', 0, %s
+    FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[]) AS wish (ref, plan_id, member_id, note)
+    ORDER BY ref COLLATE "C" -- two that plan the same refs wait for each other, and not in a circle
+    ON CONFLICT (ref) DO NOTHING
+"""
+_FIND_ALL: Final = f"SELECT {_COLUMNS} FROM {{schema}}.tgm_grants WHERE ref = ANY(%s)"  # noqa: S608 - constants
+# What is not to be sent is only read: neither a lock, nor a number, nor a commit is spent on it.
+_CLAIM: Final = f"""
+    WITH found AS (
+        {_FOUND} WHERE ref = %(ref)s
+    ), taken AS (
+        INSERT INTO tgm_grants AS row (ref, plan_id, member_id, note, status, attempts, updated_at, worker, claim)
+        SELECT %(ref)s, %(plan_id)s::bigint, %(member_id)s::bigint, %(note)s, 'sending', 1, %(now)s::timestamptz,
+            %(worker)s::integer, %(claim)s::bigint
+        WHERE NOT EXISTS (SELECT FROM found WHERE status <> 'planned')
+        ON CONFLICT (ref) DO UPDATE SET status = 'sending', attempts = row.attempts + 1, error = NULL,
+            updated_at = excluded.updated_at, worker = excluded.worker, claim = excluded.claim
+        WHERE row.status = 'planned' AND row.plan_id = excluded.plan_id
+            AND row.member_id IS NOT DISTINCT FROM excluded.member_id
+        RETURNING *
+    ), began AS (
+        INSERT INTO tgm_attempt (grant_id, number, began_at) SELECT id, attempts, updated_at FROM taken
+    )
+    SELECT {_COLUMNS}, worker, claim, true, true FROM taken
+    UNION ALL SELECT *, false FROM found WHERE NOT EXISTS (SELECT FROM taken)
+"""  # noqa: S608 - constants
+_STEP: Final = """
+    WITH stepped AS (
+        UPDATE tgm_grants SET status = %(status)s, token = %(token)s, error = %(error)s, updated_at = %(updated_at)s
+        WHERE ref = %(ref)s AND status = %(was)s AND attempts = %(attempts)s
+            AND worker IS NOT DISTINCT FROM %(worker)s AND claim IS NOT DISTINCT FROM %(claim)s
+        RETURNING id
+    )
+"""
+_END_ATTEMPT: Final = """
+    UPDATE tgm_attempt SET ended_at = %(ended_at)s, status = %(ended_as)s, evidence = %(evidence)s
+    FROM stepped WHERE grant_id = stepped.id AND number = %(attempts)s
+"""
+_ADD_DECISION: Final = """
+    INSERT INTO tgm_decision (grant_id, decision, decided_at, reason)
+    SELECT id, %(decision)s, %(decided_at)s, %(reason)s FROM stepped
+"""
+_NOTHING_MORE: Final = "SELECT id FROM stepped"
+_PAGE: Final = 500
+_MOST_AT_ONCE: Final = 100
+
+
+@frozen
+class Row:
+    """A grant as it was found: who sent it last, by which claim, and whether that worker is alive while it sends."""
+
+    grant: Grant
+    worker: int | None = None
+    claim: int | None = None
+    alive: bool = False
+
+
+def _grant(row: Sequence[Any]) -> Grant:
+    ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
+    return Grant(
+        ref=ref,
+        plan_id=plan_id,
+        member_id=member_id,
+        status=GrantStatus(status),
+        token=None if token is None else load_token(token),
+        attempts=attempts,
+        note=note,
+        updated_at=updated_at.astimezone(UTC),
+        error=None if error is None else load_error(error),
+    )
+
+
+def _row(row: Sequence[Any]) -> Row:
+    *columns, worker, claim, alive = row
+    return Row(_grant(columns), worker, claim, bool(alive))
+
+
+def find(lane: Lane, ref: str) -> Row | None:
+    """Return the row of a ref, or None."""
+    row = lane.execute(f"{_FOUND} WHERE ref = %s".encode(), (ref,)).fetchone()
+    return None if row is None else _row(row)
+
+
+def abandoned(lane: Lane) -> list[Row]:
+    """Return some of the rows whose worker died while it was sending them."""
+    return [_row(row) for row in lane.execute(_ABANDONED.encode(), (_MOST_AT_ONCE,)).fetchall()]
+
+
+def insert_all(requests: Iterable[GrantRequest], now: datetime, schema: str) -> tuple[bytes, list[object]]:
+    """Return the statement, and its values, that plans those of the requests whose refs are new."""
+    rows = list(requests)
+    columns = ([getattr(row, name) for row in rows] for name in ("ref", "plan_id", "member_id", "note"))
+    return _INSERT_ALL.format(schema=schema).encode(), [now, *columns]
+
+
+def find_all(refs: Iterable[str], schema: str) -> tuple[bytes, list[object]]:
+    """Return the statement, and its values, that finds the rows of these refs, for `grants_by_ref`."""
+    return _FIND_ALL.format(schema=schema).encode(), [list(refs)]
+
+
+def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
+    """Return what `find_all` found."""
+    return {grant.ref: grant for grant in map(_grant, rows)}
+
+
+def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number: int) -> tuple[Row, bool] | None:
+    """Take a ref that is new or planned, with this plan and member, to sending: `steps.claimed` in one statement.
+
+    Return the row, and whether it was taken; None if somebody else wrote it at this very moment.
+    """
+    values = {"now": now, "worker": worker, "claim": number, **asdict(request)}
+    row = lane.execute(_CLAIM.encode(), values).fetchone()
+    return None if row is None else (_row(row[:-1]), row[-1])
+
+
+def settle(lane: Lane, before: Row, after: Grant, settlement: Settlement, ended_at: datetime | None) -> bool:
+    """Record how the exchange of a row ended; `ended_at` is None if nobody saw it."""
+    more = {"ended_at": ended_at, "ended_as": settlement.status, "evidence": storable(settlement.evidence)}
+    return _stepped(lane, before, after, _END_ATTEMPT, more)
+
+
+def decide(lane: Lane, before: Row, after: Grant, made: DecisionMade) -> bool:
+    """Take a row where a decision leads, and record the decision."""
+    more = {"decision": made.decision, "decided_at": made.decided_at, "reason": storable(made.reason)}
+    return _stepped(lane, before, after, _ADD_DECISION, more)
+
+
+def deliver(lane: Lane, before: Row, after: Grant) -> bool:
+    """Record that a row is delivered."""
+    return _stepped(lane, before, after, _NOTHING_MORE, {})
+
+
+def _stepped(
+    lane: Lane,
+    before: Row,
+    after: Grant,
+    then: str,
+    more: Mapping[str, object],
+) -> bool:
+    values = {
+        "ref": before.grant.ref,
+        "was": before.grant.status,
+        "attempts": before.grant.attempts,
+        "worker": before.worker,
+        "claim": before.claim,
+        "status": after.status,
+        "token": None if after.token is None else dump_token(after.token),
+        "error": dump_error(after.error) if isinstance(after.error, CallError) else None,
+        "updated_at": after.updated_at,
+    }
+    return lane.execute((_STEP + then).encode(), {**values, **more}).rowcount == 1
+
+
+def attempts(lane: Lane, ref: str) -> list[Attempt]:
+    """Return the exchanges of a ref, in order."""
+    rows = lane.execute(
+        "SELECT number, began_at, ended_at, tgm_attempt.status, evidence FROM tgm_attempt"
+        " JOIN tgm_grants ON tgm_grants.id = grant_id WHERE ref = %s ORDER BY number",
+        (ref,),
+    ).fetchall()
+    return [
+        Attempt(ref, number, began_at, ended_at, None if status is None else GrantStatus(status), evidence)
+        for number, began_at, ended_at, status, evidence in rows
+    ]
+
+
+def decisions(lane: Lane, ref: str) -> list[DecisionMade]:
+    """Return the decisions about a ref, in order."""
+    rows = lane.execute(
+        "SELECT decision, decided_at, reason FROM tgm_decision JOIN tgm_grants ON tgm_grants.id = grant_id"
+        " WHERE ref = %s ORDER BY tgm_decision.id",
+        (ref,),
+    ).fetchall()
+    return [DecisionMade(ref, cast("Decision", what), at, reason) for what, at, reason in rows]
+
+
+def last_id(lane: Lane) -> int:
+    """Return the id of the newest ref, 0 if there is none."""
+    row = lane.execute("SELECT max(id) FROM tgm_grants").fetchone()
+    return 0 if row is None or row[0] is None else int(row[0])
+
+
+def page(
+    lane: Lane, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
+) -> tuple[list[Grant], int | None]:
+    """Return the next rows after an id that qualify, and the id to go on from; None behind `last`."""
+    if not states:
+        return [], None
+    # Spelled out, not as a parameter: so the planner sees that the index of what is open has them all.
+    wanted = ", ".join(f"'{status}'" for status in sorted(states))
+    rows = lane.execute(
+        f"SELECT {_COLUMNS}, id FROM tgm_grants WHERE id > %s AND id <= %s AND status IN ({wanted})"  # noqa: S608 - constants
+        " AND updated_at >= coalesce(%s::timestamptz, '-infinity') ORDER BY id LIMIT %s".encode(),
+        (after, last, since, _PAGE),
+    ).fetchall()
+    return [_grant(row[:-1]) for row in rows], rows[-1][-1] if len(rows) == _PAGE else None
+
+
+def wipe(lane: Lane, delivered_before: datetime) -> int:
+    """Remove the tokens of rows delivered before then, and return of how many."""
+    return lane.execute(
+        "UPDATE tgm_grants SET token = NULL WHERE status = 'delivered' AND updated_at < %s AND token IS NOT NULL",
+        (delivered_before,),
+    ).rowcount

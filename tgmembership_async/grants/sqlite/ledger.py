@@ -1,0 +1,219 @@
+"""A ledger in a SQLite file: what it has told survives the process, the power cut, and ten thousand members."""
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final, Self
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.grants import transitions
+from tgmembership_async.grants.ledger import Claim
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+    check_ref,
+)
+from tgmembership_async.grants.paging import by_id
+from tgmembership_async.grants.sqlite import statements
+from tgmembership_async.grants.sqlite.statements import Row
+from tgmembership_async.grants.sqlite.tables import LEDGER
+from tgmembership_async.lifecycle import Lived
+from tgmembership_async.storage.sqlite.database import SqliteStorage
+from tgmembership_async.storage.text import storable
+from tgmembership_async.values.models import AccessToken
+
+_SENDING: Final = frozenset({GrantStatus.SENDING})
+
+
+class SqliteLedger(Lived):
+    """A Ledger in the file at `path`, which holds tokens and so has mode 0600; `clock` returns aware UTC.
+
+    One process at a time owns it, and sends. With `owner=False` it opens beside a living owner, or without any, to
+    read, plan, decide, mark as delivered and purge. Whoever opens it as owner finds as `unknown` what a dead owner was
+    sending.
+
+    Raises StorageError where the disk fails; what was to be written then was not.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, owner: bool = True, clock: transitions.Clock = transitions.utc_now
+    ) -> None:
+        self._storage = SqliteStorage(path, LEDGER, owner=owner)
+        self._clock = clock
+        self._claimed: dict[str, Row] = {}
+
+    def __repr__(self) -> str:
+        return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self._storage.is_open
+
+    async def open(self) -> Self:
+        """Open the file, for the owner a new one if need be; `sending` rows of a dead owner become `unknown`.
+
+        Raises UsageError where the file is not a ledger, is newer than this package or has another owner, and
+        StorageError where it is damaged or the disk fails. Then the file stays as it was.
+        """
+        await self._storage.open()
+        self._claimed.clear()
+        if self._storage.owner:
+            try:
+                await self._storage.write(partial(_take_over, now=self._clock()))
+            except BaseException:
+                await self._storage.aclose()
+                raise
+        return self
+
+    async def aclose(self) -> None:
+        """Finish what is being written, and let go of the file."""
+        await self._storage.aclose()
+
+    async def plan(self, request: GrantRequest) -> Grant:
+        """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
+        return await self._storage.write(partial(_plan, request=request, now=self._clock()))
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        self._check_owner()
+        row, mine = await self._storage.write_together(_claim_all, (request, self._clock()))
+        if mine:
+            self._claimed[request.ref] = row
+        return Claim(row.grant, mine=mine)
+
+    async def settle(self, ref: str, settlement: Settlement) -> Grant:
+        """Record how the exchange of a `sending` row ended."""
+        self._check_owner()
+        claimed = self._claimed.pop(check_ref(ref), None)
+        return await self._storage.write_together(_settle_all, (ref, claimed, settlement, self._clock()))
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        made = DecisionMade(check_ref(ref), decision, self._clock(), storable(reason))
+        return await self._storage.write(partial(_decide, made=made, token=token))
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        return await self._storage.write(partial(_deliver, ref=check_ref(ref), now=self._clock()))
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None."""
+        row = await self._storage.read(partial(statements.find, ref=check_ref(ref)))
+        return None if row is None else row.grant
+
+    def grants(
+        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat.
+
+        Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
+        """
+        return by_id(self._storage.read, statements.last_id, statements.page, status, since)
+
+    async def attempts(self, ref: str) -> list[Attempt]:
+        """Return the exchanges of a ref, in order."""
+        return await self._storage.read(partial(statements.attempts, ref=check_ref(ref)))
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        """Return the decisions about a ref, in order."""
+        return await self._storage.read(partial(statements.decisions, ref=check_ref(ref)))
+
+    async def purge(self, delivered_before: datetime) -> int:
+        """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay.
+
+        They are overwritten in the file. What a journaling or copy-on-write file system still holds is its business.
+        """
+        limit = transitions.check_aware("delivered_before", delivered_before)
+        return await self._storage.write(partial(statements.wipe, delivered_before=limit))
+
+    def _check_owner(self) -> None:
+        if not self._storage.owner:
+            msg = "a ledger opened with owner=False reads and decides; only its owner sends"
+            raise UsageError(msg)
+
+
+def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
+    last = statements.last_id(connection)
+    after: int | None = 0
+    while after is not None:
+        dead, after = statements.page(connection, after, last, _SENDING, None)
+        ends = [(_known(connection, grant.ref), transitions.interruption(grant), now) for grant in dead]
+        _end_all(connection, ends, seen=False)
+
+
+def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
+    new = statements.insert(connection, [transitions.planned(request, now)])
+    return transitions.same(_known(connection, request.ref).grant, request) if new is None else new[0].grant
+
+
+def _claim_all(
+    connection: sqlite3.Connection, wishes: Sequence[tuple[GrantRequest, datetime]]
+) -> list[tuple[Row, bool]]:
+    new = statements.insert(
+        connection, [transitions.claimed(transitions.planned(request, now), now) for request, now in wishes]
+    )
+    if new is None:
+        return [_claim(connection, request, now) for request, now in wishes]
+    statements.begin_attempts(connection, new)
+    return [(row, True) for row in new]
+
+
+def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> tuple[Row, bool]:
+    found = statements.find(connection, request.ref)
+    if found is None:
+        return _claim_all(connection, [(request, now)])[0]
+    if transitions.same(found.grant, request).status is not GrantStatus.PLANNED:
+        return found, False
+    sending = statements.replace(connection, [(found, transitions.claimed(found.grant, now))])
+    statements.begin_attempts(connection, sending)
+    return sending[0], True
+
+
+def _settle_all(
+    connection: sqlite3.Connection, ends: Sequence[tuple[str, Row | None, Settlement, datetime]]
+) -> list[Grant]:
+    return _end_all(
+        connection, [(row or _known(connection, ref), settlement, now) for ref, row, settlement, now in ends]
+    )
+
+
+def _end_all(
+    connection: sqlite3.Connection, ends: Sequence[tuple[Row, Settlement, datetime]], *, seen: bool = True
+) -> list[Grant]:
+    after = [(row, transitions.settled(row.grant, settlement, now)) for row, settlement, now in ends]
+    rows = statements.replace(connection, after)
+    statements.end_attempts(
+        connection,
+        [(row, settlement, now if seen else None) for row, (_, settlement, now) in zip(rows, ends, strict=True)],
+    )
+    return [row.grant for row in rows]
+
+
+def _decide(connection: sqlite3.Connection, made: DecisionMade, token: AccessToken | None) -> Grant:
+    row = _known(connection, made.ref)
+    [after] = statements.replace(
+        connection, [(row, transitions.decided(row.grant, made.decision, token, made.decided_at))]
+    )
+    statements.add_decision(connection, after, made)
+    return after.grant
+
+
+def _deliver(connection: sqlite3.Connection, ref: str, now: datetime) -> Grant:
+    row = _known(connection, ref)
+    after = transitions.delivered(row.grant, now)
+    return after if after is row.grant else statements.replace(connection, [(row, after)])[0].grant
+
+
+def _known(connection: sqlite3.Connection, ref: str) -> Row:
+    row = statements.find(connection, ref)
+    transitions.known(ref, None if row is None else row.grant)
+    assert row is not None  # noqa: S101 - known
+    return row

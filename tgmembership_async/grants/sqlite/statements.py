@@ -1,0 +1,222 @@
+"""The rows of a ledger in SQLite: the statements that read and write its tables."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, Final, NamedTuple, cast
+
+from tgmembership_async.errors import CallError, GrantError
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantStatus,
+    Settlement,
+    dump_error,
+    dump_token,
+    load_error,
+    load_token,
+)
+from tgmembership_async.storage.sqlite.bulk_statements import execute_rows
+from tgmembership_async.storage.text import storable
+
+_SELECT: Final = """
+    SELECT grants.id, ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error
+    FROM grants LEFT JOIN token ON token.id = token_id
+"""
+_PAGE: Final = 500
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def _number(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(number: int) -> datetime:
+    return _EPOCH + number * _MICROSECOND
+
+
+class Row(NamedTuple):
+    """A grant as it was found, and where."""
+
+    id: int
+    grant: Grant
+
+
+def _row(row: tuple[Any, ...]) -> Row:
+    id_, ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
+    grant = Grant(
+        ref=ref,
+        plan_id=plan_id,
+        member_id=member_id,
+        status=GrantStatus(status),
+        token=None if token is None else load_token(token),
+        attempts=attempts,
+        note=note,
+        updated_at=_moment(updated_at),
+        error=None if error is None else load_error(error),
+    )
+    return Row(id_, grant)
+
+
+def find(connection: sqlite3.Connection, ref: str) -> Row | None:
+    """Return the row of a ref, or None."""
+    row = connection.execute(_SELECT + " WHERE ref = ?", (ref,)).fetchone()
+    return None if row is None else _row(row)
+
+
+def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row] | None:
+    """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
+    rows = [Row(id_, grant) for id_, grant in enumerate(grants, last_id(connection) + 1)]
+    connection.execute("SAVEPOINT new")
+    done = execute_rows(
+        connection,
+        "INSERT INTO grants (id, ref, plan_id, member_id, note, status, attempts, updated_at)"
+        " VALUES ON CONFLICT (ref) DO NOTHING",
+        [
+            (id_, new.ref, new.plan_id, new.member_id, new.note, new.status, new.attempts, _number(new.updated_at))
+            for id_, new in rows
+        ],
+    )
+    if done != len(rows):
+        connection.execute("ROLLBACK TO new")
+    connection.execute("RELEASE new")
+    return rows if done == len(rows) else None
+
+
+def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[Row]:
+    """Take each row from the state it was found in to the next, and return them; GrantError if one is not in it."""
+    changed = execute_rows(
+        connection,
+        "UPDATE grants SET status = column1, token_id = coalesce(column2, token_id), attempts = column3, updated_at"
+        " = column4, error = column5 FROM (VALUES) WHERE id = column6 AND ref = column7 AND status = column8",
+        [
+            (
+                *(after.status, token_id, after.attempts, _number(after.updated_at)),
+                dump_error(after.error) if isinstance(after.error, CallError) else None,
+                *(row.id, row.grant.ref, row.grant.status),
+            )
+            for (row, after), token_id in zip(steps, _add_tokens(connection, steps), strict=True)
+        ],
+    )
+    if changed != len(steps):
+        msg = " or ".join(f"{row.grant.ref} is not {row.grant.status} any more" for row, _ in steps)
+        raise GrantError(msg)
+    return [Row(row.id, after) for row, after in steps]
+
+
+def _add_tokens(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[int | None]:
+    """Keep the tokens that are new, and return the id of each step's."""
+    [last] = connection.execute("SELECT coalesce(max(id), 0) FROM token").fetchone()
+    new = [after.token if row.grant.token is None else None for row, after in steps]
+    ids = count(last + 1)
+    kept = [None if token is None else next(ids) for token in new]
+    bodies = [(id_, dump_token(token).encode()) for id_, token in zip(kept, new, strict=True) if token is not None]
+    execute_rows(connection, "INSERT INTO token (id, body) VALUES", bodies)
+    return kept
+
+
+def begin_attempts(connection: sqlite3.Connection, sending: Iterable[Row]) -> None:
+    """Record that rows are being sent."""
+    _add_to_attempts(connection, ((row, 0, _number(row.grant.updated_at), GrantStatus.SENDING, "") for row in sending))
+
+
+def end_attempts(connection: sqlite3.Connection, ends: Iterable[tuple[Row, Settlement, datetime | None]]) -> None:
+    """Record how the exchanges of rows ended, and when; None if nobody saw it."""
+    _add_to_attempts(
+        connection,
+        (
+            (row, 1, None if at is None else _number(at), settlement.status, storable(settlement.evidence))
+            for row, settlement, at in ends
+        ),
+    )
+
+
+def _add_to_attempts(
+    connection: sqlite3.Connection, halves: Iterable[tuple[Row, int, int | None, GrantStatus, str]]
+) -> None:
+    execute_rows(
+        connection,
+        "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES",
+        [(row.id, row.grant.attempts, *half) for row, *half in halves],
+    )
+
+
+def add_decision(connection: sqlite3.Connection, row: Row, made: DecisionMade) -> None:
+    """Record a decision."""
+    connection.execute(
+        "INSERT INTO decision (grant_id, decision, decided_at, reason) VALUES (?, ?, ?, ?)",
+        (row.id, made.decision, _number(made.decided_at), made.reason),
+    )
+
+
+def attempts(connection: sqlite3.Connection, ref: str) -> list[Attempt]:
+    """Return the exchanges of a ref, in order."""
+    rows = connection.execute(
+        "SELECT began.number, began.at, over.at, over.status, coalesce(over.evidence, '')"
+        " FROM grants JOIN attempt AS began ON began.grant_id = grants.id AND began.ended = 0"
+        " LEFT JOIN attempt AS over ON over.grant_id = grants.id AND over.number = began.number AND over.ended = 1"
+        " WHERE ref = ? ORDER BY began.number",
+        (ref,),
+    ).fetchall()
+    return [
+        Attempt(
+            ref,
+            number,
+            _moment(began),
+            None if ended is None else _moment(ended),
+            None if status is None else GrantStatus(status),
+            evidence,
+        )
+        for number, began, ended, status, evidence in rows
+    ]
+
+
+def decisions(connection: sqlite3.Connection, ref: str) -> list[DecisionMade]:
+    """Return the decisions about a ref, in order."""
+    rows = connection.execute(
+        "SELECT decision, decided_at, reason FROM decision JOIN grants ON grants.id = grant_id"
+        " WHERE ref = ? ORDER BY decision.id",
+        (ref,),
+    ).fetchall()
+    return [DecisionMade(ref, cast("Decision", what), _moment(at), reason) for what, at, reason in rows]
+
+
+def last_id(connection: sqlite3.Connection) -> int:
+    """Return the id of the newest ref, 0 if there is none."""
+    (found,) = connection.execute("SELECT max(id) FROM grants").fetchone()
+    return found or 0
+
+
+def page(
+    connection: sqlite3.Connection, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
+) -> tuple[list[Grant], int | None]:
+    """Return what qualifies among the next rows after an id, and the id to go on from; None behind `last`.
+
+    It looks at so many rows and no more, however few qualify, for while it does nobody else is served.
+    """
+    until = min(after + _PAGE, last)
+    rows = connection.execute(
+        _SELECT + " WHERE grants.id > ? AND grants.id <= ?"  # noqa: S608 - constant
+        " AND status IN (SELECT value FROM json_each(?)) AND updated_at >= ? ORDER BY grants.id",
+        (after, until, json.dumps(list(states)), -(2**63) if since is None else _number(since)),
+    ).fetchall()
+    return [_row(row).grant for row in rows], until if until < last else None
+
+
+def wipe(connection: sqlite3.Connection, delivered_before: datetime) -> int:
+    """Overwrite the tokens of rows delivered before then, and return of how many."""
+    done = " FROM grants WHERE status = 'delivered' AND updated_at < ? AND token_id IS NOT NULL"
+    before = (_number(delivered_before),)
+    connection.execute(
+        f"UPDATE token SET body = zeroblob(length(body)) WHERE id IN (SELECT token_id{done})",  # noqa: S608 - constant
+        before,
+    )
+    return connection.execute(
+        f"UPDATE grants SET token_id = NULL WHERE id IN (SELECT id{done})",  # noqa: S608 - constant
+        before,
+    ).rowcount

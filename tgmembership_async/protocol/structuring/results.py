@@ -1,0 +1,288 @@
+"""Results to values: which shapes the service may answer in, and under which keys, stands here and nowhere else.
+
+The keys of a Plan are *documented*, all other shapes are *assumed*; so a Plan that does not read is an error, and
+anywhere else an optional field that does not read is None with its original left in `extra`. To accept one more
+spelling, add it to a table.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from cattrs import Converter
+
+from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.protocol.structuring.columns import rows_reader
+from tgmembership_async.protocol.structuring.converter import explain, new_converter, read_array, read_object
+from tgmembership_async.protocol.structuring.objects import (
+    CURRENCY,
+    Column,
+    MoneyColumn,
+    as_object,
+    is_array,
+    is_object,
+    row_reader,
+    take,
+    take_money,
+)
+from tgmembership_async.protocol.structuring.scalars import (
+    Misfit,
+    boolean,
+    decimal,
+    duration,
+    integer,
+    moment,
+    secret,
+    text,
+)
+from tgmembership_async.values.models import (
+    AccessToken,
+    Count,
+    PaymentMethodUsage,
+    Plan,
+    PlanPerformance,
+    Revenue,
+    Subscriber,
+    Webhook,
+)
+from tgmembership_async.values.money import Money
+
+T = TypeVar("T")
+
+_PLAN: Final = (
+    Column("plan_id", ("plan_id",), integer, required=True),
+    Column("name", ("plan_name",), text, required=True),
+    Column("duration", ("duration",), duration, required=True),
+    MoneyColumn("price", ("cost",), required=True),
+    Column("recurring", ("recurring",), boolean, required=True),
+)
+_SUBSCRIBER: Final = (
+    Column("user_id", ("user_id",), integer),
+    Column("plan_id", ("plan_id",), integer),
+    Column("started_at", ("started_at",), moment),
+    Column("expires_at", ("expires_at",), moment),
+)
+_PAYMENT_METHOD: Final = (
+    Column("name", ("payment_method", "method", "name"), text, required=True),
+    Column("count", ("count", "orders", "total"), integer),
+)
+_PERFORMANCE: Final = (
+    Column("plan_id", ("plan_id",), integer),
+    Column("name", ("plan_name",), text),
+    Column("orders", ("orders", "sales", "count"), integer),
+    MoneyColumn("revenue", ("revenue", "amount", "total")),
+)
+_TOTAL: Final = ("count", "total", "orders", "users")
+_AMOUNT: Final = ("revenue", "total", "amount")
+_TOKEN: Final = ("access_token", "token", "code")
+_LINK: Final = ("link", "url", "access_link")
+_SECRET: Final = ("secret", "webhook_secret")
+
+Alternatives = tuple[tuple[str, ...], ...]
+
+
+def _keys(columns: Sequence[Column]) -> Alternatives:
+    money = any(isinstance(column, MoneyColumn) for column in columns)
+    return (*(column.keys for column in columns), *(((CURRENCY,),) if money else ()))
+
+
+EXPECTED: Final[Mapping[str, Alternatives]] = {
+    "countOrders": (_TOTAL,),
+    "countUsers": (_TOTAL,),
+    "getPlans": _keys(_PLAN),
+    "getRevenue": (_AMOUNT, (CURRENCY,)),
+    "getSubscribers": _keys(_SUBSCRIBER),
+    "mostPopularPaymentMethods": _keys(_PAYMENT_METHOD),
+    "plansPerformance": _keys(_PERFORMANCE),
+}
+"""The fields that the objects of each read may have, with the keys that each may stand under."""
+BY_KEY: Final = frozenset({"getRevenue", "mostPopularPaymentMethods", "plansPerformance"})
+"""The reads whose result may be an object of values by currency, name or plan id: its keys are no fields then."""
+
+_URL: Final = re.compile(r"\s*(?:(?:https?|tg)://|t\.me/)", re.IGNORECASE)
+_LONGEST_REASON: Final = 200
+
+
+class ShapeError(ValueError):
+    """A result has no accepted shape; the message says where and why in at most 200 characters, and holds no value."""
+
+
+_plan: Final = row_reader(Plan, _PLAN)
+_subscriber: Final = row_reader(Subscriber, _SUBSCRIBER)
+_subscriber_rows: Final = rows_reader(Subscriber, _SUBSCRIBER)
+_payment_method: Final = row_reader(PaymentMethodUsage, _PAYMENT_METHOD)
+_plan_performance: Final = row_reader(PlanPerformance, _PERFORMANCE)
+
+
+def _subscribers(result: object) -> list[Subscriber]:
+    """Read a list of objects, one object (seen), or an empty result."""
+    if is_array(result):
+        return _subscriber_rows(result)
+    return [_subscriber(result)] if result not in (None, {}) else []
+
+
+def _count(result: object) -> Count:
+    """Read a number, or an object of one; its further numbers are a breakdown."""
+    if not is_object(result):
+        return Count(integer(result))
+    left = as_object(result)
+    total = take(left, _TOTAL, integer)
+    breakdown: dict[str, int] = {}
+    for key in list(left):
+        try:
+            breakdown[key] = integer(left[key])
+        except Misfit:
+            continue
+        del left[key]
+    return Count(total, breakdown, left)
+
+
+def _revenue(result: object) -> Revenue:
+    """Read a number, an object of an amount, a list of such objects, or amounts by currency."""
+    if is_array(result):
+        parts = read_array(result, _amount)
+        rest = {str(index): left for index, (_, left) in enumerate(parts) if left}
+        return Revenue(tuple(amount for amount, _ in parts), rest)
+    if not is_object(result):
+        return Revenue((Money(decimal(result)),))
+    if not any(key in result for key in _AMOUNT):
+        return Revenue(tuple(read_object(result, lambda currency, amount: Money(decimal(amount), currency))))
+    amount, left = _amount(result)
+    return Revenue((amount,), left)
+
+
+def _amount(result: object) -> tuple[Money, dict[str, Any]]:
+    left = as_object(result)
+    return take_money(left, _AMOUNT), left
+
+
+def _payment_methods(result: object) -> list[PaymentMethodUsage]:
+    """Read a list of objects, or counts by name."""
+    if is_object(result):
+        return read_object(result, lambda name, count: PaymentMethodUsage(name, integer(count)))
+    return read_array(result, _payment_method)
+
+
+def _performances(result: object) -> list[PlanPerformance]:
+    """Read a list of objects, or objects by plan id."""
+    if is_object(result):
+        return read_object(result, lambda plan_id, row: _plan_performance({"plan_id": plan_id} | as_object(row)))
+    return read_array(result, _plan_performance)
+
+
+def _money(result: object) -> Money:
+    return _amount(result)[0] if is_object(result) else Money(decimal(result))
+
+
+def _phrase(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    reason = "expected a string with something in it"
+    raise Misfit(reason)
+
+
+def _take_if(left: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], T]) -> T | None:
+    try:
+        return take(left, keys, read)
+    except Misfit:
+        return None
+
+
+def access_token(result: Any) -> AccessToken:
+    """Read the result of addMember, whatever it is: the member has been granted, so this never raises.
+
+    A string is a link if it is a URL, and a token otherwise; of an object the keys decide; all else is only `raw`.
+    """
+    if is_object(result):
+        left = as_object(result)
+        return AccessToken(_take_if(left, _TOKEN, _phrase), _take_if(left, _LINK, _phrase), result, left)
+    if not isinstance(result, str) or not result.strip():
+        return AccessToken(raw=result)
+    return AccessToken(link=result, raw=result) if _URL.match(result) else AccessToken(token=result, raw=result)
+
+
+def webhook(result: Any, url: str) -> Webhook:
+    """Read the result of setting the webhook to `url`, whatever it is: it has been set, so this never raises."""
+    left = as_object(result) if is_object(result) else {_SECRET[0]: result}
+    return Webhook(url, _take_if(left, _SECRET, secret), left if is_object(result) else {})
+
+
+# Made once: to make such a type and to look its hook up would take a tenth of the time of a small reply.
+_Plans = list[Plan]
+_Subscribers = list[Subscriber]
+_PaymentMethods = list[PaymentMethodUsage]
+_Performances = list[PlanPerformance]
+
+_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
+    Plan: _plan,
+    Subscriber: _subscriber,
+    _Subscribers: _subscribers,
+    AccessToken: access_token,
+    Count: _count,
+    Money: _money,
+    Revenue: _revenue,
+    PaymentMethodUsage: _payment_method,
+    _PaymentMethods: _payment_methods,
+    PlanPerformance: _plan_performance,
+    _Performances: _performances,
+}
+
+
+@cache
+def _converter(*, detailed: bool) -> Converter:
+    return new_converter(_READERS, detailed=detailed)
+
+
+def structure(result: Any, into: type[T]) -> T:
+    """Return decoded JSON as `into`, or raise ShapeError and nothing else.
+
+    `into` may be Any, which takes the result as it is, a model of this package, a class made with attrs or dataclasses,
+    or a type made of these, of scalars and of containers.
+    """
+    try:
+        return _converter(detailed=False).structure(result, into)
+    except Exception:  # noqa: BLE001, S110 - whatever classes of the caller raise; why is found out below
+        pass
+    raise _shape_error(result, into)
+
+
+def _shape_error(result: object, into: Any) -> ShapeError:
+    """Structure again, slowly, to learn where it fails; returned, so that no frame with the result hangs on it."""
+    try:
+        _converter(detailed=True).structure(result, into)
+    except Exception as failure:  # noqa: BLE001 - as above
+        misfit = explain(failure)
+    else:
+        misfit = Misfit("did not read, once")
+    return ShapeError(printable(str(misfit), _LONGEST_REASON))
+
+
+def plans(result: Any) -> list[Plan]:
+    """Read the result of getPlans."""
+    return structure(result, _Plans)
+
+
+def subscribers(result: Any) -> list[Subscriber]:
+    """Read the result of getSubscribers: a list, one object or nothing, always returned as a list."""
+    return structure(result, _Subscribers)
+
+
+def count(result: Any) -> Count:
+    """Read the result of countOrders or countUsers."""
+    return structure(result, Count)
+
+
+def revenue(result: Any) -> Revenue:
+    """Read the result of getRevenue."""
+    return structure(result, Revenue)
+
+
+def payment_methods(result: Any) -> list[PaymentMethodUsage]:
+    """Read the result of mostPopularPaymentMethods."""
+    return structure(result, _PaymentMethods)
+
+
+def performance(result: Any) -> list[PlanPerformance]:
+    """Read the result of plansPerformance."""
+    return structure(result, _Performances)

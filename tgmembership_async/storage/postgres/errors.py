@@ -1,0 +1,49 @@
+"""What PostgreSQL's complaints mean for whoever waits: one table, and what is worth another try."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import psycopg
+from psycopg import errors as pg
+
+from tgmembership_async.errors import StorageError, TGMembershipError, UsageError
+from tgmembership_async.storage.postgres.server import Server
+
+_KEPT: Final = "nothing of this was kept, and what was kept before is intact"
+_MEANS: Final[Mapping[type[psycopg.Error], str]] = {
+    pg.InsufficientPrivilege: "this user lacks a right: let the owner of the tables GRANT it, or let a user who may "
+    "create tables run `tgmembership ledger init` once",
+    pg.InvalidSchemaName: "no schema of the search_path exists, or this user may not use it: create it, GRANT that, or "
+    "name another one in the connection string (?options=-csearch_path%3Dshop)",
+    pg.ReadOnlySqlTransaction: "this server, or this user, may only read: connect to the primary server",
+    pg.DuplicateTable: "another program has a table of this name: use a schema of your own "
+    "(?options=-csearch_path%3Dshop)",
+    pg.UndefinedTable: "its tables are not here: was the database, or the search_path, another one when it was opened?",
+    pg.LockNotAvailable: f"another transaction keeps this row locked: end or shorten that one; {_KEPT}",
+    pg.DiskFull: f"the server's disk is full: make room, and try again; {_KEPT}",
+}
+_WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.ReadOnlySqlTransaction, pg.DuplicateTable)
+_REFUSED: Final = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+_NOT_LET_IN: Final = "the server does not let this user in: see user, password and database of the connection string"
+_NOT_THERE: Final = f"start the server, or mend host and port in the connection string; {_KEPT}"
+_TRANSIENT: Final = ("08", "40", "53300", "57P")
+"""The first characters of SQLSTATEs: connection lost, transaction given up, too many connections, server stopping."""
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Tell whether the same may work on another connection, a moment later. Only connecting fails without a state."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith(_TRANSIENT)
+
+
+def postgres_error(server: Server, error: psycopg.Error) -> TGMembershipError:
+    """Return an error that says which server, what it says, what that means, and what to do; UsageError at opening."""
+    said = server.scrub(error.diag.message_primary or str(error))
+    kind = next((kind for kind in _MEANS if isinstance(error, kind)), None)
+    if kind is not None:
+        return (UsageError if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        refused = any(phrase in said for phrase in _REFUSED)
+        return (UsageError if refused else StorageError)(f"{server}: {said}: {_NOT_LET_IN if refused else _NOT_THERE}")
+    return StorageError(f"{server}: {said} ({error.sqlstate or type(error).__name__}): {_KEPT}")

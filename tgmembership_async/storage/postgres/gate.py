@@ -1,0 +1,143 @@
+"""A gate for all workers of a bot, in PostgreSQL: one rate for all of them, and one pause."""
+
+import logging
+import time
+from typing import Final, Self
+
+from anyio import move_on_after
+
+from tgmembership_async.errors import TGMembershipError
+from tgmembership_async.lifecycle import Lived
+from tgmembership_async.protocol.gate import RateLimit, Told
+from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.postgres.database import Job, PostgresStorage, T
+from tgmembership_async.storage.postgres.server import Lane
+from tgmembership_async.values.secret import Secret
+
+_TAKES_AT_MOST: Final = 2.0
+_PATIENCE: Final = 0.1  # for a lane that went stale, not for a server that is away
+_TRIES_AGAIN_AFTER: Final = 5.0
+_logger: Final = logging.getLogger("tgmembership_async.storage")
+
+GATE: Final = Component(
+    "gate",
+    (
+        (
+            """
+            CREATE TABLE tgm_gate (
+                bot_id bigint PRIMARY KEY,
+                arrival timestamptz NOT NULL DEFAULT 'epoch', -- of the next request in a steady stream
+                paused_until timestamptz NOT NULL DEFAULT 'epoch'
+            ) WITH (fillfactor = 50)
+            """,
+        ),
+    ),
+)
+# The server's clock is the only one that counts; it is read when the row is ours, after all others have had it.
+_ASK: Final = """
+    SELECT extract(epoch FROM paused_until - clock_timestamp())::float8, 0.0::float8 FROM tgm_gate WHERE bot_id = %s
+"""
+_COUNT: Final = """
+    UPDATE tgm_gate SET arrival = CASE
+        WHEN paused_until > clock_timestamp() THEN arrival
+        ELSE greatest(arrival, clock_timestamp()) + make_interval(secs => %s)
+    END
+    WHERE bot_id = %s AND set_config('synchronous_commit', 'off', true) = 'off' -- a crash may forget a moment's rate
+    RETURNING extract(epoch FROM paused_until - clock_timestamp())::float8,
+        extract(epoch FROM arrival - clock_timestamp())::float8 - %s
+"""
+_FIRST: Final = "INSERT INTO tgm_gate (bot_id) VALUES (%s) ON CONFLICT DO NOTHING"
+_PAUSE: Final = """
+    INSERT INTO tgm_gate AS row (bot_id, paused_until) VALUES (%s, clock_timestamp() + make_interval(secs => %s))
+    ON CONFLICT (bot_id) DO UPDATE SET paused_until = greatest(row.paused_until, excluded.paused_until)
+"""
+
+
+class PostgresGate(Lived):
+    """A SharedGate in the database that `conninfo` names: `Session(..., rate_limit=..., gate=PostgresGate(conninfo))`.
+
+    Each attempt at a call asks it once, so it takes a round trip longer. All workers of a bot give their Sessions one
+    and the same `rate_limit`, and share it; a pause that the service tells one of them is kept by all. The Session
+    opens and closes it.
+
+    Calls never stop for want of a database: where that does not answer within two seconds each Session keeps to its
+    own gate, with the whole of its own rate, says so in one WARNING, and asks again every five seconds. Only `open`
+    raises, as `PostgresLedger.open` does.
+    """
+
+    def __init__(self, conninfo: str | Secret) -> None:
+        self._storage = PostgresStorage(conninfo, (GATE,))
+        self._out_until = float("-inf")
+        self._is_out = False
+
+    def __repr__(self) -> str:
+        return f"<PostgresGate at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self._storage.is_open
+
+    async def open(self) -> Self:
+        """Connect, and create the table if need be."""
+        await self._storage.open(_nothing)
+        return self
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        await self._storage.aclose()
+
+    async def ask(self, bot_id: int, limit: RateLimit | None) -> Told | None:
+        """Count a request that leaves after the wait that is told; with a pause, or without a limit, nothing counts."""
+
+        def ask(lane: Lane) -> Told:
+            if limit is None:
+                row = lane.execute(_ASK, (bot_id,)).fetchone()
+                return Told() if row is None else Told(max(0.0, row[0]))
+            values = (limit.interval, bot_id, limit.interval + limit.burst)
+            row = lane.execute(_COUNT, values).fetchone()
+            while row is None:
+                lane.execute(_FIRST, (bot_id,))
+                row = lane.execute(_COUNT, values).fetchone()
+            pause, wait = row
+            return Told(pause=pause) if pause > 0 else Told(wait=max(0.0, wait))
+
+        return await self._quickly(ask)
+
+    async def pause(self, bot_id: int, seconds: float) -> None:
+        """Let nobody through for so many seconds; a pause is only ever made longer."""
+
+        def pause(lane: Lane) -> None:
+            lane.execute(_PAUSE, (bot_id, seconds))
+
+        await self._quickly(pause)
+
+    async def _quickly(self, job: Job[T]) -> T | None:
+        """Return what the job returns, or None where the database does not answer, or did not a moment ago."""
+        if time.monotonic() < self._out_until:
+            return None
+        why = f"no answer within {_TAKES_AT_MOST:g} s"
+        with move_on_after(_TAKES_AT_MOST):
+            try:
+                result = await self._storage.run(job, patience=_PATIENCE, abandon=True)
+            except TGMembershipError as error:
+                why = str(error)
+            else:
+                self._note(None)
+                return result
+        self._note(why)
+        return None
+
+    def _note(self, trouble: str | None) -> None:
+        """Keep in mind whether the database answers, and tell it when that changes."""
+        was_out, self._is_out = self._is_out, trouble is not None
+        if trouble is not None:
+            self._out_until = time.monotonic() + _TRIES_AGAIN_AFTER
+        if trouble is not None and not was_out:
+            _logger.warning("the shared gate is out of reach, and calls keep to this process's own: %s", trouble)
+        elif was_out and not self._is_out:
+            _logger.info("the shared gate at %s answers again", self._storage.server)
+
+
+def _nothing(_: Lane) -> None:
+    return None

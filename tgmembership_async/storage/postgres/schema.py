@@ -1,0 +1,80 @@
+"""What is in a schema: which components keep tables in it, and their versions. Any number may open it at once."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.postgres.server import Lane, Server
+
+_TURN: Final = 0x54474D41  # "TGMA": the advisory lock of who creates tables
+_CREATE: Final = """
+    CREATE TABLE IF NOT EXISTS tgm_component (
+        name text PRIMARY KEY CHECK (name <> ''),
+        version integer NOT NULL CHECK (version > 0)
+    )
+"""
+_HOME: Final = """
+    SELECT quote_ident(nspname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE pg_class.oid = to_regclass('tgm_component')
+"""
+
+
+def adopt(lane: Lane, server: Server, components: Iterable[Component]) -> str:
+    """Bring the tables of all components up to their versions, and return the schema that they are in, quoted.
+
+    Tables that are up to date ask for no right to create any. Raises UsageError for tables of a newer package.
+    """
+    (encoding,) = _row(lane, "SELECT current_setting('server_encoding')")
+    if encoding != "UTF8":
+        msg = f"{server}: this database keeps text as {encoding}, and not every name fits: use one with encoding UTF8"
+        raise UsageError(msg)
+    behind = _behind(lane, server, components)
+    if behind:
+        with lane.transaction():
+            lane.execute("SELECT pg_advisory_xact_lock(%s)", (_TURN,))
+            _migrate(lane, server, behind)
+    (home,) = _row(lane, _HOME)
+    return str(home)
+
+
+def _migrate(lane: Lane, server: Server, components: Iterable[Component]) -> None:
+    # What comes later goes where the first tables are, be that not the first schema of this search_path.
+    (found,) = lane.execute(_HOME).fetchone() or (None,)
+    if found is not None:
+        lane.execute("SELECT set_config('search_path', %s, true)", (found,))
+    lane.execute(_CREATE)
+    versions = _versions(lane)
+    for component in _behind(lane, server, components):
+        for migration in component.migrations[versions.get(component.name, 0) :]:
+            for statement in migration:
+                lane.execute(statement.encode())
+        lane.execute(
+            "INSERT INTO tgm_component (name, version) VALUES (%s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET version = excluded.version",
+            (component.name, component.version),
+        )
+
+
+def _behind(lane: Lane, server: Server, components: Iterable[Component]) -> list[Component]:
+    """Return those whose tables are older than the code, or not there."""
+    versions = _versions(lane)
+    for component in components:
+        if versions.get(component.name, 0) > component.version:
+            msg = (
+                f"{server}: the tables of the {component.name} are version {versions[component.name]}, written by a "
+                f"newer tgmembership-async, and were left as they are: update the package"
+            )
+            raise UsageError(msg)
+    return [component for component in components if versions.get(component.name, 0) < component.version]
+
+
+def _versions(lane: Lane) -> dict[str, int]:
+    (table,) = _row(lane, "SELECT to_regclass('tgm_component')")
+    return {} if table is None else dict(lane.execute("SELECT name, version FROM tgm_component").fetchall())
+
+
+def _row(lane: Lane, statement: str) -> tuple[object, ...]:
+    row = lane.execute(statement.encode()).fetchone()
+    assert row is not None  # noqa: S101 - one row, always
+    return row

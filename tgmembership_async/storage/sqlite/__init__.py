@@ -1,0 +1,1 @@
+"""Tables in a SQLite file with one writer thread, for the SQLite ledger and inbox only."""

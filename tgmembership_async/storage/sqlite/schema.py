@@ -1,0 +1,172 @@
+"""What is in a file: whose it is, which components keep tables in it, and their versions.
+
+A file is looked at before it is opened for writing, so that one that is not ours stays as it is to the last byte.
+"""
+
+import itertools
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.sqlite.errors import storage_error
+
+APPLICATION_ID: Final = 0x54474D41  # "TGMA"
+LAYOUT: Final = 1
+_STRICT_TABLES: Final = (3, 37, 0)
+_OWNER_WAITS: Final = 30.0  # seconds for others to let go: an answer of the service is not lost to a long `.dump`
+_OTHERS_WAIT: Final = 5.0
+
+_PRAGMAS: Final = (
+    "PRAGMA synchronous=EXTRA",
+    "PRAGMA fullfsync=ON",  # macOS: an ordinary fsync there leaves the data in the drive's cache
+    "PRAGMA secure_delete=ON",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",  # no token in a temporary file
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA cell_size_check=ON",
+)
+_CREATE: Final = (
+    f"PRAGMA application_id={APPLICATION_ID}",
+    f"PRAGMA user_version={LAYOUT}",
+    """
+    CREATE TABLE component (
+        name TEXT PRIMARY KEY CHECK (name <> ''),
+        version INTEGER NOT NULL CHECK (version > 0)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+
+def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
+    """Raise UsageError if this Python's SQLite is too old for STRICT tables."""
+    if version < _STRICT_TABLES:
+        found = ".".join(map(str, version))
+        msg = f"this Python has SQLite {found}, and 3.37 or later is needed: use a newer Python or system"
+        raise UsageError(msg)
+
+
+def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
+    """Open a file that is ours, for the owner also a new one; otherwise UsageError or StorageError, and no change."""
+    if owner:
+        _create(path)
+    problem = _obstacle(path, owner=owner)
+    if problem is not None:
+        msg = f"{path} {problem}"
+        raise UsageError(msg)
+    try:
+        _look_at(path)
+        connection = _open(path, "mode=rw", _OWNER_WAITS if owner else _OTHERS_WAIT)
+        try:
+            _prepare(connection, path, owner=owner)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        failure = storage_error(path, error)
+    else:
+        return connection
+    raise failure
+
+
+def _obstacle(path: Path, *, owner: bool) -> str | None:
+    """Return what makes opening a file pointless."""
+    if path.is_dir():
+        return "is a folder: name a file in it"
+    if not owner and not (path.exists() and path.stat().st_size):
+        return "holds nothing yet: open it once as its owner"
+    if path.stat().st_size == 1:  # SQLite takes it for an empty database
+        return "is not a SQLite database, and was left as it is: name another file"
+    if owner and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return "or its folder may only be read by this process: give it the right to write, or use owner=False to read"
+    return None
+
+
+def _create(path: Path) -> None:
+    # SQLite would create the file with everybody's default mode; its journal takes the mode of the file.
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        if path.is_file() and not path.stat().st_size:
+            path.chmod(0o600)
+    except OSError as error:
+        msg = f"{path} cannot be created: {error.strerror}"
+        raise UsageError(msg) from None
+
+
+def _open(path: Path, how: str, timeout: float) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None, timeout=timeout)
+
+
+def _look_at(path: Path) -> None:
+    """Refuse what is not ours, without a lock, a journal or a change; what looks broken is left to the real opening."""
+    # Not with open(): closing a descriptor of the file would drop the locks of this process's other connections.
+    # Without locks a page may be read while its owner writes it, and look like damage.
+    with suppress(sqlite3.Error), closing(_open(path, "mode=ro&immutable=1", 0.0)) as connection:
+        _check_whose(connection, path)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, owner: bool) -> None:
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    _check_whose(connection, path)
+    if not owner:
+        return
+    (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    if mode != "delete":
+        msg = f"{path} was put into journal mode {mode!r} by another program that still has it open: end that program"
+        raise UsageError(msg)
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise storage_error(path, _damage(verdict))
+
+
+def _damage(verdict: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(" ".join(verdict.split()))
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
+
+
+def _check_whose(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID and (application or layout or _has_tables(connection)):
+        msg = f"{path} is another program's SQLite database, and was left as it is: name another file"
+        raise UsageError(msg)
+    if layout > LAYOUT:
+        raise UsageError(_newer(path))
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+def _newer(path: Path) -> str:
+    return f"{path} was written by a newer tgmembership-async, and was left as it is: update the package"
+
+
+def adopt(connection: sqlite3.Connection, path: Path, component: Component, *, owner: bool) -> None:
+    """Bring a component's tables up to its version (the owner), or check that they are (anybody else)."""
+    found = _version_of(connection, component)
+    if found > component.version:
+        raise UsageError(_newer(path))
+    if found == component.version:
+        return
+    if not owner:
+        what = f"an older {component.name}" if found else f"no {component.name}"
+        msg = f"{path} holds {what}: open it once as its owner"
+        raise UsageError(msg)
+    statements = itertools.chain(() if _has_tables(connection) else _CREATE, *component.migrations[found:])
+    for statement in statements:
+        connection.execute(statement)
+    connection.execute("INSERT OR REPLACE INTO component VALUES (?, ?)", (component.name, component.version))
+
+
+def _version_of(connection: sqlite3.Connection, component: Component) -> int:
+    if not _has_tables(connection):
+        return 0
+    row = connection.execute("SELECT version FROM component WHERE name = ?", (component.name,)).fetchone()
+    return 0 if row is None else int(row[0])

@@ -1,0 +1,1 @@
+"""Checks for any ledger; users import `LEDGER_CHECKS` from `tgmembership_async.testing`."""
