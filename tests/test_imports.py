@@ -29,6 +29,7 @@ ORDER = {
         ["session"],
         ["storage"],
         ["grants", "webhooks"],
+        ["fulfillment"],
         ["testing"],
         ["ext"],
         ["cli"],
@@ -36,6 +37,7 @@ ORDER = {
     "grants": [
         ["model"],
         ["ledger", "transitions", "copying"],
+        ["follow_ups"],
         ["paging", "exchange"],
         ["memory", "sqlite", "postgres", "provisioning"],
         ["granter"],

@@ -15,3 +15,12 @@ def asyncio_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def cancelled_by_nobody() -> bool:
+    """Tell whether asyncio's CancelledError came out of what a callback awaited, and nobody cancelled its task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False  # trio, where that cannot be
+    return task is not None and not task.cancelling()

@@ -174,12 +174,12 @@ def transport(value: object, proxy: object) -> Transport:
     return value
 
 
-def places(max_connections: object) -> int:
-    """Return how many requests may be out at a time, or raise UsageError."""
-    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
-        msg = f"max_connections must be an int of at least 1, not {max_connections!r:.80}"
+def places(value: object, name: str = "max_connections") -> int:
+    """Return how much may be under way at a time, or raise UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"{name} must be an int of at least 1, not {value!r:.80}"
         raise UsageError(msg)
-    return max_connections
+    return value
 
 
 def rate_limit(value: object) -> RateLimit | None:

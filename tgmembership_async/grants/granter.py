@@ -57,6 +57,11 @@ class Granter(Lived):
         self._is_open = False
 
     @property
+    def ledger(self) -> Ledger:
+        """Return the ledger that it grants with."""
+        return self._ledger
+
+    @property
     def is_open(self) -> bool:
         """Tell whether it was entered and not closed since."""
         return self._is_open

@@ -1,7 +1,7 @@
 """A ledger in memory, for tests and for trying things out: it forgets everything with the process."""
 
 from collections.abc import AsyncIterator, Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 from anyio.lowlevel import checkpoint
@@ -9,6 +9,7 @@ from attrs import evolve
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -35,6 +36,8 @@ class MemoryLedger(Lived):
         self._rows: dict[str, Grant] = {}
         self._attempts: dict[str, list[Attempt]] = {}
         self._decisions: dict[str, list[DecisionMade]] = {}
+        self._follow_ups: dict[str, Kept] = {}
+        self._leases = Leases()
 
     def __repr__(self) -> str:
         return f"<MemoryLedger with {len(self._rows)} refs>"
@@ -51,6 +54,7 @@ class MemoryLedger(Lived):
             raise UsageError(msg)
         await checkpoint()
         self._is_open = True
+        self._leases = Leases()
         for grant in self._rows.values():
             if grant.status is GrantStatus.SENDING:
                 self._settle(grant, transitions.interruption(grant), ended_at=None)
@@ -133,6 +137,30 @@ class MemoryLedger(Lived):
         for grant in wiped:
             self._keep(evolve(grant, token=None))
         return len(wiped)
+
+    async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
+        """Lease the follow-up of a row, or return None: it is not due, or somebody else has it."""
+        await self._turn()
+        grant, now = self._known(ref), self._clock()
+        seen = look(grant, self._follow_ups.get(ref), now, grace)
+        if seen.keep is not None:
+            self._follow_ups[ref] = seen.keep
+        number = self._leases.take(ref, now, lease) if seen.is_due else None
+        return None if number is None else FollowUp(grant, seen.failures, number)
+
+    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        await self._turn()
+        grant = follow_up.grant
+        if not self._leases.give_back(grant.ref, follow_up.lease):
+            return False
+        self._follow_ups[grant.ref] = Kept(grant.status, failures, due_at)
+        return True
+
+    async def end_follow_up(self, follow_up: FollowUp) -> None:
+        """Give a lease back where the row has gone on to another status."""
+        await self._turn()
+        self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
     async def _turn(self) -> None:
         if not self._is_open:

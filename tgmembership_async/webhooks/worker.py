@@ -1,6 +1,5 @@
 """Out of the inbox, to the handlers: each entry by itself, again after a while where a handler failed, not for ever."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from anyio.abc import TaskGroup
 from attrs import evolve
 
 from tgmembership_async.errors import StorageError, TGMembershipError, Unreadable
+from tgmembership_async.event_loop import cancelled_by_nobody
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.webhooks.events import read_event
 from tgmembership_async.webhooks.handlers import Handlers, Told
@@ -128,7 +128,7 @@ class Worker:
         try:
             told = await self._handlers.tell(event, timeout=self._policy.handler_timeout, done=entry.handled)
         except get_cancelled_exc_class():
-            if not _cancelled_by_nobody():
+            if not cancelled_by_nobody():
                 raise
             told = Told(entry.handled, ("a handler let a cancellation of its own out",))
         return self._verdict(entry, told)
@@ -159,12 +159,3 @@ class Worker:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
-
-
-def _cancelled_by_nobody() -> bool:
-    """Tell whether asyncio's CancelledError came out of what a handler awaited, and nobody cancelled its task."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return False  # trio, where that cannot be
-    return task is not None and not task.cancelling()

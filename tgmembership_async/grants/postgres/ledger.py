@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
 from typing import Any, Final, Self, overload
@@ -11,6 +11,7 @@ from psycopg import AsyncConnection, Connection
 
 from tgmembership_async.errors import GrantError, StorageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.follow_ups import FollowUp
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -24,7 +25,7 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import by_id
-from tgmembership_async.grants.postgres import statements
+from tgmembership_async.grants.postgres import follow_ups, statements
 from tgmembership_async.grants.postgres.jobs import ClaimRef, SettleRef, StepRef, check_fits, give_up, plan, plan_in
 from tgmembership_async.grants.postgres.statements import Row
 from tgmembership_async.grants.postgres.tables import LEDGER
@@ -173,6 +174,21 @@ class PostgresLedger(Lived):
         """
         limit = transitions.check_aware("delivered_before", delivered_before)
         return await self._storage.run(partial(statements.wipe, delivered_before=limit))
+
+    async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
+        """Lease the follow-up of a row, or return None: it is not due, or another worker, who is alive, has it."""
+        job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.life, self._clock)
+        return await self._storage.run(job)
+
+    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        return await self._storage.run(
+            partial(follow_ups.put_off, follow_up=follow_up, failures=failures, due_at=due_at)
+        )
+
+    async def end_follow_up(self, follow_up: FollowUp) -> None:
+        """Give a lease back where the row has gone on to another status."""
+        await self._storage.run(partial(follow_ups.end, follow_up=follow_up))
 
     def _look(self, lane: Lane) -> None:
         """Offer what the server did not take, and take to unknown what dead workers were sending; in a thread."""

@@ -51,6 +51,17 @@ _FORBID: Final = """
     CREATE FUNCTION tgm_forbid() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION '%', TG_ARGV[0]; END $$
 """
+_FOLLOW_UP: Final = """
+    CREATE TABLE tgm_follow_up (
+        grant_id bigint PRIMARY KEY REFERENCES tgm_grants (id),
+        about text NOT NULL CHECK (about IN ('planned', 'granted', 'refused', 'unknown')),
+        failures integer NOT NULL CHECK (failures >= 0),
+        due_at timestamptz NOT NULL,
+        worker integer, -- who has leased it
+        lease bigint NOT NULL DEFAULT 0, -- one more for each lease: a fencing number
+        leased_until timestamptz
+    )
+"""
 # Older versions took a gateway's 503 with a wait for proof that nothing was done.
 _DOUBT_A_GATEWAYS_503: Final = """
     UPDATE tgm_grants SET status = 'unknown'
@@ -82,5 +93,6 @@ LEDGER: Final = Component(
             _forbidden("DELETE", "tgm_decision", "a decision stays as it was made"),
         ),
         (_DOUBT_A_GATEWAYS_503,),
+        (_FOLLOW_UP,),
     ),
 )

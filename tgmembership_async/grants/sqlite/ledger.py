@@ -3,12 +3,13 @@
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Self
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -48,6 +49,7 @@ class SqliteLedger(Lived):
         self._storage = SqliteStorage(path, LEDGER, owner=owner)
         self._clock = clock
         self._claimed: dict[str, Row] = {}
+        self._leases = Leases()
 
     def __repr__(self) -> str:
         return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
@@ -65,6 +67,7 @@ class SqliteLedger(Lived):
         """
         await self._storage.open()
         self._claimed.clear()
+        self._leases = Leases()
         if self._storage.owner:
             try:
                 await self._storage.write(partial(_take_over, now=self._clock()))
@@ -133,6 +136,28 @@ class SqliteLedger(Lived):
         """
         limit = transitions.check_aware("delivered_before", delivered_before)
         return await self._storage.write(partial(statements.wipe, delivered_before=limit))
+
+    async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
+        """Lease the follow-up of a row, or return None: it is not due, or somebody else has it."""
+        self._check_owner()
+        now = self._clock()
+        grant, kept = await self._storage.read(partial(_find_follow_up, ref=check_ref(ref)))
+        seen = look(grant, kept, now, grace)
+        if seen.keep is not None:
+            await self._storage.write(partial(statements.keep_follow_up, ref=ref, kept=seen.keep))
+        number = self._leases.take(ref, now, lease) if seen.is_due else None
+        return None if number is None else FollowUp(grant, seen.failures, number)
+
+    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        grant = follow_up.grant
+        kept = Kept(grant.status, failures, due_at)
+        await self._storage.write(partial(statements.keep_follow_up, ref=grant.ref, kept=kept))
+        return self._leases.give_back(grant.ref, follow_up.lease)
+
+    async def end_follow_up(self, follow_up: FollowUp) -> None:
+        """Give a lease back where the row has gone on to another status."""
+        self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
     def _check_owner(self) -> None:
         if not self._storage.owner:
@@ -210,6 +235,11 @@ def _deliver(connection: sqlite3.Connection, ref: str, now: datetime) -> Grant:
     row = _known(connection, ref)
     after = transitions.delivered(row.grant, now)
     return after if after is row.grant else statements.replace(connection, [(row, after)])[0].grant
+
+
+def _find_follow_up(connection: sqlite3.Connection, ref: str) -> tuple[Grant, Kept | None]:
+    row = _known(connection, ref)
+    return row.grant, statements.follow_up(connection, row)
 
 
 def _known(connection: sqlite3.Connection, ref: str) -> Row:

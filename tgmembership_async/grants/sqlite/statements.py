@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, cast
 
 from tgmembership_async.errors import CallError, GrantError
+from tgmembership_async.grants.follow_ups import Kept
 from tgmembership_async.grants.model import (
     Attempt,
     Decision,
@@ -184,6 +185,21 @@ def decisions(connection: sqlite3.Connection, ref: str) -> list[DecisionMade]:
         (ref,),
     ).fetchall()
     return [DecisionMade(ref, cast("Decision", what), _moment(at), reason) for what, at, reason in rows]
+
+
+def follow_up(connection: sqlite3.Connection, row: Row) -> Kept | None:
+    """Return what is kept of the follow-up of a row, or None."""
+    kept = connection.execute("SELECT about, failures, due_at FROM follow_up WHERE grant_id = ?", (row.id,)).fetchone()
+    return None if kept is None else Kept(GrantStatus(kept[0]), kept[1], _moment(kept[2]))
+
+
+def keep_follow_up(connection: sqlite3.Connection, ref: str, kept: Kept) -> None:
+    """Keep the follow-up of a ref, in place of what was kept before."""
+    connection.execute(
+        "INSERT OR REPLACE INTO follow_up (grant_id, about, failures, due_at)"
+        " SELECT id, ?, ?, ? FROM grants WHERE ref = ?",
+        (kept.about, kept.failures, _number(kept.due_at), ref),
+    )
 
 
 def last_id(connection: sqlite3.Connection) -> int:

@@ -48,6 +48,14 @@ _DECISION: Final = """
         reason TEXT NOT NULL
     ) STRICT
 """
+_FOLLOW_UP: Final = """
+    CREATE TABLE follow_up (
+        grant_id INTEGER PRIMARY KEY REFERENCES grants (id),
+        about TEXT NOT NULL CHECK (about IN ('planned', 'granted', 'refused', 'unknown')),
+        failures INTEGER NOT NULL CHECK (failures >= 0),
+        due_at INTEGER NOT NULL -- microseconds since 1970, UTC
+    ) STRICT
+"""
 # Older versions took a gateway's 503 with a wait for proof that nothing was done.
 _DOUBT_A_GATEWAYS_503: Final = """
     UPDATE grants SET status = 'unknown'
@@ -75,5 +83,6 @@ LEDGER: Final = Component(
             _forbidden("DELETE", "decision", "a decision stays as it was made"),
         ),
         (_DOUBT_A_GATEWAYS_503,),
+        (_FOLLOW_UP,),
     ),
 )

@@ -1,0 +1,348 @@
+"""Fulfillment: a payment that was taken ends as a delivered link, or as a question to the owner."""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from own_schema import own_schema
+
+from tgmembership_async import RefConflict, Session, StorageError, UsageError
+from tgmembership_async.fulfillment import Fulfillment, FulfillmentPolicy
+from tgmembership_async.grants import Grant, Granter, GrantStatus, Ledger, MemoryLedger, PostgresLedger, SqliteLedger
+from tgmembership_async.testing import FakeService, FakeTransport, Fault
+
+MakeLedger = Callable[[], Ledger]
+QUICK = FulfillmentPolicy(backoff_base=0.01, backoff_cap=0.05)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def make_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLedger]:
+    if request.param == "postgres":
+        with own_schema() as url:
+            yield lambda: PostgresLedger(url)
+    elif request.param == "sqlite":
+        yield lambda: SqliteLedger(tmp_path / "grants.db")
+    else:
+        ledger = MemoryLedger()
+        yield lambda: ledger
+
+
+class Shop:
+    """The owner's side: what was delivered, what was asked, and what fails how often."""
+
+    def __init__(self, service: FakeService | None = None) -> None:
+        self.service = service or FakeService()
+        self.links: list[tuple[str, str]] = []
+        self.questions: list[tuple[str, str]] = []
+        self.failing: Counter[str] = Counter()
+        self.running: Counter[str] = Counter()
+
+    async def deliver(self, grant: Grant) -> None:
+        self.running[grant.ref] += 1
+        assert self.running[grant.ref] == 1, "at most once at a time"
+        try:
+            await checkpoint()
+            if self.failing[grant.ref] > 0:
+                self.failing[grant.ref] -= 1
+                raise LookupError(grant.note)
+            assert grant.token is not None
+            self.links.append((grant.ref, grant.token.link or ""))
+        finally:
+            self.running[grant.ref] -= 1
+
+    async def ask(self, grant: Grant) -> None:
+        self.questions.append((grant.ref, grant.status))
+        if self.failing[f"ask {grant.ref}"] > 0:
+            self.failing[f"ask {grant.ref}"] -= 1
+            raise LookupError
+
+    @asynccontextmanager
+    async def open(self, ledger: Ledger, **options: Any) -> AsyncGenerator[Fulfillment]:
+        session = Session(self.service.bot_id, self.service.api_key, transport=FakeTransport(self.service))
+        usual = {"deliver": self.deliver, "attention": self.ask, "policy": QUICK, "every": 0.1}
+        async with Fulfillment(Granter(session, ledger), **{**usual, **options}) as fulfillment:
+            yield fulfillment
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - what happens in the background sets no event here
+            await anyio.sleep(0.01)
+
+
+async def done(fulfillment: Fulfillment, *, undecided: int = 0) -> None:
+    """Wait until all that is left is for the owner to decide."""
+    with anyio.fail_after(30):
+        while (pending := await fulfillment.pending()).undecided != undecided or int(pending) != undecided:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+
+def test_payments_end_as_links(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        async with shop.open(make_ledger()) as fulfillment:
+            for number in range(20):
+                await fulfillment.take(f"pay-{number}", plan_id=1, member_id=100 + number, note="7")
+                await fulfillment.take(f"pay-{number}", plan_id=1, member_id=100 + number, note="7")
+            await done(fulfillment)
+            assert not await fulfillment.pending()
+        assert Counter(ref for ref, _ in shop.links) == Counter(f"pay-{number}" for number in range(20))
+        assert {link for _, link in shop.links} == {token.link for token in shop.service.tokens}
+        assert len(shop.service.audit) == 20
+        assert not shop.questions
+
+    run(scenario)
+
+
+def test_a_delivery_that_fails_is_repeated_and_stops_nobody_else(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        shop.failing["bad"] = 3
+        async with shop.open(make_ledger()) as fulfillment:
+            await fulfillment.take("bad", plan_id=1, member_id=1)
+            await fulfillment.take("good", plan_id=1, member_id=2)
+            await done(fulfillment)
+        assert Counter(ref for ref, _ in shop.links) == {"bad": 1, "good": 1}
+        assert not shop.questions
+
+    run(scenario)
+
+
+def test_a_link_that_cannot_be_delivered_is_a_question_to_the_owner(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        shop.failing["bad"] = 7
+        async with shop.open(make_ledger()) as fulfillment:
+            await fulfillment.take("bad", plan_id=1, member_id=1)
+            await done(fulfillment)
+        assert shop.questions == [("bad", "granted")], "after five failures, and not again after two more"
+        assert len(shop.links) == 1
+
+    run(scenario)
+
+
+def test_the_owner_is_asked_once_for_each_row_and_status_over_restarts(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        service = FakeService(
+            faults=[
+                Fault("error", method="addMember", status=404, count=1),
+                Fault("reset", method="addMember", when="after", count=1),
+            ]
+        )
+        shop = Shop(service)
+        shop.failing["ask refused"] = 1
+        async with shop.open(make_ledger()) as fulfillment:
+            await fulfillment.take("refused", plan_id=1, member_id=1)
+            await done(fulfillment, undecided=1)
+            await fulfillment.take("unknown", plan_id=1)
+            await done(fulfillment, undecided=2)
+            await until(lambda: len(shop.questions) == 3)
+        for _ in range(2):
+            async with shop.open(make_ledger()):
+                await anyio.sleep(0.3)
+        assert Counter(shop.questions) == {("refused", "refused"): 2, ("unknown", "unknown"): 1}, "the first ask failed"
+
+    run(scenario)
+
+
+def test_the_owner_is_reminded_and_a_decision_is_carried_out(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("reset", method="addMember", when="before", count=1)]))
+        async with shop.open(make_ledger(), remind=0.1 / 3600) as fulfillment:
+            await fulfillment.take("held", plan_id=1)
+            await until(lambda: len(shop.questions) == 3)
+            await fulfillment.granter.resolve("held", "retry", reason="the bot has no such token")
+            await done(fulfillment)
+        assert set(shop.questions) == {("held", "unknown")}
+        assert [ref for ref, _ in shop.links] == ["held"]
+        assert len(shop.service.audit) == 1
+
+    run(scenario)
+
+
+def test_what_was_taken_before_a_restart_is_carried_out_after_it(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        async with shop.open(make_ledger()) as fulfillment:
+            await fulfillment.take("a", plan_id=1, member_id=1)
+        async with shop.open(make_ledger()) as fulfillment:
+            await done(fulfillment)
+        assert [ref for ref, _ in shop.links] == ["a"]
+
+    run(scenario)
+
+
+def test_a_payment_that_waits_for_long_is_told(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=401)]))
+        policy = FulfillmentPolicy(overdue=0.05)
+        async with shop.open(make_ledger(), policy=policy, every=0.05) as fulfillment:
+            await fulfillment.take("a", plan_id=1, member_id=1)
+            await until(lambda: bool(shop.questions))
+            await anyio.sleep(0.2)
+        assert shop.questions == [("a", "planned")]
+
+    run(scenario)
+
+
+def test_another_plan_under_the_same_ref_is_refused_at_once(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        async with shop.open(make_ledger()) as fulfillment:
+            await fulfillment.take("a", plan_id=1, member_id=1)
+            with pytest.raises(RefConflict):
+                await fulfillment.take("a", plan_id=2, member_id=1)
+
+    run(scenario)
+
+
+class Failing(MemoryLedger):
+    """A ledger that cannot write for a while."""
+
+    def __init__(self, failures: float) -> None:
+        super().__init__()
+        self.failures = failures
+
+    async def plan(self, request: Any) -> Grant:
+        self.failures -= 1
+        if self.failures >= 0:
+            msg = "the disk is full"
+            raise StorageError(msg)
+        return await super().plan(request)
+
+
+def test_take_keeps_trying_while_the_ledger_cannot_write(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        async with shop.open(Failing(2)) as fulfillment:
+            assert (await fulfillment.take("a", plan_id=1)).status is GrantStatus.PLANNED
+            await done(fulfillment)
+        async with shop.open(Failing(float("inf")), deadline=0.2) as fulfillment:
+            with pytest.raises(StorageError, match="disk is full"):
+                await fulfillment.take("b", plan_id=1)
+            assert not await fulfillment.pending()
+
+    run(scenario)
+    assert "cannot be recorded yet" in caplog.text
+
+
+def test_what_a_callback_raises_is_not_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        shop.failing["a"] = 1
+        async with shop.open(MemoryLedger()) as fulfillment:
+            await fulfillment.take("a", plan_id=1, note="a secret link")
+            await done(fulfillment)
+
+    run(scenario)
+    assert "deliver raised LookupError" in caplog.text
+    assert "secret link" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_closing_waits_for_a_delivery_that_runs(run: Run) -> None:
+    async def scenario() -> None:
+        began, ended = anyio.Event(), anyio.Event()
+
+        async def deliver(_: Grant) -> None:
+            began.set()
+            await anyio.sleep(0.1)
+            ended.set()
+
+        ledger = MemoryLedger()
+        shop = Shop()
+        async with shop.open(ledger, deliver=deliver) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await began.wait()
+        assert ended.is_set()
+        async with ledger:
+            found = await ledger.get("a")
+        assert found is not None
+        assert found.status is GrantStatus.DELIVERED
+
+    run(scenario)
+
+
+def test_a_callback_that_hangs_is_cancelled_and_called_again(run: Run) -> None:
+    async def scenario() -> None:
+        calls: list[str] = []
+
+        async def deliver(grant: Grant) -> None:
+            calls.append(grant.ref)
+            if len(calls) == 1:
+                await anyio.sleep_forever()
+
+        policy = FulfillmentPolicy(timeout=0.05, backoff_base=0.01)
+        async with Shop().open(MemoryLedger(), deliver=deliver, policy=policy) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await done(fulfillment)
+        assert calls == ["a", "a"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"deliver": None},
+        {"attention": 5},
+        {"every": 0},
+        {"deadline": -1},
+        {"remind": 0},
+        {"policy": None},
+        {"granter": None},
+    ],
+)
+def test_a_wrong_argument_is_refused(wrong: dict[str, Any]) -> None:
+    granter = Granter(Session(1, "k" * 40), MemoryLedger())
+    shop = Shop()
+    arguments = {"granter": granter, "deliver": shop.deliver, "attention": shop.ask, **wrong}
+    with pytest.raises(UsageError, match="|".join([*wrong, "Granter"])):
+        Fulfillment(arguments.pop("granter"), **arguments)
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"concurrency": 0}, {"tell_after": 1.5}, {"overdue": "1"}])
+def test_a_policy_is_checked_when_built(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        FulfillmentPolicy(**wrong)
+
+
+def test_it_says_how_to_open_it(run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        granter = Granter(Session(1, "k" * 40), MemoryLedger())
+        fulfillment = Fulfillment(granter, deliver=shop.deliver, attention=shop.ask)
+        with pytest.raises(UsageError, match="async with Fulfillment"):
+            await fulfillment.take("a", plan_id=1)
+        async with fulfillment:
+            with pytest.raises(UsageError, match="open already"):
+                await fulfillment.open()
+        await fulfillment.aclose()
+
+    run(scenario)
+
+
+def test_two_processes_share_the_work_and_no_link_is_sent_twice(run: Run) -> None:
+    """Two ledgers on one schema stand for two processes: each is a worker of its own."""
+    with own_schema() as url:
+
+        async def scenario() -> None:
+            one, other = Shop(service := FakeService()), Shop(service)
+            async with one.open(PostgresLedger(url)) as first, other.open(PostgresLedger(url)) as second:
+                for number in range(30):
+                    await (first, second)[number % 2].take(f"pay-{number}", plan_id=1, member_id=number + 1)
+                await done(first)
+            sent = Counter(ref for ref, _ in one.links + other.links)
+            assert sent == Counter(f"pay-{number}" for number in range(30))
+            assert len(service.audit) == 30
+
+        run(scenario)

@@ -1,0 +1,224 @@
+"""The Fulfillment: take a payment durably, grant it once, deliver the link, and ask the owner where nobody else can."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from random import random
+from typing import Final, Self
+
+from anyio import CancelScope, current_time, sleep
+from attrs import frozen
+
+from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.fulfillment.background import Background
+from tgmembership_async.fulfillment.callbacks import Callback, Callbacks
+from tgmembership_async.fulfillment.policy import FulfillmentPolicy, check_hours
+from tgmembership_async.grants.follow_ups import OPEN, FollowUps
+from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
+from tgmembership_async.lifecycle import Lived
+from tgmembership_async.settings import seconds
+
+_logger: Final = logging.getLogger("tgmembership_async.fulfillment")
+_DEFAULT_POLICY: Final = FulfillmentPolicy()
+_FIRST_PAUSE: Final = 0.1  # after the ledger failed; doubled each time
+_LONGEST_PAUSE: Final = 5.0
+
+
+@frozen
+class Pending:
+    """What is not done yet: rows `planned` (or being sent), `undelivered` links, and rows `undecided` by the owner."""
+
+    planned: int = 0
+    undelivered: int = 0
+    undecided: int = 0
+
+    def __int__(self) -> int:
+        return self.planned + self.undelivered + self.undecided
+
+    def __bool__(self) -> bool:
+        return int(self) > 0
+
+
+class Fulfillment(Lived):
+    """Carry payments through: `take` one, and it ends as a delivered link or as a question to the owner.
+
+    `deliver` sends the link of a granted row to the customer: an async function of the Grant. It is called again, with
+    backoff, until it returns without an exception; then the row is `delivered`. So it runs at least once, and at most
+    once at a time for each ref; a repeat happens where the process died between sending and marking. `attention` tells
+    the owner of a row that only a person can decide (`refused`, `unknown`), that has waited for long (`planned`), or
+    whose link cannot be delivered (`granted`): once for each row and status, and again after `remind` hours.
+
+    In the background, at the start and every `every` seconds, planned rows are carried out and unknown ones reconciled.
+    `take` keeps trying for at most `deadline` seconds while the ledger cannot write.
+
+    Enter it with `async with`, or call `open()` and `aclose()`, perhaps in different tasks; it enters the granter
+    unless you have. With a PostgresLedger any number of processes may run one, and each callback belongs to one of them
+    at a time. Wrong values raise UsageError here.
+    """
+
+    def __init__(
+        self,
+        granter: Granter,
+        *,
+        deliver: Callback,
+        attention: Callback,
+        every: float = 60.0,
+        deadline: float = 60.0,
+        remind: float = 24.0,
+        policy: FulfillmentPolicy = _DEFAULT_POLICY,
+        chance: Callable[[], float] = random,
+    ) -> None:
+        ledger = granter.ledger if isinstance(granter, Granter) else None
+        if not isinstance(ledger, FollowUps):
+            msg = "Fulfillment takes a Granter whose ledger keeps follow-ups, such as SqliteLedger or PostgresLedger"
+            raise UsageError(msg)
+        if not callable(deliver) or not callable(attention):
+            msg = "deliver and attention must be async functions of a Grant"
+            raise UsageError(msg)
+        if not isinstance(policy, FulfillmentPolicy):
+            msg = f"policy must be a FulfillmentPolicy, not {type(policy).__name__}"
+            raise UsageError(msg)
+        self._granter = granter
+        self._every = seconds("every", every)
+        self._deadline = seconds("deadline", deadline)
+        self._policy = policy
+        self._callbacks = Callbacks(
+            ledger,
+            deliver=deliver,
+            attention=attention,
+            remind=check_hours("remind", remind),
+            policy=policy,
+            chance=chance,
+        )
+        self._background = Background()
+        self._taken: deque[GrantRequest] = deque()
+        self._opened_granter = False
+        self._reconcile_at = -math.inf
+        self._reconcile_pause = self._every
+
+    @property
+    def granter(self) -> Granter:
+        """Return the Granter that it works with: decisions go there."""
+        return self._granter
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was entered and not closed since."""
+        return self._background.is_running
+
+    async def open(self) -> Self:
+        """Open the granter unless you have, and begin to work in the background."""
+        if self.is_open:
+            msg = "this Fulfillment is open already"
+            raise UsageError(msg)
+        if not self._granter.is_open:
+            await self._granter.open()
+            self._opened_granter = True
+        self._background.start(
+            {"grant": self._grant, "follow up": self._follow_up}, every=self._every, callbacks=self._callbacks
+        )
+        return self
+
+    async def aclose(self) -> None:
+        """Begin nothing more, let callbacks that run end, and close the granter unless you opened it.
+
+        Exchanges on the wire are waited for as `Granter.aclose` does, callbacks for at most the policy's `timeout`.
+        What is left is in the ledger, and goes on after the next start.
+        """
+        try:
+            await self._background.stop(self._policy.timeout)
+        finally:
+            if self._opened_granter:
+                self._opened_granter = False
+                with CancelScope(shield=True):
+                    await self._granter.aclose()
+
+    async def take(self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "") -> Grant:
+        """Record a payment, durable when this returns; the rest happens in the background. Return its row.
+
+        Taking it again changes nothing. While the ledger cannot write this keeps trying, and raises StorageError after
+        `deadline` seconds: do not confirm the payment then. Raises RefConflict for another plan or member under this
+        ref, and UsageError for a wrong argument.
+        """
+        self._check_open()
+        request = GrantRequest(ref, plan_id, member_id, note)
+        grant = await self._planned(request)
+        if grant.status is GrantStatus.PLANNED:
+            self._taken.append(request)
+            self._background.wake("grant")
+        return grant
+
+    async def _planned(self, request: GrantRequest) -> Grant:
+        end, pause = current_time() + self._deadline, _FIRST_PAUSE
+        last = StorageError(f"{request.ref} could not be recorded within {self._deadline:g} s: do not confirm it")
+        with CancelScope(deadline=end):
+            while True:
+                try:
+                    return await self._granter.plan(
+                        request.ref, plan_id=request.plan_id, member_id=request.member_id, note=request.note
+                    )
+                except StorageError as error:
+                    _logger.warning("a payment cannot be recorded yet, and is tried again: %s", error)
+                    last = error
+                await sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        raise last
+
+    async def pending(self) -> Pending:
+        """Count what is not done yet; true while there is anything, and `int(pending)` is the sum."""
+        self._check_open()
+        counts = dict.fromkeys(GrantStatus, 0)
+        async for grant in self._granter.ledger.grants([*OPEN, GrantStatus.SENDING]):
+            counts[grant.status] += 1
+        return Pending(
+            planned=counts[GrantStatus.PLANNED] + counts[GrantStatus.SENDING],
+            undelivered=counts[GrantStatus.GRANTED],
+            undecided=counts[GrantStatus.REFUSED] + counts[GrantStatus.UNKNOWN],
+        )
+
+    async def _grant(self, *, all_rows: bool) -> None:
+        """Carry out what was taken since, or all that is planned, and settle what can be proven."""
+        taken = [self._taken.popleft() for _ in range(len(self._taken))]
+        concurrency = self._policy.concurrency
+        run = (
+            self._granter.run_planned(concurrency=concurrency)
+            if all_rows
+            else self._granter.provision(taken, concurrency=concurrency)
+        )
+        held = False
+        async with run:
+            async for grant in run:
+                held = held or grant.status is GrantStatus.UNKNOWN
+                self._callbacks.hand(grant.ref)
+                self._background.wake("follow up")
+        if run.stopped is not None:
+            _logger.warning("granting pauses for %g s: %s", self._every, run.stopped)
+        await self._reconcile(at_once=held)
+
+    async def _reconcile(self, *, at_once: bool) -> None:
+        """Ask the service about unknown rows; less and less often while that proves nothing new."""
+        if at_once:
+            self._reconcile_pause = self._every
+        elif current_time() < self._reconcile_at:
+            return
+        findings = await self._granter.reconcile()
+        for finding in findings:
+            if finding.settled:
+                self._callbacks.hand(finding.grant.ref)
+        self._background.wake("follow up")
+        self._reconcile_at = current_time() + self._reconcile_pause
+        self._reconcile_pause = min(2 * self._reconcile_pause, self._policy.backoff_cap)
+
+    async def _follow_up(self, *, all_rows: bool) -> None:
+        """Start the callbacks that are due: for what was handed over since, or for all rows that are not done."""
+        await self._callbacks.start_handed()
+        if all_rows:
+            async for grant in self._granter.ledger.grants(OPEN):
+                await self._callbacks.start(grant.ref)
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            msg = "the Fulfillment is not open: use `async with Fulfillment(...) as fulfillment:`"
+            raise UsageError(msg)

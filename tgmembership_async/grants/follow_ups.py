@@ -1,0 +1,110 @@
+"""Follow-ups: what is still to be done about a grant after its exchange, and when. Kept in the ledger, beside the row.
+
+| status             | what is to be done             | first due                    |
+| ------------------ | ------------------------------ | ---------------------------- |
+| planned            | tell the owner that it waits   | `grace` after the first look |
+| granted            | deliver the link               | at once                      |
+| refused, unknown   | ask the owner for a decision   | at once                      |
+
+A follow-up belongs to a row in one status: when the row goes on to another status, its follow-up begins anew.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final, Protocol, runtime_checkable
+
+from attrs import frozen
+
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant, GrantStatus
+
+OPEN: Final = (GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatus.REFUSED, GrantStatus.UNKNOWN)
+"""The states that have a follow-up."""
+_WAITS: Final = frozenset({GrantStatus.PLANNED})
+
+
+@frozen
+class FollowUp:
+    """A follow-up that the caller has leased: the row as it is now, and how often its callback has failed.
+
+    `lease` is a fencing number: a later lease of the same row has a higher one.
+    """
+
+    grant: Grant
+    failures: int = 0
+    lease: int = 0
+
+
+@runtime_checkable
+class FollowUps(Ledger, Protocol):
+    """A Ledger that also keeps follow-ups. `SqliteLedger`, `PostgresLedger` and `MemoryLedger` do."""
+
+    async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
+        """Lease the follow-up of a row for `lease`, or return None: it is not due, or somebody else has it.
+
+        A planned row that is looked at for the first time is due `grace` later.
+        """
+        ...
+
+    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        ...
+
+    async def end_follow_up(self, follow_up: FollowUp) -> None:
+        """Give a lease back where the row has gone on to another status."""
+        ...
+
+
+@frozen
+class Kept:
+    """What a ledger keeps of a follow-up."""
+
+    about: GrantStatus
+    failures: int
+    due_at: datetime
+
+
+@frozen
+class Look:
+    """What a look at a row found: whether its follow-up is due, how often it has failed, and what to keep of it."""
+
+    is_due: bool
+    failures: int = 0
+    keep: Kept | None = None
+
+
+def look(grant: Grant, kept: Kept | None, now: datetime, grace: timedelta) -> Look:
+    """Look at a row; `kept` is what the ledger has of its follow-up, in this status or an earlier one."""
+    if grant.status not in OPEN:
+        return Look(is_due=False)
+    if kept is not None and kept.about is grant.status:
+        return Look(kept.due_at <= now, kept.failures)
+    if grant.status in _WAITS:
+        return Look(is_due=False, keep=Kept(grant.status, 0, now + grace))
+    return Look(is_due=True)
+
+
+class Leases:
+    """The leases of a ledger that one process owns: they end with the process, and so need no place on the disk."""
+
+    __slots__ = ("_last", "_until")
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[int, datetime]] = {}
+        self._last = 0
+
+    def take(self, ref: str, now: datetime, lease: timedelta) -> int | None:
+        """Return the number of a new lease, or None while another one lasts."""
+        held = self._until.get(ref)
+        if held is not None and held[1] > now:
+            return None
+        self._last += 1
+        self._until[ref] = self._last, now + lease
+        return self._last
+
+    def give_back(self, ref: str, lease: int) -> bool:
+        """End a lease, and tell whether it was still held."""
+        held = self._until.get(ref)
+        if held is None or held[0] != lease:
+            return False
+        del self._until[ref]
+        return True

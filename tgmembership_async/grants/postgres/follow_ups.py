@@ -1,0 +1,84 @@
+"""Follow-ups of a ledger in PostgreSQL: leases that end with their worker's life, or with their time."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from attrs import frozen
+
+from tgmembership_async.grants.follow_ups import FollowUp, Kept, look
+from tgmembership_async.grants.model import Grant, GrantStatus
+from tgmembership_async.grants.postgres.statements import find
+from tgmembership_async.grants.transitions import known
+from tgmembership_async.storage.postgres.liveness import ALIVE, Life
+from tgmembership_async.storage.postgres.server import Lane
+
+_KEPT: Final = """
+    SELECT about, failures, due_at FROM tgm_follow_up JOIN tgm_grants ON id = grant_id WHERE ref = %s
+"""
+# Of two that look at one row at once, one finds the other's row locked, and then its lease.
+_LEASE: Final = f"""
+    INSERT INTO tgm_follow_up AS kept (grant_id, about, failures, due_at, worker, lease, leased_until)
+    SELECT id, status, %(failures)s, %(now)s, %(worker)s, 1, clock_timestamp() + %(lease)s FROM tgm_grants
+    WHERE ref = %(ref)s AND status = %(about)s
+    ON CONFLICT (grant_id) DO UPDATE SET about = excluded.about, failures = excluded.failures,
+        worker = excluded.worker, lease = kept.lease + 1, leased_until = excluded.leased_until
+    WHERE (kept.about <> excluded.about OR kept.due_at <= %(now)s)
+        AND (kept.leased_until IS NULL OR kept.leased_until <= clock_timestamp() OR kept.worker NOT IN ({ALIVE}))
+    RETURNING lease
+"""  # noqa: S608 - constants
+_KEEP: Final = """
+    INSERT INTO tgm_follow_up (grant_id, about, failures, due_at)
+    SELECT id, %s, 0, %s FROM tgm_grants WHERE ref = %s
+    ON CONFLICT (grant_id) DO UPDATE SET about = excluded.about, failures = 0, due_at = excluded.due_at
+    WHERE tgm_follow_up.about <> excluded.about
+"""
+_PUT_OFF: Final = """
+    UPDATE tgm_follow_up SET failures = %s, due_at = %s, worker = NULL, leased_until = NULL
+    FROM tgm_grants WHERE id = grant_id AND ref = %s AND lease = %s AND about = %s
+"""
+_END: Final = """
+    UPDATE tgm_follow_up SET worker = NULL, leased_until = NULL
+    FROM tgm_grants WHERE id = grant_id AND ref = %s AND lease = %s
+"""
+
+
+@frozen
+class Begin:
+    """Lease the follow-up of a row, if it is due and no living worker has it."""
+
+    ref: str
+    lease: timedelta
+    grace: timedelta
+    life: Life
+    clock: Callable[[], datetime]
+
+    def __call__(self, lane: Lane) -> FollowUp | None:
+        """Return the follow-up that is leased, or None. A lease whose commit was not confirmed ends with its time."""
+        row = find(lane, self.ref)
+        grant, now = known(self.ref, None if row is None else row.grant), self.clock()
+        seen = look(grant, _kept(lane, self.ref), now, self.grace)
+        if seen.keep is not None:
+            lane.execute(_KEEP.encode(), (seen.keep.about, seen.keep.due_at, self.ref))
+        if not seen.is_due:
+            return None
+        values = {"failures": seen.failures, "now": now, "worker": self.life.secure(), "lease": self.lease}
+        leased = lane.execute(_LEASE.encode(), {**values, "ref": self.ref, "about": grant.status}).fetchone()
+        return None if leased is None else FollowUp(grant, seen.failures, leased[0])
+
+
+def _kept(lane: Lane, ref: str) -> Kept | None:
+    row = lane.execute(_KEPT.encode(), (ref,)).fetchone()
+    return None if row is None else Kept(GrantStatus(row[0]), row[1], row[2])
+
+
+def put_off(lane: Lane, follow_up: FollowUp, failures: int, due_at: datetime) -> bool:
+    """Give a lease back, due again later; False if it was not ours any more."""
+    grant: Grant = follow_up.grant
+    values = failures, due_at, grant.ref, follow_up.lease, grant.status
+    return lane.execute(_PUT_OFF.encode(), values).rowcount == 1
+
+
+def end(lane: Lane, follow_up: FollowUp) -> None:
+    """Give a lease back."""
+    lane.execute(_END.encode(), (follow_up.grant.ref, follow_up.lease))
