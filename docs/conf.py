@@ -18,6 +18,8 @@ from tgmembership_async.settings import BASE_URL
 HERE: Final = Path(__file__).parent
 PUBLIC: Final = (
     "tgmembership_async",
+    "tgmembership_async.access",
+    "tgmembership_async.fulfillment",
     "tgmembership_async.grants",
     "tgmembership_async.testing",
     "tgmembership_async.webhooks",

@@ -12,7 +12,7 @@ import griffe
 ROOT: Final = Path(__file__).parents[1]
 SNAPSHOT: Final = Path(__file__).with_name("public_api.txt")
 PACKAGE: Final = "tgmembership_async"
-SHOWN: Final = ("ext", "grants", "testing", "webhooks")
+SHOWN: Final = ("access", "ext", "fulfillment", "grants", "testing", "webhooks")
 
 
 def lines(root: Path = ROOT) -> list[str]:

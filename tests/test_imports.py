@@ -29,7 +29,7 @@ ORDER = {
         ["session"],
         ["storage"],
         ["grants", "webhooks"],
-        ["fulfillment"],
+        ["access", "fulfillment"],
         ["testing"],
         ["ext"],
         ["cli"],

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
+from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.memory import MemoryLedger
 from tgmembership_async.grants.model import (
@@ -27,6 +28,8 @@ __all__ = [
     "Decision",
     "DecisionMade",
     "Finding",
+    "FollowUp",
+    "FollowUps",
     "Grant",
     "GrantRequest",
     "GrantStatus",

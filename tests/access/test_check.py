@@ -1,0 +1,215 @@
+"""AccessCheck: one request for callers that ask at once, cached, and an older answer while the service is down."""
+
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+from stub_transport import StubTransport, not_sent, reply
+
+from tgmembership_async import CallError, NotSent, RetryPolicy, Session, Unauthorized, UsageError
+from tgmembership_async.access import Access, AccessCheck
+
+Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+MEMBER = reply('{"ok": true, "code": 200, "result": {"user_id": 7, "plan_id": 1, "expires_at": "2026-02-01"}}')
+NOBODY = reply('{"ok": true, "code": 200, "result": []}')
+DOWN = reply("<h1>502</h1>", 502)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+def opened(*steps: Any, **options: Any) -> tuple[Session, AccessCheck, StubTransport, Clock]:
+    transport, clock = StubTransport(*steps), Clock()
+    session = Session(1, "k" * 40, transport=transport, retry=RetryPolicy(attempts=1))
+    return session, AccessCheck(session, clock=clock, **options), transport, clock
+
+
+def test_an_answer_is_kept_for_its_time_and_expires_in_between(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, transport, clock = opened(MEMBER, NOBODY, ttl=60)
+        async with session:
+            access = await check(7, 1)
+            assert access == Access(
+                allowed=True, plans=frozenset({1}), expires_at=datetime(2026, 2, 1, tzinfo=UTC), checked_at=START
+            )
+            assert await check(7)
+            assert not await check(7, 2), "another plan, from the same answer"
+            clock.sleep(59)
+            assert await check(7, 1)
+            assert len(transport.requests) == 1
+            clock.sleep(1)
+            assert not await check(7, 1)
+            assert len(transport.requests) == 2
+
+    run(scenario)
+
+
+def test_a_subscription_that_is_over_does_not_count(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, _, clock = opened(MEMBER, ttl=100 * 86_400)
+        async with session:
+            assert await check(7)
+            clock.now = datetime(2026, 2, 1, tzinfo=UTC)
+            over = await check(7)
+            assert (over.allowed, over.plans, over.expires_at) == (False, frozenset(), None)
+
+    run(scenario)
+
+
+def test_callers_that_ask_at_once_share_one_request(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, transport, _ = opened(MEMBER)
+        answers: list[Access] = []
+
+        async def ask() -> None:
+            answers.append(await check(7))
+
+        async with session, anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(ask)
+        assert all(answers)
+        assert len(answers) == 20
+        assert len(transport.requests) == 1
+
+    run(scenario)
+
+
+def test_callers_that_ask_at_once_share_a_failure(run: Run) -> None:
+    async def scenario() -> None:
+        async def fail(_: Any) -> Any:
+            await anyio.wait_all_tasks_blocked()
+            raise not_sent()
+
+        session, check, transport, _ = opened(fail, MEMBER)
+        failures: list[CallError] = []
+
+        async def ask() -> None:
+            try:
+                await check(7)
+            except CallError as error:
+                failures.append(error)
+
+        async with session:
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(ask)
+            assert len(failures) == 5
+            assert len(transport.requests) == 1
+            assert await check(7), "a failure is not remembered"
+
+    run(scenario)
+
+
+def test_who_waits_for_a_caller_that_is_cancelled_asks_anew(run: Run) -> None:
+    async def scenario() -> None:
+        async def never(_: Any) -> Any:
+            await anyio.sleep_forever()
+
+        session, check, transport, _ = opened(never, MEMBER)
+        found: list[Access] = []
+        first = anyio.CancelScope()
+
+        async def leader() -> None:
+            with first:
+                await check(7)
+
+        async def follower() -> None:
+            found.append(await check(7))
+
+        async with session, anyio.create_task_group() as group:
+            group.start_soon(leader)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(follower)
+            await anyio.wait_all_tasks_blocked()
+            first.cancel()
+        assert found
+        assert found[0].allowed
+        assert len(transport.requests) == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("failure", [not_sent(), DOWN, reply('{"ok": false, "code": 500}')])
+def test_while_the_service_is_down_an_older_answer_serves_and_says_so(failure: Any, run: Run) -> None:
+    async def scenario() -> None:
+        session, check, _, clock = opened(MEMBER, failure, failure, ttl=60, grace=600)
+        async with session:
+            await check(7)
+            clock.sleep(100)
+            access = await check(7)
+            assert access.allowed
+            assert access.stale
+            assert access.checked_at == START
+            clock.sleep(600)
+            with pytest.raises(CallError):
+                await check(7)
+
+    run(scenario)
+
+
+def test_a_refusal_is_no_outage(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, _, clock = opened(MEMBER, reply('{"ok": false, "code": 401}'))
+        async with session:
+            await check(7)
+            clock.sleep(100)
+            with pytest.raises(Unauthorized):
+                await check(7)
+
+    run(scenario)
+
+
+def test_without_grace_nothing_is_stale(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, _, clock = opened(MEMBER, not_sent(), grace=0)
+        async with session:
+            await check(7)
+            clock.sleep(60)
+            with pytest.raises(NotSent):
+                await check(7)
+
+    run(scenario)
+
+
+def test_what_is_forgotten_is_asked_again_and_only_so_many_are_remembered(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, transport, _ = opened(NOBODY, NOBODY, NOBODY, NOBODY, MEMBER, size=2)
+        async with session:
+            for user in (1, 2, 3):
+                await check(user)
+            await check(1)
+            assert len(transport.requests) == 4, "1 was pushed out by 3"
+            check.forget(1)
+            assert await check(1)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("wrong", [{"ttl": 0}, {"grace": -1}, {"size": 0}, {"session": None}])
+def test_a_wrong_argument_is_refused(wrong: dict[str, Any]) -> None:
+    arguments = {"session": Session(1, "k" * 40, transport=StubTransport()), **wrong}
+    with pytest.raises(UsageError, match="(?i)" + next(iter(wrong))):
+        AccessCheck(arguments.pop("session"), **arguments)
+
+
+def test_a_wrong_id_is_refused_before_anything_is_asked(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, transport, _ = opened()
+        async with session:
+            for arguments in ((0,), ("7",), (7, -1)):
+                with pytest.raises(UsageError):
+                    await check(*arguments)
+        assert not transport.requests
+
+    run(scenario)
