@@ -18,6 +18,9 @@ from tgmembership_async import OutcomeUnknown, Request, Response, ServerError, S
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.grants.model import dump_error
+from tgmembership_async.grants.postgres.tables import LEDGER
+from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.postgres.liveness import WorkersStorage
 from tgmembership_async.testing import LEDGER_CHECKS, FakeService, FakeTransport
 from tgmembership_async.testing.conformance.transitions import Check
 from tgmembership_async.values.models import AccessToken
@@ -313,12 +316,16 @@ def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
 
 async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is_held(url: str) -> None:
     believed = ServerError("the service turned us away with HTTP 503 (try again in 5 s)", code=503, status=503)
-    async with PostgresLedger(url) as ledger:
-        for ref in ("gateway", "never sent"):
-            await ledger.plan(request(ref))
+    old = WorkersStorage(url, Component("ledger", LEDGER.migrations[:1]))
+    await old.open(lambda _: None)
+    await old.aclose()
     with psycopg.connect(url) as connection:
-        connection.execute("UPDATE tgm_component SET version = 1")
-        connection.execute("UPDATE tgm_grants SET error = %s WHERE ref = 'gateway'", (dump_error(believed),))
+        for ref, error in (("gateway", dump_error(believed)), ("never sent", None)):
+            connection.execute(
+                "INSERT INTO tgm_grants (ref, plan_id, note, status, attempts, error, updated_at)"
+                " VALUES (%s, 1, '', 'planned', 1, %s, now())",
+                (ref, error),
+            )
     async with PostgresLedger(url) as ledger:
         assert await status(ledger, "gateway") is GrantStatus.UNKNOWN
         assert await status(ledger, "never sent") is GrantStatus.PLANNED

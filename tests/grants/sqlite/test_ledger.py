@@ -21,6 +21,9 @@ from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, Sql
 from tgmembership_async.grants.model import dump_error
 from tgmembership_async.grants.sqlite import ledger as sqlite
 from tgmembership_async.grants.sqlite import statements
+from tgmembership_async.grants.sqlite.tables import LEDGER
+from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.sqlite.database import SqliteStorage
 from tgmembership_async.values.models import AccessToken
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -403,12 +406,16 @@ def test_a_page_is_no_longer_than_others_can_wait(run: Run, quick_path: Path, mo
 async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is_held(tmp_path: Path) -> None:
     path = tmp_path / "grants.db"
     believed = ServerError("the service turned us away with HTTP 503 (try again in 5 s)", code=503, status=503)
-    async with SqliteLedger(path) as ledger:
-        for ref in ("gateway", "never sent"):
-            await ledger.plan(request(ref))
+    old = SqliteStorage(path, Component("ledger", LEDGER.migrations[:1]), owner=True)
+    await old.open()
+    await old.aclose()
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE component SET version = 1")
-        connection.execute("UPDATE grants SET error = ? WHERE ref = 'gateway'", (dump_error(believed),))
+        for ref, error in (("gateway", dump_error(believed)), ("never sent", None)):
+            connection.execute(
+                "INSERT INTO grants (ref, plan_id, note, status, attempts, error, updated_at)"
+                " VALUES (?, 1, '', 'planned', 1, ?, 0)",
+                (ref, error),
+            )
     async with SqliteLedger(path) as ledger:
         rows = [await ledger.get(ref) for ref in ("gateway", "never sent")]
     assert [row and row.status for row in rows] == [GrantStatus.UNKNOWN, GrantStatus.PLANNED]
