@@ -12,7 +12,7 @@ from aiohttp import web
 
 TOKEN = "42:fake-bot-token"
 BOT = {"id": 42, "is_bot": True, "first_name": "Shop", "username": "shop_bot"}
-CUSTOMER = {"id": 777, "is_bot": False, "first_name": "Ann"}
+CUSTOMER: dict[str, Any] = {"id": 777, "is_bot": False, "first_name": "Ann"}
 LONG_POLL = 0.3  # seconds: a bot that is told to stop need not wait for longer
 
 
@@ -64,9 +64,10 @@ class FakeTelegram:
         self.updates.append(self._sent[number])
         self._tell()
 
-    def write(self, text: str) -> int:
-        """Let the customer write to the bot."""
-        return self.send(message=self._from_customer(text=text, entities=_commands(text)))
+    def write(self, text: str, *, user_id: int = CUSTOMER["id"]) -> int:
+        """Let the customer, or somebody else, write to the bot."""
+        message = self._from_customer(text=text, entities=_commands(text))
+        return self.send(message={**message, "from": {**CUSTOMER, "id": user_id}})
 
     def check_out(self, payload: str, *, amount: int = 250) -> int:
         """Ask the bot whether the customer may pay."""

@@ -11,8 +11,10 @@ from aiohttp import ClientSession, web
 from fake_telegram import TOKEN, FakeTelegram
 
 from tgmembership_async import Session, UsageError
-from tgmembership_async.grants import Granter
-from tgmembership_async.testing import FakeService, FakeTransport
+from tgmembership_async.access import Access
+from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.grants import Grant, Granter, MemoryLedger
+from tgmembership_async.testing import FakeService, FakeTransport, Fault
 from tgmembership_async.webhooks import Receiver, Verifier, sign
 
 if TYPE_CHECKING:
@@ -253,3 +255,92 @@ def test_names_that_are_taken_are_told(aiogram: Any, setup: Setup, session: Sess
     setup(dispatcher, session)
     with pytest.raises(UsageError, match="call setup once"):
         setup(dispatcher, session)
+
+
+async def test_a_payment_that_is_taken_ends_as_a_link(
+    aiogram: Any,
+    setup: Setup,
+    telegram: FakeTelegram,
+    polling: Polling,
+    bot: "Bot",
+    service: FakeService,
+    session: Session,
+    granter: Granter,
+) -> None:
+    async def deliver(grant: Grant) -> None:
+        assert grant.token is not None
+        await bot.send_message(int(grant.note), str(grant.token.link))
+
+    async def ask(grant: Grant) -> None:
+        raise AssertionError(grant)
+
+    async def paid(message: "Message", fulfillment: Fulfillment) -> None:
+        payment = message.successful_payment
+        assert payment is not None
+        ref = f"telegram:{payment.telegram_payment_charge_id}"
+        await fulfillment.take(ref, plan_id=int(payment.invoice_payload), note=str(message.chat.id))
+
+    dispatcher, fulfillment = aiogram.Dispatcher(), Fulfillment(granter, deliver=deliver, attention=ask)
+    setup(dispatcher, session, fulfillment=fulfillment)
+    dispatcher.message.register(paid, aiogram.F.successful_payment)
+
+    async def scenario() -> None:
+        assert fulfillment.is_open
+        telegram.pay("4", charge="stars-7")
+        telegram.pay("4", charge="stars-7")
+        await telegram.until(telegram.said)
+
+    await polling(dispatcher, scenario)
+
+    assert [said["text"] for said in telegram.said()] == [token.link for token in service.tokens]
+    assert (session.is_open, granter.is_open, fulfillment.is_open) == (False, False, False)
+
+
+async def test_a_handler_is_only_for_who_has_access(
+    aiogram: Any,
+    setup: Setup,
+    telegram: FakeTelegram,
+    polling: Polling,
+    service: FakeService,
+    session: Session,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    has_access = import_module("tgmembership_async.ext.aiogram").HasAccess
+    service.populate()
+    member = service.subscribers[0]
+    dispatcher = aiogram.Dispatcher()
+    setup(dispatcher, session)
+
+    async def lesson(message: "Message", has_access: Access) -> None:
+        await message.answer(f"plans {sorted(has_access.plans)}")
+
+    async def nothing(message: "Message") -> None:
+        await message.answer("buy it first")
+
+    dispatcher.message.register(lesson, has_access(member.plan_id))
+    dispatcher.message.register(nothing)
+
+    async def scenario() -> None:
+        telegram.write("/lesson", user_id=member.user_id)
+        telegram.write("/lesson", user_id=1)
+        await telegram.until(lambda: len(telegram.said()) == 2)
+        service.inject(Fault("error", status=400))
+        telegram.write("/lesson", user_id=2)
+        await telegram.until(lambda: len(telegram.said()) == 3)
+
+    await polling(dispatcher, scenario)
+
+    assert [said["text"] for said in telegram.said()] == [f"plans [{member.plan_id}]", "buy it first", "buy it first"]
+    assert "user 2 has access is not known" in caplog.text
+
+
+def test_a_fulfillment_of_another_granter_is_told(
+    aiogram: Any, setup: Setup, session: Session, granter: Granter
+) -> None:
+    async def nothing(_: Grant) -> None: ...
+
+    fulfillment = Fulfillment(granter, deliver=nothing, attention=nothing)
+    with pytest.raises(UsageError, match="another Granter"):
+        setup(aiogram.Dispatcher(), session, Granter(session, MemoryLedger()), fulfillment=fulfillment)
+    with pytest.raises(UsageError, match="must be a Fulfillment"):
+        setup(aiogram.Dispatcher(), session, granter, fulfillment=granter)

@@ -2,16 +2,31 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import anyio
 import httpx
 import pytest
-from fastapi import BackgroundTasks, FastAPI, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
 from tgmembership_async import Session, TGMembershipError, UsageError, errors
-from tgmembership_async.ext.fastapi import GranterDep, SessionDep, answer_error, get_session, lifespan, receiver_router
-from tgmembership_async.grants import Granter
+from tgmembership_async.access import Access
+from tgmembership_async.ext.fastapi import (
+    FulfillmentDep,
+    GranterDep,
+    SessionDep,
+    TGMDep,
+    answer_error,
+    get_access,
+    get_fulfillment,
+    get_session,
+    lifespan,
+    receiver_router,
+    require_access,
+)
+from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.grants import Grant, Granter, MemoryLedger
 from tgmembership_async.testing import FakeService, Fault, WebhookSender
 from tgmembership_async.webhooks import Receiver, Verifier
 
@@ -205,3 +220,67 @@ async def test_a_refusal_of_the_service_comes_through(service: FakeService, sess
 
     async with serving(app) as shop:
         assert (await shop.get("/")).json() == {"error": "NotFound", "maybe_applied": False}
+
+
+async def test_a_payment_that_is_taken_ends_as_a_link(service: FakeService, session: Session, granter: Granter) -> None:
+    links: list[str | None] = []
+    sent = anyio.Event()
+
+    async def deliver(grant: Grant) -> None:
+        links.append(grant.token.link if grant.token else None)
+        sent.set()
+
+    async def ask(grant: Grant) -> None:
+        raise AssertionError(grant)
+
+    fulfillment = Fulfillment(granter, deliver=deliver, attention=ask)
+    app = FastAPI(lifespan=lifespan(session, fulfillment=fulfillment))
+
+    @app.post("/payments/{ref}")
+    async def paid(ref: str, fulfillment: FulfillmentDep, granter: GranterDep, tgm: TGMDep) -> str:
+        assert fulfillment.granter is granter
+        assert tgm is session
+        return (await fulfillment.take(ref, plan_id=1, member_id=42)).status
+
+    async with serving(app) as shop:
+        assert (await shop.post("/payments/pi_1")).json() == "planned"
+        with anyio.fail_after(10):
+            await sent.wait()
+    assert links == [token.link for token in service.tokens]
+    assert (session.is_open, granter.is_open, fulfillment.is_open) == (False, False, False)
+
+
+async def test_only_who_has_access_comes_in(session: Session, service: FakeService) -> None:
+    service.populate()
+    member = service.subscribers[0]
+    app = FastAPI(lifespan=lifespan(session))
+
+    def logged_in(user: int) -> int:
+        return user
+
+    @app.get("/lesson")
+    async def lesson(access: Annotated[Access, Depends(require_access(user_id=logged_in))]) -> list[int]:
+        return sorted(access.plans)
+
+    @app.get("/other", dependencies=[Depends(require_access(99, user_id=logged_in))])
+    async def other() -> None: ...
+
+    async with serving(app) as shop:
+        assert (await shop.get(f"/lesson?user={member.user_id}")).json() == [member.plan_id]
+        assert (await shop.get("/lesson?user=1")).status_code == 403
+        assert (await shop.get(f"/other?user={member.user_id}")).status_code == 403
+
+
+def test_what_is_missing_is_told(session: Session, granter: Granter) -> None:
+    request = Request({"type": "http", "state": {}})
+    for get, why in ((get_fulfillment, "no Fulfillment"), (get_access, "no Session")):
+        with pytest.raises(UsageError, match=why):
+            get(request)
+
+    async def nothing(_: Grant) -> None: ...
+
+    fulfillment = Fulfillment(granter, deliver=nothing, attention=nothing)
+    with pytest.raises(UsageError, match="another Granter"):
+        lifespan(session, Granter(session, MemoryLedger()), fulfillment=fulfillment)
+    with pytest.raises(UsageError, match="must be a Fulfillment"):
+        lifespan(session, granter, fulfillment=granter)  # type: ignore[arg-type]  # callers are not all typed

@@ -10,33 +10,52 @@ Polling hands out updates as tasks and tells Telegram at once that it has them: 
 `SimpleRequestHandler(..., handle_in_background=False)` does the same for webhooks.
 """
 
+import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
 from aiogram import Dispatcher, Router
+from aiogram.filters import Filter
+from aiogram.types import TelegramObject, User
 
-from tgmembership_async.errors import UsageError
+from tgmembership_async.access import Access, AccessCheck
+from tgmembership_async.errors import CallError, UsageError
+from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
+from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.session import Session
 
 SESSION_NAME: Final = "tgm"
 GRANTER_NAME: Final = "granter"
+FULFILLMENT_NAME: Final = "fulfillment"
+ACCESS_NAME: Final = "access"
+
+_logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
 
-def setup(dispatcher: Dispatcher, session: Session, granter: Granter | None = None) -> None:
-    """Open `session` and `granter` with the bot, close them after it, and hand them to whoever has a parameter `tgm` or
-    `granter`: handlers, filters, middlewares, hooks for startup and shutdown.
+def setup(
+    dispatcher: Dispatcher,
+    session: Session,
+    granter: Granter | None = None,
+    *,
+    fulfillment: Fulfillment | None = None,
+) -> None:
+    """Open `session`, `granter` and `fulfillment` with the bot, close them after it, and hand them to whoever has a
+    parameter `tgm`, `granter`, `fulfillment` or `access`: handlers, filters, middlewares, hooks.
 
     It opens them before the first hook of the bot and closes them after the last one, and leaves alone what you have
-    opened yourself. Polling and webhooks are alike. Call it once, before the bot starts; raises UsageError otherwise.
+    opened yourself. `access` is an AccessCheck of the session, which `HasAccess` uses too. Polling and webhooks are
+    alike. Call it once, before the bot starts; raises UsageError otherwise.
     """  # noqa: D205 - the names are the contract
-    given = {SESSION_NAME: session} if granter is None else {SESSION_NAME: session, GRANTER_NAME: granter}
-    _check(dispatcher, session, granter)
+    granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
+    _check(dispatcher, session, granter, fulfillment)
+    parts = {SESSION_NAME: session, GRANTER_NAME: granter, FULFILLMENT_NAME: fulfillment}
+    given = {name: part for name, part in parts.items() if part is not None}
     opened = AsyncExitStack()
 
     async def open_all() -> None:
-        # First the Granter: a Session that it opened it can also end early, when only backoff is left to wait for.
-        for part in (granter, session):
+        # The outermost first: a Session that a Granter opened it can also end early, when only backoff is left.
+        for part in (fulfillment, granter, session):
             if part is not None and not part.is_open:
                 await opened.enter_async_context(part)
         _last(dispatcher).shutdown.register(opened.aclose)
@@ -48,7 +67,7 @@ def setup(dispatcher: Dispatcher, session: Session, granter: Granter | None = No
             await opened.aclose()
             raise
 
-    dispatcher.workflow_data.update(given)
+    dispatcher.workflow_data.update({**given, ACCESS_NAME: AccessCheck(session)})
     dispatcher.startup.register(open_or_nothing)
     dispatcher.startup.handlers.insert(0, dispatcher.startup.handlers.pop())
 
@@ -60,14 +79,46 @@ def _last(router: Router) -> Router:
     return router
 
 
-def _check(dispatcher: object, session: object, granter: object) -> None:
+class HasAccess(Filter):
+    """Let an update through if its user has access to a plan, or to any if `plan_id` is None.
+
+    The Access is handed on by the parameter name `has_access`. While the service is down an older answer serves, as
+    AccessCheck says; where there is none the update does not pass, and a WARNING says why. It needs `setup`, or an
+    AccessCheck under the name `access` in the dispatcher's data.
+    """
+
+    def __init__(self, plan_id: int | None = None) -> None:
+        self._plan_id = None if plan_id is None else check_id("plan_id", plan_id)
+
+    async def __call__(
+        self, _: TelegramObject, access: AccessCheck, event_from_user: User | None = None
+    ) -> bool | dict[str, Access]:
+        """Return whether the update passes, with the Access if it does."""
+        if event_from_user is None:
+            return False
+        try:
+            found = await access(event_from_user.id, self._plan_id)
+        except CallError as error:
+            _logger.warning("whether user %d has access is not known, and it is denied: %s", event_from_user.id, error)
+            return False
+        return {"has_access": found} if found else False
+
+
+def _check(dispatcher: object, session: object, granter: object, fulfillment: object) -> None:
     if not isinstance(dispatcher, Dispatcher):
         msg = f"setup takes aiogram's Dispatcher first, not {type(dispatcher).__name__}"
         raise UsageError(msg)
     if not isinstance(session, Session) or not isinstance(granter, Granter | None):
         msg = "setup takes a Session and, if you grant with a ledger, a Granter: setup(dispatcher, session, granter)"
         raise UsageError(msg)
-    taken = sorted({SESSION_NAME, GRANTER_NAME} & dispatcher.workflow_data.keys())
+    if not isinstance(fulfillment, Fulfillment | None):
+        msg = f"fulfillment must be a Fulfillment or None, not {type(fulfillment).__name__}"
+        raise UsageError(msg)
+    if fulfillment is not None and fulfillment.granter is not granter:
+        msg = "the Fulfillment works with another Granter than the one given: give setup the same"
+        raise UsageError(msg)
+    ours = {SESSION_NAME, GRANTER_NAME, FULFILLMENT_NAME, ACCESS_NAME}
+    taken = sorted(ours & dispatcher.workflow_data.keys())
     if taken:
         msg = f"this Dispatcher has data under {' and '.join(taken)} already: call setup once, and free these names"
         raise UsageError(msg)

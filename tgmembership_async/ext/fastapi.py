@@ -14,23 +14,28 @@ What a dying process had planned and not granted is carried out by `granter.run_
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
 from tgmembership_async import errors
+from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
+from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.session import Session
 from tgmembership_async.webhooks.receiver import Receiver
 
 SESSION_NAME: Final = "tgm"
 GRANTER_NAME: Final = "granter"
+FULFILLMENT_NAME: Final = "fulfillment"
+ACCESS_NAME: Final = "access"
 
 OwnLifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
@@ -58,6 +63,7 @@ def lifespan(
     granter: Granter | None = None,
     receiver: Receiver | None = None,
     *,
+    fulfillment: Fulfillment | None = None,
     own: OwnLifespan | None = None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Return what `FastAPI(lifespan=...)` takes: it opens all of them with the application, and closes them after it.
@@ -66,28 +72,37 @@ def lifespan(
     Session open, and what it yields joins the state of requests. A Session has one life: make application and Session
     in one function, so that each test, too, has its own.
     """
-    _check(session, granter, receiver)
+    granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
+    _check(session, granter, receiver, fulfillment)
+    access = AccessCheck(session)
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncExitStack() as opened:
-            # First the Granter: a Session that it opened it can also end early, when only backoff is left to wait for.
-            for part in (granter, session):
+            # The outermost first: a Session that a Granter opened it can also end early, when only backoff is left.
+            for part in (fulfillment, granter, session):
                 if part is not None and not part.is_open:
                     await opened.enter_async_context(part)
             if receiver is not None:
                 await opened.enter_async_context(receiver)
             state = None if own is None else await opened.enter_async_context(own(app))
-            yield {**(state or {}), SESSION_NAME: session, GRANTER_NAME: granter}
+            ours = {SESSION_NAME: session, GRANTER_NAME: granter, FULFILLMENT_NAME: fulfillment, ACCESS_NAME: access}
+            yield {**(state or {}), **ours}
 
     return live
 
 
-def _check(session: object, granter: object, receiver: object) -> None:
+def _check(session: object, granter: object, receiver: object, fulfillment: object) -> None:
     if not (
         isinstance(session, Session) and isinstance(granter, Granter | None) and isinstance(receiver, Receiver | None)
     ):
         msg = "lifespan takes a Session, perhaps a Granter, perhaps a Receiver: lifespan(session, granter, receiver)"
+        raise UsageError(msg)
+    if not isinstance(fulfillment, Fulfillment | None):
+        msg = f"fulfillment must be a Fulfillment or None, not {type(fulfillment).__name__}"
+        raise UsageError(msg)
+    if fulfillment is not None and fulfillment.granter is not granter:
+        msg = "the Fulfillment works with another Granter than the one given: give lifespan the same"
         raise UsageError(msg)
 
 
@@ -109,8 +124,50 @@ def get_granter(connection: HTTPConnection) -> Granter:
     return found
 
 
+def get_fulfillment(connection: HTTPConnection) -> Fulfillment:
+    """Return the Fulfillment of the application; a key for `app.dependency_overrides`."""
+    found: Fulfillment | None = getattr(connection.state, FULFILLMENT_NAME, None)
+    if found is None:
+        msg = "this application has no Fulfillment: FastAPI(lifespan=lifespan(session, fulfillment=fulfillment))"
+        raise UsageError(msg)
+    return found
+
+
+def get_access(connection: HTTPConnection) -> AccessCheck:
+    """Return the AccessCheck of the application's Session; a key for `app.dependency_overrides`."""
+    found: AccessCheck | None = getattr(connection.state, ACCESS_NAME, None)
+    if found is None:
+        msg = "this application has no Session: FastAPI(lifespan=lifespan(session)), and let the server run it"
+        raise UsageError(msg)
+    return found
+
+
 SessionDep = Annotated[Session, Depends(get_session)]
+TGMDep = SessionDep
+"""The same as SessionDep, for applications where that name is a database's."""
 GranterDep = Annotated[Granter, Depends(get_granter)]
+FulfillmentDep = Annotated[Fulfillment, Depends(get_fulfillment)]
+AccessDep = Annotated[AccessCheck, Depends(get_access)]
+
+
+def require_access(
+    plan_id: int | None = None, *, user_id: Callable[..., Any]
+) -> Callable[..., Coroutine[Any, Any, Access]]:
+    """Return a dependency that lets a request through if its user has access to a plan, or to any.
+
+    `user_id` is a dependency of yours that returns the Telegram id of the user who is logged in: this package does not
+    know who that is, and a number in a request proves nothing. The answer is 403 without access. Where neither the
+    service nor an older answer says, the error of the package is raised, for `answer_error`.
+    """
+    checked = None if plan_id is None else check_id("plan_id", plan_id)
+
+    async def required(access: AccessDep, user: Annotated[int, Depends(user_id)]) -> Access:
+        found = await access(user, checked)
+        if not found:
+            raise HTTPException(403, "no access")
+        return found
+
+    return required
 
 
 def receiver_router(receiver: Receiver, path: str) -> APIRouter:
