@@ -105,9 +105,10 @@ class TestCall:
         assert told.exit_code == 0
         assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(1, 9)]
 
+    @pytest.mark.parametrize("verb", [[], ["--verb", "GET"], ["--verb", "post"]])
     @pytest.mark.parametrize("method", ["addMember", "ADDMEMBER", "webhook"])
-    def test_what_tells_secrets_is_not_sent_unawares(self, service: FakeService, method: str) -> None:
-        done = run("call", method, "plan_id=1", "url=https://shop.example/")
+    def test_what_tells_secrets_is_not_sent_unawares(self, service: FakeService, method: str, verb: list[str]) -> None:
+        done = run("call", method, "plan_id=1", "url=https://shop.example/", *verb)
         assert done.exit_code == 2
         assert "Nothing was sent" in done.stderr
         assert service.count_requests() == 0

@@ -191,8 +191,28 @@ def test_what_may_hold_a_token_is_not_shown() -> None:
     assert isinstance(error.cause, UnexpectedReply)
     assert error.cause.body == b""
     assert "SECRET" not in f"{error} {error.cause}"
-    shown = unexpected("why", answer(200, b"<p>down</p>"), request(Safety.UNSAFE), {})
-    assert "<p>down</p>" in str(shown)
+
+
+NOTICE = b"<br />\n<b>Notice</b>: Undefined index in <b>/srv/api.php</b>\n"
+"""What PHP writes in front of a reply when it is told to show its notices."""
+
+
+@pytest.mark.parametrize("safety", Safety)
+@pytest.mark.parametrize("method", ["addMember", "ADDMEMBER", "webhook", "unknownMethod"])
+def test_what_may_hold_a_token_is_known_by_the_method_and_not_by_the_reply(method: str, safety: Safety) -> None:
+    body = NOTICE + b'{"ok": true, "code": 200, "result": "SECRET"}'
+    error = unexpected("HTTP 200: the body is not JSON", answer(200, body), request(safety, method), {})
+    if method == "unknownMethod" and safety is Safety.SAFE:
+        assert "SECRET" in str(error)
+        assert error.body == body
+    else:
+        assert "SECRET" not in f"{error} {error!r}"
+        assert error.body == b""
+        assert f"HTTP 200: the body is not JSON; the reply: {len(body)} bytes that look like HTML" in str(error)
+
+
+def test_a_gateways_page_to_a_read_is_shown() -> None:
+    assert "<p>down</p>" in str(unexpected("why", answer(502, b"<p>down</p>"), request(), {}))
 
 
 def test_nothing_sent_says_that_calling_again_is_safe() -> None:

@@ -91,6 +91,7 @@ def test_an_access_token_shows_nothing_that_opens_a_door() -> None:
     token = AccessToken("t0ken", "https://t.me/x?start=t0ken", {"hint": "t0ken"}, extra={"hint": "t0ken"})
 
     assert "t0ken" not in f"{token} {token!r} {[token]} {Reply(token)}"
+    assert "t0ken" not in repr(Reply("t0ken", 200, "fine", extra={"link": "t0ken"}))
     assert repr(token) == "AccessToken(token=***, link=***, raw=***)"
     assert repr(AccessToken(raw=0)) == "AccessToken(token=None, link=None, raw=***)"
 

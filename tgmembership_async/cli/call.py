@@ -17,9 +17,11 @@ from tgmembership_async.values.models import Reply
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _VERBS: Final = {endpoint.method.lower(): endpoint.verb for endpoint in reversed(ENDPOINTS)}
-_TELL_SECRETS: Final = {
-    ("addmember", "POST"): "tgmembership grant, which keeps the token in a ledger and grants nobody twice",
-    ("webhook", "POST"): "tgmembership webhook set, which keeps the secret in a file",
+_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if endpoint.secret)
+_HARMLESS: Final = frozenset((endpoint.method.lower(), endpoint.verb) for endpoint in ENDPOINTS if not endpoint.secret)
+_BETTER: Final = {
+    "addmember": "tgmembership grant, which keeps the token in a ledger and grants nobody twice",
+    "webhook": "tgmembership webhook set, which keeps the secret in a file",
 }
 _EPILOG: Final = """
 \b
@@ -63,9 +65,12 @@ def command(
     say beside the result.
     """
     how = verb or _VERBS.get(method.lower(), "GET")
-    better = _TELL_SECRETS.get((method.lower(), how))
-    if better is not None and not show_secrets:
-        msg = f"the reply holds what nobody else may read: use {better}, or add --show-secrets. Nothing was sent"
+    name = method.lower()
+    if name in _SECRET and (name, how) not in _HARMLESS and not show_secrets:
+        msg = (
+            f"the reply may hold what nobody else may read: use {_BETTER[name]}, or add --show-secrets. "
+            "Nothing was sent"
+        )
         raise UsageError(msg)
     params = dict(map(_pair, parameters))
     reply: Reply[Any] = anyio.run(_call, method, how, params, safety)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.model import Attempt, DecisionMade
+from tgmembership_async.values.models import mask
 
 PAGE: Final = 500
 
@@ -26,7 +27,7 @@ class Entry:
     note: str
     status: str
     attempts: int
-    token: str | None
+    token: str | None = field(repr=mask)
     error: str | None
     updated_at: datetime
     history: tuple[Attempt, ...]

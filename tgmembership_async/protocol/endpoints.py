@@ -74,7 +74,7 @@ def split_url(value: object) -> SplitResult | None:
 
 @frozen
 class Endpoint(Generic[T]):
-    """One method: how it is called, what a repetition does, and how its result is read."""
+    """One method: how it is called, what a repetition does, how its result is read, and if that may be a secret."""
 
     method: str
     verb: Verb
@@ -82,6 +82,7 @@ class Endpoint(Generic[T]):
     read: Callable[[Any], T] = field(repr=False)
     params: Mapping[str, Callable[[str, object], Param]] = field(factory=dict[str, Any], repr=False)
     required: frozenset[str] = frozenset()
+    secret: bool = False
 
 
 def _nothing(_: object) -> None:
@@ -99,6 +100,7 @@ ADD_MEMBER: Final[Endpoint[AccessToken]] = Endpoint(
     results.access_token,
     {"plan_id": check_id, "member_id": check_id},
     frozenset({"plan_id"}),
+    secret=True,
 )
 COUNT_ORDERS: Final[Endpoint[Count]] = Endpoint("countOrders", "GET", Safety.SAFE, results.count)
 COUNT_USERS: Final[Endpoint[Count]] = Endpoint("countUsers", "GET", Safety.SAFE, results.count)
@@ -114,7 +116,7 @@ PLANS_PERFORMANCE: Final[Endpoint[list[PlanPerformance]]] = Endpoint(
     "plansPerformance", "GET", Safety.SAFE, results.performance
 )
 SET_WEBHOOK: Final[Endpoint[Any]] = Endpoint(
-    "webhook", "POST", Safety.IDEMPOTENT, _raw, {"url": check_url}, frozenset({"url"})
+    "webhook", "POST", Safety.IDEMPOTENT, _raw, {"url": check_url}, frozenset({"url"}), secret=True
 )
 SET_WEBHOOK_LOCALLY: Final = evolve(SET_WEBHOOK, params={"url": check_local_url})
 DELETE_WEBHOOK: Final[Endpoint[None]] = Endpoint("webhook", "DELETE", Safety.IDEMPOTENT, _nothing)
@@ -132,6 +134,16 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
     DELETE_WEBHOOK,
 )
 _KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in ENDPOINTS}
+_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if endpoint.secret)
+
+
+def may_hold_secret(method: str, safety: Safety) -> bool:
+    """Tell whether a reply may hold a token or a webhook secret: known by the method, whatever the verb and the reply.
+
+    A method that is not in the table may give one out unless it is safe.
+    """
+    name = method.lower()
+    return name in _SECRET or (name not in _KNOWN and safety is not Safety.SAFE)
 
 
 def arguments(

@@ -24,6 +24,7 @@ from tgmembership_async.errors import (
     ReplyLost,
     UnexpectedReply,
 )
+from tgmembership_async.protocol.endpoints import may_hold_secret
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, excerpt
 from tgmembership_async.protocol.wire import Gateway503, Progress, Request, Response, Safety
 
@@ -185,8 +186,13 @@ def _wait(told: float | None) -> str:
 
 
 def unexpected(why: str, response: Response, request: Request, facts: dict[str, Any]) -> UnexpectedReply:
-    """Return the error for an answer we cannot use. What may hold an access token or a webhook secret is not shown."""
-    secret = request.safety is not Safety.SAFE and response.body.lstrip()[:1] not in (b"", b"<")
-    shown = f"{len(response.body)} bytes, not shown for the secret they may hold" if secret else excerpt(response.body)
-    kept = b"" if secret else response.body[:_KEPT_OF_A_BODY]
-    return UnexpectedReply(f"{why}; the reply: {shown}", body=kept, **facts)
+    """Return the error for an answer we cannot use. What may hold an access token or a webhook secret is not shown.
+
+    That is known by the method. The text does not tell: PHP writes its notices, which are HTML, before the JSON.
+    """
+    body = response.body
+    if not body or not may_hold_secret(request.method, request.safety):
+        return UnexpectedReply(f"{why}; the reply: {excerpt(body)}", body=body[:_KEPT_OF_A_BODY], **facts)
+    kind = " that look like HTML" if body.lstrip()[:1] == b"<" else ""
+    shown = f"{len(body)} bytes{kind}, not shown for the secret they may hold"
+    return UnexpectedReply(f"{why}; the reply: {shown}", **facts)

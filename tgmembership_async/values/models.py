@@ -17,7 +17,8 @@ from tgmembership_async.values.secret import Secret
 T = TypeVar("T")
 
 
-def _mask(value: object) -> str:
+def mask(value: object) -> str:
+    """Return what a repr shows of a value that it must not show."""
     return "None" if value is None else "***"
 
 
@@ -54,9 +55,9 @@ class AccessToken:
     Whoever reads one of these may join, so the repr shows none of them.
     """
 
-    token: str | None = field(default=None, repr=_mask)
-    link: str | None = field(default=None, repr=_mask)
-    raw: Any = field(default=None, repr=_mask, hash=False)
+    token: str | None = field(default=None, repr=mask)
+    link: str | None = field(default=None, repr=mask)
+    raw: Any = field(default=None, repr=mask, hash=False)
     extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False, repr=False)
 
 
@@ -117,12 +118,13 @@ class Reply(Generic[T]):
     """A whole successful answer: the result, and what the envelope and the way there had to say.
 
     `code` is None where the service sent none that reads; `attempts` counts requests, `elapsed` is in seconds.
+    The repr does not show `result` and `extra`: for some methods they hold an access token or a secret.
     """
 
-    result: T
+    result: T = field(repr=mask)
     code: int | None = None
     description: str | None = None
     request_id: str | None = None
     attempts: int = 1
     elapsed: float = 0.0
-    extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False)
+    extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False, repr=False)
