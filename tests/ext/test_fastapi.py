@@ -209,6 +209,24 @@ async def test_an_error_answers_with_its_status_and_keeps_its_message(
     assert answer.headers.get("retry-after") == wait
 
 
+async def test_a_request_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    app.add_exception_handler(TGMembershipError, answer_error)
+
+    @app.get("/pay/{ref}")
+    async def fail(ref: str) -> None:
+        msg = f"another plan stands under {ref}"
+        raise errors.RefConflict(msg)
+
+    async with serving(app) as shop:
+        answer = await shop.get("/pay/a%0ACRITICAL%0D%1B%5B2J%E2%80%A8%C2%85b")
+
+    assert answer.status_code == 409
+    [record] = caplog.records
+    hidden = r"a\nCRITICAL\r\x1b[2J\u2028\x85b"
+    assert record.getMessage() == f"/pay/{hidden}: another plan stands under {hidden}"
+
+
 async def test_a_refusal_of_the_service_comes_through(service: FakeService, session: Session) -> None:
     service.inject(Fault("error", method="addMember", status=404))
     app = FastAPI(lifespan=lifespan(session))

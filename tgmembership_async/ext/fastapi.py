@@ -29,6 +29,7 @@ from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.session import Session
 from tgmembership_async.webhooks.receiver import Receiver
 
@@ -190,7 +191,9 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """
     status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
     level = logging.ERROR if status == STATUSES[TGMembershipError] else logging.WARNING
-    _logger.log(level, "%s: %s", request.scope.get("path"), error, exc_info=error if level == logging.ERROR else None)
+    # What a stranger wrote must not look like a line of ours: a path may hold line ends.
+    path, message = printable(str(request.scope.get("path"))), printable(str(error))
+    _logger.log(level, "%s: %s", path, message, exc_info=error if level == logging.ERROR else None)
     wait: float | None = getattr(error, "retry_after", None)
     return JSONResponse(
         {"error": type(error).__name__, "maybe_applied": bool(getattr(error, "maybe_applied", False))},
