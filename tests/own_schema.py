@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -15,10 +16,12 @@ SERVER = os.environ.get("TGM_POSTGRES", "postgresql://127.0.0.1:5432/test")
 
 
 @contextmanager
-def own_schema() -> Iterator[str]:
-    """Yield the URL of an empty schema, and drop it at the end."""
+def own_schema(tail: str = "") -> Iterator[str]:
+    """Yield the URL of an empty schema, whose name ends as told, and drop it at the end."""
     psycopg: Any = pytest.importorskip("psycopg")
     name = f"tgm_{secrets.token_hex(6)}"
+    if tail:
+        name = '"{}"'.format(f"{name}{tail}".replace('"', '""'))
     try:
         connection = psycopg.connect(SERVER, autocommit=True, connect_timeout=5)
     except psycopg.OperationalError as error:
@@ -29,7 +32,8 @@ def own_schema() -> Iterator[str]:
     with connection:
         connection.execute(f"CREATE SCHEMA {name}")
         try:
-            yield f"{SERVER}{'&' if '?' in SERVER else '?'}options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
+            options = f"-csearch_path={name} -csynchronous_commit=off"
+            yield f"{SERVER}{'&' if '?' in SERVER else '?'}options={quote(options)}"
         finally:
             connection.execute("SET client_min_messages = error")
             connection.execute(f"DROP SCHEMA {name} CASCADE")

@@ -48,6 +48,17 @@ async def test_order_and_intent_are_committed_together(url: str, shop: psycopg.C
         assert (await ledger.claim(BOTH[0])).mine
 
 
+@pytest.mark.parametrize("tail", ["%", "%s", "%%(name)s", '";{schema}'])
+async def test_a_schema_may_have_any_name(tail: str) -> None:
+    with own_schema(tail) as url:
+        async with PostgresLedger(url) as ledger:
+            await ledger.plan(BOTH[0])
+            with psycopg.connect(url) as shop:
+                assert [grant.ref for grant in ledger.plan_in(shop, *BOTH)] == ["a", "b"]
+            assert (await ledger.claim(BOTH[1])).mine
+            assert await planned(ledger) == ["a"]
+
+
 async def test_what_is_rolled_back_never_was(url: str, shop: psycopg.Connection[Any]) -> None:
     async with PostgresLedger(url) as ledger:
         with pytest.raises(ZeroDivisionError), shop.transaction():  # noqa: PT012 - the error has to come out of the transaction

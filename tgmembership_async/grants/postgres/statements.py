@@ -127,12 +127,16 @@ def insert_all(requests: Iterable[GrantRequest], now: datetime, schema: str) -> 
     """Return the statement, and its values, that plans those of the requests whose refs are new."""
     rows = list(requests)
     columns = ([getattr(row, name) for row in rows] for name in ("ref", "plan_id", "member_id", "note"))
-    return _INSERT_ALL.format(schema=schema).encode(), [now, *columns]
+    return _in(schema, _INSERT_ALL), [now, *columns]
 
 
 def find_all(refs: Iterable[str], schema: str) -> tuple[bytes, list[object]]:
     """Return the statement, and its values, that finds the rows of these refs, for `grants_by_ref`."""
-    return _FIND_ALL.format(schema=schema).encode(), [list(refs)]
+    return _in(schema, _FIND_ALL), [list(refs)]
+
+
+def _in(schema: str, statement: str) -> bytes:
+    return statement.format(schema=schema.replace("%", "%%")).encode()  # psycopg takes a bare % for a placeholder
 
 
 def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
