@@ -115,6 +115,27 @@ class TestAnswers:
 
         run(scenario)
 
+    @pytest.mark.parametrize("version", ["1.1", "2"])
+    def test_a_body_that_does_not_come_in_time_is_not_waited_for(self, run: Run, version: str) -> None:
+        async def scenario() -> None:
+            first, sent = [True], list[Any]()
+
+            async def receive() -> dict[str, Any]:
+                if not first:
+                    await anyio.sleep(0.01)
+                first.clear()
+                return {"type": "http.request", "body": b" ", "more_body": True}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {"type": "http", "method": "POST", "http_version": version, "headers": []}
+            await receiver(body_timeout=0.05).asgi(scope, receive, send)
+            assert (sent[0]["status"], sent[1]["body"]) == (408, b"too slow\n")
+            assert ((b"connection", b"close") in sent[0]["headers"]) is (version == "1.1")
+
+        run(scenario)
+
     def test_nothing_in_an_answer_helps_a_forger(self, run: Run) -> None:
         async def scenario() -> None:
             stale, forged = signed(b"{}", at=1), signed(b"other")
@@ -361,6 +382,7 @@ class TestConfiguration:
             ({"policy": None}, "policy"),
             ({"max_body": 0}, "max_body"),
             ({"max_body": True}, "max_body"),
+            ({"body_timeout": 0}, "body_timeout"),
         ],
     )
     def test_a_receiver_that_cannot_be_right(self, arguments: Any, what: str) -> None:

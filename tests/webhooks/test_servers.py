@@ -60,7 +60,7 @@ async def with_aiohttp(to: Receiver) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_post("/telegram", telegram)
     app.router.add_route("*", "/tgmembership", to.aiohttp_handler)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, lingering_time=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -131,6 +131,20 @@ async def test_what_turns_out_too_long_is_refused_as_soon_as_it_does(serve: Serv
     async with serve(receiver()) as url:
         reply = await _raw(url, b"transfer-encoding: chunked\r\n\r\n", b"1f4\r\n" + b"x" * 500 + b"\r\n")
         assert reply.startswith(b"HTTP/1.1 413")
+
+
+@every_server
+@pytest.mark.parametrize("head", [b"content-length: 9\r\n\r\nx", b"transfer-encoding: chunked\r\n\r\n1\r\nx"])
+async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve, head: bytes) -> None:
+    async with serve(receiver(body_timeout=0.2)) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+        writer.write(b"POST /tgmembership HTTP/1.1\r\nhost: x\r\n" + head)
+        try:
+            reply = await asyncio.wait_for(reader.read(), 30)  # to its end: the connection is closed
+        finally:
+            writer.close()
+        assert reply.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in reply.lower()
 
 
 @every_server

@@ -3,16 +3,19 @@
 from aiohttp import web
 
 from tgmembership_async.webhooks import answers
-from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint
+from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint, in_time
 
 
 async def respond(receiver: DeliveryEndpoint, request: web.Request) -> web.Response:
     """Return the answer to a request, of whose body no more is read than the Receiver takes."""
     answer = receiver.before_body(request.method, request.headers.get("content-length"))
     if answer is None:
-        body = await _read(request, receiver.max_body)
+        body = await in_time(_read(request, receiver.max_body), receiver.body_timeout)
         answer = body if isinstance(body, Answer) else await receiver.handle(request.raw_headers, body)
-    return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+    response = web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
+    if answer is answers.TOO_SLOW:
+        response.force_close()  # the server would wait for the rest of the body before the next request
+    return response
 
 
 async def _read(request: web.Request, limit: int) -> bytes | Answer:

@@ -1,15 +1,16 @@
 """The Receiver as a bare ASGI application: no Starlette needed, no path looked at, every verb answered."""
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.webhooks import answers
-from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint
+from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint, in_time
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+_CLOSE: Final = (b"connection", b"close")
 
 
 class ASGIReceiver:
@@ -30,7 +31,7 @@ class ASGIReceiver:
         if scope["type"] == "http":
             answer = await self._answer(scope, receive)
             if answer is not None:
-                await _respond(send, answer, with_body=scope["method"] != "HEAD")
+                await _respond(send, answer, scope)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
@@ -42,7 +43,7 @@ class ASGIReceiver:
         early = self._receiver.before_body(scope["method"], length)
         if early is not None:
             return early
-        body = await _read(receive, self._receiver.max_body)
+        body = await in_time(_read(receive, self._receiver.max_body), self._receiver.body_timeout)
         return body if body is None or isinstance(body, Answer) else await self._receiver.handle(headers, body)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -73,8 +74,10 @@ async def _read(receive: Receive, limit: int) -> bytes | Answer | None:
             return bytes(body)
 
 
-async def _respond(send: Send, answer: Answer, *, with_body: bool) -> None:
-    length = (b"content-length", str(len(answer.body)).encode())
+async def _respond(send: Send, answer: Answer, scope: Message) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": answer.body if with_body else b""})
+    headers.append((b"content-length", str(len(answer.body)).encode()))
+    if answer is answers.TOO_SLOW and scope.get("http_version", "1.1").startswith("1"):
+        headers.append(_CLOSE)  # the server would wait for the rest of the body before the next request
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from tgmembership_async.errors import NotAuthentic, Unreadable, UsageError
 from tgmembership_async.lifecycle import Lived
+from tgmembership_async.settings import seconds
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _DEFAULT_POLICY: Final = HandlingPolicy()
 _MAX_BODY: Final = 65_536
+_BODY_TIMEOUT: Final = 10.0
 _DIGITS: Final = 20
 
 E = TypeVar("E", bound=Event)
@@ -44,8 +46,10 @@ class Receiver(Lived):
     Without an inbox it needs no entering: handlers run before the answer, a failing one answers 500 so that the service
     repeats, and `replay` remembers, in this process, what was handled.
 
-    `max_body` bounds a body in bytes. `probes=True` answers 200 to GET and HEAD and to an empty body, for the service
-    takes a URL only if it answers 200, and it asks before there is a secret (documented). `clock` gives unix seconds.
+    `max_body` bounds a body in bytes, and `body_timeout` the seconds in which all of it must come, or it is answered
+    408: who sends a byte now and then would hold a connection for ever. `probes=True` answers 200 to GET and HEAD and
+    to an empty body, for the service takes a URL only if it answers 200, and it asks before there is a secret
+    (documented). `clock` gives unix seconds.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Receiver(Lived):
         *,
         policy: HandlingPolicy = _DEFAULT_POLICY,
         max_body: int = _MAX_BODY,
+        body_timeout: float = _BODY_TIMEOUT,
         probes: bool = False,
         background: bool = True,
         replay: MemoryReplay | None = None,
@@ -64,6 +69,7 @@ class Receiver(Lived):
         self.verifier = verifier
         self.inbox = inbox
         self.max_body = max_body
+        self.body_timeout: float = seconds("body_timeout", body_timeout)
         self.asgi: ASGIReceiver = ASGIReceiver(self)
         self._probes = probes
         self._clock = clock
