@@ -119,5 +119,8 @@ class Inbox(Protocol):
         ...
 
     async def purge(self, received_before: datetime) -> int:
-        """Delete what is done, repeated or unreadable and was received before then; return how many there were."""
+        """Delete what is done, repeated or unreadable and was received before then; return how many there were.
+
+        What is deleted is known when it comes again: `store` answers as if it were there.
+        """
         ...

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from own_schema import own_schema
 
 from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.storage.component import Component
 from tgmembership_async.webhooks import Delivery, EntryStatus, Inbox, PostgresInbox, SqliteInbox
 from tgmembership_async.webhooks.inbox import Arrival, Receipt, Verdict
+from tgmembership_async.webhooks.inboxes import postgres as postgres_inbox
+from tgmembership_async.webhooks.inboxes import sqlite as sqlite_inbox
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -213,6 +217,61 @@ class TestOperators:
                     await inbox.settle(entry.id, Verdict(DEAD if entry.id == 1 else DONE))
                 assert await inbox.purge(NOW + timedelta(hours=3)) == 2
                 assert await statuses(inbox) == [DEAD, DONE, STORED]
+
+        run(scenario)
+
+    def test_what_was_purged_is_known_when_it_comes_again(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            second = timedelta(seconds=1)
+            came = [
+                arrival(1),
+                arrival(2, fingerprint="f1", at=NOW + second),
+                arrival(3, fingerprint=None),
+                arrival(4, at=NOW + timedelta(days=1)),
+            ]
+            for days in range(2):  # the second time after a restart
+                async with make() as inbox:
+                    again = [evolve(one, received_at=one.received_at + timedelta(days=days)) for one in came]
+                    receipts = await put(inbox, *again)
+                    for entry in await inbox.claim(9, NOW):
+                        await inbox.settle(entry.id, Verdict(DONE))
+                    purged = await inbox.purge(NOW + timedelta(hours=1))
+                    assert await statuses(inbox) == [STORED]
+            assert purged == 0
+            assert [(receipt.new, receipt.status) for receipt in receipts] == [
+                (False, DONE),
+                (False, REPEAT),
+                (False, UNREADABLE),
+                (False, STORED),
+            ]
+
+        run(scenario)
+
+    def test_an_inbox_of_the_first_version_is_brought_up_to_date(
+        self, make: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            with monkeypatch.context() as before:
+                for module in (sqlite_inbox, postgres_inbox):
+                    before.setattr(module, "INBOX", Component("inbox", module.INBOX.migrations[:1]))
+                async with make():
+                    pass
+            async with make() as inbox:
+                await put(inbox, arrival(1, fingerprint=None))
+                assert await inbox.purge(NOW + timedelta(hours=1)) == 1
+                assert not (await put(inbox, arrival(1, fingerprint=None, at=NOW + timedelta(hours=2))))[0].new
+
+        run(scenario)
+
+    def test_an_event_that_was_purged_is_a_repeat_when_it_comes_signed_anew(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            async with make() as inbox:
+                await put(inbox, arrival(1), arrival(2, fingerprint="f1", at=NOW + timedelta(seconds=90)))
+                for entry in await inbox.claim(9, NOW):
+                    await inbox.settle(entry.id, Verdict(DONE))
+                assert await inbox.purge(NOW + timedelta(days=1)) == 2
+                again = [arrival(3 + n, fingerprint="f1", at=NOW + timedelta(seconds=99 + n)) for n in range(2)]
+                assert [receipt.status for receipt in await put(inbox, *again, window=100)] == [REPEAT, STORED]
 
         run(scenario)
 

@@ -38,6 +38,14 @@ _DELIVERY: Final = """
         claim bigint -- and by which of that worker's claims
     )
 """
+_PURGED: Final = """
+    CREATE TABLE tgm_delivery_purged ( -- what is left of a delivery, to know it or its event when it comes again
+        digest bytea PRIMARY KEY,
+        status text NOT NULL CHECK (status IN ('done', 'repeat', 'unreadable')),
+        fingerprint text, -- NULL for what was never handled
+        received_at timestamptz NOT NULL
+    )
+"""
 INBOX: Final = Component(
     "inbox",
     (
@@ -46,6 +54,10 @@ INBOX: Final = Component(
             "CREATE INDEX tgm_delivery_due ON tgm_delivery (due_at, id) WHERE status = 'stored'",
             "CREATE INDEX tgm_delivery_in_hand ON tgm_delivery (worker) WHERE status = 'processing'",
             "CREATE INDEX tgm_delivery_of_event ON tgm_delivery (fingerprint, received_at)",
+        ),
+        (
+            _PURGED,
+            "CREATE INDEX tgm_delivery_purged_event ON tgm_delivery_purged (fingerprint, received_at)",
         ),
     ),
 )
@@ -56,7 +68,23 @@ _INSERT: Final = """
     INSERT INTO tgm_delivery (digest, status, name, fingerprint, signed_at, received_at, nonce, body, due_at, note)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (digest) DO NOTHING
 """
-_LATELY: Final = "SELECT 1 FROM tgm_delivery WHERE fingerprint = %s AND received_at > %s AND status <> 'repeat' LIMIT 1"
+_FIND: Final = """
+    SELECT status, received_at FROM tgm_delivery WHERE digest = %(digest)s
+    UNION ALL SELECT status, received_at FROM tgm_delivery_purged WHERE digest = %(digest)s
+"""
+_LATELY: Final = """
+    SELECT 1 FROM tgm_delivery WHERE fingerprint = %(same)s AND received_at > %(since)s AND status <> 'repeat'
+    UNION ALL SELECT 1 FROM tgm_delivery_purged WHERE fingerprint = %(same)s AND received_at > %(since)s
+    LIMIT 1
+"""
+_PURGE: Final = """
+    WITH purged AS (
+        DELETE FROM tgm_delivery WHERE received_at < %s AND status IN ('done', 'repeat', 'unreadable')
+        RETURNING digest, status, fingerprint, received_at
+    )
+    INSERT INTO tgm_delivery_purged (digest, status, fingerprint, received_at)
+    SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM purged
+"""
 _CLAIM: Final = f"""
     UPDATE tgm_delivery
     SET status = 'processing', attempts = attempts + 1, due_at = NULL, worker = %s, claim = %s
@@ -173,7 +201,10 @@ class PostgresInbox(Lived):
         await self._storage.run(partial(_retry, entry_id=entry_id))
 
     async def purge(self, received_before: datetime) -> int:
-        """Delete what is done, repeated or unreadable and was received before then; return how many there were."""
+        """Delete what is done, repeated or unreadable and was received before then; return how many there were.
+
+        A digest of each stays, so that it is known when it comes again.
+        """
         return await self._storage.run(partial(_purge, before=received_before))
 
     def _look(self, lane: Lane) -> None:
@@ -207,7 +238,7 @@ def _store(lane: Lane, arrival: Arrival, since: datetime) -> Receipt:
     with lane.transaction():
         # Two deliveries of one event take turns here, or neither would see the other.
         lane.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (arrival.fingerprint,))
-        found = lane.execute("SELECT status, received_at FROM tgm_delivery WHERE digest = %s", (digest,)).fetchone()
+        found = lane.execute(_FIND, {"digest": digest}).fetchone()
         if found is None:
             status = _status_of_new(lane, arrival, since)
             values = (
@@ -225,7 +256,7 @@ def _store(lane: Lane, arrival: Arrival, since: datetime) -> Receipt:
 def _status_of_new(lane: Lane, arrival: Arrival, since: datetime) -> EntryStatus:
     if arrival.fingerprint is None:
         return EntryStatus.UNREADABLE
-    same = lane.execute(_LATELY, (arrival.fingerprint, since)).fetchone()
+    same = lane.execute(_LATELY, {"same": arrival.fingerprint, "since": since}).fetchone()
     return EntryStatus.STORED if same is None else EntryStatus.REPEAT
 
 
@@ -254,6 +285,4 @@ def _retry(lane: Lane, entry_id: int) -> None:
 
 
 def _purge(lane: Lane, before: datetime) -> int:
-    return lane.execute(
-        "DELETE FROM tgm_delivery WHERE received_at < %s AND status IN ('done', 'repeat', 'unreadable')", (before,)
-    ).rowcount
+    return lane.execute(_PURGE, (before,)).rowcount

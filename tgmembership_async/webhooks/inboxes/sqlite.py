@@ -33,6 +33,14 @@ _DELIVERY: Final = """
         note TEXT NOT NULL
     ) STRICT
 """
+_PURGED: Final = """
+    CREATE TABLE delivery_purged ( -- what is left of a delivery, to know it or its event when it comes again
+        digest BLOB PRIMARY KEY,
+        status TEXT NOT NULL CHECK (status IN ('done', 'repeat', 'unreadable')),
+        fingerprint TEXT, -- NULL for what was never handled
+        received_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+"""
 INBOX: Final = Component(
     "inbox",
     (
@@ -41,11 +49,28 @@ INBOX: Final = Component(
             "CREATE INDEX delivery_due ON delivery (due_at) WHERE status = 'stored'",
             "CREATE INDEX delivery_of_event ON delivery (fingerprint, received_at)",
         ),
+        (
+            _PURGED,
+            "CREATE INDEX delivery_purged_event ON delivery_purged (fingerprint, received_at)",
+        ),
     ),
 )
 _COLUMNS: Final = (
     "id, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note"
 )
+_FIND: Final = """
+    SELECT status FROM delivery WHERE digest = :digest
+    UNION ALL SELECT status FROM delivery_purged WHERE digest = :digest
+"""
+_LATELY: Final = """
+    SELECT 1 FROM delivery WHERE fingerprint = :same AND received_at > :since AND status <> 'repeat'
+    UNION ALL SELECT 1 FROM delivery_purged WHERE fingerprint = :same AND received_at > :since
+    LIMIT 1
+"""
+_FORGET: Final = """
+    INSERT OR IGNORE INTO delivery_purged (digest, status, fingerprint, received_at)
+    SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM delivery
+"""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -118,7 +143,10 @@ class SqliteInbox(Lived):
         await self._storage.write(partial(_retry, entry_id=entry_id))
 
     async def purge(self, received_before: datetime) -> int:
-        """Delete what is done, repeated or unreadable and was received before then; return how many there were."""
+        """Delete what is done, repeated or unreadable and was received before then; return how many there were.
+
+        A digest of each stays, so that it is known when it comes again.
+        """
         return await self._storage.write(partial(_purge, before=received_before))
 
     def _check_owner(self) -> None:
@@ -159,7 +187,7 @@ def _take_over(connection: sqlite3.Connection) -> None:
 
 def _store(connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> Receipt:
     digest = bytes.fromhex(arrival.delivery.digest)
-    found = connection.execute("SELECT status FROM delivery WHERE digest = ?", (digest,)).fetchone()
+    found = connection.execute(_FIND, {"digest": digest}).fetchone()
     if found is not None:
         return Receipt(new=False, status=EntryStatus(found[0]))
     status = _status_of_new(connection, arrival, since)
@@ -186,9 +214,8 @@ def _store(connection: sqlite3.Connection, arrival: Arrival, since: datetime) ->
 def _status_of_new(connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> EntryStatus:
     if arrival.fingerprint is None:
         return EntryStatus.UNREADABLE
-    same = (arrival.fingerprint, _number(since))
-    lately = "SELECT 1 FROM delivery WHERE fingerprint = ? AND received_at > ? AND status <> 'repeat' LIMIT 1"
-    return EntryStatus.STORED if connection.execute(lately, same).fetchone() is None else EntryStatus.REPEAT
+    same = {"same": arrival.fingerprint, "since": _number(since)}
+    return EntryStatus.STORED if connection.execute(_LATELY, same).fetchone() is None else EntryStatus.REPEAT
 
 
 def _claim(connection: sqlite3.Connection, limit: int, now: datetime) -> list[Entry]:
@@ -239,6 +266,6 @@ def _retry(connection: sqlite3.Connection, entry_id: int) -> None:
 
 
 def _purge(connection: sqlite3.Connection, before: datetime) -> int:
-    return connection.execute(
-        "DELETE FROM delivery WHERE received_at < ? AND status IN ('done', 'repeat', 'unreadable')", (_number(before),)
-    ).rowcount
+    old = "WHERE received_at < ? AND status IN ('done', 'repeat', 'unreadable')"
+    connection.execute(f"{_FORGET} {old}", (_number(before),))
+    return connection.execute(f"DELETE FROM delivery {old}", (_number(before),)).rowcount  # noqa: S608 - constants
