@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from tgmembership_async.cli.output import note
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.testing.fake.faults import nasty
 
@@ -45,7 +46,7 @@ def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: 
     with serve(service, host=host, port=port) as server:
         for name, value in server.env().items():
             click.echo(f"{name}={value}")
-        click.echo(f"The fake service listens on {server.url}; Ctrl-C ends it.", err=True)
+        note(f"The fake service listens on {server.url}; Ctrl-C ends it.")
         try:
             customers = Random(seed)  # noqa: S311 - reproducible on purpose
             while not threading.Event().wait(order_every):

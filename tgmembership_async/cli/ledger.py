@@ -1,6 +1,5 @@
 """`tgmembership ledger`: make a ledger, bring it up to date, copy it from a file to a server and back."""
 
-import shlex
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +8,7 @@ import click
 from rich.console import Console
 
 from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened, place, server
-from tgmembership_async.cli.output import Format, format_option, write_one
+from tgmembership_async.cli.output import Format, format_option, hint, note, write_one
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Copied, Store, copy
@@ -45,7 +44,7 @@ def init(*, ledger: Place, queue: bool) -> None:
     if queue:
         server(ledger, "--queue")
     anyio.run(_ready, ledger, queue)
-    click.echo(f"{ledger} is ready.", err=True)
+    note(f"{ledger} is ready.")
 
 
 @command.command("migrate", epilog=_example("migrate --ledger grants.db"))
@@ -54,7 +53,7 @@ def migrate(*, ledger: Place) -> None:
     """Bring the tables of a ledger that is there up to date with this package, and keep all rows."""
     check_there(ledger)
     anyio.run(_ready, ledger, False)
-    click.echo(f"{ledger} is up to date.", err=True)
+    note(f"{ledger} is up to date.")
 
 
 async def _ready(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.run takes no names
@@ -85,10 +84,8 @@ def copy_(*, source: str, target: str, form: Format) -> None:
     check_there(from_)
     copied = anyio.run(_copy, _store(from_), _store(to))
     write_one(form, {"rows": copied.rows, "added": copied.added})
-    click.echo(
-        f"{copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, and {from_} no more.", err=True
-    )
-    click.echo(f"Look: tgmembership grants list --ledger {shlex.quote(str(to))}", err=True)
+    note(f"{copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, and {from_} no more.")
+    note(f"Look: {hint('grants', 'list', '--ledger', to)}")
 
 
 def _store(where: Place) -> Store:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import click
 from attrs import field, frozen
 
+from tgmembership_async.cli.output import hint
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
@@ -121,7 +122,8 @@ def is_there(place: Server) -> bool:
 def check_there(place: Place) -> None:
     """Raise UsageError where a database has no ledger: who only looks, or was given a wrong name, makes none."""
     if isinstance(place, Server) and not is_there(place):
-        msg = f"{place} has no ledger: look at the name, or make one: tgmembership ledger init --ledger {place}"
+        make = hint("ledger", "init", "--ledger", place)
+        msg = f"{place} has no ledger: look at the name, or make one: {make}"
         raise UsageError(msg)
 
 

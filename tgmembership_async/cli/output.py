@@ -1,12 +1,15 @@
 """Rows for people on a terminal, and for programs in a pipe: one writer for each `--format`.
 
 Money and other exact numbers are strings in JSON, so that no reader rounds them. A cell of CSV that is an object or an
-array holds its JSON.
+array holds its JSON; text that a spreadsheet would take for a formula has a `'` in front. What the service, a customer
+or a file's name brings along commands no terminal: control characters are shown escaped.
 """
 
 import csv
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +35,9 @@ Fields = Mapping[str, Any]
 Format = Literal["auto", "table", "json", "jsonl", "csv"]
 _FORMATS: Final = ("auto", "table", "json", "jsonl", "csv")
 _WIDE_ENOUGH: Final = 1_000
+_LONGEST_NOTE: Final = 10_000
 _NUMBERS: Final = (int, Decimal, type(None))
+_FORMULA: Final = re.compile(r"[=+\-@\t\r\n].", re.DOTALL)
 
 format_option: Final = click.option(
     "--format",
@@ -101,8 +106,18 @@ def write_one(form: Format, fields: Fields, styles: Mapping[str, str] | None = N
 
 
 def note(sentence: str) -> None:
-    """Tell a person something beside the output."""
-    click.echo(sentence, err=True)
+    """Tell a person something beside the output, in one line without control characters."""
+    click.echo(shown(sentence), err=True)
+
+
+def shown(text: str) -> str:
+    """Return text of whatever origin as one line that a terminal only shows."""
+    return printable(text, _LONGEST_NOTE)
+
+
+def hint(*words: object) -> str:
+    """Return a command of ours, quoted as a shell takes it."""
+    return shlex.join(["tgmembership", *map(str, words)])
 
 
 def console() -> "Console":
@@ -146,13 +161,22 @@ class _Json:
         _say("\n]" if self.begun else "[]")
 
 
+class _Lines:
+    """Writes each record of CSV as a line. Its own `end` makes csv quote a cell with either half of it."""
+
+    end = "\r\n"
+
+    def write(self, record: str) -> None:
+        sys.stdout.write(f"{record.removesuffix(self.end)}\n")
+
+
 class _Csv:
     begun = False
 
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
         del styles
-        self._writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-        self._writer.writeheader()
+        self._writer = csv.DictWriter(_Lines(), columns, lineterminator=_Lines.end)
+        self._writer.writerow({name: _csv_cell(name) for name in columns})
 
     def row(self, fields: Fields) -> None:
         self._writer.writerow({name: _csv_cell(value) for name, value in fields.items()})
@@ -167,6 +191,9 @@ def _csv_cell(value: object) -> object:
         return json.dumps(value, default=plain) if value else ""
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, str):
+        text = f"'{value}" if _FORMULA.match(value) else value
+        return shown(text) if sys.stdout.isatty() else text
     return json.dumps(value) if isinstance(value, bool) else value
 
 
@@ -204,14 +231,14 @@ class _Table:
         from rich import box
         from rich.table import Table
 
-        shown = [name for name in self._columns if any(_told(fields.get(name)) for fields in self._rows)]
+        told = [name for name in self._columns if any(_told(fields.get(name)) for fields in self._rows)]
         table = Table(box=box.SIMPLE_HEAD)
-        for name in shown:
+        for name in told:
             values = [fields.get(name) for fields in self._rows]
             numbers = all(type(value) in _NUMBERS for value in values)
             table.add_column(_heading(name, *values), justify="right" if numbers else "left")
         for fields in self._rows:
-            table.add_row(*(_cell(fields.get(name), self._styles) for name in shown))
+            table.add_row(*(_cell(fields.get(name), self._styles) for name in told))
         return table
 
 
@@ -246,11 +273,11 @@ def _cell(value: object, styles: Mapping[str, str]) -> "Text":
     # Never a plain str: what the service or a customer wrote is neither markup nor a command to the terminal.
     from rich.text import Text
 
-    shown = printable(_shown(value))
-    return Text(shown, style=styles.get(shown, ""), overflow="fold")
+    text = printable(_text(value))
+    return Text(text, style=styles.get(text, ""), overflow="fold")
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):

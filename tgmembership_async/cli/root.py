@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -94,12 +95,18 @@ class Commands(click.Group):
         named = [CompletionItem(name, help=told) for name, told in _COMMANDS.items() if name.startswith(incomplete)]
         return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; what is wrong with them is told without control characters."""
+        with _harmless():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; whatever ends it early is one message on stderr at most, and an exit code of the table."""
         try:
-            return _flushed(super().invoke, ctx)
+            with _harmless():
+                return _flushed(super().invoke, ctx)
         except TGMembershipError as error:
-            message, code = str(error), exit_of(error)
+            message, code = _shown(str(error)), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted.", err=True)
@@ -111,6 +118,22 @@ class Commands(click.Group):
         failure = kind(message)
         setattr(failure, "exit_code", code)  # noqa: B010 - click types it as a class's, and reads the instance's
         raise failure
+
+
+@contextmanager
+def _harmless() -> Generator[None]:
+    """Escape control characters in click's own errors, which quote arguments and names of files as they are."""
+    try:
+        yield
+    except click.ClickException as error:
+        setattr(error, "message", _shown(error.message))  # noqa: B010 - click types it as final
+        raise
+
+
+def _shown(text: str) -> str:
+    from tgmembership_async.cli.output import shown  # noqa: PLC0415 - not for `--help`
+
+    return shown(text)
 
 
 def _flushed(invoke: Any, ctx: click.Context) -> Any:

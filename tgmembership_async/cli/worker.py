@@ -15,7 +15,7 @@ from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
-from tgmembership_async.cli.output import Format, Writer, stream_option, writing
+from tgmembership_async.cli.output import Format, Writer, note, stream_option, writing
 from tgmembership_async.cli.queue import app_at, opened_queue
 from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import CallError, GrantHeld, RefConflict, TGMembershipError, Unauthorized
@@ -86,7 +86,7 @@ def command(
         work = Work(place, tg, concurrency, out, until_empty=until_empty, links=show_links)
         anyio.run(work.carry_out)
     told = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "nothing to do"
-    click.echo(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {told}.", err=True)
+    note(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {told}.")
     raise SystemExit(_CODES[work.stopped])
 
 

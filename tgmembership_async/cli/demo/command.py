@@ -18,6 +18,7 @@ from tgmembership_async.cli.demo.audit import Comparison, belief_of, compare
 from tgmembership_async.cli.demo.run import Books, carry_out, command_of
 from tgmembership_async.cli.demo.view import announce, show
 from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.output import note
 from tgmembership_async.cli.provision.members import Problem, open_members, read_members
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.grants.model import Grant, GrantRequest
@@ -89,12 +90,12 @@ def _read(source: Path | None) -> list[GrantRequest]:
     with open_members(_shipped() if source is None else source) as lines:
         for found in read_members(lines, _PLAN_ID):
             if isinstance(found, Problem):
-                click.echo(f"{source}:{found.line}: {found.reason}", err=True)
+                note(f"{source}:{found.line}: {found.reason}")
                 bad += 1
             else:
                 requests.append(found.request)
     if bad or not requests:
-        click.echo(f"{bad} bad rows, {len(requests)} good ones: nothing was sent.", err=True)
+        note(f"{bad} bad rows, {len(requests)} good ones: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)
     return requests
 

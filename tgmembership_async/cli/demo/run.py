@@ -85,7 +85,7 @@ def carry_out(
             books.kills += 1
             changed(True)
         elif worker.returncode in _FAILED:
-            raise UsageError(last_words.strip())
+            raise UsageError(last_words.strip().rpartition("\n")[2])
         elif worker.returncode != _UNFINISHED:
             return
 

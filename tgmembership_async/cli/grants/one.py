@@ -9,7 +9,7 @@ import click
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.grant_lines import fields_of
 from tgmembership_async.cli.ledger_option import Place, ledger_at, ledger_option
-from tgmembership_async.cli.output import Format, format_option, note, write_one
+from tgmembership_async.cli.output import Format, format_option, hint, note, write_one
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest
 
@@ -46,7 +46,9 @@ def command(
     grant = anyio.run(_grant, GrantRequest(ref, plan_id, member_id, text), ledger)
     write_one(form, fields_of(grant, links=show_links))
     if not show_links:
-        note(f"The link: tgmembership grants show {ref} --show-links")
+        # A ref that looks like an option has to stand behind `--`.
+        told = ("--show-links", "--", ref) if ref.startswith("-") else (ref, "--show-links")
+        note(f"The link: {hint('grants', 'show', *told)}")
 
 
 async def _grant(request: GrantRequest, ledger: Place) -> Grant:

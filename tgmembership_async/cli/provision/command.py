@@ -1,7 +1,6 @@
 """`tgmembership provision`: grant access to the members of a file, once each, however often it is run."""
 
 import logging
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -16,7 +15,7 @@ from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import columns, fields_of
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
-from tgmembership_async.cli.output import Format, Writer, stream_option, write_one, writing
+from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
 from tgmembership_async.cli.provision.members import Problem, open_members, read_members
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
@@ -121,7 +120,7 @@ def command(
                 raise
             problem = error
     for sentence in sentences(job.summary, job.total, monotonic() - began, job.ledger, links=show_links):
-        click.echo(sentence, err=True)
+        note(sentence)
     if problem is not None:
         raise problem
     raise SystemExit(Exit.INTERRUPTED if job.interrupted else exit_code(job.summary, job.told))
@@ -132,8 +131,8 @@ def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: 
 
     new = anyio.run(enqueue, place, requests)
     write_one(form, {"members": total, "enqueued": new})
-    click.echo(f"{new:,} of {total:,} members are enqueued; the others were waiting in the queue already.", err=True)
-    click.echo(f"Carry them out: tgmembership worker --ledger {shlex.quote(str(place))}", err=True)
+    note(f"{new:,} of {total:,} members are enqueued; the others were waiting in the queue already.")
+    note(f"Carry them out: {hint('worker', '--ledger', place)}")
 
 
 def _check(file: Path, plan_id: int | None) -> int:
@@ -145,12 +144,12 @@ def _check(file: Path, plan_id: int | None) -> int:
     with open_members(file) as lines:
         for found in read_members(lines, plan_id):
             if isinstance(found, Problem):
-                click.echo(f"{file}:{found.line}: {found.reason}", err=True)
+                note(f"{file}:{found.line}: {found.reason}")
                 bad += 1
             else:
                 good += 1
     if bad or not good:
-        click.echo(f"{bad:,} bad rows, {good:,} good ones: nothing was sent.", err=True)
+        note(f"{bad:,} bad rows, {good:,} good ones: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)
     return good
 

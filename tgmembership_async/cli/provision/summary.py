@@ -1,11 +1,11 @@
 """What a provisioning run came to: numbers for the bar, sentences for people, an exit code for scripts. Pure."""
 
-import shlex
 from collections.abc import Collection, Iterator
 from typing import Final
 
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.ledger_option import Place
+from tgmembership_async.cli.output import hint
 from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.grants.provisioning import StopReason, Summary
 
@@ -35,7 +35,7 @@ def progress(summary: Summary) -> tuple[int, dict[str, int]]:
 
 def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, links: bool) -> Iterator[str]:
     """Yield what a person should know at the end, and what to do next."""
-    where = f"--ledger {shlex.quote(str(ledger))}"
+    where = ("--ledger", ledger)
     done, _ = progress(summary)
     yield (
         f"{done:,} of {total:,} members in {seconds:.1f} s: {summary.granted:,} granted, {summary.already:,} granted "
@@ -51,13 +51,13 @@ def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, li
     if summary.unknown:
         yield (
             f"{summary.unknown:,} may or may not have been granted. They are held until you decide: "
-            f"tgmembership grants reconcile {where}, then grants list --status unknown and grants resolve."
+            f"{hint('grants', 'reconcile', *where)}, then grants list --status unknown and grants resolve."
         )
     if summary.refused:
-        yield f"Why some were refused: tgmembership grants list --status refused {where}"
+        yield f"Why some were refused: {hint('grants', 'list', '--status', 'refused', *where)}"
     if summary.stopped:
         yield f"Ended early: {summary.stopped}."
     if summary.planned or done < total:
         yield "Run the same command again for the rest."
     if (summary.granted or summary.already) and not links:
-        yield f"The links: tgmembership grants undelivered --show-links {where}"
+        yield f"The links: {hint('grants', 'undelivered', '--show-links', *where)}"

@@ -15,7 +15,7 @@ import click
 
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exit_codes import Exit
-from tgmembership_async.cli.output import Format, format_option, write_one
+from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.cli.webhook.view import fields_of, header_advice
 from tgmembership_async.errors import UsageError, WebhookError
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
@@ -79,9 +79,9 @@ def set_(*, url: str, secret_file: Path | None, form: Format) -> None:
     if webhook.secret is not None and secret_file is not None:
         _write(secret_file, webhook.secret)
     elif webhook.secret is not None:
-        click.echo("The reply brought a secret, which is not shown: set it again with --secret-file FILE.", err=True)
+        note("The reply brought a secret, which is not shown: set it again with --secret-file FILE.")
     else:
-        click.echo("The reply brought no secret: look for it in the bot's chat with you.", err=True)
+        note("The reply brought no secret: look for it in the bot's chat with you.")
     write_one(form, {"url": webhook.url, "secret_file": str(secret_file) if kept else None})
 
 
@@ -99,7 +99,7 @@ def _write(path: Path, secret: Secret) -> None:
 def delete() -> None:
     """Remove the bot's webhook."""
     anyio.run(_delete)
-    click.echo("The bot has no webhook now.", err=True)
+    note("The bot has no webhook now.")
 
 
 async def _delete() -> None:
@@ -148,9 +148,9 @@ def verify(
         delivery = verifier.verify(_headers(headers.read()), body.read())
         event = read_event(delivery, delivery.signed_at)
     except WebhookError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        note(f"{type(error).__name__}: {error}")
         raise SystemExit(Exit.FAILED) from None
-    click.echo(header_advice(verifier), err=True)
+    note(header_advice(verifier))
     write_one(form, fields_of(event))
 
 

@@ -10,6 +10,7 @@ import click
 
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.grant_lines import line
+from tgmembership_async.cli.output import note
 from tgmembership_async.cli.webhook.view import fields_of, header_advice
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
@@ -35,10 +36,10 @@ class Listener(Receiver):
         pairs = flat(headers)
         answer = await super().handle(pairs, body)
         if answer.status == 401:  # noqa: PLR2004 - HTTP's own number
-            click.echo(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}", err=True)
+            note(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}")
         elif self.verifier.found != self._told:
             self._told = self.verifier.found
-            click.echo(header_advice(self.verifier), err=True)
+            note(header_advice(self.verifier))
         return answer
 
     def _why(self, pairs: list[tuple[str, str]], body: bytes) -> str:
@@ -78,9 +79,7 @@ async def _serve(server: Any, listening: socket.socket, listener: Listener, url:
     while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(_TICK)
     address, port = listening.getsockname()[:2]
-    click.echo(
-        f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it.", err=True
-    )
+    note(f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it.")
     try:
         if url is not None:
             await _become_webhook(listener, url)
@@ -95,11 +94,9 @@ async def _become_webhook(listener: Listener, url: str) -> None:
         webhook = await tg.set_webhook(url)
     if webhook.secret is not None:
         listener.verifier = Verifier(webhook.secret)
-        click.echo(f"{url} is the webhook now, and its secret is known.", err=True)
+        note(f"{url} is the webhook now, and its secret is known.")
     else:
-        click.echo(
-            f"{url} is the webhook now; the reply brought no secret, so start again with --secret-file.", err=True
-        )
+        note(f"{url} is the webhook now; the reply brought no secret, so start again with --secret-file.")
 
 
 def _bound(host: str, port: int) -> socket.socket:
