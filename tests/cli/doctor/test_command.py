@@ -176,6 +176,32 @@ def test_the_clock_is_compared(
     assert re.match(told, clock["told"])
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Mon, 01 Jan 99999999999 00:00:00 GMT",
+        "99999999999 Jan 00:00:00 Z 99999999999",
+        "\x1b[2J",
+        "",
+        "Mon, 99 Jan 2026",
+    ],
+)
+@pytest.mark.parametrize("form", ["table", "jsonl"])
+def test_a_hostile_date_and_content_type_are_no_trouble(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, date: str, form: str
+) -> None:
+    def script(connection: Connection) -> None:
+        while connection.request():
+            connection.answer(502, b"<p>", date=date, content_type="text/\x1b[2J\x9b31m" + "x" * 500)
+
+    monkeypatch.setenv("TGMEMBERSHIP_BASE_URL", serve(script).url)
+    done = run("--format", form)
+    assert done.exit_code == 1
+    assert "502, text/" in done.stdout
+    assert {c for c in done.stdout + done.stderr if not c.isprintable()} == {"\n"}
+    assert "no answer had a Date header" in done.stdout
+
+
 class TestTLS:
     """On the way: certificates, and a tunnel through a proxy."""
 

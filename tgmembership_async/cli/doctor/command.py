@@ -15,7 +15,7 @@ from tgmembership_async.cli.credentials import account, session
 from tgmembership_async.cli.doctor.network import Check, look_at_the_clock, look_at_the_way
 from tgmembership_async.cli.doctor.shapes import field_name, shape_of
 from tgmembership_async.cli.exit_codes import Exit
-from tgmembership_async.cli.output import Format, console, format_option, note, resolved, writing
+from tgmembership_async.cli.output import Format, console, format_option, note, resolved, shown, writing
 from tgmembership_async.errors import (
     APIError,
     CallError,
@@ -27,7 +27,7 @@ from tgmembership_async.errors import (
 )
 from tgmembership_async.middleware import Next
 from tgmembership_async.protocol.endpoints import ENDPOINTS, Endpoint
-from tgmembership_async.protocol.envelope import Envelope
+from tgmembership_async.protocol.envelope import Envelope, printable
 from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.structuring.results import ShapeError
 from tgmembership_async.protocol.wire import Request, Response, Safety
@@ -148,8 +148,8 @@ class Doctor:
         if isinstance(error, APIError):
             return f"{type(error).__name__}: {error.code} {(error.description or '')[:200]}".rstrip()
         if isinstance(error, UnexpectedReply) and self._last is not None:
-            content = self._last.headers.get("content-type") or "no content type"
-            return f"no envelope: HTTP {self._last.status}, {content[:80]}, {len(self._last.body):,} bytes"
+            content = printable(self._last.headers.get("content-type") or "no content type", 80)
+            return f"no envelope: HTTP {self._last.status}, {content}, {len(self._last.body):,} bytes"
         return f"{type(error).__name__}: {error.args[0]}"
 
     def _credentials(self, replies: list[Check]) -> Check:
@@ -182,7 +182,7 @@ def _show(checks: list[Check]) -> None:
 
     screen = console()
     for check in checks:
-        line = Text.assemble((f"{check.state:<8}", _STYLES[check.state]), f"{check.check}: {check.told}")
+        line = Text.assemble((f"{check.state:<8}", _STYLES[check.state]), f"{check.check}: {shown(check.told)}")
         screen.print(line, soft_wrap=True)
         for name, kind in check.fields.items():
             new = name in check.new

@@ -112,7 +112,7 @@ def look_at_the_clock(date: str | None, seen_at: datetime) -> Check:
     """Compare the Date header of an answer with the moment at which it came."""
     try:
         told = None if date is None else parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):
         told = None
     if told is None or told.tzinfo is None:
         return Check("clock", "skipped", "no answer had a Date header to compare with")
