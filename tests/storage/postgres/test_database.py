@@ -13,11 +13,14 @@ import psycopg
 import pytest
 from own_schema import own_schema
 from private_postgres import PASSWORD, USER, PrivatePostgres, private_postgres
+from psycopg import errors as pg
 from stub_transport import StubTransport, reply
 
 from tgmembership_async import Secret, Session, StorageError, TGMembershipError, UsageError
 from tgmembership_async.grants import Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.storage.postgres import database
+from tgmembership_async.storage.postgres.errors import postgres_error
+from tgmembership_async.storage.postgres.server import Lane, Server
 from tgmembership_async.values.models import AccessToken
 from tgmembership_async.webhooks import PostgresInbox
 
@@ -246,6 +249,49 @@ class TestAServerThatGoesAway:
                     assert await other.decisions("before") == []
 
         run(scenario)
+
+    def test_a_connection_that_met_an_error_is_thrown_away(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            async with PostgresLedger(url) as ledger:
+                assert (await ledger.claim(REQUEST)).mine
+                for lane in ledger._storage._lanes:  # as if the server on the other end had been demoted
+                    lane.execute("SET default_transaction_read_only = on")
+                assert (await ledger.settle("a", GRANTED)).status is GrantStatus.GRANTED
+
+        run(scenario)
+
+    def test_a_phase_in_which_the_server_is_read_only_passes(
+        self, url: str, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def connect_to_the_old_primary(server: Server) -> Lane:
+            lane = connect(server)
+            if len(tried) < 3:
+                lane.execute("SET default_transaction_read_only = on")
+            tried.append(server)
+            return lane
+
+        tried: list[Server] = []
+        connect = Server.connect
+
+        async def scenario() -> None:
+            tried.clear()
+            async with PostgresLedger(url) as ledger:
+                assert (await ledger.claim(REQUEST)).mine
+                ledger._storage._lanes.pop().close()
+                with monkeypatch.context() as failover:
+                    failover.setattr(Server, "connect", connect_to_the_old_primary)
+                    assert (await ledger.settle("a", GRANTED)).status is GrantStatus.GRANTED
+                assert len(tried) == 4
+
+        run(scenario)
+
+    @pytest.mark.parametrize(
+        "error", [pg.InsufficientPrivilege("no"), pg.ReadOnlySqlTransaction("no"), pg.InvalidSchemaName("no")]
+    )
+    def test_rights_that_are_lost_while_it_is_open_are_no_wrong_use(self, error: psycopg.Error) -> None:
+        server = Server("postgresql://127.0.0.1/shop")
+        assert type(postgres_error(server, error)) is UsageError
+        assert type(postgres_error(server, error, opened=True)) is StorageError
 
     @pytest.mark.usefixtures("owner")
     def test_an_intent_that_could_not_be_committed_is_not_sent(

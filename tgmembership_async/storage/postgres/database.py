@@ -1,6 +1,7 @@
 """Tables in PostgreSQL, for coroutines on asyncio and on trio: jobs in threads, each on a lane of its own.
 
-psycopg's own coroutines know asyncio alone. A lane is one connection; one that did not end cleanly is thrown away.
+psycopg's own coroutines know asyncio alone. A lane is one connection; one that did not end cleanly, or met any error of
+the server's, is thrown away.
 """
 
 import os
@@ -45,6 +46,7 @@ class PostgresStorage:
         self._rest = Condition()
         self._running = 0
         self._process = 0
+        self._opened = False
 
     @property
     def is_open(self) -> bool:
@@ -66,6 +68,7 @@ class PostgresStorage:
             first(lane)
 
         self._process = os.getpid()
+        self._opened = False
         self._limiter = CapacityLimiter(LANES)
         try:
             await to_thread.run_sync(self._carry_out, prepare, 0.0, limiter=self._limiter)
@@ -73,6 +76,7 @@ class PostgresStorage:
             self._limiter = None
             self._close()
             raise
+        self._opened = True
 
     async def aclose(self) -> None:
         """Wait for what runs, and disconnect. Closing twice is fine."""
@@ -108,7 +112,7 @@ class PostgresStorage:
                 result, failure = self._attempt(job)
                 if failure is None:
                     return result[0]
-                if not is_transient(failure) or time.monotonic() >= end or self._limiter is None:
+                if not is_transient(failure, opened=self._opened) or time.monotonic() >= end or self._limiter is None:
                     break
                 self.on_trouble()
                 time.sleep(pause)
@@ -117,7 +121,7 @@ class PostgresStorage:
             with self._rest:
                 self._running -= 1
                 self._rest.notify_all()
-        raise postgres_error(self.server, failure)
+        raise postgres_error(self.server, failure, opened=self._opened)
 
     def _attempt(self, job: Job[T]) -> tuple[list[T], psycopg.Error | None]:
         lane: Lane | None = None
@@ -125,6 +129,8 @@ class PostgresStorage:
             lane = self._idle() or self.server.connect()
             return [job(lane)], None
         except psycopg.Error as error:
+            if lane is not None:
+                lane.close()  # a server that was demoted keeps its connections, and would answer the same for ever
             return [], error.with_traceback(None)  # its frames hold the password
         finally:
             if lane is not None:

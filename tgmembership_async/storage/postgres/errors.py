@@ -30,20 +30,32 @@ _TRANSIENT: Final = ("08", "40", "53300", "57P")
 """The first characters of SQLSTATEs: connection lost, transaction given up, too many connections, server stopping."""
 
 
-def is_transient(error: psycopg.Error) -> bool:
-    """Tell whether the same may work on another connection, a moment later. Only connecting fails without a state."""
+_TRANSIENT_ONCE_OPEN: Final = ("25006",)
+"""Likewise, of a server that could be written to before: it only reads while another one takes over."""
+
+
+def is_transient(error: psycopg.Error, *, opened: bool = False) -> bool:
+    """Tell whether the same may work on another connection, a moment later. Only connecting fails without a state.
+
+    `opened`: it did work before, when the tables were opened.
+    """
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
-    return error.sqlstate.startswith(_TRANSIENT)
+    return error.sqlstate.startswith(_TRANSIENT) or (opened and error.sqlstate.startswith(_TRANSIENT_ONCE_OPEN))
 
 
-def postgres_error(server: Server, error: psycopg.Error) -> TGMembershipError:
-    """Return an error that says which server, what it says, what that means, and what to do; UsageError at opening."""
+def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False) -> TGMembershipError:
+    """Return an error that says which server, what it says, what that means, and what to do.
+
+    What is wrong with the connection string or with rights is a UsageError at opening, and later a StorageError: it was
+    right before, and may be so again.
+    """
+    wrong_use: type[TGMembershipError] = StorageError if opened else UsageError
     said = server.scrub(error.diag.message_primary or str(error))
     kind = next((kind for kind in _MEANS if isinstance(error, kind)), None)
     if kind is not None:
-        return (UsageError if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")
+        return (wrong_use if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         refused = any(phrase in said for phrase in _REFUSED)
-        return (UsageError if refused else StorageError)(f"{server}: {said}: {_NOT_LET_IN if refused else _NOT_THERE}")
+        return (wrong_use if refused else StorageError)(f"{server}: {said}: {_NOT_LET_IN if refused else _NOT_THERE}")
     return StorageError(f"{server}: {said} ({error.sqlstate or type(error).__name__}): {_KEPT}")
