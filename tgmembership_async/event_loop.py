@@ -2,6 +2,11 @@
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+_RUNNING: Final[set[asyncio.Task[Any]]] = set()
+"""Tasks in the background: an event loop keeps no reference to its tasks."""
 
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
@@ -24,3 +29,20 @@ def cancelled_by_nobody() -> bool:
     except RuntimeError:
         return False  # trio, where that cannot be
     return task is not None and not task.cancelling()
+
+
+def in_background(function: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine function in a task that belongs to the event loop alone; it must not raise but when cancelled."""
+    loop = asyncio_loop()
+    if loop is None:
+        import trio  # noqa: PLC0415 - loaded already
+
+        trio.lowlevel.spawn_system_task(function)
+        return
+    task = loop.create_task(_awaited(function))
+    _RUNNING.add(task)
+    task.add_done_callback(_RUNNING.discard)
+
+
+async def _awaited(function: Callable[[], Awaitable[None]]) -> None:
+    await function()

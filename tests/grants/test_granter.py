@@ -45,10 +45,15 @@ def session(transport: Any, **options: Any) -> Session:
 
 @asynccontextmanager
 async def granting(
-    *steps: Any, ledger: MemoryLedger | None = None, regrant_limit: int = 0, **options: Any
+    *steps: Any,
+    ledger: MemoryLedger | None = None,
+    regrant_limit: int = 0,
+    recording_timeout: float = 5,
+    **options: Any,
 ) -> AsyncIterator[tuple[Granter, StubTransport, MemoryLedger]]:
     transport, ledger = StubTransport(*steps), ledger or MemoryLedger()
-    async with Granter(session(transport, **options), ledger, regrant_limit=regrant_limit) as granter:
+    tg = session(transport, **options)
+    async with Granter(tg, ledger, regrant_limit=regrant_limit, recording_timeout=recording_timeout) as granter:
         yield granter, transport, ledger
 
 
@@ -494,8 +499,8 @@ class Stubborn(MemoryLedger):
 
 
 async def test_an_answer_that_cannot_be_recorded_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgmembership_async.grants.exchange._RECORDING_PAUSES", (0,))
-    async with granting(granted(), ledger=Stubborn()) as (granter, _, _):
+    monkeypatch.setattr("tgmembership_async.grants.owing._CALLERS_WAIT", 0)
+    async with granting(granted(), ledger=Stubborn(), recording_timeout=0.01) as (granter, _, _):
         with pytest.raises(GrantHeld, match="No space left") as held:
             await granter.grant(REF, plan_id=1)
     assert held.value.grant.token.token == "tok"

@@ -23,10 +23,12 @@ def requests(count: int, start: int = 0) -> list[GrantRequest]:
     return [GrantRequest(f"r{n}", 1, n + 1) for n in range(start, start + count)]
 
 
-def granter(transport: Any, ledger: MemoryLedger | None = None, **options: Any) -> Granter:
+def granter(
+    transport: Any, ledger: MemoryLedger | None = None, recording_timeout: float = 5, **options: Any
+) -> Granter:
     retry = RetryPolicy(transient_base=0, throttled_base=0)
     tg = Session(1, CANARY_KEY, transport=transport, **{"retry": retry, **options})
-    return Granter(tg, ledger or MemoryLedger())
+    return Granter(tg, ledger or MemoryLedger(), recording_timeout=recording_timeout)
 
 
 def on(backend: str, scenario: Any) -> None:
@@ -353,9 +355,9 @@ class Full(MemoryLedger):
 async def test_answers_that_a_full_disk_does_not_take_are_handed_over_before_the_run_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tgmembership_async.grants.exchange._RECORDING_PAUSES", ())
+    monkeypatch.setattr("tgmembership_async.grants.owing._CALLERS_WAIT", 0)
     transport, seen = StubTransport(GRANTED), []
-    async with granter(transport, Full()) as g:
+    async with granter(transport, Full(), recording_timeout=0.01) as g:
         with pytest.raises(GrantHeld, match="No space left"):  # noqa: PT012 - what came before counts
             async with g.provision(requests(100), concurrency=3) as run:
                 async for grant in run:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sleep
-from attrs import evolve, mutable
+from attrs import mutable
 
 from tgmembership_async.errors import (
     APIError,
@@ -15,16 +15,15 @@ from tgmembership_async.errors import (
     NotSent,
     OutcomeUnknown,
     RefConflict,
-    TGMembershipError,
     Unauthorized,
     UsageError,
 )
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.grants.owing import Owed, record
 from tgmembership_async.session import Session
 
 _NOTHING_WAS_DONE: Final = frozenset({401, 421, 425, 429, 503})
-_RECORDING_PAUSES: Final = (0.05, 0.2, 1.0)
 _FIRST_LOOK: Final = 0.02  # seconds until asking again for what another worker is sending; doubled each time
 _LONGEST_PAUSE: Final = 0.5
 
@@ -87,14 +86,14 @@ class Shared:
         return self.grant
 
 
-async def carry_out(session: Session, ledger: Ledger, shared: Shared) -> None:
+async def carry_out(session: Session, ledger: Ledger, owed: Owed, shared: Shared) -> None:
     """Claim the row, send if it is ours to send, and record the end."""
     try:
         claim = await _claim(session, ledger, shared)
         shared.grant, shared.fresh = claim.grant, claim.mine
         if claim.mine:
             shared.grant = None
-            shared.grant = await _send(session, ledger, claim.grant, shared)
+            shared.grant = await _send(session, ledger, owed, claim.grant, shared)
     except Exception as error:  # noqa: BLE001 - it belongs to those who wait
         shared.error = error
 
@@ -111,7 +110,7 @@ async def _claim(session: Session, ledger: Ledger, shared: Shared) -> Claim:
     return claim
 
 
-async def _send(session: Session, ledger: Ledger, claimed: Grant, shared: Shared) -> Grant:
+async def _send(session: Session, ledger: Ledger, owed: Owed, claimed: Grant, shared: Shared) -> Grant:
     problem: Exception | None = None
     try:
         token = await session.add_member(claimed.plan_id, claimed.member_id)
@@ -123,36 +122,25 @@ async def _send(session: Session, ledger: Ledger, claimed: Grant, shared: Shared
             "the program stopped in the middle of the exchange", method="addMember", maybe_applied=True
         )
         with CancelScope(shield=True):
-            shared.grant = await ledger.settle(claimed.ref, settlement_of(lost))
+            shared.grant = await _record(ledger, owed, claimed, settlement_of(lost))
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it was raised before anything was sent
         problem = error
         settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
     shared.recording = True
-    grant = await _record(ledger, claimed, settlement)
+    grant = await _record(ledger, owed, claimed, settlement)
     if problem is not None:
         raise problem
     return grant
 
 
-async def _record(ledger: Ledger, claimed: Grant, settlement: Settlement) -> Grant:
-    """Write the end down, and try again for a while: an answer is not to be thrown away for a busy disk."""
-    reason = ""
-    for pause in (*_RECORDING_PAUSES, None):
-        try:
-            return await ledger.settle(claimed.ref, settlement)
-        except TGMembershipError as error:
-            reason = str(error)
-        except Exception as error:  # noqa: BLE001 - disk full, I/O error, a lost server
-            reason = f"{type(error).__name__}: {error}"
-        if pause is not None:
-            await sleep(pause)
-    held = evolve(claimed, status=settlement.status, token=settlement.token, error=settlement.error)
-    msg = (
-        f"{claimed.ref}: the service answered ({settlement.status}), and the ledger could not record it: {reason}. "
-        "This error's .grant holds the answer; the row reads 'unknown' after a restart"
-    )
-    raise GrantHeld(msg, grant=held)
+async def _record(ledger: Ledger, owed: Owed, claimed: Grant, settlement: Settlement) -> Grant:
+    """Write down how the call ended, and return the row."""
+    try:
+        return await record(ledger, claimed, settlement)
+    except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server
+        debt = owed.owe(claimed, settlement, failure)
+    return await debt.paid()
 
 
 def answer(grant: Grant) -> Grant:

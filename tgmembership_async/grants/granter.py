@@ -5,22 +5,24 @@ from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
 from typing import Final, Self
 
-from anyio import CancelScope, move_on_after
+from anyio import CancelScope, current_time, move_on_after
 from anyio.lowlevel import checkpoint
 from attrs import evolve, frozen
 
 from tgmembership_async.errors import GrantError, RefConflict, UsageError
 from tgmembership_async.event_loop import asyncio_loop
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
+from tgmembership_async.grants.owing import Owed
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
 from tgmembership_async.lifecycle import Lived
 from tgmembership_async.session import Session
+from tgmembership_async.settings import seconds
 from tgmembership_async.values.models import AccessToken, Subscriber
 
 _AUTOMATIC: Final = "regrant_limit"
-_RECORDING_TAKES_AT_MOST: Final = 5.0
 
 
 @frozen
@@ -39,9 +41,14 @@ class Granter(Lived):
     The intent is durable before the request is written, the result before `grant` returns. Entering it enters the
     session and the ledger, unless you have entered them yourself. `regrant_limit` is how often an unknown outcome may
     be sent again without asking you: above 0 a customer waits less and may get two tokens, one of them wasted.
+
+    An answer that the ledger cannot take is kept in memory and offered again, in order, until it is stored. Closing
+    waits for that, `recording_timeout` seconds at most, and then says in the log which refs it could not store.
     """
 
-    def __init__(self, session: Session, ledger: Ledger, *, regrant_limit: int = 0) -> None:
+    def __init__(
+        self, session: Session, ledger: Ledger, *, regrant_limit: int = 0, recording_timeout: float = 30.0
+    ) -> None:
         if not isinstance(session, Session) or not isinstance(ledger, Ledger):
             msg = "Granter takes a Session and a Ledger, such as SqliteLedger('grants.db')"
             raise UsageError(msg)
@@ -51,6 +58,8 @@ class Granter(Lived):
         self._session = session
         self._ledger = ledger
         self._regrant_limit = regrant_limit
+        self._recording_timeout = seconds("recording_timeout", recording_timeout)
+        self._owed = Owed(ledger)
         self._running: dict[str, Shared] = {}
         self._tasks: dict[asyncio.Task[None], Shared] = {}
         self._entered: list[Session | Ledger] = []
@@ -79,11 +88,15 @@ class Granter(Lived):
         except BaseException:
             await self._leave()
             raise
+        self._owed.open()
         self._is_open = True
         return self
 
     async def aclose(self) -> None:
-        """Wait for exchanges in flight, `grant_timeout` seconds at most, and close what `open` opened."""
+        """Wait for exchanges in flight, `grant_timeout` seconds at most, and close what `open` opened.
+
+        Answers that are not stored yet are waited for too, `recording_timeout` seconds at most.
+        """
         self._is_open = False
         try:
             if self._session in self._entered:
@@ -96,7 +109,9 @@ class Granter(Lived):
                 for task, shared in tuple(self._tasks.items()):
                     if not shared.recording:
                         task.cancel()
-                await self._finish(_RECORDING_TAKES_AT_MOST)
+                end = current_time() + self._recording_timeout
+                await self._finish(self._recording_timeout)
+                await self._owed.aclose(max(0.0, end - current_time()))
                 await self._leave()
 
     async def _finish(self, seconds: float) -> None:
@@ -114,8 +129,9 @@ class Granter(Lived):
 
         Raises RefConflict for another plan or member under this ref; GrantHeld while its outcome is unknown, now and on
         every later call until it is decided; the stored error if the service refused; NotSent, RateLimited,
-        Unauthorized or DeadlineExceeded if nothing was done and calling again is safe. Cancelling a call does not stop
-        its exchange.
+        Unauthorized or DeadlineExceeded if nothing was done and calling again is safe. GrantHeld is raised as well
+        where the service has answered and the ledger cannot store it in time: then its `.grant` holds the answer, which
+        is offered to the ledger again until that takes it. Cancelling a call does not stop its exchange.
         """
         request = GrantRequest(ref, plan_id, member_id, note)
         grant, _ = await self._grant_one(request, self._session)
@@ -171,6 +187,10 @@ class Granter(Lived):
             shared = self._running.get(request.ref)
             if shared is not None:
                 return await shared.wait_for(request), False
+            debt = self._owed.get(request.ref)
+            if debt is not None:
+                transitions.same(debt.claimed, request)
+                return await debt.paid(), False
             shared = self._running[request.ref] = Shared(request, lambda: self._is_open and goes_on())
             await self._exchange(session, shared, inline=inline)
             grant = await shared.wait_for(request)
@@ -193,7 +213,7 @@ class Granter(Lived):
 
     async def _carry_out(self, session: Session, shared: Shared) -> None:
         try:
-            await carry_out(session, self._ledger, shared)
+            await carry_out(session, self._ledger, self._owed, shared)
         finally:
             self._release(shared)
 
@@ -222,7 +242,10 @@ class Granter(Lived):
         if token is not None and checked != "granted":
             msg = "a token goes with the decision 'granted' only"
             raise UsageError(msg)
-        if check_ref(ref) in self._running:
+        if self._owed.get(check_ref(ref)) is not None:
+            msg = f"{ref}: its outcome is known, and the ledger is still to record it"
+            raise GrantError(msg)
+        if ref in self._running:
             msg = f"{ref} is being sent right now; decide when its outcome is known"
             raise GrantError(msg)
         found = AccessToken(token=token, raw=token) if isinstance(token, str) else token

@@ -1,0 +1,163 @@
+"""Answers that the service gave and the ledger has not taken: kept in memory, and offered again until they are stored.
+
+An answer is the only proof of what a request did, so it is not given up as long as the process lives.
+"""
+
+import logging
+from typing import Final
+
+from anyio import CancelScope, Event, move_on_after, sleep
+from attrs import evolve, field, mutable
+
+from tgmembership_async.errors import GrantError, GrantHeld, StorageError
+from tgmembership_async.event_loop import in_background
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant, Settlement
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+_CALLERS_WAIT: Final = 2.0
+"""Seconds that a caller waits for an answer to be stored, after the ledger failed to do so."""
+_SHOWN: Final = 100
+_logger: Final = logging.getLogger("tgmembership_async.grants")
+
+
+async def record(ledger: Ledger, claimed: Grant, settlement: Settlement) -> Grant:
+    """Write down how an exchange ended, and return the row; one that was decided meanwhile stays as it is, and is told.
+
+    Raises what the ledger raises where it fails.
+    """
+    try:
+        grant = await ledger.settle(claimed.ref, settlement)
+    except GrantError:
+        found = await ledger.get(claimed.ref)
+        if found is None:
+            raise
+        grant = found
+    if grant.status is not settlement.status:
+        _logger.warning(
+            "%s: the answer to its attempt %d came too late (%s); the row is %s by now, and stays so",
+            *(claimed.ref, claimed.attempts, settlement.status, grant.status),
+        )
+    return grant
+
+
+@mutable(eq=False)
+class Debt:
+    """One answer that is owed to the ledger; `claimed` is the row as it was sent."""
+
+    claimed: Grant
+    settlement: Settlement
+    reason: str
+    grant: Grant | None = None
+    _ended: Event = field(factory=Event, init=False)
+
+    def end(self, grant: Grant | None) -> None:
+        """Let everybody know that it is stored, or given up."""
+        self.grant = grant
+        self._ended.set()
+
+    async def wait(self) -> None:
+        """Wait until it is stored, or given up."""
+        await self._ended.wait()
+
+    async def paid(self) -> Grant:
+        """Return the row once the answer is stored; raise GrantHeld with the answer if that takes too long."""
+        with move_on_after(_CALLERS_WAIT):
+            await self.wait()
+        if self.grant is not None:
+            return self.grant
+        answer = self.settlement
+        held = evolve(self.claimed, status=answer.status, token=answer.token, error=answer.error)
+        msg = (
+            f"{held.ref}: the service answered ({held.status}), and the ledger could not record it: {self.reason}. "
+            "This error's .grant holds the answer. It is offered to the ledger again until that takes it; if this "
+            "process ends before, the row reads 'unknown'"
+        )
+        raise GrantHeld(msg, grant=held)
+
+
+class Owed:
+    """What is owed to one ledger, in the order in which it came."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._debts: dict[str, Debt] = {}
+        self._scope: CancelScope | None = None
+        self._is_over = False
+
+    def open(self) -> None:
+        """Begin, with nothing owed."""
+        self._debts.clear()
+        self._is_over = False
+
+    def get(self, ref: str) -> Debt | None:
+        """Return what is owed for a ref."""
+        return self._debts.get(ref)
+
+    def owe(self, claimed: Grant, settlement: Settlement, failure: Exception) -> Debt:
+        """Keep an answer that the ledger did not take, and see to it in the background that it does."""
+        debt = Debt(claimed, settlement, _reason(failure))
+        self._debts[claimed.ref] = debt
+        _logger.warning(
+            "%s: the answer (%s) is not stored yet and is kept in memory: %s",
+            *(claimed.ref, settlement.status, debt.reason),
+        )
+        if self._is_over:
+            self._give_up()
+        elif self._scope is None:
+            self._scope = CancelScope()
+            in_background(self._pay)
+        return debt
+
+    async def aclose(self, seconds: float) -> None:
+        """Wait so long for what is owed; then say in the log what could not be stored, and give it up."""
+        with move_on_after(seconds):
+            while self._debts:
+                await next(iter(self._debts.values())).wait()
+        self._is_over = True
+        if self._scope is not None:
+            self._scope.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._debts:
+            return
+        refs = list(self._debts)
+        more = f" and {len(refs) - _SHOWN:,} more" if len(refs) > _SHOWN else ""
+        _logger.error(
+            "%d answers of the service could not be stored, and their rows will read 'unknown': %s%s",
+            *(len(refs), ", ".join(refs[:_SHOWN]), more),
+        )
+        while self._debts:
+            self._debts.pop(next(iter(self._debts))).end(None)
+
+    async def _pay(self) -> None:
+        pause = _FIRST_PAUSE
+        assert self._scope is not None  # noqa: S101 - made by `owe`
+        try:
+            with self._scope:
+                while self._debts:
+                    pause = _FIRST_PAUSE if await self._pay_one() else min(2 * pause, _LONGEST_PAUSE)
+                    await sleep(0 if pause == _FIRST_PAUSE else pause)
+        finally:
+            self._scope = None
+
+    async def _pay_one(self) -> bool:
+        """Offer the oldest answer, and tell whether the ledger took it."""
+        ref, debt = next(iter(self._debts.items()))
+        try:
+            grant = await record(self._ledger, debt.claimed, debt.settlement)
+        except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server: it may pass
+            debt.reason = _reason(failure)
+            if not isinstance(failure, StorageError | OSError):
+                self._debts[ref] = self._debts.pop(ref)  # what is wrong with this one does not keep the others waiting
+            return False
+        self._debts.pop(ref, None)
+        debt.end(grant)
+        _logger.info("%s: the answer (%s) is stored now", ref, debt.settlement.status)
+        return True
+
+
+def _reason(failure: Exception) -> str:
+    return str(failure) if isinstance(failure, StorageError | GrantError) else f"{type(failure).__name__}: {failure}"
