@@ -16,7 +16,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.envelope import Envelope, printable
 from tgmembership_async.protocol.gate import Gate, SharedGate
-from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, judge, judge_failure
+from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
 from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, obey, told_wait
 from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
 from tgmembership_async.transport.base import Transport
@@ -126,8 +126,14 @@ class Retry:
                 tokens=self._budget.tokens,
                 random=random,
             )
-            if outcome is Outcome.TURNED_AWAY:
-                await self._pause(request, result, told, step)
+            pause = _pause_for_everybody(result, told, step) if outcome is Outcome.TURNED_AWAY else 0.0
+            if pause > 0:
+                self._gate.pause(current_time() + pause)
+            if isinstance(step, Wait) and step.seconds > 0 and progress.hold is not None:
+                error = error_of(result, outcome, told, request, current_time() - progress.started)
+                await progress.hold.release(f"{type(error).__name__}: {error}", error)
+            if self._shared_gate is not None and pause > 0:
+                await self._shared_gate.pause(request.account.bot_id, pause)
             if isinstance(step, Stop):
                 progress.out_of_time = step is Stop.DEADLINE
                 return _returned(result)
@@ -135,15 +141,19 @@ class Retry:
             spent += step.cost
             await sleep(step.seconds)
 
-    async def _pause(
-        self, request: Request, result: Response | TransportFailure, told: float | None, step: Wait | Stop
-    ) -> None:
-        if isinstance(result, Response) and code_of(result) in _PAUSES_EVERYBODY:
-            own = step.seconds if isinstance(step, Wait) else 0.0
-            seconds = own if told is None else told
-            self._gate.pause(current_time() + seconds)
-            if self._shared_gate is not None and seconds > 0:
-                await self._shared_gate.pause(request.account.bot_id, seconds)
+
+def _pause_for_everybody(result: Response | TransportFailure, told: float | None, step: Wait | Stop) -> float:
+    """Return the seconds for which an answer that turned a request away lets nobody through."""
+    if not isinstance(result, Response) or code_of(result) not in _PAUSES_EVERYBODY:
+        return 0.0
+    own = step.seconds if isinstance(step, Wait) else 0.0
+    return own if told is None else told
+
+
+async def _let_go(request: Request, what_for: str) -> None:
+    """Release what the call holds, for it has to wait."""
+    if request.progress.hold is not None:
+        await request.progress.hold.release(f"nothing was sent: it waits for {what_for}")
 
 
 def verdict(result: Response | TransportFailure, request: Request) -> tuple[Outcome, float | None]:
@@ -169,13 +179,22 @@ class Departure:
     The gate comes last, so that nobody who was let through still waits for a place while a pause begins.
     """
 
-    __slots__ = ("_gate", "_places", "_shared_gate", "_turn")
+    __slots__ = ("_gate", "_places", "_shared_gate", "_turn", "coming")
 
     def __init__(self, gate: Gate, places: int, shared_gate: SharedGate | None = None) -> None:
         self._gate = gate
         self._shared_gate = shared_gate
         self._places = Semaphore(places, fast_acquire=True)
         self._turn = Lock(fast_acquire=True)
+        self.coming: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Tell whether one more call would leave at once, besides the `coming` ones that were told so before."""
+        if self._places.value <= self.coming or self._gate.limited:
+            return False
+        until = self._gate.paused_until
+        return until < 0 or until <= current_time()  # it is -inf as long as nobody told to pause
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Return the answer, or a 429 of our own, nothing sent, where a pause outlasts the deadline."""
@@ -185,6 +204,7 @@ class Departure:
         try:
             self._places.acquire_nowait()
         except WouldBlock:
+            await _let_go(request, "a free connection")
             await self._places.acquire()
         try:
             return await self._at_the_gate(request) or await call_next(request)
@@ -193,6 +213,8 @@ class Departure:
 
     async def _at_the_gate(self, request: Request) -> Response | None:
         if self._gate.limited:
+            if self._turn.locked():
+                await _let_go(request, "its turn")
             async with self._turn:
                 return await self._let_through(request)
         if self._shared_gate is not None:
@@ -217,6 +239,7 @@ class Departure:
             if wait <= 0:
                 self._gate.take(current_time())
                 return None
+            await _let_go(request, "the rate limit")
             await sleep(wait)
 
     async def _sit_out_the_pause(self, request: Request) -> Response | None:
@@ -226,6 +249,7 @@ class Departure:
             refusal = self._refusal(request)
             if refusal is not None:
                 return refusal
+            await _let_go(request, "the end of a pause")
             await sleep(obey(wait, request.progress.deadline - now, random()))  # noqa: S311 - jitter
         return None
 
@@ -256,6 +280,8 @@ class Exchange:
                 f"a middleware sent {request.method} again after it may have taken effect; leave retries to the Session"
             )
             raise UsageError(msg)
+        if progress.hold is not None:
+            await progress.hold.take()
         progress.attempts += 1
         progress.begun = True
         try:

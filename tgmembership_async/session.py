@@ -22,7 +22,7 @@ from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
 from tgmembership_async.protocol.structuring import results
-from tgmembership_async.protocol.wire import BodyFormat, Gateway503, Params, Progress, Request, Safety, Verb
+from tgmembership_async.protocol.wire import BodyFormat, Gateway503, Hold, Params, Progress, Request, Safety, Verb
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.models import (
     AccessToken,
@@ -277,9 +277,11 @@ class Session(Lived):
         given: Mapping[str, object],
         extra: Extra,
         convert_result: Callable[[Any], T] | None = None,
+        hold: Hold | None = None,
     ) -> T:
         params = endpoints.arguments(endpoint, given, extra)
         request = self._request(endpoint.method, endpoint.verb, endpoint.safety, params)
+        request.progress.hold = hold
         response = await perform(self._send, request, self._shared.observer)
         return read(convert_result or endpoint.read, response, request)
 
@@ -288,6 +290,17 @@ class Session(Lived):
         timeouts = self._options.for_grants if method in _METHODS_WITH_A_GRANT else self._options.for_others
         progress = Progress(started=now, deadline=now + self._options.deadline)
         return Request(method, verb, params, safety, self._account, timeouts, progress)
+
+
+async def add_member_holding(session: Session, hold: Hold, plan_id: int, member_id: int | None) -> AccessToken:
+    """Do what `Session.add_member` does, with `hold` held during each exchange and during nothing else."""
+    given = {"plan_id": plan_id, "member_id": member_id}
+    return await session._ask(endpoints.ADD_MEMBER, given, None, hold=hold)  # noqa: SLF001 - the rest of add_member
+
+
+def departure_of(session: Session) -> Departure:
+    """Return where the calls of a Session, and of its views, wait until they may leave."""
+    return session._shared.departure  # noqa: SLF001 - for whoever asks before it claims
 
 
 def _running_loop() -> tuple[object, Callable[[], float]]:
@@ -319,7 +332,7 @@ class _Shared:
         self._middleware = middleware
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
-        self._departure = Departure(gate, places, shared_gate)
+        self.departure = Departure(gate, places, shared_gate)
         self._loop: object = None
 
     def chain(self, deadline: Deadline, retry: Retry) -> Next:
@@ -329,7 +342,7 @@ class _Shared:
             deadline,
             *self._middleware,
             retry,
-            self._departure,
+            self.departure,
             *self._attempt_middleware,
         )
         return chain(rings, Exchange(self._transport))

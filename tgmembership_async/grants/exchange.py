@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sleep
-from attrs import mutable
+from anyio import CancelScope, Event, get_cancelled_exc_class
+from attrs import evolve, mutable
 
 from tgmembership_async.errors import (
     APIError,
@@ -18,14 +18,13 @@ from tgmembership_async.errors import (
     Unauthorized,
     UsageError,
 )
-from tgmembership_async.grants.ledger import Claim, Ledger
+from tgmembership_async.grants.claiming import Claiming, Taken
+from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.grants.owing import Owed, record
-from tgmembership_async.session import Session
+from tgmembership_async.session import Session, add_member_holding
 
 _NOTHING_WAS_DONE: Final = frozenset({401, 421, 425, 429, 503})
-_FIRST_LOOK: Final = 0.02  # seconds until asking again for what another worker is sending; doubled each time
-_LONGEST_PAUSE: Final = 0.5
 
 ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
     NotSent: GrantStatus.PLANNED,
@@ -88,58 +87,62 @@ class Shared:
 
 async def carry_out(session: Session, ledger: Ledger, owed: Owed, shared: Shared) -> None:
     """Claim the row, send if it is ours to send, and record the end."""
+    hold, again = Claiming(ledger, shared.request, owed), False
     try:
-        claim = await _claim(session, ledger, shared)
-        shared.grant, shared.fresh = claim.grant, claim.mine
-        if claim.mine:
-            shared.grant = None
-            shared.grant = await _send(session, ledger, owed, claim.grant, shared)
+        while await hold.begin(session, shared.goes_on, again=again):
+            shared.fresh = True
+            try:
+                shared.grant = await _send(session, hold, shared)
+            except Taken:
+                shared.fresh, again = False, True
+            else:
+                return
+        shared.grant = hold.row
     except Exception as error:  # noqa: BLE001 - it belongs to those who wait
         shared.error = error
 
 
-async def _claim(session: Session, ledger: Ledger, shared: Shared) -> Claim:
-    """Claim the row; if another worker is sending it, wait for the end of that, a whole call's deadline at most."""
-    claim = await ledger.claim(shared.request)
-    if claim.elsewhere:
-        end, pause = current_time() + session.deadline, _FIRST_LOOK
-        while claim.elsewhere and shared.goes_on() and current_time() < end:
-            await sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            claim = await ledger.claim(shared.request)
-    return claim
-
-
-async def _send(session: Session, ledger: Ledger, owed: Owed, claimed: Grant, shared: Shared) -> Grant:
+async def _send(session: Session, hold: Claiming, shared: Shared) -> Grant:
     problem: Exception | None = None
+    request = hold.request
     try:
-        token = await session.add_member(claimed.plan_id, claimed.member_id)
+        token = await add_member_holding(session, hold, request.plan_id, request.member_id)
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
     except CallError as error:
         settlement = settlement_of(error)
+    except Taken:
+        raise
     except get_cancelled_exc_class():
-        lost = OutcomeUnknown(
-            "the program stopped in the middle of the exchange", method="addMember", maybe_applied=True
-        )
-        with CancelScope(shield=True):
-            shared.grant = await _record(ledger, owed, claimed, settlement_of(lost))
+        if hold.held:
+            with CancelScope(shield=True):
+                shared.grant = await _record(hold, settlement_of(_stopped()))
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it was raised before anything was sent
         problem = error
         settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
     shared.recording = True
-    grant = await _record(ledger, owed, claimed, settlement)
+    grant = await _record(hold, settlement)
     if problem is not None:
         raise problem
     return grant
 
 
-async def _record(ledger: Ledger, owed: Owed, claimed: Grant, settlement: Settlement) -> Grant:
-    """Write down how the call ended, and return the row."""
+def _stopped() -> OutcomeUnknown:
+    return OutcomeUnknown("the program stopped in the middle of the exchange", method="addMember", maybe_applied=True)
+
+
+async def _record(hold: Claiming, settlement: Settlement) -> Grant:
+    """Write down how the call ended, if its row is held, and return the row."""
+    if not hold.held and settlement.status is not GrantStatus.PLANNED:
+        await hold.take()  # a middleware answered in place of the service
+    assert hold.row is not None  # noqa: S101 - it was begun
+    if not hold.held:
+        return evolve(hold.row, error=settlement.error) if settlement.error else hold.row
+    hold.held = False
     try:
-        return await record(ledger, claimed, settlement)
+        return await record(hold.ledger, hold.row, settlement)
     except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server
-        debt = owed.owe(claimed, settlement, failure)
+        debt = hold.owed.owe(hold.row, settlement, failure)
     return await debt.paid()
 
 

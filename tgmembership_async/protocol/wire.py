@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Final, Literal, cast
+from typing import Final, Literal, Protocol, cast
 from urllib.parse import quote, urlencode
 
 from attrs import field, frozen, mutable
 
-from tgmembership_async.errors import UsageError
+from tgmembership_async.errors import CallError, UsageError
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, parse
 from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
@@ -171,6 +171,21 @@ class Account:
         return text
 
 
+class Hold(Protocol):
+    """A claim on what a call is about, such as a row of a ledger: it is held only while a request may be on the wire.
+
+    A call that has one takes it right before each request, and lets go of it before it waits for anything else.
+    """
+
+    async def take(self) -> None:
+        """Make sure that the claim is held. Whatever this raises ends the call, and the request is not sent."""
+        ...
+
+    async def release(self, why: str, error: CallError | None = None) -> None:
+        """Let go of the claim if it is held: the call waits, and what was sent so far did nothing."""
+        ...
+
+
 @mutable
 class Progress:
     """What is known of one call while it runs. Times are seconds on the event loop's clock.
@@ -178,6 +193,7 @@ class Progress:
     `attempts` counts requests handed to the transport. `begun` is its testimony on the present one: it began to write
     our headers (believed True of a transport that does not say). `unsettled`: the service may have acted on some
     attempt. `out_of_time`: the next attempt would come after the deadline. `closed`: the Session was closed meanwhile.
+    `hold` is what the call must hold while it is sent.
     """
 
     started: float
@@ -187,6 +203,7 @@ class Progress:
     unsettled: bool = False
     out_of_time: bool = False
     closed: bool = False
+    hold: Hold | None = None
 
 
 @frozen

@@ -65,6 +65,11 @@ class PostgresLedger(Lived):
         """Tell whether it was opened and not closed since."""
         return self._storage.is_open
 
+    @property
+    def interruptions(self) -> int:
+        """Return how often this worker lost the connection that shows others that it is alive."""
+        return self._storage.life.interruptions if self.is_open else 0
+
     async def open(self) -> Self:
         """Connect, create the tables or bring them up to date, and see to what dead workers left.
 
@@ -119,11 +124,13 @@ class PostgresLedger(Lived):
     async def settle(self, ref: str, settlement: Settlement) -> Grant:
         """Record how the exchange of a `sending` row ended. What the server does not take now is offered again later.
 
-        An answer that comes when others have taken this worker for dead is recorded as a decision.
+        An answer that comes when others have taken this worker for dead is recorded as a decision. If somebody else has
+        decided by then, or has sent it again, the row stays as it is and is returned; the attempt keeps the answer.
         """
         row = self._claimed.get(check_ref(ref))
         mine = None if row is None else (row.worker, row.claim)
-        job = SettleRef(ref, settlement, self._clock(), mine, row)
+        attempt = 0 if row is None else row.grant.attempts
+        job = SettleRef(ref, settlement, self._clock(), mine, row, attempt)
         try:
             grant = await self._storage.run(job)
         except StorageError:

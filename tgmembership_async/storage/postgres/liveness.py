@@ -69,7 +69,10 @@ _BURY: Final = f"DELETE FROM tgm_worker WHERE id NOT IN ({ALIVE})"  # noqa: S608
 
 
 class Life:
-    """Begins with the first `secure`, ends with `end`. In between `look` is called at each beat, to see to the dead."""
+    """Begins with the first `secure`, ends with `end`. In between `look` is called at each beat, to see to the dead.
+
+    `interruptions` counts the connections that were lost: others may have taken this worker for dead each time.
+    """
 
     def __init__(self, server: Server, look: Callable[[Lane], None]) -> None:
         self._server = server
@@ -81,6 +84,7 @@ class Life:
         self._good_until = float("-inf")
         self._ending = False
         self._trouble: psycopg.Error | None = None
+        self.interruptions: int = 0
 
     def secure(self) -> int:
         """Return this worker's id once its life is on record; psycopg.OperationalError if that takes over a second.
@@ -119,6 +123,7 @@ class Life:
             except psycopg.Error as error:
                 self._trouble = error.with_traceback(None)
                 self._good_until = float("-inf")
+                self.interruptions += 1
                 if not self._ending:
                     _logger.info("this worker lost its connection to %s, and connects again", self._server)
                     time.sleep(pause)
