@@ -1,5 +1,6 @@
 """PostgresLedger: what many workers promise each other, beyond what every ledger does."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from forked import Forked
 from own_schema import own_schema
 from stub_transport import StubTransport, reply
 
-from tgmembership_async import OutcomeUnknown, Request, Response, ServerError, Session
+from tgmembership_async import GrantHeld, OutcomeUnknown, Request, Response, ServerError, Session
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.grants.model import dump_error
@@ -195,8 +196,59 @@ class TestLifeAndDeath:
                 execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s'")
                 await other.claim(request())
                 await other.decide("a", "abandon", None, "refunded")
-                with pytest.raises(GrantError, match="a is abandoned"):
-                    await cut_off.settle("a", GRANTED)
+                assert (await cut_off.settle("a", GRANTED)).status is GrantStatus.ABANDONED
+                (attempt,) = await other.attempts("a")
+                assert (attempt.status, attempt.ended_at is None) == (GrantStatus.GRANTED, False)
+                assert "taken for dead" in attempt.evidence
+                assert "ok: true" in attempt.evidence
+                assert await status(other) is GrantStatus.ABANDONED
+
+        run(scenario)
+
+    @pytest.mark.parametrize("how_far", ["granted", "being sent", "planned"])
+    def test_an_answer_that_comes_when_others_have_decided_is_kept_and_told(
+        self, url: str, run: Run, how_far: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        theirs = Settlement(GrantStatus.GRANTED, token=AccessToken("theirs"), evidence="ok: true")
+
+        async def scenario() -> None:
+            caplog.clear()
+            async with PostgresLedger(url) as other:
+
+                async def slow(_request: Request) -> Response:
+                    execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s'")
+                    assert (await other.claim(request())).grant.status is GrantStatus.UNKNOWN
+                    await other.decide("a", "retry", None, "the customer has no link")
+                    if how_far != "planned":
+                        assert (await other.claim(request())).mine
+                    if how_far == "granted":
+                        await other.settle("a", theirs)
+                    return reply('{"ok": true, "code": 200, "result": "late"}')
+
+                transport = StubTransport(slow)
+                async with Granter(Session(1, "k" * 40, transport=transport), PostgresLedger(url)) as granter:
+                    if how_far == "being sent":
+                        with pytest.raises(GrantHeld, match="by another worker"):
+                            await granter.grant("a", plan_id=1, member_id=42)
+                        await other.settle("a", theirs)
+                    else:
+                        row = await granter.grant("a", plan_id=1, member_id=42)
+                        assert (row.token and row.token.token) == ("theirs" if how_far == "granted" else "late")
+                assert len(transport.requests) == 1
+                first, second = await other.attempts("a")
+                assert second.status is GrantStatus.GRANTED
+                assert "taken for dead" in (second if how_far == "planned" else first).evidence
+                assert (first.status is GrantStatus.GRANTED) is (how_far != "planned")
+                told = [record for record in caplog.records if record.levelno == logging.WARNING]
+                assert ["came too late" in record.getMessage() for record in told] == [True] * (how_far != "planned")
+                row = await granted_row(other)
+                assert (row.token and row.token.token) == ("late" if how_far == "planned" else "theirs")
+
+        async def granted_row(ledger: PostgresLedger) -> Grant:
+            row = await ledger.get("a")
+            assert row is not None
+            assert row.status is GrantStatus.GRANTED
+            return row
 
         run(scenario)
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from attrs import field, mutable
+from attrs import evolve, field, mutable
 from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
@@ -14,6 +14,7 @@ from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
+    Attempt,
     Decision,
     DecisionMade,
     Grant,
@@ -31,6 +32,7 @@ from tgmembership_async.values.models import AccessToken
 
 _MOST_BYTES: Final = 2_000  # what a B-tree takes, with room to spare
 _LATE: Final = "the answer came after this worker had been taken for dead"
+_TOO_LATE: Final = f"{_LATE}, and the row had been decided or sent again; it stays as it is"
 _LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
     GrantStatus.GRANTED: "granted",
     GrantStatus.PLANNED: "retry",
@@ -131,13 +133,17 @@ class ClaimRef:
 
 @mutable
 class SettleRef:
-    """Record the end of an exchange, which was begun by the claim that `mine` names: worker and number."""
+    """Record the end of an exchange, which was begun by the claim that `mine` names: worker and number.
+
+    `attempt` is the number of the attempt; 0 of a claim that was never confirmed, so that nothing was sent.
+    """
 
     ref: str
     settlement: Settlement
     now: datetime
     mine: tuple[int | None, int | None] | None
     row: Row | None = None
+    attempt: int = 0
 
     @property
     def _token(self) -> AccessToken | None:
@@ -154,9 +160,15 @@ class SettleRef:
                     return grant  # committed, and then the connection was lost
                 if grant.status is GrantStatus.UNKNOWN:
                     return self._late(lane)
-            elif grant.status is GrantStatus.SENDING:
+            elif grant.status is GrantStatus.SENDING and not self.attempt:
                 msg = f"{self.ref} is being sent by another worker, and only that one can tell how it ends"
                 raise GrantError(msg)
+            if self.attempt and ((row.worker, row.claim), grant.status) != (self.mine, GrantStatus.SENDING):
+                if not self._granted_before_it_is_sent_again(grant):
+                    return self._too_late(lane, grant)
+                self._claim(lane, grant)
+                row = _known(lane, self.ref)
+                continue
             after = transitions.settled(grant, self.settlement, self.now)
             if statements.settle(lane, row, after, self.settlement, self.now):
                 return after
@@ -167,6 +179,22 @@ class SettleRef:
         made = DecisionMade(self.ref, decision, self.now, f"{_LATE}: {self.settlement.evidence}")
         advance = partial(transitions.decided, decision=decision, token=self.settlement.token, now=self.now)
         return StepRef(self.ref, advance, partial(statements.decide, made=made))(lane)
+
+    def _granted_before_it_is_sent_again(self, grant: Grant) -> bool:
+        return (grant.status, self.settlement.status) == (GrantStatus.PLANNED, GrantStatus.GRANTED)
+
+    def _claim(self, lane: Lane, grant: Grant) -> None:
+        """Take the row ahead of those who would send it again: a second token is what nobody wants."""
+        worker, number = self.mine or (None, None)
+        assert worker is not None and number is not None  # noqa: S101, PT018 - it was claimed
+        request = GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
+        self.settlement = evolve(self.settlement, evidence=f"nothing was sent: {_LATE}: {self.settlement.evidence}")
+        statements.claim(lane, request, self.now, worker, number)
+
+    def _too_late(self, lane: Lane, grant: Grant) -> Grant:
+        evidence = f"{_TOO_LATE}: {self.settlement.evidence}"
+        statements.end_late(lane, Attempt(self.ref, self.attempt, self.now, self.now, self.settlement.status, evidence))
+        return grant
 
 
 @mutable

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from tgmembership_async.errors import CallError
 from tgmembership_async.grants.model import (
@@ -72,6 +72,10 @@ _STEP: Final = """
 _END_ATTEMPT: Final = """
     UPDATE tgm_attempt SET ended_at = %(ended_at)s, status = %(ended_as)s, evidence = %(evidence)s
     FROM stepped WHERE grant_id = stepped.id AND number = %(attempts)s
+"""
+_END_LATE: Final = """
+    UPDATE tgm_attempt SET ended_at = %(ended_at)s, status = %(status)s, evidence = %(evidence)s
+    FROM tgm_grants WHERE tgm_grants.id = grant_id AND ref = %(ref)s AND number = %(number)s AND ended_at IS NULL
 """
 _ADD_DECISION: Final = """
     INSERT INTO tgm_decision (grant_id, decision, decided_at, reason)
@@ -158,6 +162,11 @@ def settle(lane: Lane, before: Row, after: Grant, settlement: Settlement, ended_
     """Record how the exchange of a row ended; `ended_at` is None if nobody saw it."""
     more = {"ended_at": ended_at, "ended_as": settlement.status, "evidence": storable(settlement.evidence)}
     return _stepped(lane, before, after, _END_ATTEMPT, more)
+
+
+def end_late(lane: Lane, attempt: Attempt) -> None:
+    """Record how an attempt ended whose end nobody had seen; its row stays as it is."""
+    lane.execute(_END_LATE.encode(), asdict(evolve(attempt, evidence=storable(attempt.evidence))))
 
 
 def decide(lane: Lane, before: Row, after: Grant, made: DecisionMade) -> bool:

@@ -94,5 +94,10 @@ LEDGER: Final = Component(
         ),
         (_DOUBT_A_GATEWAYS_503,),
         (_FOLLOW_UP,),
+        (
+            # An attempt that a worker had to leave gets its end when that worker comes back with the answer.
+            "DROP TRIGGER tgm_attempt_no_update ON tgm_attempt",
+            _forbidden("UPDATE", "tgm_attempt", "what was sent stays sent", "WHEN (OLD.ended_at IS NOT NULL)"),
+        ),
     ),
 )
