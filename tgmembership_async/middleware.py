@@ -127,6 +127,7 @@ class Retry:
                 random=random,
             )
             pause = _pause_for_everybody(result, told, step) if outcome is Outcome.TURNED_AWAY else 0.0
+            pause = min(pause, self._policy.pause_cap)
             if pause > 0:
                 self._gate.pause(current_time() + pause)
             if isinstance(step, Wait) and step.seconds > 0 and progress.hold is not None:
@@ -179,9 +180,12 @@ class Departure:
     The gate comes last, so that nobody who was let through still waits for a place while a pause begins.
     """
 
-    __slots__ = ("_gate", "_places", "_shared_gate", "_turn", "coming")
+    __slots__ = ("_gate", "_pause_cap", "_places", "_shared_gate", "_turn", "coming")
 
-    def __init__(self, gate: Gate, places: int, shared_gate: SharedGate | None = None) -> None:
+    def __init__(
+        self, gate: Gate, places: int, shared_gate: SharedGate | None = None, *, pause_cap: float = float("inf")
+    ) -> None:
+        self._pause_cap = pause_cap
         self._gate = gate
         self._shared_gate = shared_gate
         self._places = Semaphore(places, fast_acquire=True)
@@ -231,7 +235,7 @@ class Departure:
             if self._shared_gate is not None:
                 told = await self._shared_gate.ask(request.account.bot_id, None if counted else self._gate.limit)
                 if told is not None and told.pause > 0:
-                    self._gate.pause(current_time() + told.pause)
+                    self._gate.pause(current_time() + min(told.pause, self._pause_cap))
                     counted = False  # the pause has put off what was counted
                     continue
                 wait = wait if told is None else told.wait

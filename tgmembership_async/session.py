@@ -100,6 +100,7 @@ class Session(Lived):
             middleware=settings.rings("middleware", middleware),
             attempt_middleware=settings.rings("attempt_middleware", attempt_middleware),
             observer=settings.observer(observer),
+            pause_cap=retry.pause_cap,
         )
         self._is_view = False
         self._build(Budget(retry.budget), Deadline())
@@ -322,6 +323,7 @@ class _Shared:
         middleware: tuple[Middleware, ...],
         attempt_middleware: tuple[Middleware, ...],
         observer: Observer | None,
+        pause_cap: float,
     ) -> None:
         self.state: Literal["not entered", "open", "closed"] = "not entered"
         self.observer = observer
@@ -332,7 +334,7 @@ class _Shared:
         self._middleware = middleware
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
-        self.departure = Departure(gate, places, shared_gate)
+        self.departure = Departure(gate, places, shared_gate, pause_cap=pause_cap)
         self._loop: object = None
 
     def chain(self, deadline: Deadline, retry: Retry) -> Next:

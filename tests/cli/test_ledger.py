@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from command_line import tgmembership
 from own_schema import own_schema
 
+from tgmembership_async import PostgresGate
 from tgmembership_async.cli.ledger_option import Server
 from tgmembership_async.cli.root import command
 from tgmembership_async.errors import Forbidden, GrantError, OutcomeUnknown, ReplyLost, UsageError
@@ -302,3 +303,31 @@ def test_the_file_of_a_living_owner_is_not_copied(tmp_path: Path, url: str) -> N
             assert "in use" in done.stderr
 
     anyio.run(own)
+
+
+def test_pauses_are_shown_and_lifted(url: str) -> None:
+    async def pause() -> None:
+        async with PostgresGate(url) as gate:
+            await gate.pause(1, 600)
+            await gate.pause(2, 60)
+
+    def shown(*options: str) -> tuple[list[int], str]:
+        result = run("ledger", "pauses", "--ledger", url, *options)
+        assert result.exit_code == 0, result.output
+        return [json.loads(line)["bot_id"] for line in result.stdout.splitlines()], result.stderr
+
+    assert run("ledger", "pauses", "--ledger", url).exit_code == 2, "there is no ledger"
+    run("ledger", "init", "--ledger", url)
+    assert shown() == ([], "0 pauses.\n")
+    anyio.run(pause)
+    assert shown() == ([1, 2], "2 pauses.\n")
+    assert shown("--bot-id", "2", "--lift") == ([2], "1 pause lifted; restart workers that run.\n")
+    assert shown()[0] == [1]
+    assert shown("--lift")[0] == [1]
+    assert shown()[0] == []
+
+
+def test_a_file_shares_no_pauses(tmp_path: Path) -> None:
+    result = run("ledger", "pauses", "--ledger", str(tmp_path / "grants.db"))
+    assert result.exit_code == 2
+    assert "postgresql://" in result.stderr

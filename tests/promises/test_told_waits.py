@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from stub_transport import StubTransport, reply
 from trio.testing import MockClock
 
-from tgmembership_async import CallError, RateLimit, Request, Response, RetryPolicy, Session
+from tgmembership_async import CallError, RateLimit, RateLimited, Request, Response, RetryPolicy, Session
+from tgmembership_async.protocol.gate import Told
 
 
 @frozen
@@ -109,5 +110,57 @@ def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one() -> None:
             group.start_soon(tg.get_plans)
         assert left[:2] == [0, 0]
         assert all(at >= 50 for at in left[2:])
+
+    trio.run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+class Forever:
+    """A shared gate that pauses for ever."""
+
+    is_open = True
+
+    async def open(self) -> "Forever":
+        return self
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+    async def ask(self, bot_id: int, limit: RateLimit | None) -> Told | None:
+        del bot_id, limit
+        return Told(pause=float("inf"))
+
+    async def pause(self, bot_id: int, seconds: float) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("wait", ["9999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_one_answer_pauses_others_for_an_hour_at_most(wait: str) -> None:
+    async def scenario() -> None:
+        transport = StubTransport(reply("", 429, retry_after=wait), reply())
+        async with Session(1, CANARY_KEY, transport=transport) as tg:
+            with pytest.raises(RateLimited) as told:
+                await tg.get_plans()
+            assert (told.value.retry_after or 0) > 1e9
+            with pytest.raises(RateLimited) as paused:
+                await tg.get_plans()
+            assert (paused.value.retry_after or 0) <= 3_600
+            await trio.sleep(3_601)
+            assert await tg.get_plans() == []
+
+    trio.run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+def test_the_longest_pause_can_be_set() -> None:
+    async def scenario() -> None:
+        transport = StubTransport(reply("", 429, retry_after="500"), reply())
+        async with Session(1, CANARY_KEY, transport=transport, retry=RetryPolicy(pause_cap=100)) as tg:
+            with pytest.raises(RateLimited):
+                await tg.get_plans()
+            await trio.sleep(100)
+            assert await tg.get_plans() == []
+        async with Session(1, CANARY_KEY, transport=StubTransport(), gate=Forever()) as tg:
+            with pytest.raises(RateLimited) as paused:
+                await tg.get_plans()
+            assert (paused.value.retry_after or 0) <= 3_600
 
     trio.run(scenario, clock=MockClock(autojump_threshold=0))

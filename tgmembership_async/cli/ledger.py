@@ -1,17 +1,20 @@
-"""`tgmembership ledger`: make a ledger, bring it up to date, copy it from a file to a server and back."""
+"""`tgmembership ledger`: make a ledger, bring it up to date, copy it from a file to a server and back, show pauses."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
 from rich.console import Console
 
-from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened, place, server
-from tgmembership_async.cli.output import Format, format_option, hint, note, write_one
+from tgmembership_async.cli.ledger_option import Place, Server, check_there, ledger_option, opened, place, server
+from tgmembership_async.cli.output import Format, format_option, hint, note, write_one, writing
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Copied, Store, copy
+
+if TYPE_CHECKING:
+    from tgmembership_async.storage.postgres.gate import Pause
 
 _EPILOG: Final = """
 \b
@@ -19,6 +22,7 @@ Examples:
   tgmembership ledger init --ledger postgresql://shop@db/shop --queue
   tgmembership ledger copy grants.db postgresql://shop@db/shop
   tgmembership ledger copy postgresql://shop@db/shop grants.db
+  tgmembership ledger pauses --ledger postgresql://shop@db/shop
 
 The password of a server comes from the URL, from PGPASSWORD or from ~/.pgpass, and is never shown.
 """
@@ -54,6 +58,39 @@ def migrate(*, ledger: Place) -> None:
     check_there(ledger)
     anyio.run(_ready, ledger, False)
     note(f"{ledger} is up to date.")
+
+
+@command.command("pauses", epilog=_example("pauses --ledger postgresql://shop@db/shop --lift"))
+@ledger_option("The server that the workers share.", required=True)
+@click.option("--bot-id", type=click.IntRange(min=1), help="Show or lift the pause of this bot only.")
+@click.option("--lift", is_flag=True, help="End the pauses that are shown, so that workers send again.")
+@format_option
+def pauses(*, ledger: Place, bot_id: int | None, lift: bool, form: Format) -> None:
+    """Show the pauses that all workers of a bot keep, and lift them with --lift.
+
+    The service asks for a pause with status 429 and Retry-After. Workers with --ledger postgresql://... share it, also
+    across restarts, for an hour at most (RetryPolicy.pause_cap). Lift one that is wrong, such as a gateway's; the
+    service answers 429 again if it was right. A worker that runs keeps the pause it knows of until it is restarted. A
+    ledger in a file shares no pause: it ends with the process.
+    """
+    where = server(ledger, "ledger pauses")
+    check_there(where)
+    found = anyio.run(_pauses, where, bot_id, lift)
+    with writing(form, ("bot_id", "until", "seconds")) as out:
+        for pause in found:
+            out.row({"bot_id": pause.bot_id, "until": pause.until, "seconds": round(pause.seconds, 1)})
+    how_many = f"{len(found):,} pause{'' if len(found) == 1 else 's'}"
+    note(f"{how_many} lifted; restart workers that run." if lift and found else f"{how_many}.")
+
+
+async def _pauses(where: Server, bot_id: int | None, lift: bool) -> "list[Pause]":  # noqa: FBT001 - anyio.run takes no names
+    from tgmembership_async.storage.postgres.gate import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
+
+    async with PostgresGate(where.url) as gate:
+        found = [pause for pause in await gate.pauses() if bot_id in (None, pause.bot_id)]
+        if lift:
+            await gate.lift(bot_id)
+        return found
 
 
 async def _ready(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.run takes no names

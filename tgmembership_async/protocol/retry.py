@@ -38,7 +38,8 @@ class RetryPolicy:
     `attempts` counts requests, the first included. `transient_base` and `throttled_base` are the seconds from which the
     backoff doubles, with full jitter, up to `backoff_cap`; the cap does not bound a wait that the service tells.
     `budget` is a Session's store of tokens: a retry takes 14, or 5 after a request was turned away; success gives them
-    back.
+    back. `pause_cap` is the longest pause, in seconds, that one answer may impose on other calls, on this Session's and
+    through a shared gate on other workers'; the call that was told more still reports it as `.retry_after`.
     """
 
     attempts: int = 4
@@ -46,11 +47,12 @@ class RetryPolicy:
     throttled_base: float = 1.0
     backoff_cap: float = 20.0
     budget: int = 500
+    pause_cap: float = 3600.0
 
     def __attrs_post_init__(self) -> None:
         _whole("attempts", self.attempts, least=1)
         _whole("budget", self.budget, least=0)
-        for name in ("transient_base", "throttled_base", "backoff_cap"):
+        for name in ("transient_base", "throttled_base", "backoff_cap", "pause_cap"):
             seconds: object = getattr(self, name)
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
                 msg = f"RetryPolicy.{name} must be a number of seconds, 0 or more, not {seconds!r}"

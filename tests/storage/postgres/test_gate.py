@@ -206,3 +206,35 @@ def test_a_gate_that_you_opened_yourself_stays_open(url: str, run: Run) -> None:
 def test_what_is_no_gate_is_told_so() -> None:
     with pytest.raises(UsageError, match="PostgresGate"):
         Session(1, "k" * 40, gate=RateLimit(1, 1))  # type: ignore[arg-type]  # what a reader may try
+
+
+def test_centuries_are_an_hour_to_all_others_and_told_as_they_are(url: str, run: Run) -> None:
+    async def scenario() -> None:
+        told = session(PostgresGate(url), reply("", 429, retry_after="9999999999"))
+        async with told:
+            with pytest.raises(RateLimited) as refused:
+                await told.get_plans()
+        assert refused.value.retry_after == 9_999_999_999
+        async with PostgresGate(url) as gate:
+            [pause] = await gate.pauses()
+            assert 3_590 < pause.seconds <= 3_600
+            await gate.lift(pause.bot_id + 1)
+            assert len(await gate.pauses()) == 1
+            await gate.lift(pause.bot_id)
+            assert await gate.pauses() == []
+
+    run(scenario)
+
+
+def test_centuries_that_an_older_version_kept_end_in_an_hour(url: str, run: Run) -> None:
+    async def scenario() -> None:
+        async with PostgresGate(url):
+            pass
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("UPDATE tgm_component SET version = 1 WHERE name = 'gate'")
+            connection.execute("INSERT INTO tgm_gate (bot_id, paused_until) VALUES (1, now() + interval '317 years')")
+        async with PostgresGate(url) as gate:
+            [pause] = await gate.pauses()
+            assert pause.seconds <= 3_600
+
+    run(scenario)

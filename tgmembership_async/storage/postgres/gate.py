@@ -2,9 +2,11 @@
 
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Final, Self
 
 from anyio import move_on_after
+from attrs import frozen
 
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.lifecycle import Lived
@@ -31,6 +33,8 @@ GATE: Final = Component(
             ) WITH (fillfactor = 50)
             """,
         ),
+        # Older versions kept whatever an answer told, be it centuries.
+        ("UPDATE tgm_gate SET paused_until = least(paused_until, clock_timestamp() + interval '1 hour')",),
     ),
 )
 # The server's clock is the only one that counts; it is read when the row is ours, after all others have had it.
@@ -51,6 +55,23 @@ _PAUSE: Final = """
     INSERT INTO tgm_gate AS row (bot_id, paused_until) VALUES (%s, clock_timestamp() + make_interval(secs => %s))
     ON CONFLICT (bot_id) DO UPDATE SET paused_until = greatest(row.paused_until, excluded.paused_until)
 """
+_PAUSES: Final = """
+    SELECT bot_id, paused_until, extract(epoch FROM paused_until - clock_timestamp())::float8 FROM tgm_gate
+    WHERE paused_until > clock_timestamp() ORDER BY bot_id
+"""
+_LIFT: Final = """
+    UPDATE tgm_gate SET paused_until = 'epoch'
+    WHERE paused_until > clock_timestamp() AND bot_id = coalesce(%s::bigint, bot_id)
+"""
+
+
+@frozen
+class Pause:
+    """A pause that all workers of a bot keep: until when (aware UTC), and for how many seconds from now."""
+
+    bot_id: int
+    until: datetime
+    seconds: float
 
 
 class PostgresGate(Lived):
@@ -111,6 +132,19 @@ class PostgresGate(Lived):
             lane.execute(_PAUSE, (bot_id, seconds))
 
         await self._quickly(pause)
+
+    async def pauses(self) -> list[Pause]:
+        """Return the pauses that hold now, by bot. Raises StorageError where the database does not answer."""
+        rows = await self._storage.run(lambda lane: lane.execute(_PAUSES).fetchall())
+        return [Pause(bot_id, until.astimezone(UTC), seconds) for bot_id, until, seconds in rows]
+
+    async def lift(self, bot_id: int | None = None) -> None:
+        """End the pause of a bot, or of all. A worker that runs keeps what it was told, its `pause_cap` at most."""
+
+        def lift(lane: Lane) -> None:
+            lane.execute(_LIFT, (bot_id,))
+
+        await self._storage.run(lift)
 
     async def _quickly(self, job: Job[T]) -> T | None:
         """Return what the job returns, or None where the database does not answer, or did not a moment ago."""
