@@ -71,7 +71,7 @@ class Claiming:
         if self.held:
             return
         if self._debt is not None:
-            await self._debt.wait()
+            await self._debt.paid()
             self._debt = None
         # One that is cancelled may happen all the same, and then nobody would know of it.
         with CancelScope(shield=True):

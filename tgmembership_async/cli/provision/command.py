@@ -180,7 +180,8 @@ class Job:
     async def carry_out(self, requests: Iterator[GrantRequest], out: Writer) -> None:
         """Grant them all, write a row for each, and end early but in order when asked to."""
         console = Console(stderr=True, highlight=False)
-        async with self.session, opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
+        # The Granter closes the session, and with it its connections, before it waits for answers to be stored.
+        async with opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
             self.begun = True
             run = granter.provision(requests, concurrency=self.concurrency)
             with Bar(console, self.total) as bar:
