@@ -225,7 +225,7 @@ def test_a_full_disk_with_sqlite(backend: str, quick_path: Path) -> None:
 def test_a_file_that_another_process_keeps_locked(
     backend: str, quick_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tgmembership_async.storage.schema._OWNER_WAITS", 0.01)
+    monkeypatch.setattr("tgmembership_async.storage.sqlite.schema._OWNER_WAITS", 0.01)
 
     async def scenario() -> None:
         path = quick_path / f"locked-{backend}.db"

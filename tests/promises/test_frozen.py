@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import anyio
@@ -81,6 +82,7 @@ def test_a_worker_that_was_stopped_looks_before_it_sends(url: str) -> None:
                     " AND classid = 'tgm_worker'::regclass"
                 )
             anyio.run(grant_in_its_place, url)
+            time.sleep(0.3)  # longer than it takes its claim for sure
             worker.send_signal(signal.SIGCONT)
             out, _ = worker.communicate("go on\n", timeout=60)
         finally:

@@ -149,7 +149,7 @@ def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
 
 
 def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number: int) -> tuple[Row, bool] | None:
-    """Take a ref that is new or planned, with this plan and member, to sending: `steps.claimed` in one statement.
+    """Take a ref that is new or planned, with this plan and member, to sending: `transitions.claimed` in one statement.
 
     Return the row, and whether it was taken; None if somebody else wrote it at this very moment.
     """
