@@ -7,6 +7,9 @@ from typing import Any, Final, cast
 
 from attrs import field, frozen
 
+from tgmembership_async.protocol import sliced_json
+from tgmembership_async.protocol.reply_limits import holds_too_much
+
 _EXCERPT: Final = 200
 _CODE_DIGITS: Final = 9
 _DECODER: Final = json.JSONDecoder(parse_float=Decimal)
@@ -38,8 +41,19 @@ def parse(body: bytes) -> Envelope | NoEnvelope:
     """Read the envelope from a whole body, or say why it is none."""
     if not body.strip():
         return NoEnvelope("the body is empty")
+    return _parsed(body, _load)
+
+
+def parse_in_slices(body: bytes, pause: Callable[[], object]) -> Envelope | NoEnvelope:
+    """Do as `parse` does, for a body that takes long: `pause` is called between slices of a few milliseconds."""
+    if holds_too_much(body):
+        return NoEnvelope("the JSON holds too many values")
+    return _parsed(body, lambda body: _load_in_slices(body, pause))
+
+
+def _parsed(body: bytes, load: Callable[[bytes], object]) -> Envelope | NoEnvelope:
     try:
-        return _read(_load(body))
+        return _read(load(body))
     except RecursionError:
         return NoEnvelope("the JSON is nested too deeply")
     except ValueError:  # also bad UTF-8
@@ -51,7 +65,19 @@ def _load(body: bytes) -> object:
     try:
         return _DECODER.decode(body.decode())
     except (ValueError, ArithmeticError):
-        return json.loads(body, parse_float=_number(Decimal), parse_int=_number(int))
+        return _LENIENT.decode(_text_of(body))
+
+
+def _load_in_slices(body: bytes, pause: Callable[[], object]) -> object:
+    text = _text_of(body)
+    try:
+        return sliced_json.load(text, _DECODER, pause)
+    except (ValueError, ArithmeticError):
+        return sliced_json.load(text, _LENIENT, pause)
+
+
+def _text_of(body: bytes) -> str:
+    return body.decode(json.detect_encoding(body), "surrogatepass")
 
 
 def _number(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -62,6 +88,9 @@ def _number(read: Callable[[str], Any]) -> Callable[[str], Any]:
             return text
 
     return number
+
+
+_LENIENT: Final = json.JSONDecoder(parse_float=_number(Decimal), parse_int=_number(int))
 
 
 def _read(json_value: object) -> Envelope | NoEnvelope:

@@ -102,6 +102,8 @@ BY_KEY: Final = frozenset({"getRevenue", "mostPopularPaymentMethods", "plansPerf
 
 _URL: Final = re.compile(r"\s*(?:(?:https?|tg)://|t\.me/)", re.IGNORECASE)
 _LONGEST_REASON: Final = 200
+_ROWS_AT_ONCE: Final = 1_000
+_FIRST_STEP: Final = re.compile(r"^\$\[([0-9]+)\]")
 
 
 class ShapeError(ValueError):
@@ -256,6 +258,29 @@ def _shape_error(result: object, into: Any) -> ShapeError:
     else:
         misfit = Misfit("did not read, once")
     return ShapeError(printable(str(misfit), _LONGEST_REASON))
+
+
+def in_slices(convert: Callable[[Any], T], result: Any, pause: Callable[[], object]) -> T:
+    """Return `convert(result)`, of a long array by some rows at a time, with `pause` called in between.
+
+    Whatever makes a list of some rows makes a list of all, one by one; anything else gets the whole array.
+    """
+    if not is_array(result) or len(result) <= _ROWS_AT_ONCE:
+        return convert(result)
+    made: Any = []
+    for start in range(0, len(result), _ROWS_AT_ONCE):
+        pause()
+        some: Any
+        try:
+            some = convert(result[start : start + _ROWS_AT_ONCE])
+        except ShapeError as error:
+            some = ShapeError(_FIRST_STEP.sub(lambda step: f"$[{int(step[1]) + start}]", str(error)))  # noqa: B023
+        if isinstance(some, ShapeError):
+            raise some
+        if type(some) is not list:
+            return convert(result)
+        made += some
+    return made  # type: ignore[no-any-return]
 
 
 def plans(result: Any) -> list[Plan]:
