@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Final, Literal, Protocol, cast
@@ -12,6 +12,7 @@ from attrs import field, frozen, mutable
 
 from tgmembership_async.errors import CallError, UsageError
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, parse
+from tgmembership_async.protocol.reply_limits import reply_limit
 from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
 
@@ -225,6 +226,11 @@ class Request:
         return self.account.url(self.method)
 
     @property
+    def reply_limit(self) -> int:
+        """Return how many bytes of the reply's body are read."""
+        return reply_limit(self.method, safe=self.safety is Safety.SAFE)
+
+    @property
     def attempt(self) -> int:
         """Return the number of this attempt, from 1."""
         return self.progress.attempts
@@ -246,15 +252,28 @@ class Request:
 class Response:
     """A whole answer: status, headers and decoded body, scrubbed of the key.
 
-    `truncated` says that the body was longer than the cap and is only its beginning.
+    `truncated` says that the body was longer than what is read of it and is only its beginning; `flaw` what else is
+    wrong with it: a compression that is cut short or cannot be undone, say. `parsed` is a body with its envelope, for
+    one that takes long to read; it holds as long as the body stays the same.
     """
 
     status: int
     headers: Headers
     body: bytes = field(repr=False)
     truncated: bool = False
+    flaw: str | None = None
+    parsed: tuple[bytes, Envelope | NoEnvelope] | None = field(default=None, eq=False, repr=False)
 
     @cached_property
     def envelope(self) -> Envelope | NoEnvelope:
         """Return what the body says, read once."""
-        return NoEnvelope("the body is too large") if self.truncated else parse(self.body)
+        if self.parsed is not None and self.parsed[0] is self.body:
+            return self.parsed[1]
+        return self.read_with(parse)
+
+    def read_with(self, read: Callable[[bytes], Envelope | NoEnvelope]) -> Envelope | NoEnvelope:
+        """Return what `read` makes of a whole body; a flaw counts where there is no envelope."""
+        if self.truncated:
+            return NoEnvelope("the body is too large")
+        envelope = read(self.body)
+        return NoEnvelope(self.flaw) if self.flaw and isinstance(envelope, NoEnvelope) else envelope

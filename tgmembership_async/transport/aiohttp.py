@@ -8,23 +8,25 @@ from `_Road.wire` into the socket, so that whatever traces or wraps aiohttp has 
 import asyncio
 import ssl
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from inspect import signature
 from math import inf
-from typing import Final, cast
+from typing import Any, Final, cast
 from weakref import WeakSet
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
+from anyio.lowlevel import checkpoint
 from yarl import URL
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
-from tgmembership_async.transport.bodies import BODY_CAP, decoded
+from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
@@ -32,6 +34,14 @@ from tgmembership_async.transport.tcp import is_readable
 from tgmembership_async.values.secret import Target
 
 _JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
+_LONGEST_HEAD: Final = 100 * 1024
+"""Bytes of a status line or of one header field that are taken; h11 takes as many for all of them together."""
+_HEAD: Final[Mapping[str, Any]] = {
+    "max_line_size": _LONGEST_HEAD,
+    "max_field_size": _LONGEST_HEAD,
+    # Older releases of aiohttp do not count them.
+    **({"max_headers": 512} if "max_headers" in signature(ResponseHandler.set_response_params).parameters else {}),
+}
 _INTERIM: Final = frozenset(range(100, 200)) - {101}
 
 
@@ -187,24 +197,19 @@ class _Lane:
 async def _converse(protocol: ResponseHandler, wire: Target, request: Request) -> Response:
     """Write `wire` and read its answer. Nowhere else do our headers meet a connection."""
     read = request.timeouts.read if request.timeouts.exchange is None else request.timeouts.exchange
-    protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False)
+    protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False, **_HEAD)
     protocol.start_timeout()
     request.progress.begun = True
     _transport(protocol).write(wire)
     message, payload = await protocol.read()
     while message.code in _INTERIM:
         message, payload = await protocol.read()
-    chunks: list[bytes] = []
-    room = BODY_CAP
-    while room >= 0 and not payload.at_eof():
-        chunk = await payload.readany()
-        chunks.append(chunk[:room])
-        room -= len(chunk)
-    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in message.raw_headers])
-    body, truncated = b"".join(chunks), room < 0
-    if encoding := headers.get("content-encoding"):
-        body, truncated = decoded(body, encoding, truncated=truncated)
-    return Response(message.code, headers, body, truncated=truncated)
+    body = Body(request.reply_limit)
+    while not body.is_too_long and not payload.at_eof():
+        body.add(await payload.readany())
+        if not payload.at_eof():
+            await checkpoint()  # `readany` does not wait while more has come, be it all in chunks of one byte
+    return await body.response(message.code, list(message.raw_headers))
 
 
 def _check_aiohttp() -> None:
@@ -213,7 +218,7 @@ def _check_aiohttp() -> None:
         signature(aiohttp.ClientRequest).bind("GET", URL(), proxy=None, ssl=True)
         signature(aiohttp.BaseConnector.connect).bind(None, None, [], None)
         signature(ResponseHandler.set_response_params).bind(
-            None, read_timeout=None, read_until_eof=True, auto_decompress=False
+            None, read_timeout=None, read_until_eof=True, auto_decompress=False, **_HEAD
         )
         for name in ("start_timeout", "read", "abort", "should_close", "is_connected"):
             getattr(ResponseHandler, name)

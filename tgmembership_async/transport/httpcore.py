@@ -149,3 +149,31 @@ def _connecting() -> Generator[None, None, None]:
         raise httpcore.ConnectTimeout(str(error)) from error
     except OSError as error:
         raise httpcore.ConnectError(str(error)) from error
+
+
+class _CutOff:
+    """The parser of a reply of which nobody wants to read more."""
+
+    our_state = their_state = h11.ERROR
+    trailing_data = (b"", True)
+
+    def next_event(self) -> h11.Event:
+        """Refuse."""
+        msg = "the rest of the reply is not read"
+        raise h11.RemoteProtocolError(msg)
+
+
+_CUT_OFF: Final = _CutOff()
+_LEADS_TO_THE_CONNECTION: Final = ("_stream", "_httpcore_stream", "_connection")
+
+
+def cut_off(stream: Any) -> None:
+    """Let what reads the body of a reply get an error at once, though there may be thousands of chunks in its buffer.
+
+    Only an error that comes from below ends all of httpcore's generators in order.
+    """
+    while stream is not None:
+        if hasattr(stream, "_h11_state"):
+            stream._h11_state = _CUT_OFF  # noqa: SLF001 - there is no other way to tell it
+        inner = [getattr(stream, name) for name in _LEADS_TO_THE_CONNECTION if hasattr(stream, name)]
+        stream = inner[0] if inner else None

@@ -2,22 +2,23 @@
 
 import logging
 import ssl
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import Any, Final, Self, TypeGuard, cast
 from weakref import WeakSet
 
 import httpcore
 import httpx
-from anyio import get_cancelled_exc_class
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
-from tgmembership_async.transport.bodies import BODY_CAP, decoded
-from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection
+from tgmembership_async.transport.bodies import Body
+from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection, cut_off
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, proxy_for
 from tgmembership_async.transport.reasons import reason_of
@@ -29,17 +30,19 @@ _CONNECT_PHASE: Final = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
+_ENDING_TAKES_AT_MOST: Final = 1.0
 _JUDGED: Final = (httpx.TransportError, httpx.StreamError, OSError)
 
 
 class Witness:
-    """A listener to httpcore's trace: it knows whether our headers were begun."""
+    """A listener to httpcore's trace: it knows whether our headers were begun, and how much of the reply is read."""
 
-    __slots__ = ("_progress", "connecting", "stream")
+    __slots__ = ("_progress", "connecting", "reply_limit", "stream")
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, reply_limit: int) -> None:
         progress.begun = False
         self._progress = progress
+        self.reply_limit = reply_limit
         self.connecting: bool = False
         self.stream: Closable | None = None
 
@@ -81,7 +84,7 @@ class _Lane:
             answer = await self._transport.handle_async_request(wire)
         finally:
             self._stream = witness.stream or self._stream
-        response = await _read(answer)
+        response = await _read(answer, witness.reply_limit)
         if not response.truncated:
             await answer.aclose()
         return response, not response.truncated
@@ -155,12 +158,12 @@ class HttpxTransport:
         if request.account is not self._account:  # to add it each time takes a thirtieth of a call
             self._account = request.account
             _REDACT.accounts.add(request.account)
-        witness = Witness(request.progress)
+        witness = Witness(request.progress, request.reply_limit)
         wire = _wire(request, witness)
         ended: BaseException
         try:
             if self._client is not None:
-                return await _through_client(self._client, wire)
+                return await _through_client(self._client, wire, witness)
             if self._lanes is None:
                 self._lanes = self._make_lanes(request.account)
             return await self._lanes.lend(
@@ -185,6 +188,8 @@ class HttpxTransport:
 
     def _make_lanes(self, account: Account) -> Lanes[_Lane]:
         url = _check_proxy(proxy_for(account)) if self._proxy == "env" else self._proxy
+        if url is not None and url.startswith(HTTP_SCHEMES):
+            _refuse_ipv6(account.host)
         encrypted_proxy = url is not None and url.startswith("https://")
         # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
         verify: ssl.SSLContext | bool = self._verify if account.scheme == "https" or encrypted_proxy else False
@@ -230,34 +235,50 @@ def _wire(request: Request, witness: Witness) -> httpx.Request:
     return wire
 
 
-async def _through_client(client: httpx.AsyncClient, wire: httpx.Request) -> Response:
+def _refuse_ipv6(host: str) -> None:
+    """Raise UsageError for an address that httpcore would write to an HTTP proxy without its brackets."""
+    if ":" in host:
+        msg = (
+            f"httpx cannot ask an HTTP proxy for the IPv6 address {host}: "
+            "give base_url a host name, reach it without a proxy, or use transport='aiohttp'"
+        )
+        raise UsageError(msg)
+
+
+async def _through_client(client: httpx.AsyncClient, wire: httpx.Request, witness: Witness) -> Response:
+    transport = client._transport_for_url(wire.url)  # noqa: SLF001 - httpx tells it nowhere else
+    if isinstance(getattr(transport, _POOL, None), httpcore.AsyncHTTPProxy):
+        _refuse_ipv6(wire.url.host)
     answer = await client.send(wire, stream=True, auth=None, follow_redirects=False)
     try:
-        return await _read(answer)
+        return await _read(answer, witness.reply_limit)
     finally:
         await answer.aclose()
 
 
-async def _read(answer: httpx.Response) -> Response:
-    stream = cast("AsyncIterable[bytes]", answer.stream)
-    chunks: list[bytes] = []
-    room = BODY_CAP
+async def _read(answer: httpx.Response, limit: int) -> Response:
+    stream = aiter(cast("AsyncIterable[bytes]", answer.stream))
+    body = Body(limit)
     try:
         async for chunk in stream:
-            chunks.append(chunk[:room])
-            room -= len(chunk)
-            if room < 0:
-                # Only an error that comes from below ends all of httpcore's generators in order.
-                await answer.aclose()
-                room = 0
-    except httpx.TransportError:
-        if room:
-            raise
-    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw])
-    body, truncated = b"".join(chunks), not room
-    if encoding := headers.get("content-encoding"):
-        body, truncated = decoded(body, encoding, truncated=truncated)
-    return Response(answer.status_code, headers, body, truncated=truncated)
+            body.add(chunk)
+            if body.is_too_long:
+                await _end(answer, stream)
+                break
+            await body.pause()
+    except get_cancelled_exc_class():
+        with CancelScope(shield=True, deadline=current_time() + _ENDING_TAKES_AT_MOST):
+            await _end(answer, stream)
+        raise
+    return await body.response(answer.status_code, answer.headers.raw)
+
+
+async def _end(answer: httpx.Response, stream: AsyncIterator[bytes]) -> None:
+    await answer.aclose()
+    cut_off(answer.stream)
+    with suppress(httpx.TransportError):
+        async for _ in stream:
+            pass
 
 
 def _cancellation_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
