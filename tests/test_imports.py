@@ -23,6 +23,7 @@ ORDER = {
         ["values"],
         ["protocol"],
         ["transport"],
+        ["large_replies"],
         ["middleware"],
         ["calls"],
         ["settings"],

@@ -8,6 +8,7 @@ from anyio import current_time
 from attrs import field, frozen
 
 from tgmembership_async.errors import CallError, OutcomeUnknown, ReplyLost, TGMembershipError, UsageError
+from tgmembership_async.large_replies import structured
 from tgmembership_async.middleware import Next, OutOfTime, verdict
 from tgmembership_async.protocol.outcome import (
     Outcome,
@@ -18,6 +19,7 @@ from tgmembership_async.protocol.outcome import (
     unexpected,
     unknown,
 )
+from tgmembership_async.protocol.reply_limits import takes_long
 from tgmembership_async.protocol.structuring.results import ShapeError
 from tgmembership_async.protocol.wire import Request, Response, Safety
 
@@ -105,14 +107,24 @@ def _cut_short(request: Request, elapsed: float) -> TGMembershipError:
     return UsageError(f"{request.method}: the Session was closed while the call ran; close it after its last call")
 
 
-def read(convert: Callable[[Any], T], response: Response, request: Request) -> T:
-    """Return the result of an answer that is done, structured; raise UnexpectedReply if it has no accepted shape."""
+async def read(convert: Callable[[Any], T], response: Response, request: Request) -> T:
+    """Return the result of an answer that is done, structured; raise UnexpectedReply if it has no accepted shape.
+
+    DeadlineExceeded is raised where the deadline passes meanwhile, but never for an unsafe call: its result is there.
+    """
     envelope: Any = response.envelope
+    why: str | None
     try:
-        return convert(envelope.result)
+        if not takes_long(response.body):
+            return convert(envelope.result)
+        return await structured(convert, envelope.result, request)
     except ShapeError as shape:
         why = f"the result has no accepted shape: {shape}"
+    except TimeoutError:
+        why = None
     elapsed = current_time() - request.progress.started
+    if why is None:
+        raise late(request, elapsed)
     facts = {**facts_of(request, elapsed), "maybe_applied": request.safety is not Safety.SAFE}
     raise unexpected(why, response, request, facts)
 

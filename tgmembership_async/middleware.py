@@ -14,6 +14,7 @@ from anyio import CancelScope, Event, Lock, Semaphore, WouldBlock, current_time,
 from attrs import evolve
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.large_replies import opened
 from tgmembership_async.protocol.envelope import Envelope, printable
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
@@ -289,7 +290,7 @@ class Exchange:
         progress.attempts += 1
         progress.begun = True
         try:
-            return _scrubbed(await self._within_bounds(request), request)
+            return await opened(_scrubbed(await self._within_bounds(request), request), request)
         except (TransportFailure, OSError) as error:
             failure = _stamped(error, request)
         except get_cancelled_exc_class() as cancelled:

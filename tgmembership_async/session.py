@@ -264,7 +264,7 @@ class Session(Lived):
         name, checked_verb, how_safe = endpoints.undocumented(method, verb, safety)
         request = self._request(name, checked_verb, how_safe, endpoints.loose(params or {}))
         response = await perform(self._send, request, self._shared.observer)
-        result = read(lambda raw: results.structure(raw, into), response, request)
+        result = await read(lambda raw: results.structure(raw, into), response, request)
         envelope = response.envelope
         assert isinstance(envelope, Envelope)  # noqa: S101 - an answer that is done has one
         elapsed = current_time() - request.progress.started
@@ -284,7 +284,7 @@ class Session(Lived):
         request = self._request(endpoint.method, endpoint.verb, endpoint.safety, params)
         request.progress.hold = hold
         response = await perform(self._send, request, self._shared.observer)
-        return read(convert_result or endpoint.read, response, request)
+        return await read(convert_result or endpoint.read, response, request)
 
     def _request(self, method: str, verb: Verb, safety: Safety, params: Params) -> Request:
         now = self._shared.check_ready()
