@@ -94,10 +94,11 @@ class Lanes(Generic[L]):
         if monotonic() - since < _PROOF:
             return False
         self._stays_open = lane.is_idle()
-        if not self._stays_open:
-            del self._idle[0]
-            await _discard(lane)
-        return self._stays_open
+        if self._stays_open:
+            return True
+        del self._idle[0]
+        await _discard(lane)
+        return False  # another call may have proved it meanwhile, and taken the last lane
 
     async def aclose(self) -> None:
         """Close all idle lanes, now, and each lane in use when its exchange ends."""
