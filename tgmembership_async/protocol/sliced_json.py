@@ -60,7 +60,8 @@ class _Reader:
         except _REFUSED:
             pass
         else:
-            if end < len(self._piece) or self._base + end == len(self._text):  # else a number may go on
+            # Of a number that is cut, as in "1e+", the scanner takes what is a number by itself.
+            if end < len(self._piece) - 2 or self._base + len(self._piece) >= len(self._text):
                 return value, self._base + end
         opening = self._text[at : at + 1]
         if opening == "[":
