@@ -42,6 +42,7 @@ _HEAD: Final[Mapping[str, Any]] = {
     # Older releases of aiohttp do not count them.
     **({"max_headers": 512} if "max_headers" in signature(ResponseHandler.set_response_params).parameters else {}),
 }
+_RECEIVED_AT_ONCE: Final = 16 * 1024
 _INTERIM: Final = frozenset(range(100, 200)) - {101}
 
 
@@ -182,6 +183,8 @@ class _Lane:
             # No look at a new socket: there is more to read after a TLS handshake.
             if _is_idle(protocol) if known else _is_open(protocol):
                 used.add(protocol)
+                if not known:
+                    _receive_in_small_parts(_transport(protocol))
                 return connection
             _throw_away(connection)
             if not known:
@@ -233,6 +236,12 @@ def _protocol(connection: Connection) -> ResponseHandler:
 
 def _transport(protocol: ResponseHandler) -> asyncio.Transport:
     return cast("asyncio.Transport", protocol.transport)  # None when it is not connected
+
+
+def _receive_in_small_parts(transport: asyncio.Transport) -> None:
+    """Have asyncio receive less than 256 KiB at once: all of it is parsed, chunk by chunk, before others may run."""
+    if hasattr(transport, "max_size"):
+        transport.max_size = _RECEIVED_AT_ONCE  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _is_open(protocol: ResponseHandler) -> bool:
