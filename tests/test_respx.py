@@ -30,7 +30,7 @@ async def test_a_mocked_reply_is_a_typed_result() -> None:
     async with session() as tg:
         (first,) = await tg.get_plans()
     assert (first.plan_id, first.name, str(first.price.amount)) == (1, "First", "9.99")
-    assert route.calls.last.request.url.path == f"/bot8047883872/{CANARY_KEY}/getPlans"
+    assert route.calls.last.request.url.path == "/bot8047883872/-/getPlans", "the real path goes in below"
 
 
 @respx.mock
@@ -91,17 +91,18 @@ async def test_a_client_that_could_repeat_or_reroute_is_refused() -> None:
         httpx.AsyncClient(transport=Retrying()),
         httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))),
         httpx.AsyncClient(mounts=mounted),
+        httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(http2=True)),
         httpx.Client(),
         None,
         "client",
     ]
     for client in clients[:-2]:
-        with pytest.raises(UsageError, match=r"twice|AsyncClient"):
+        with pytest.raises(UsageError, match=r"twice|AsyncClient|http2"):
             HttpxTransport(client=client)  # type: ignore[arg-type]
         if isinstance(client, httpx.AsyncClient):
             await client.aclose()
             with pytest.raises(UsageError):
                 HttpxTransport(client=client)
-    clients[4].close()  # type: ignore[union-attr]
+    clients[5].close()  # type: ignore[union-attr]
     with pytest.raises(UsageError):
         HttpxTransport(client="client")  # type: ignore[arg-type]

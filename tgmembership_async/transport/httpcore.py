@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import h11
 import httpcore
 
 from tgmembership_async.transport import tcp
+from tgmembership_async.values.secret import Target
 
 _EXTRA: Final = {"client_addr": "sockname", "server_addr": "peername"}
 _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
@@ -29,7 +31,6 @@ class OneConnection:
         """Send one request, on a new connection where there is none yet."""
         if self._connection is None:
             self._connection = self._make(request.url.origin)
-        request.headers = _validated(tuple(request.headers))
         answer: httpcore.Response = await self._connection.handle_async_request(request)
         if self._innermost is None:
             self._innermost = _unlocked(self._connection)
@@ -51,6 +52,17 @@ class OneConnection:
         connection, self._connection, self._innermost = self._connection, None, None
         if connection is not None:
             await connection.aclose()
+
+
+def addressed_request(request: httpcore.Request, target: Target) -> httpcore.Request:
+    """Return a copy of `request` to be written now: with the real path, and headers that h11 need not look at again.
+
+    The original keeps the masked path, and a plain list of headers: both are what an APM agent reads and changes.
+    """
+    sent, url = copy(request), request.url
+    sent.url = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=target)
+    sent.headers = _validated(tuple(request.headers))
+    return sent
 
 
 @lru_cache(maxsize=256)

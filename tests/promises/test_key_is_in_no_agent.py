@@ -1,0 +1,107 @@
+"""The API key is in nothing that an APM agent sees which patches httpx and httpcore, and the agent breaks no call."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from canary import CANARY_KEY
+from scripted_server import ScriptedServer
+
+PATH = f"/bot8047883872/{CANARY_KEY}/"
+# Each agent patches its process for good, so that each has one of its own.
+CALLS = """
+import anyio, httpx, json, sys
+from contextlib import nullcontext
+from tgmembership_async import HttpxTransport, Session
+
+async def calls(url, key):
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for transport in ("httpx", HttpxTransport(client=client)):
+            async with Session(8047883872, key, base_url=url, transport=transport, proxy=None) as tg:
+                for _ in range(2):
+                    await tg.get_plans()
+                await tg.add_member(1, 42)
+                try:
+                    await tg.call("broken")
+                except Exception as error:
+                    seen.append(repr(error))
+
+seen = []
+url, backend, key = sys.argv[1], sys.argv[2], sys.stdin.read()
+"""
+ELASTIC = """
+import elasticapm
+
+class Client(elasticapm.Client):
+    def queue(self, event_type, data, flush=False):
+        seen.append(repr((event_type, data)))
+
+client = Client(
+    service_name="shop", disable_send=True, metrics_interval="0s", central_config=False, cloud_provider="none"
+)
+elasticapm.instrument()
+client.begin_transaction("shop")
+anyio.run(calls, url, key, backend=backend)
+client.end_transaction("shop")
+client.close()
+"""
+SENTRY = """
+import sentry_sdk
+from sentry_sdk.integrations.httpx import HttpxIntegration
+
+class Kept(sentry_sdk.Transport):
+    def capture_envelope(self, envelope):
+        seen.extend(repr(item.payload.get_bytes()) for item in envelope.items)
+
+sentry_sdk.init(
+    "http://key@localhost/1", transport=Kept(), traces_sample_rate=1.0, integrations=[HttpxIntegration()],
+    max_request_body_size="always", send_default_pii=True,
+)
+with sentry_sdk.start_transaction(name="shop"):
+    anyio.run(calls, url, key, backend=backend)
+    try:
+        Session(8047883872, key, deadline=-1)
+    except ValueError as error:
+        sentry_sdk.capture_exception(error)
+sentry_sdk.flush()
+"""
+SHOWN = "\nprint(json.dumps(seen))\n"
+
+
+def seen_by(agent: str, url: str, backend: str) -> list[str]:
+    """Return what an agent saw of some calls, each thing as text."""
+    command = [sys.executable, "-c", CALLS + agent + SHOWN, url, backend]
+    done = subprocess.run(command, input=CANARY_KEY, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr.replace(CANARY_KEY, "***")
+    assert CANARY_KEY not in done.stderr
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def script(connection: Any) -> None:
+    while request := connection.request():
+        if b"/broken" in request:
+            connection.answer(500, PATH.encode())
+        else:
+            connection.answer()
+
+
+@pytest.mark.parametrize(
+    ("module", "agent"), [("elasticapm", ELASTIC), ("sentry_sdk", SENTRY)], ids=["elastic", "sentry"]
+)
+def test_an_agent_sees_the_masked_path_and_breaks_no_call(
+    module: str, agent: str, backend: str, serve: Callable[..., ScriptedServer]
+) -> None:
+    pytest.importorskip(module)
+    server = serve(script)
+    seen = seen_by(agent, server.url, backend)
+    assert sum(request.startswith(f"GET {PATH}getPlans HTTP/1.1\r\n".encode()) for request in server.requests) == 4
+    assert sum(request.startswith(f"POST {PATH}addMember HTTP/1.1\r\n".encode()) for request in server.requests) == 2
+    assert any("/bot8047883872/-/getPlans" in text for text in seen), "the agent did look"
+    for text in seen:
+        assert CANARY_KEY not in text
+    if module == "elasticapm":
+        assert all(b"\r\ntraceparent: " in request.lower() for request in server.requests), "it traces on"
