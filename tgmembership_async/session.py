@@ -53,11 +53,12 @@ class Session(Lived):
     With a `gate`, such as PostgresGate, that rate and every pause that the service tells hold for all workers of a bot.
     `middleware` wraps whole calls and `attempt_middleware` each attempt: `async (request, call_next) -> Response`.
     `body_format` is "json" or "form" (the service documents neither; JSON is *assumed*). `proxy` is a URL, None, or
-    "env" for what the environment says. `transport` is "httpx", "aiohttp" (an extra, on asyncio only, and faster) or a
-    Transport of your own. `observer` is told the end of every call. `gateway_503` says what a 503 without the service's
-    envelope means: "unknown", for it may have acted (Varnish answers so after the service acted, *seen*), or "turned
-    away", for a gateway that is known to refuse before it forwards, as nginx `limit_req` does. If it is told "turned
-    away" and is wrong, members are granted twice. Wrong values raise UsageError here, before anything is sent.
+    "env" for what the environment says; with an http `base_url` no proxy is used, for it would read the key.
+    `transport` is "httpx", "aiohttp" (an extra, on asyncio only, and faster) or a Transport of your own. `observer` is
+    told the end of every call. `gateway_503` says what a 503 without the service's envelope means: "unknown", as it may
+    have acted (Varnish answers so after the service acted, *seen*), or "turned away", for a gateway that is known to
+    refuse before it forwards, as nginx `limit_req` does. If it is told "turned away" and is wrong, members are granted
+    twice. Wrong values raise UsageError here, before anything is sent.
 
     Enter it with `async with`, or call `open()` and `aclose()`; both may happen in different tasks of one event loop.
     """
@@ -93,7 +94,7 @@ class Session(Lived):
             retry=retry,
         )
         self._shared = _Shared(
-            transport=settings.transport(transport, proxy),
+            transport=settings.transport(transport, proxy, self._account.scheme),
             places=settings.places(max_connections),
             gate=Gate(settings.rate_limit(rate_limit)),
             shared_gate=settings.shared_gate(gate),

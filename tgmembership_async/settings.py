@@ -18,6 +18,7 @@ from tgmembership_async.protocol.gate import RateLimit, SharedGate
 from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.wire import Account, BodyFormat, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
+from tgmembership_async.transport.proxies import check_straight
 from tgmembership_async.values.secret import Secret
 
 BASE_URL: Final = "https://api.tgmembership.com"
@@ -152,11 +153,13 @@ def _key_from(prefix: str, environ: Mapping[str, str]) -> Secret:
     raise UsageError(msg)
 
 
-def transport(value: object, proxy: object) -> Transport:
+def transport(value: object, proxy: object, scheme: str) -> Transport:
     """Return the transport that a Session was told; what it needs is imported only now."""
     if proxy is not None and not isinstance(proxy, str):
         msg = f"proxy must be a URL, None or 'env', not {type(proxy).__name__}"
         raise UsageError(msg)
+    if isinstance(value, str):
+        check_straight(scheme, proxy)
     if value == "httpx":
         from tgmembership_async.transport.httpx import HttpxTransport  # noqa: PLC0415 - loaded on use
 

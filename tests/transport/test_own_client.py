@@ -8,7 +8,15 @@ from canary import CANARY_KEY
 from no_tls import NO_TLS
 from scripted_server import answering
 
-from tgmembership_async import HttpxTransport, NotSent, OutcomeUnknown, RetryPolicy, Session, UnexpectedReply
+from tgmembership_async import (
+    HttpxTransport,
+    NotSent,
+    OutcomeUnknown,
+    RetryPolicy,
+    Session,
+    UnexpectedReply,
+    UsageError,
+)
 
 QUICK = RetryPolicy(transient_base=0.001, throttled_base=0.001)
 
@@ -58,3 +66,21 @@ def test_its_failures_are_judged_the_same(serve: Any, run: Any, refused_port: in
                 assert await tg.get_plans() == []
 
     run(scenario)
+
+
+def test_plain_http_through_a_proxy_of_the_client_is_refused(
+    serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, proxy = serve(answering()), serve(answering())
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def scenario() -> None:
+        clients = [httpx.AsyncClient(verify=NO_TLS), httpx.AsyncClient(proxy=proxy.url, verify=NO_TLS)]
+        for client in clients:
+            async with client, session(client, server.url) as tg:
+                with pytest.raises(UsageError, match="would read the API key"):
+                    await tg.add_member(1, 42)
+
+    run(scenario)
+    assert server.connections == proxy.connections == 0

@@ -9,6 +9,7 @@ from canary import CANARY_KEY
 from scripted_server import ScriptedServer, answering
 
 from tgmembership_async import NotSent, OutcomeUnknown, UsageError
+from tgmembership_async.transport import proxies
 
 PATH = f"/bot8047883872/{CANARY_KEY}/getPlans".encode()
 
@@ -55,27 +56,74 @@ def test_a_connect_proxy_never_sees_the_key(
         assert request.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % server.port)
 
 
-def test_a_forward_proxy_gets_the_absolute_form(serve: Any, run: Any, session: Any) -> None:
-    proxy = serve(answering())
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "https_proxy"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_plain_http_goes_past_the_proxy_of_the_environment(
+    host: str, name: str, serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch, session: Any
+) -> None:
+    """A forward proxy would get the absolute form, key included; not one byte arrives there."""
+    server, proxy = serve(answering()), serve(answering())
+    monkeypatch.setenv(name, proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
 
     async def scenario() -> None:
-        async with session("http://127.0.0.1:9", proxy=proxy.url) as tg:
-            await tg.get_plans()
+        async with session(f"http://{host}:{server.port}", proxy="env") as tg:
+            assert await tg.get_plans() == []
 
     run(scenario)
-    assert proxy.requests[0].startswith(b"GET http://127.0.0.1:9" + PATH + b" HTTP/1.1\r\n")
+    assert server.requests[0].startswith(b"GET " + PATH + b" HTTP/1.1\r\n")
+    assert proxy.connections == 0
 
 
-@pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
-def test_the_environment_names_the_proxy(
-    name: str, serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch, session: Any
+def test_plain_http_with_a_proxy_of_your_own_is_refused(serve: Any, run: Any, session: Any, way: Any) -> None:
+    server, proxy = serve(answering()), serve(answering())
+    with pytest.raises(UsageError, match="would read the API key"):
+        session(server.url, proxy=proxy.url)
+
+    async def scenario() -> None:
+        async with session(server.url, transport=way(proxy=proxy.url)) as tg:
+            for call in (tg.get_plans, lambda: tg.add_member(1, 42)):
+                with pytest.raises(UsageError, match="would read the API key"):
+                    await call()
+
+    run(scenario)
+    assert server.connections == proxy.connections == 0
+
+
+def test_plain_http_is_not_sent_to_a_localhost_that_is_another_machine(
+    serve: Any, run: Any, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = serve(answering())
+    """The name alone proves nothing: the address of the connection counts."""
+    server = serve(answering())
+    monkeypatch.setattr(proxies, "is_loopback", lambda host: host != "127.0.0.1")  # as if it had resolved to elsewhere
+
+    async def scenario() -> None:
+        async with session(f"http://localhost:{server.port}") as tg:
+            for call in (tg.get_plans, lambda: tg.add_member(1, 42)):
+                with pytest.raises(UsageError, match="not this machine"):
+                    await call()
+
+    run(scenario)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "ALL_PROXY"])
+def test_the_environment_names_the_proxy(
+    name: str,
+    serve: Any,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    session: Any,
+    way: Any,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+) -> None:
+    server, proxy = serve(answering(), server_tls), serve(connect_proxy)
     monkeypatch.setenv(name, f"127.0.0.1:{proxy.port}")
     monkeypatch.delenv("no_proxy", raising=False)
 
     async def scenario() -> None:
-        async with session("http://127.0.0.1:9", proxy="env") as tg:
+        async with session(server.url, transport=way(proxy="env", ssl_context=client_tls)) as tg:
             await tg.get_plans()
 
     run(scenario)
@@ -83,14 +131,20 @@ def test_the_environment_names_the_proxy(
 
 
 def test_the_environment_names_hosts_without_proxy(
-    serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch, session: Any
+    serve: Any,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    session: Any,
+    way: Any,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
 ) -> None:
-    server = serve(answering())
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server = serve(answering(), server_tls)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     async def scenario() -> None:
-        async with session(server.url, proxy="env") as tg:
+        async with session(server.url, transport=way(proxy="env", ssl_context=client_tls)) as tg:
             await tg.get_plans()
 
     run(scenario)
@@ -214,11 +268,14 @@ def socks5(connection: Any) -> None:
 
 
 @pytest.mark.parametrize("crossing", [("httpx", "asyncio"), ("httpx", "trio")], ids="-".join, indirect=True)
-def test_a_socks_proxy_works(serve: Any, run: Any, session: Any) -> None:
-    server, proxy = serve(answering()), serve(socks5)
+def test_a_socks_proxy_works(
+    serve: Any, run: Any, session: Any, way: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    server, proxy = serve(answering(), server_tls), serve(socks5)
 
     async def scenario() -> None:
-        async with session(server.url, proxy=f"socks5://127.0.0.1:{proxy.port}") as tg:
+        transport = way(proxy=f"socks5://127.0.0.1:{proxy.port}", ssl_context=client_tls)
+        async with session(server.url, transport=transport) as tg:
             assert await tg.get_plans() == []
 
     run(scenario)
@@ -228,12 +285,12 @@ def test_a_socks_proxy_works(serve: Any, run: Any, session: Any) -> None:
 @pytest.mark.parametrize("crossing", [("aiohttp", "asyncio")], ids="-".join, indirect=True)
 def test_aiohttp_knows_no_socks(session: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="proxy must be"):
-        session("http://127.0.0.1:9", proxy="socks5://127.0.0.1:1080")
+        session("https://127.0.0.1:9", proxy="socks5://127.0.0.1:1080")
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
     monkeypatch.delenv("no_proxy", raising=False)
 
     async def scenario() -> None:
-        async with session("http://127.0.0.1:9", proxy="env") as tg:
+        async with session("https://127.0.0.1:9", proxy="env") as tg:
             with pytest.raises(UsageError, match="proxy must be"):
                 await tg.add_member(1, 42)
 

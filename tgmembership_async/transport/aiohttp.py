@@ -7,7 +7,6 @@ from `_Road.wire` into the socket, so that whatever traces or wraps aiohttp has 
 
 import asyncio
 import ssl
-from base64 import b64encode
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from inspect import signature
@@ -28,7 +27,7 @@ from tgmembership_async.protocol.wire import Account, Headers, Request, Response
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
-from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, proxy_for
+from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, route
 from tgmembership_async.transport.reasons import reason_of
 from tgmembership_async.transport.tcp import is_readable
 from tgmembership_async.values.secret import Target
@@ -98,8 +97,8 @@ class AiohttpTransport:
         if asyncio_loop() is None:
             msg = "aiohttp runs on asyncio only: with trio, use transport='httpx'"
             raise UsageError(msg)
-        url = proxy_for(account) if self._proxy == "env" else self._proxy
-        proxy = None if url is None else URL(check_proxy(url, HTTP_SCHEMES))
+        url = route(account, self._proxy, HTTP_SCHEMES)
+        proxy = None if url is None else URL(url)
         if (lent := self._connector) is not None:
             road = _Road(proxy, verify=self._ssl_context or True)
             return Lanes(lambda: _Lane(road, lent, ours=False))
@@ -129,13 +128,9 @@ class _Road:
     def wire(self, request: Request) -> Target:
         """Return a whole request as it goes onto the wire."""
         target, headers, body = request.encode()
-        account, forwarding, origin = request.account, None, ""
-        if self._proxy is not None and account.scheme == "http":
-            forwarding, origin = self._proxy, account.origin
-        fields = _fields(account.authority, headers, forwarding)
+        fields = _fields(request.account.authority, headers)
         length = b"" if request.verb == "GET" else b"content-length: %d\r\n" % len(body)
-        start = f"{request.verb} {origin}".encode("ascii")
-        return Target(b"%b%b HTTP/1.1\r\n%b%b\r\n%b" % (start, target, fields, length, body))
+        return Target(b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (request.verb.encode(), target, fields, length, body))
 
 
 class _Lane:
@@ -182,6 +177,8 @@ class _Lane:
             known = protocol in used
             # No look at a new socket: there is more to read after a TLS handshake.
             if _is_idle(protocol) if known else _is_open(protocol):
+                if not known:
+                    _check_address(connection, request)
                 used.add(protocol)
                 if not known:
                     _receive_in_small_parts(_transport(protocol))
@@ -253,6 +250,14 @@ def _is_idle(protocol: ResponseHandler) -> bool:
     return _is_open(protocol) and not is_readable(_transport(protocol).get_extra_info("socket"))
 
 
+def _check_address(connection: Connection, request: Request) -> None:
+    address = _transport(_protocol(connection)).get_extra_info("peername")
+    refusal = elsewhere(request.account.scheme, address)
+    if refusal is not None:
+        _throw_away(connection)
+        raise UsageError(refusal)
+
+
 def _throw_away(connection: Connection) -> None:
     # At once: over TLS, a polite end waits half a minute for a service that hangs.
     _protocol(connection).abort()
@@ -265,10 +270,6 @@ def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
 
 
 @lru_cache(maxsize=256)
-def _fields(authority: str, headers: Headers, proxy: URL | None) -> bytes:
-    host, *others = addressed(headers, authority)
-    ours = [host]
-    if proxy is not None and (proxy.user or proxy.password):
-        credentials = f"{proxy.user or ''}:{proxy.password or ''}".encode()
-        ours.append(("proxy-authorization", f"Basic {b64encode(credentials).decode()}"))
-    return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in ours + others])
+def _fields(authority: str, headers: Headers) -> bytes:
+    fields = addressed(headers, authority)
+    return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in fields])

@@ -20,7 +20,14 @@ from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection, addressed_request, cut_off
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes
-from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, proxy_for
+from tgmembership_async.transport.proxies import (
+    HTTP_SCHEMES,
+    SOCKS_SCHEMES,
+    check_proxy,
+    check_straight,
+    elsewhere,
+    route,
+)
 from tgmembership_async.transport.reasons import reason_of
 from tgmembership_async.values.secret import Target
 
@@ -33,6 +40,7 @@ _CONNECT_PHASE: Final = (
 )
 _ENDING_TAKES_AT_MOST: Final = 1.0
 _NOTHING: Final = Target()
+_SCHEMES: Final = HTTP_SCHEMES + SOCKS_SCHEMES
 _JUDGED: Final = (httpx.TransportError, httpx.StreamError, OSError)
 
 
@@ -43,15 +51,17 @@ class Witness:
     request of a proxy's CONNECT never gets it. `reply_limit` says how many bytes of the reply are read.
     """
 
-    __slots__ = ("_progress", "connecting", "reply_limit", "stream", "target")
+    __slots__ = ("_progress", "_scheme", "connecting", "refusal", "reply_limit", "stream", "target")
 
-    def __init__(self, progress: Progress, reply_limit: int) -> None:
+    def __init__(self, progress: Progress, scheme: str, reply_limit: int) -> None:
         progress.begun = False
         self._progress = progress
+        self._scheme = scheme
         self.reply_limit = reply_limit
+        self.refusal: str | None = None
         self.target: Target = _NOTHING
         self.connecting: bool = False
-        self.stream: Closable | None = None
+        self.stream: Any = None
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         """Take one event down; `info` holds httpcore's own request."""
@@ -71,7 +81,10 @@ class Witness:
         elif event.startswith(("connection.", "proxy.", "socks")):
             self.connecting = not self._progress.begun
             if event.endswith(".connect_tcp.complete"):
-                self.stream = info["return_value"]
+                stream = self.stream = info["return_value"]
+                self.refusal = elsewhere(self._scheme, stream.get_extra_info("server_addr"))
+                if self.refusal is not None:
+                    raise httpcore.ConnectError(self.refusal)
 
 
 class _Lane:
@@ -160,11 +173,12 @@ class HttpxTransport:
         if request.account is not self._account:  # to add it each time takes a thirtieth of a call
             self._account = request.account
             _REDACT.accounts.add(request.account)
-        witness = Witness(request.progress, request.reply_limit)
+        witness = Witness(request.progress, request.account.scheme, request.reply_limit)
         wire = _wire(request, witness)
         ended: BaseException
         try:
             if self._client is not None:
+                _check_way(self._client, wire)
                 return await _through_client(self._client, wire, witness)
             if self._lanes is None:
                 self._lanes = self._make_lanes(request.account)
@@ -174,6 +188,8 @@ class HttpxTransport:
         except _JUDGED as error:
             connecting = isinstance(error, _CONNECT_PHASE) or witness.connecting
             ended = TransportFailure(reason_of(error, request.account), connecting=connecting)
+            if witness.refusal is not None:
+                ended = UsageError(witness.refusal)
         except BaseExceptionGroup as group:
             ended = _cancellation_in(group)
         # Out here, so that no frame of httpx, httpcore or h11 hangs on it.
@@ -189,7 +205,7 @@ class HttpxTransport:
         return self._ssl_context or trusted()
 
     def _make_lanes(self, account: Account) -> Lanes[_Lane]:
-        url = _check_proxy(proxy_for(account)) if self._proxy == "env" else self._proxy
+        url = _check_proxy(route(account, self._proxy, _SCHEMES))
         if url is not None and url.startswith(HTTP_SCHEMES):
             _refuse_ipv6(account.host)
         encrypted_proxy = url is not None and url.startswith("https://")
@@ -245,10 +261,16 @@ def _refuse_ipv6(host: str) -> None:
         raise UsageError(msg)
 
 
-async def _through_client(client: httpx.AsyncClient, wire: httpx.Request, witness: Witness) -> Response:
-    transport = client._transport_for_url(wire.url)  # noqa: SLF001 - httpx tells it nowhere else
-    if isinstance(getattr(transport, _POOL, None), httpcore.AsyncHTTPProxy):
+def _check_way(client: httpx.AsyncClient, wire: httpx.Request) -> None:
+    """Raise UsageError where a lent client would send through a proxy of its own what must not go there."""
+    pool = getattr(client._transport_for_url(wire.url), _POOL, None)  # noqa: SLF001 - httpx shows it nowhere else
+    if wire.url.scheme == "http":
+        check_straight("http", isinstance(pool, httpcore.AsyncHTTPProxy | httpcore.AsyncSOCKSProxy) or None)
+    if isinstance(pool, httpcore.AsyncHTTPProxy):
         _refuse_ipv6(wire.url.host)
+
+
+async def _through_client(client: httpx.AsyncClient, wire: httpx.Request, witness: Witness) -> Response:
     answer = await client.send(wire, stream=True, auth=None, follow_redirects=False)
     try:
         return await _read(answer, witness.reply_limit)
@@ -316,7 +338,7 @@ def check_client(client: object) -> None:
 
 
 def _check_proxy(url: str | None) -> str | None:
-    if url is not None and check_proxy(url, HTTP_SCHEMES + SOCKS_SCHEMES).startswith(SOCKS_SCHEMES):
+    if url is not None and check_proxy(url, _SCHEMES).startswith(SOCKS_SCHEMES):
         try:
             import socksio  # type: ignore[import-untyped,unused-ignore] # noqa: F401, PLC0415 - an extra
         except ImportError:

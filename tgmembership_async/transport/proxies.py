@@ -1,10 +1,14 @@
-"""Which proxy to go through: a URL that was told, or what the environment says."""
+"""Which proxy to go through: a URL that was told, or what the environment says; and none for http://.
 
-from typing import Final
+An http:// request has the key in its first line, in clear, and a proxy would read it. It goes to loopback only, without
+a proxy, and to an address that is this machine's own.
+"""
+
+from typing import Any, Final, cast
 from urllib.request import getproxies, proxy_bypass
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol.endpoints import split_url
+from tgmembership_async.protocol.endpoints import is_loopback, split_url
 from tgmembership_async.protocol.wire import Account
 
 HTTP_SCHEMES: Final = ("http", "https")
@@ -20,8 +24,37 @@ def check_proxy(url: object, schemes: tuple[str, ...]) -> str:
     return str(url)
 
 
+def route(account: Account, told: str | None, schemes: tuple[str, ...]) -> str | None:
+    """Return the checked proxy URL for `account`, or None; `told` is a URL, None, or "env"."""
+    check_straight(account.scheme, told)
+    url = proxy_for(account) if told == "env" else told
+    return None if url is None else check_proxy(url, schemes)
+
+
+def check_straight(scheme: str, told: object) -> None:
+    """Raise UsageError where a proxy is told for http://. What the environment says is not followed there."""
+    if scheme == "http" and told not in (None, "env"):
+        msg = "with an http:// base_url, proxy must be None or 'env': a proxy would read the API key in the request"
+        raise UsageError(msg)
+
+
+def elsewhere(scheme: str, address: Any) -> str | None:
+    """Return why nothing may be sent to a connected socket address, or None: http:// is for this machine only.
+
+    A host name such as localhost may resolve to any address. The address of a Unix socket is no tuple.
+    """
+    if scheme != "http" or not isinstance(address, tuple):
+        return None
+    host = str(cast("tuple[object, ...]", address)[0])
+    if is_loopback(host):
+        return None
+    return f"the host of an http:// base_url is at {host}, which is not this machine: nothing was sent, use https://"
+
+
 def proxy_for(account: Account) -> str | None:
-    """Return the proxy URL that the environment has for `account`, unchecked, or None."""
+    """Return the proxy URL that the environment has for `account`, unchecked, or None; for http:// there is none."""
+    if account.scheme == "http":
+        return None
     proxies = getproxies()
     url = proxies.get(account.scheme) or proxies.get("all")
     if not url or proxy_bypass(account.authority):
