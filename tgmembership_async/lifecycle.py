@@ -8,6 +8,15 @@ from typing import Self
 class Lived(ABC):
     """Entering it is `open()`, leaving it is `aclose()`; either pair may be used, from one task or from two."""
 
+    def __repr__(self) -> str:
+        try:
+            return self._shown()
+        except AttributeError:  # what shows the locals of a constructor that failed must not fail itself
+            return f"<{type(self).__name__}, not complete>"
+
+    def _shown(self) -> str:
+        return object.__repr__(self)
+
     async def __aenter__(self) -> Self:
         return await self.open()
 

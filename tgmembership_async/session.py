@@ -35,7 +35,7 @@ from tgmembership_async.values.models import (
     Subscriber,
     Webhook,
 )
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 
 T = TypeVar("T")
 Extra = Mapping[str, str | int] | None
@@ -63,6 +63,7 @@ class Session(Lived):
     Enter it with `async with`, or call `open()` and `aclose()`; both may happen in different tasks of one event loop.
     """
 
+    @hides_arguments
     def __init__(
         self,
         bot_id: int,
@@ -113,6 +114,7 @@ class Session(Lived):
         self._send = self._shared.chain(self._deadline, retry)
 
     @classmethod
+    @hides_arguments
     def from_env(cls, prefix: str = "TGMEMBERSHIP_", **options: Any) -> Self:
         """Build a Session from BOT_ID, API_KEY or API_KEY_FILE (a path), and BASE_URL, each after `prefix`.
 
@@ -120,7 +122,7 @@ class Session(Lived):
         """
         return cls(**{**settings.from_environment(prefix), **options})
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<Session of bot {self._account.bot_id} at {self._account.base_url}, {self._shared.state}>"
 
     @property
@@ -159,6 +161,7 @@ class Session(Lived):
         self._refuse_view("closed")
         await self._shared.close(self._options.grant_timeout)
 
+    @hides_arguments
     def with_options(self, *, own_budget: bool = False, **options: Any) -> Self:
         """Return a view of this Session with another `deadline`, `retry`, `connect_timeout`, `read_timeout` or
         `grant_timeout`; it shares connections, retry budget and gate, and lives as long as the Session.

@@ -19,7 +19,7 @@ from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.wire import Account, BodyFormat, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.transport.proxies import check_straight
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 
 BASE_URL: Final = "https://api.tgmembership.com"
 _FORBIDDEN_IN_A_KEY: Final = re.compile(r"[/?#%\s\x00-\x1f\x7f-\x9f]")
@@ -61,6 +61,7 @@ class Options:
         return Timeouts(self.connect_timeout, self.read_timeout)
 
 
+@hides_arguments
 def account(
     bot_id: object,
     api_key: object,
@@ -74,6 +75,9 @@ def account(
         raise UsageError(msg)
     if gateway_503 not in get_args(Gateway503):
         msg = f"gateway_503 must be 'unknown' or 'turned away', not {gateway_503!r:.80}"
+        raise UsageError(msg)
+    if isinstance(bot_id, str):  # perhaps the key
+        msg = "bot_id must be an int, and it is a str: does api_key stand in its place?"
         raise UsageError(msg)
     scheme, host, port, prefix = _origin(base_url)
     return Account(
@@ -126,6 +130,7 @@ def _origin(base_url: object) -> tuple[str, str, int | None, str]:
     return parts.scheme, parts.hostname, parts.port, parts.path.rstrip("/")
 
 
+@hides_arguments
 def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return what the environment says: BOT_ID, API_KEY or API_KEY_FILE, BASE_URL, each after `prefix`."""
     bot_id = environ.get(f"{prefix}BOT_ID", "").strip()

@@ -11,6 +11,7 @@ from tgmembership_async import settings
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.wire import Account
 from tgmembership_async.session import Session
+from tgmembership_async.values.secret import hides_arguments
 
 PREFIX: Final = "TGMEMBERSHIP_"
 _BOT_ID: Final = f"{PREFIX}BOT_ID"
@@ -27,6 +28,7 @@ def account() -> Account:
     return settings.account(**_given())
 
 
+@hides_arguments
 def _given() -> dict[str, Any]:
     if sys.stdin.isatty() and sys.stderr.isatty():
         # What was answered is kept in the environment of this process, so that nobody is asked twice.
@@ -37,6 +39,7 @@ def _given() -> dict[str, Any]:
     return settings.from_environment(PREFIX)
 
 
+@hides_arguments
 def load(path: Path) -> None:
     """Take the variables of a file of `KEY=VALUE` lines into the environment, where they win over what is there."""
     found = _read(path)

@@ -39,7 +39,7 @@ class MemoryLedger(Lived):
         self._follow_ups: dict[str, Kept] = {}
         self._leases = Leases()
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<MemoryLedger with {len(self._rows)} refs>"
 
     @property

@@ -30,7 +30,7 @@ from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, route
 from tgmembership_async.transport.reasons import reason_of
 from tgmembership_async.transport.tcp import is_readable
-from tgmembership_async.values.secret import Target
+from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 _JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 _LONGEST_HEAD: Final = 100 * 1024
@@ -53,6 +53,7 @@ class AiohttpTransport:
     and keep-alive hold; your session's cookies, traces and middleware never see our requests.
     """
 
+    @hides_arguments
     def __init__(
         self,
         *,
@@ -67,7 +68,7 @@ class AiohttpTransport:
         if proxy not in (None, "env"):
             check_proxy(proxy, HTTP_SCHEMES)
         self._connector = connector
-        self._proxy = proxy
+        self._proxy = None if proxy is None else Secret(proxy)
         self._ssl_context = ssl_context
         self._lanes: Lanes[_Lane] | None = None
 
@@ -93,6 +94,7 @@ class AiohttpTransport:
     def _verify(self) -> ssl.SSLContext:
         return self._ssl_context or ssl.create_default_context()
 
+    @hides_arguments
     def _make_lanes(self, account: Account) -> "Lanes[_Lane]":
         if asyncio_loop() is None:
             msg = "aiohttp runs on asyncio only: with trio, use transport='httpx'"

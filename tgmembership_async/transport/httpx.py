@@ -29,7 +29,7 @@ from tgmembership_async.transport.proxies import (
     route,
 )
 from tgmembership_async.transport.reasons import reason_of
-from tgmembership_async.values.secret import Target
+from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 _CONNECT_PHASE: Final = (
     httpx.ConnectError,
@@ -151,6 +151,7 @@ class HttpxTransport:
     lanes then. APM agents and mocks that wrap httpx or httpcore see a path without the key.
     """
 
+    @hides_arguments
     def __init__(
         self,
         *,
@@ -163,7 +164,7 @@ class HttpxTransport:
         elif proxy not in (None, "env"):
             _check_proxy(proxy)
         self._client = client
-        self._proxy = proxy
+        self._proxy = None if proxy is None else Secret(proxy)
         self._ssl_context = ssl_context
         self._lanes: Lanes[_Lane] | None = None
         self._account: Account | None = None
@@ -204,6 +205,7 @@ class HttpxTransport:
     def _verify(self) -> ssl.SSLContext:
         return self._ssl_context or trusted()
 
+    @hides_arguments
     def _make_lanes(self, account: Account) -> Lanes[_Lane]:
         url = _check_proxy(route(account, self._proxy, _SCHEMES))
         if url is not None and url.startswith(HTTP_SCHEMES):

@@ -10,6 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import is_loopback, split_url
 from tgmembership_async.protocol.wire import Account
+from tgmembership_async.values.secret import Secret
 
 HTTP_SCHEMES: Final = ("http", "https")
 SOCKS_SCHEMES: Final = ("socks5", "socks5h")
@@ -24,8 +25,9 @@ def check_proxy(url: object, schemes: tuple[str, ...]) -> str:
     return str(url)
 
 
-def route(account: Account, told: str | None, schemes: tuple[str, ...]) -> str | None:
-    """Return the checked proxy URL for `account`, or None; `told` is a URL, None, or "env"."""
+def route(account: Account, proxy: Secret | None, schemes: tuple[str, ...]) -> str | None:
+    """Return the checked proxy URL for `account`, or None; `proxy` is a URL, None, or "env"."""
+    told = None if proxy is None else proxy.reveal()
     check_straight(account.scheme, told)
     url = proxy_for(account) if told == "env" else told
     return None if url is None else check_proxy(url, schemes)

@@ -1,7 +1,12 @@
-"""A string that does not show itself."""
+"""A string that does not show itself, and functions whose arguments do not show in tracebacks."""
 
 import hmac
-from typing import NoReturn, final
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec, TypeVar, final
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @final
@@ -59,3 +64,23 @@ class Target(bytes):
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         msg = "a Target holds the API key and is not pickled"
         raise TypeError(msg)
+
+
+def hides_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Return `function` so that no frame of what it raises has its arguments, or what it made of them.
+
+    Whoever sends tracebacks with their locals, as Sentry does by default, would send a secret that was passed beside a
+    wrong argument. The message has to say it all: frames, cause and context are taken away.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - raised again
+            failure = error.with_traceback(None)
+        del args, kwargs
+        failure.__cause__ = failure.__context__ = None
+        raise failure
+
+    return call

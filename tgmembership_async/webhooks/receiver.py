@@ -84,7 +84,7 @@ class Receiver(Lived):
             self._stored = StoredIntake(inbox, self._handlers, policy, background=background, clock=clock)
             self._intake = self._stored
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<Receiver with {self.inbox!r}>" if self.inbox is not None else "<Receiver without an inbox>"
 
     @overload

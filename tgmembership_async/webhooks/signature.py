@@ -19,7 +19,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.settings import seconds
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.headers import (
     NO_NONCE,
     Claim,
@@ -99,6 +99,7 @@ class Verifier:
     which are not documented; without them, what is found is reported once at INFO. `clock` gives unix seconds.
     """
 
+    @hides_arguments
     def __init__(
         self,
         secrets: str | Secret | Sequence[str | Secret],
@@ -120,7 +121,7 @@ class Verifier:
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<Verifier with {len(self._keys)} secret(s)>"
+        return f"<Verifier with {len(getattr(self, '_keys', ()))} secret(s)>"
 
     @property
     def found(self) -> HeaderNames | None:
@@ -238,6 +239,7 @@ def _agreeing(keys: Sequence[_Key], worth_trying: Sequence[Pair], claim: Claim, 
     return agreeing
 
 
+@hides_arguments
 def sign(secret: str | Secret, body: bytes, *, nonce: str | None, timestamp: float) -> dict[str, str]:
     """Return the headers under which `body` is authentic, as the service would sign it at `timestamp` (unix seconds).
 

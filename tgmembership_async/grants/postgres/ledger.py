@@ -33,7 +33,7 @@ from tgmembership_async.lifecycle import Lived
 from tgmembership_async.storage.postgres.liveness import WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 
 _UNCONFIRMED: Final = "the intent could not be confirmed, and so it was not sent"
 
@@ -50,6 +50,7 @@ class PostgresLedger(Lived):
     session mode: the lock that tells the living from the dead belongs to a session.
     """
 
+    @hides_arguments
     def __init__(self, conninfo: str | Secret, *, clock: transitions.Clock = transitions.utc_now) -> None:
         self._storage = WorkersStorage(conninfo, LEDGER)
         self._clock = clock
@@ -57,7 +58,7 @@ class PostgresLedger(Lived):
         self._claimed: dict[str, Row] = {}
         self._owed: dict[str, SettleRef] = {}
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<PostgresLedger at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
 
     @property

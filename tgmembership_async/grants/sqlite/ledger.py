@@ -51,7 +51,7 @@ class SqliteLedger(Lived):
         self._claimed: dict[str, Row] = {}
         self._leases = Leases()
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
 
     @property

@@ -14,7 +14,7 @@ from tgmembership_async.protocol.gate import RateLimit, Told
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.database import Job, PostgresStorage, T
 from tgmembership_async.storage.postgres.server import Lane
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 
 _TAKES_AT_MOST: Final = 2.0
 _PATIENCE: Final = 0.1  # for a lane that went stale, not for a server that is away
@@ -86,12 +86,13 @@ class PostgresGate(Lived):
     raises, as `PostgresLedger.open` does.
     """
 
+    @hides_arguments
     def __init__(self, conninfo: str | Secret) -> None:
         self._storage = PostgresStorage(conninfo, (GATE,))
         self._out_until = float("-inf")
         self._is_out = False
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<PostgresGate at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
 
     @property

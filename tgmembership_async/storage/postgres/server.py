@@ -9,7 +9,7 @@ from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 
 Lane = Connection[tuple[Any, ...]]
 """A connection in autocommit mode, as `Server.connect` makes it; used by one thread at a time."""
@@ -42,6 +42,7 @@ class Server:
     An empty string leads where libpq's environment variables say (PGHOST, PGUSER and so on).
     """
 
+    @hides_arguments
     def __init__(self, conninfo: str | Secret) -> None:
         self._parameters = {name: Secret(value) for name, value in _parsed(conninfo).items() if value}
 
@@ -53,7 +54,7 @@ class Server:
         return f"postgresql://{place}"
 
     def __repr__(self) -> str:
-        return f"<Server {self}>"
+        return f"<Server {self}>" if hasattr(self, "_parameters") else "<Server, not complete>"
 
     def connect(self) -> Lane:
         """Connect, in autocommit mode. Raises psycopg.Error, whose traceback may hold the password."""
@@ -85,9 +86,9 @@ def _parsed(conninfo: object) -> dict[str, str]:
         raise UsageError(msg)
     try:
         found = {name: str(value) for name, value in conninfo_to_dict(text).items()}
-    except psycopg.Error:  # its text may quote half of a password
+    except (psycopg.Error, ValueError):  # either may quote half of a password; UnicodeError is a ValueError
         found = None
-    if found is None or (_IS_URI.match(text) and _is_misread(found)):
+    if found is None or "\0" in text or (_IS_URI.match(text) and _is_misread(found)):
         msg = f"this one cannot be read: {_LOOKS_LIKE}"
         raise UsageError(msg)
     return found

@@ -13,7 +13,7 @@ from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.liveness import ALIVE, WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.text import storable
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
 from tgmembership_async.webhooks.signature import Delivery
 
@@ -118,13 +118,14 @@ class PostgresInbox(Lived):
     fails; it is tried for half a minute before.
     """
 
+    @hides_arguments
     def __init__(self, conninfo: str | Secret) -> None:
         self._storage = WorkersStorage(conninfo, INBOX)
         self._numbers = count(1)
         self._worker: int | None = None
         self._doubtful: set[int] = set()
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<PostgresInbox at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
 
     @property

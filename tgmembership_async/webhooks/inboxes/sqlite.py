@@ -85,7 +85,7 @@ class SqliteInbox(Lived):
     def __init__(self, path: str | os.PathLike[str], *, owner: bool = True) -> None:
         self._storage = SqliteStorage(path, INBOX, owner=owner)
 
-    def __repr__(self) -> str:
+    def _shown(self) -> str:
         return f"<SqliteInbox at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
 
     @property
