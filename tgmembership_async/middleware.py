@@ -15,12 +15,13 @@ from attrs import evolve
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.large_replies import opened
-from tgmembership_async.protocol.envelope import Envelope, printable
+from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
 from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, obey, told_wait
 from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
 from tgmembership_async.transport.base import Transport
+from tgmembership_async.transport.reasons import reason_of
 
 Next = Callable[[Request], Awaitable[Response]]
 Middleware = Callable[[Request, Next], Awaitable[Response]]
@@ -312,21 +313,20 @@ class Exchange:
 
 
 def _scrubbed(response: Response, request: Request) -> Response:
-    scrub = request.account.scrub
-    body = scrub(response.body)
+    scrubber = request.account.scrubber
+    body = scrubber.scrub(response.body)
     if body is not response.body:
         response = evolve(response, body=body)
-    told = "\n".join([value for _, value in response.headers]).encode()
-    if scrub(told) is told:
+    told = "\n".join([value for _, value in response.headers])
+    if scrubber.scrub_text(told) is told:
         return response
-    clean = ((name, scrub(value.encode()).decode()) for name, value in response.headers)
+    clean = ((name, scrubber.scrub_text(value)) for name, value in response.headers)
     return evolve(response, headers=Headers(clean))
 
 
 def _stamped(error: TransportFailure | OSError, request: Request) -> TransportFailure:
     if not isinstance(error, TransportFailure):
-        text = request.account.scrub(str(error).encode(errors="replace")).decode()
-        error = TransportFailure(f"{type(error).__name__}: {printable(text, 200)}")
+        error = TransportFailure(reason_of(error, request.account.scrubber))
     failure = TransportFailure(error.reason, connecting=error.connecting)
     failure.begun = request.progress.begun
     return failure

@@ -84,7 +84,14 @@ def hang(connection: Any) -> None:
     connection.sock.recv(1)
 
 
+ESCAPED = "".join(f"\\u{ord(char):04x}" for char in CANARY_KEY)
+PERCENT = "".join(f"%{ord(char):02x}" for char in CANARY_KEY)
+REFUSED = '{"ok": false, "code": 404, "description": "no such thing: /bot8047883872/%s/"}'
 SCRIPTS = {
+    "utf-16": answering(200, (REFUSED % CANARY_KEY).encode("utf-16")),
+    "json": answering(200, (REFUSED % ESCAPED).encode()),
+    "slashes": answering(200, (REFUSED % CANARY_KEY).replace("/", "\\/").encode()),
+    "percent": answering(404, (REFUSED % PERCENT).encode(), x_echo=PERCENT.upper()),
     "redirect": redirect,
     "drop": drop,
     "garbage": garbage,
@@ -118,7 +125,8 @@ def test_in_nothing_that_a_failure_leaves(name: str, method: str, serve: Any, ru
     assert PATH.encode().rpartition(b"/")[0] in server.requests[0], "it was really sent"
     assert len(texts) > 1
     for text in (*texts, *logged, *(str(warning.message) for warning in warned)):
-        assert CANARY_KEY not in text
+        for spelled in (CANARY_KEY, ESCAPED, PERCENT, PERCENT.upper(), "\0".join(CANARY_KEY)):
+            assert spelled not in text
 
 
 def test_in_nothing_that_a_success_leaves(serve: Any, run: Any, logged: list[str]) -> None:

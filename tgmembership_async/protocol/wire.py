@@ -13,6 +13,7 @@ from attrs import field, frozen, mutable
 from tgmembership_async.errors import CallError, UsageError
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, parse
 from tgmembership_async.protocol.reply_limits import reply_limit
+from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
 
@@ -158,18 +159,15 @@ class Account:
         return Target(f"{self.prefix}/bot{self.bot_id}/{quote(self.api_key.reveal(), safe='')}/".encode())
 
     @cached_property
-    def _spellings(self) -> frozenset[bytes]:
-        key = self.api_key.reveal()
-        return frozenset({key.encode(), quote(key, safe="").encode(), json.dumps(key)[1:-1].encode()})
+    def scrubber(self) -> Scrubber:
+        """Return what takes the key out of an answer, should the service have echoed it."""
+        return self.scrubber_with({})
 
-    def scrub(self, text: bytes) -> bytes:
-        """Return `text` without the key, should the service have echoed it; the same object if it has not."""
-        for key in self._spellings:
-            if key in text:
-                text = text.replace(b"bot%d/%b" % (self.bot_id, key), b"bot%d/-" % self.bot_id)
-                if len(self.api_key.reveal()) >= _LONG_ENOUGH_TO_BE_UNIQUE:
-                    text = text.replace(key, b"***")
-        return text
+    def scrubber_with(self, masks: Mapping[str, str]) -> Scrubber:
+        """Return a scrubber that knows more secrets than the key, each with its mask."""
+        key = self.api_key.reveal()
+        alone = {key: "***"} if len(key) >= _LONG_ENOUGH_TO_BE_UNIQUE else {}
+        return Scrubber({f"bot{self.bot_id}/{key}": f"bot{self.bot_id}/-", **alone, **masks})
 
 
 class Hold(Protocol):

@@ -27,9 +27,10 @@ from tgmembership_async.protocol.wire import Account, Headers, Request, Response
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
-from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, route
-from tgmembership_async.transport.reasons import reason_of
+from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, masks_of, proxy_url, route
+from tgmembership_async.transport.reasons import Told, reason_of
 from tgmembership_async.transport.tcp import is_readable
+from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 _JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
@@ -81,9 +82,14 @@ class AiohttpTransport:
         try:
             return await self._lanes.lend(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
         except _JUDGED as error:
-            failure = TransportFailure(reason_of(error, request.account), connecting=not progress.begun)
+            failure = TransportFailure(
+                reason_of(error, self._scrubber_of(request.account)), connecting=not progress.begun
+            )
         # Out here, so that no frame of aiohttp hangs on it.
         raise failure
+
+    def _scrubber_of(self, account: Account) -> Scrubber:
+        return account.scrubber_with(masks_of(proxy_url(account, self._proxy)))
 
     async def aclose(self) -> None:
         """Close our lanes; a connector of yours stays open."""
@@ -173,7 +179,7 @@ class _Lane:
             try:
                 connection = await self._connector.connect(knock, [], _timeout(request.timeouts))
             except TimeoutError:
-                msg = f"no connection to {request.account.origin} within {request.timeouts.connect:g} s"
+                msg = Told(f"no connection to {request.account.origin} within {request.timeouts.connect:g} s")
                 raise aiohttp.ConnectionTimeoutError(msg) from None
             protocol = _protocol(connection)
             known = protocol in used
@@ -187,7 +193,7 @@ class _Lane:
                 return connection
             _throw_away(connection)
             if not known:
-                msg = "the service hung up, or spoke before it was asked"
+                msg = Told("the service hung up, or spoke before it was asked")
                 raise aiohttp.ClientConnectionError(msg)
 
     async def aclose(self) -> None:

@@ -26,9 +26,12 @@ from tgmembership_async.transport.proxies import (
     check_proxy,
     check_straight,
     elsewhere,
+    masks_of,
+    proxy_url,
     route,
 )
 from tgmembership_async.transport.reasons import reason_of
+from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 _CONNECT_PHASE: Final = (
@@ -40,6 +43,7 @@ _CONNECT_PHASE: Final = (
 )
 _ENDING_TAKES_AT_MOST: Final = 1.0
 _NOTHING: Final = Target()
+_NO_SECRETS: Final = Scrubber({})
 _SCHEMES: Final = HTTP_SCHEMES + SOCKS_SCHEMES
 _JUDGED: Final = (httpx.TransportError, httpx.StreamError, OSError)
 
@@ -168,12 +172,14 @@ class HttpxTransport:
         self._ssl_context = ssl_context
         self._lanes: Lanes[_Lane] | None = None
         self._account: Account | None = None
+        self._scrubber = _NO_SECRETS
 
     async def send(self, request: Request) -> Response:
         """Send one request once."""
         if request.account is not self._account:  # to add it each time takes a thirtieth of a call
             self._account = request.account
-            _REDACT.accounts.add(request.account)
+            self._scrubber = request.account.scrubber_with(masks_of(proxy_url(request.account, self._proxy)))
+            _REDACT.scrubbers.add(self._scrubber)
         witness = Witness(request.progress, request.account.scheme, request.reply_limit)
         wire = _wire(request, witness)
         ended: BaseException
@@ -188,7 +194,7 @@ class HttpxTransport:
             )
         except _JUDGED as error:
             connecting = isinstance(error, _CONNECT_PHASE) or witness.connecting
-            ended = TransportFailure(reason_of(error, request.account), connecting=connecting)
+            ended = TransportFailure(reason_of(error, self._scrubber), connecting=connecting)
             if witness.refusal is not None:
                 ended = UsageError(witness.refusal)
         except BaseExceptionGroup as group:
@@ -350,18 +356,16 @@ def _check_proxy(url: str | None) -> str | None:
 
 
 class _Redact(logging.Filter):
-    """Take the keys of live Sessions out of what httpcore logs at DEBUG: a redirect may echo our path."""
+    """Take the secrets of live transports out of what httpcore logs at DEBUG: a redirect may echo our path."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.accounts: WeakSet[Account] = WeakSet()
+        self.scrubbers: WeakSet[Scrubber] = WeakSet()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record through, without keys."""
-        for account in tuple(self.accounts):
-            record.msg = account.scrub(str(record.msg).encode(errors="surrogateescape")).decode(
-                errors="surrogateescape"
-            )
+        """Let every record through, without secrets."""
+        for scrubber in tuple(self.scrubbers):
+            record.msg = scrubber.scrub_text(str(record.msg))
         return True
 
 

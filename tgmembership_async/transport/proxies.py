@@ -4,33 +4,59 @@ An http:// request has the key in its first line, in clear, and a proxy would re
 a proxy, and to an address that is this machine's own.
 """
 
+from base64 import b64encode
 from typing import Any, Final, cast
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import is_loopback, split_url
 from tgmembership_async.protocol.wire import Account
-from tgmembership_async.values.secret import Secret
+from tgmembership_async.values.secret import Secret, hides_arguments
 
 HTTP_SCHEMES: Final = ("http", "https")
 SOCKS_SCHEMES: Final = ("socks5", "socks5h")
 
 
+@hides_arguments
 def check_proxy(url: object, schemes: tuple[str, ...]) -> str:
     """Return a proxy URL with one of the `schemes`, or raise UsageError; its password is not shown."""
     parts = split_url(url)
-    if parts is None or parts.scheme not in schemes or not parts.hostname or parts.port == 0:
-        msg = f"proxy must be None, 'env' or a URL with one of the schemes {', '.join(schemes)} and a host"
+    if (
+        parts is None
+        or parts.scheme not in schemes
+        or not parts.hostname
+        or parts.port == 0
+        or f"{parts.path}{parts.query}{parts.fragment}".strip("/")  # the end of a password with a bare '/', '?' or '#'
+    ):
+        msg = (
+            f"proxy must be None, 'env' or a URL with one of the schemes {', '.join(schemes)} and a host, without path"
+        )
         raise UsageError(msg)
     return str(url)
 
 
 def route(account: Account, proxy: Secret | None, schemes: tuple[str, ...]) -> str | None:
     """Return the checked proxy URL for `account`, or None; `proxy` is a URL, None, or "env"."""
-    told = None if proxy is None else proxy.reveal()
-    check_straight(account.scheme, told)
-    url = proxy_for(account) if told == "env" else told
+    check_straight(account.scheme, None if proxy is None else proxy.reveal())
+    url = proxy_url(account, proxy)
     return None if url is None else check_proxy(url, schemes)
+
+
+def proxy_url(account: Account, proxy: Secret | None) -> str | None:
+    """Return the same, unchecked."""
+    told = None if proxy is None else proxy.reveal()
+    return proxy_for(account) if told == "env" else told
+
+
+def masks_of(url: str | None) -> dict[str, str]:
+    """Return the secrets of a proxy URL with their masks: its password, and both as HTTP sends them."""
+    parts = None if url is None else split_url(url)
+    if parts is None or not parts.password:
+        return {}
+    user, password = unquote(parts.username or ""), unquote(parts.password)
+    basic = b64encode(f"{user}:{password}".encode(errors="surrogatepass")).decode()
+    return dict.fromkeys((basic, password), "***")
 
 
 def check_straight(scheme: str, told: object) -> None:

@@ -1,23 +1,105 @@
-"""Why no answer came, told in one short line that holds no key."""
+"""Why no answer came, in one short line of known fields.
 
-from typing import Final
+What a library's exception says is never told: it may quote a URL, a header or a password. Told are the class, errno,
+TLS's reason, a proxy's status, the address that was tried, and sentences of our own (`Told`).
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
 
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.protocol.wire import Account
+from tgmembership_async.values.scrubber import Scrubber
 
 _SHOWN: Final = 200
+_LONGEST_CHAIN: Final = 10
+_STATUS: Final = re.compile(r"[1-5]\d\d(?!\d)")
+_MEANS: Final[Mapping[str, str]] = {
+    "ConnectTimeout": "no connection in time",
+    "ConnectionTimeoutError": "no connection in time",
+    "PoolTimeout": "no connection became free in time",
+    "ReadTimeout": "nothing came in time",
+    "SocketTimeoutError": "nothing came in time",
+    "WriteTimeout": "it could not be written in time",
+    "ReadError": "the connection broke off",
+    "WriteError": "the connection broke off",
+    "CloseError": "the connection broke off",
+    "ClientPayloadError": "the reply broke off",
+    "RemoteProtocolError": "the reply broke off, or is not HTTP",
+    "ServerDisconnectedError": "the other side closed the connection without a whole reply",
+    "BadHttpMessage": "the reply is not HTTP",
+    "BadHttpMethod": "the reply is not HTTP",
+    "BadStatusLine": "the reply is not HTTP",
+    "InvalidHeader": "the reply is not HTTP",
+    "LineTooLong": "a line of the reply is too long",
+    "LocalProtocolError": "the request is not HTTP",
+    "TimeoutError": "it took too long",
+}
 
 
-def reason_of(error: BaseException, account: Account) -> str:
-    """Return the name of an HTTP library's error and what it says, without the key of `account`."""
-    text = account.scrub(_told_by(error).encode(errors="replace")).decode(errors="replace")
+class Told(str):
+    """A message of our own, which may be shown when another library's exception was made of it."""
+
+    __slots__ = ()
+
+
+def reason_of(error: BaseException, scrubber: Scrubber) -> str:
+    """Return the name of an error's class, and what is known of its cause, without the secrets of `scrubber`."""
+    name, chain = type(error).__name__, list(_chain(error))
+    known = (field(one) for field in (_told, _tls, _os, _status, _meaning) for one in chain)
+    said = ", ".join(filter(None, (_where(error), next(filter(None, known), None))))
+    return f"{name}: {printable(scrubber.scrub_text(said), _SHOWN)}" if said else name
+
+
+def os_reason(error: OSError) -> str:
+    """Return what an OSError's number means."""
+    return _os(error) or type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it: on trio the upper ones say nothing."""
+    for _ in range(_LONGEST_CHAIN):
+        if error is None:
+            return
+        yield error
+        inner = cast("Any", error).exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__ or error.__context__
+
+
+def _told(error: BaseException) -> str | None:
+    return str(error.args[0]) if error.args and isinstance(error.args[0], Told) else None
+
+
+def _tls(error: BaseException) -> str | None:
+    # Some are made by libraries of others, without these fields.
+    if not isinstance(error, ssl.SSLError | ssl.CertificateError):
+        return None
+    why, reason = getattr(error, "verify_message", None), getattr(error, "reason", None)
+    return f"certificate verify failed: {why}" if why else f"TLS: {reason}" if reason else None
+
+
+def _os(error: BaseException) -> str | None:
+    if not isinstance(error, OSError) or not isinstance(error.errno, int):
+        return None
+    return f"[Errno {error.errno}] {error.strerror or os.strerror(error.errno)}"
+
+
+def _status(error: BaseException) -> str | None:
+    """Return a proxy's status: aiohttp has it as a field, httpx as the first word."""
     name = type(error).__name__
-    return f"{name}: {printable(text, _SHOWN)}" if text else name
+    if name == "ClientHttpProxyError":
+        return f"the proxy answered {getattr(error, 'status', 0):d}"
+    found = _STATUS.match(str(error)) if name == "ProxyError" else None
+    return None if found is None else f"the proxy answered {found[0]}"
 
 
-def _told_by(error: BaseException | None) -> str:
-    """Return the first message on the way down to the cause: on trio the upper ones are empty."""
-    text = ""
-    while error is not None and not text:
-        text, error = str(error), error.__cause__ or error.__context__
-    return text
+def _meaning(error: BaseException) -> str | None:
+    return _MEANS.get(type(error).__name__)
+
+
+def _where(error: BaseException) -> str | None:
+    """Return the host and port that could not be reached, where the library keeps them as fields."""
+    host, port = getattr(error, "host", None), getattr(error, "port", None)
+    return f"{host}:{port}" if isinstance(host, str) and isinstance(port, int) else None

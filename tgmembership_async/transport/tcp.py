@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from anyio import Event, create_task_group, fail_after, move_on_after
 
+from tgmembership_async.transport.reasons import Told, os_reason
+
 _NEXT_ADDRESS_AFTER: Final = 0.25
 _CLOSING_TAKES_AT_MOST: Final = 1.0
 _MOST_UNREAD: Final = 256 * 1024
@@ -72,7 +74,7 @@ class Connection(asyncio.Protocol):
         if not self._unread and not self._lost.done():
             await self._arrival(seconds)
         if not self._unread and self._failure is not None:
-            raise ConnectionError(str(self._failure)) from self._failure
+            raise ConnectionError from self._failure
         data = bytes(self._unread[:max_bytes])
         del self._unread[:max_bytes]
         if self._is_paused and not self._unread:
@@ -94,14 +96,14 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Take what the next read sends first."""
         if self._transport.is_closing():
-            raise BrokenPipeError(str(self._failure or "the other side has closed the connection"))
+            raise BrokenPipeError(Told("the other side has closed the connection"))
         self._unsent.append(data)
 
     async def encrypt(self, context: ssl.SSLContext, server_hostname: str | None, seconds: float | None) -> None:
         """Begin TLS; where that fails the connection is closed."""
         if self._unread:
             self.abort()
-            msg = "the other side spoke before TLS began, and would be taken for the service"
+            msg = Told("the other side spoke before TLS began, and would be taken for the service")
             raise ConnectionAbortedError(msg)
         try:
             with fail_after(seconds):
@@ -125,7 +127,7 @@ class Connection(asyncio.Protocol):
 
 def _time_is_up(reader: asyncio.Future[None], seconds: float) -> None:
     if not reader.done():
-        reader.set_exception(TimeoutError(f"nothing came for {seconds:g} s"))
+        reader.set_exception(TimeoutError(Told(f"nothing came for {seconds:g} s")))
 
 
 def is_readable(sock: Any) -> bool:
@@ -188,5 +190,5 @@ async def _race(addresses: list[str], port: int) -> Connection:
             if connection is not winner:
                 connection.abort()
     if winner is None:
-        raise OSError("; ".join(str(failure) for failure in failures))
+        raise OSError(Told("; ".join(os_reason(failure) for failure in failures)))
     return winner

@@ -37,7 +37,7 @@ class FakeTransport:
         with anyio.move_on_after(patience):
             answer, ending = await exchange(self._service, request.verb, target, headers, body, sleep=anyio.sleep)
             if ending == "whole":
-                return Response(answer.status, answer.headers, request.account.scrub(answer.body))
+                return Response(answer.status, answer.headers, request.account.scrubber.scrub(answer.body))
             raise TransportFailure(_REASONS[ending])
         reason = f"no answer within {patience:g} s"
         raise TransportFailure(reason)

@@ -1,0 +1,137 @@
+"""Take secrets out of texts and bytes that come from elsewhere, however they are spelled there. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from html import escape
+from typing import Final
+
+_HTML: Final = {escape(char).encode(): char.encode() for char in "&<>\"'"} | {b"&#39;": b"'"}
+_PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_JSON_ASCII: Final = re.compile(rb"\\+u(00[0-7][0-9A-Fa-f])")
+_JSON: Final = re.compile(rb"\\+u([0-9A-Fa-f]{4})")
+_BACKSLASHED: Final = re.compile(rb"\\+([/\"'\\])")
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9_.~/-]+")
+_NESTED_AT_MOST: Final = 3
+_GAPS: Final = (b"\0", b"\0\0\0")
+"""What stands between two ASCII characters in UTF-16 and in UTF-32."""
+
+
+class Scrubber:
+    r"""Replace secrets by their masks; `masks` says by what each of them is replaced.
+
+    A secret is found in plain UTF-8, UTF-16 and UTF-32, and with any of its characters escaped as in a URL (`%43`), in
+    JSON (`\u0043`, `\/`) or in HTML, up to three times over. What has no secret in it comes back as the same object,
+    after one search for each secret and a look for each kind of escape.
+    """
+
+    __slots__ = ("__weakref__", "_is_plain", "_json", "_marks", "_masks")
+
+    def __init__(self, masks: Mapping[str, str]) -> None:
+        longest_first = sorted(filter(None, masks), key=len, reverse=True)
+        self._masks = {_bytes(secret): _bytes(masks[secret]) for secret in longest_first}
+        self._is_plain = all(map(_PLAIN.fullmatch, self._masks))
+        is_ascii = all(secret.isascii() for secret in self._masks)
+        self._json: re.Pattern[bytes] = _JSON_ASCII if is_ascii else _JSON
+        self._marks = tuple(_marks(b"".join(self._masks), is_ascii=is_ascii))
+
+    def __repr__(self) -> str:
+        return f"<Scrubber of {len(self._masks)} secret(s)>"
+
+    def scrub(self, data: bytes) -> bytes:
+        """Return bytes without the secrets; the same object if there are none in it."""
+        for secret in self._masks:
+            if secret in data:
+                return self._thoroughly(data)
+        for mark in self._marks:
+            if mark in data:
+                return self._thoroughly(data)
+        return data
+
+    def scrub_text(self, text: str) -> str:
+        """Return text without the secrets; the same object if there are none in it."""
+        data = _bytes(text)
+        clean = self.scrub(data)
+        return text if clean is data else clean.decode(errors="surrogatepass")
+
+    def _thoroughly(self, data: bytes) -> bytes:
+        for secret, mask in self._masks.items():
+            data = data.replace(secret, mask)
+        # A secret that holds what begins an escape may be unescaped once too often to be recognised.
+        if self._is_plain and not self._is_hidden_in(data):
+            return data
+        for secret, mask in self._masks.items():
+            for gap in _GAPS:
+                data = data.replace(_with_gaps(secret, gap), _with_gaps(mask, gap))
+            data = mask.join(_pattern(secret).split(data))
+        if not self._is_hidden_in(data):
+            return data
+        # Escapes within escapes: rather another text than a secret in it.
+        data = self._unescaped(data)
+        for secret, mask in self._masks.items():
+            data = data.replace(secret, mask)
+        return data
+
+    def _is_hidden_in(self, data: bytes) -> bool:
+        unescaped = self._unescaped(data)
+        return any(secret in unescaped for secret in self._masks)
+
+    def _unescaped(self, data: bytes) -> bytes:
+        for _ in range(_NESTED_AT_MOST):
+            before, data = data, data.replace(b"\0", b"")
+            data = _PERCENT.sub(_byte, data)
+            data = self._json.sub(_character, data)
+            data = _BACKSLASHED.sub(rb"\1", data)
+            if b"&" in data:
+                for entity, char in _HTML.items():
+                    data = data.replace(entity, char)
+            if data == before:
+                break
+        return data
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
+def _byte(match: re.Match[bytes]) -> bytes:
+    return bytes((int(match[1], 16),))
+
+
+def _character(match: re.Match[bytes]) -> bytes:
+    return _bytes(chr(int(match[1], 16)))
+
+
+def _marks(secrets: bytes, *, is_ascii: bool) -> Iterable[bytes]:
+    """Yield what stands wherever a secret is escaped, but is rare in replies."""
+    yield from (b"\0", b"%", b"u00" if is_ascii else b"\\u")
+    if any(char in secrets for char in b"/\"'\\"):
+        yield b"\\"
+    if any(char in secrets for char in b"&<>\"'"):
+        yield b"&"
+
+
+def _with_gaps(text: bytes, gap: bytes) -> bytes:
+    return gap.join(bytes((byte,)) for byte in text)
+
+
+@lru_cache(maxsize=64)
+def _pattern(secret: bytes) -> re.Pattern[bytes]:
+    return re.compile(b"".join(map(_spellings, secret.decode(errors="surrogatepass"))))
+
+
+def _spellings(char: str) -> bytes:
+    """Return a pattern of the ways to write one character, escaped once."""
+    plain = _bytes(char)
+    in_url = b"".join(b"%%(?:25)*%b" % _hex(byte) for byte in plain)
+    units = char.encode("utf-16-be", "surrogatepass")
+    in_json = b"".join(
+        rb"\\+u%b%b" % (_hex(high), _hex(low)) for high, low in zip(units[::2], units[1::2], strict=True)
+    )
+    in_html = [re.escape(entity) for entity, char in _HTML.items() if char == plain]
+    return b"(?:%b)" % b"|".join([rb"\\*" + re.escape(plain), in_url, in_json, *in_html])
+
+
+def _hex(byte: int) -> bytes:
+    """Return a pattern of the two digits of a byte, in either case."""
+    return b"".join(b"[%b%b]" % (digit.upper().encode(), digit.encode()) for digit in f"{byte:02x}")
