@@ -259,12 +259,37 @@ def test_unknown_ones_of_a_server_are_reconciled(url: str, monkeypatch: pytest.M
     assert "3 were unknown: 0 are proven to be granted, 3 are left to you." in done.stderr
 
 
-@pytest.mark.parametrize("value", ["mysql://root:pw@db/shop", "postgresql://root:pw@[::/shop"])
-def test_what_is_no_ledger_is_not_repeated(value: str) -> None:
-    done = run("grants", "list", "--ledger", value)
-    assert done.exit_code == 2
-    assert "postgresql://user@host/database" in done.stderr
-    assert "pw" not in done.stderr
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"mysql://root:{PASSWORD}@db/shop",
+        f"postgresql://root:{PASSWORD}@[::/shop",
+        f"postgresql://q:{PASSWORD}?rest@h/db",
+        f"postgresql://q:12?{PASSWORD}@h/db",
+        f"postgresql://q:{PASSWORD}/rest@h/db",
+        f"postgresql://q:12/{PASSWORD}@h/db",
+        f"postgresql://q:12?options={PASSWORD}@h/db",
+        f"postgresql://q:a@{PASSWORD}@h/db",
+        f"postgresql://q:a:{PASSWORD}@h/db",
+        f"postgresql:/q:{PASSWORD}@h/db",
+        f"postgresql:q:{PASSWORD}@h/db",
+        f"POSTGRESQL://q:{PASSWORD}@h/db",
+        f"host=h password={PASSWORD}",
+        f"password = '{PASSWORD}'",
+        f" postgresql://q:{PASSWORD}@h/db",
+        f"postgresql://q:{PASSWORD}\udcff@h/db",
+    ],
+)
+def test_what_is_no_ledger_is_neither_repeated_nor_made(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (("grants", "list"), ("ledger", "init")):
+        done = run(*arguments, "--ledger", value)
+        assert done.exit_code == 2
+        assert "postgresql://user@host/database" in " ".join(done.stderr.replace("│", " ").split())
+        assert PASSWORD not in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_is_not_there_is_one_line_without_the_password(refused_port: int) -> None:
@@ -282,6 +307,10 @@ def test_a_url_is_shown_without_its_secrets() -> None:
         "postgresql:///db?host=/run&password=p": "postgresql:///db?host=/run",
         "postgres://u:p%40@h1:1,h2:2/db?p%61ssword=p&options=-c%20a%3Db": "postgres://u@h1:1,h2:2/db?options=-c%20a%3Db",
         "postgresql://h": "postgresql://h",
+        "postgresql://u:p#q@h/db": "postgresql://u@h/db",
+        "postgresql://u:p@%2Frun:5432/db?sslmode=require": "postgresql://u@%2Frun:5432/db?sslmode=require",
+        "postgresql://u@[::1]:5432,h/db?oauth_client_secret=p": "postgresql://u@[::1]:5432,h/db",
+        "postgresql://u:p?x@h": "postgresql://",
     }
     assert {url: str(Server(url)) for url in shown} == shown
     assert repr(Server("postgresql://u:p@h")) == "Server()"

@@ -1,10 +1,11 @@
 """Where a ledger is: a SQLite file, or a PostgreSQL server by its URL; one option for both, and one way to open it."""
 
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import click
 from attrs import field, frozen
@@ -16,8 +17,19 @@ from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.protocol.gate import RateLimit
 
 F = TypeVar("F", bound=Callable[..., Any])
-_SCHEMES: Final = ("postgresql", "postgres")
-_SECRETS: Final = frozenset({"password", "sslpassword"})
+_NO_LEDGER: Final = (
+    "a ledger is a file, or on a server: postgresql://user@host/database, with '%3F' for a '?' in the password, '%40' "
+    "for '@', '%2F' for '/', '%3A' for ':' and '%25' for '%'; the path of a file of such a name begins with './'"
+)
+_LOOKS_LIKE_A_CONNECTION: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:/|postgres(?:ql)?:|[a-z_]+\s*=)", re.IGNORECASE)
+_HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]*)(?::\d*)?"
+_URL: Final = re.compile(
+    r"(?P<scheme>postgres(?:ql)?://)(?:(?P<user>[^:@/?\s]*)(?::[^:@/?\s]*)?@)?"
+    rf"(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>/[^@/?\s]*)?(?:\?(?P<settings>[^?]*))?"
+)
+_SHOWN: Final = frozenset(
+    {"application_name", "connect_timeout", "dbname", "host", "hostaddr", "options", "port", "sslmode", "user"}
+)
 
 
 @frozen
@@ -27,29 +39,37 @@ class Server:
     url: str = field(repr=False)
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
-        user, at, hosts = parts.netloc.rpartition("@")
-        settings = [pair for pair in parts.query.split("&") if unquote(pair.partition("=")[0]) not in _SECRETS]
-        query = f"?{'&'.join(settings)}" if any(settings) else ""
-        return f"{parts.scheme}://{user.partition(':')[0]}{at}{hosts}{parts.path}{query}"
+        parts = _URL.fullmatch(self.url)
+        if parts is None:
+            return "postgresql://"
+        user = "" if parts["user"] is None else f"{parts['user']}@"
+        pairs = (parts["settings"] or "").split("&")
+        settings = "&".join(pair for pair in pairs if unquote(pair.partition("=")[0]) in _SHOWN)
+        return f"{parts['scheme']}{user}{parts['hosts']}{parts['path'] or ''}{settings and '?'}{settings}"
 
 
 Place = Path | Server
 
 
 def place(value: str, *, exists: bool = False) -> Place:
-    """Return the place that a value names: a postgresql:// URL, or the path of a file that is there if `exists`."""
-    scheme, is_url, _ = value.partition("://")
-    if not is_url:
-        return Path(str(click.Path(exists=exists, dir_okay=False).convert(value, None, None)))
-    try:
-        urlsplit(value)
-    except ValueError:
-        scheme = ""
-    if scheme not in _SCHEMES:
-        msg = "a ledger is a file, or on a server: postgresql://user@host/database"
-        raise click.BadParameter(msg)
-    return Server(value)
+    """Return the place that a value names: a postgresql:// URL, or the path of a file that is there if `exists`.
+
+    What looks like a connection to a server is never taken for the name of a file: that name would hold a password.
+    """
+    if _LOOKS_LIKE_A_CONNECTION.match(value):
+        if not _is_readable(value):
+            raise click.BadParameter(_NO_LEDGER)
+        return Server(value)
+    return Path(str(click.Path(exists=exists, dir_okay=False).convert(value, None, None)))
+
+
+def _is_readable(url: str) -> bool:
+    """Tell whether a URL has one reading: with a bare '?' or '/' the rest of a password would be something else."""
+    parts = _URL.fullmatch(url)
+    if parts is None or not url.isprintable():
+        return False
+    pairs = [pair.partition("=") for pair in parts["settings"].split("&")] if parts["settings"] else []
+    return all(equals and ("@" not in value or unquote(name) not in _SHOWN) for name, equals, value in pairs)
 
 
 def ledger_option(help: str, *, required: bool = False, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's

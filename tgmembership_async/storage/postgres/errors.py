@@ -1,5 +1,6 @@
 """What PostgreSQL's complaints mean for whoever waits: one table, and what is worth another try."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,6 +27,27 @@ _WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.ReadOnly
 _REFUSED: Final = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 _NOT_LET_IN: Final = "the server does not let this user in: see user, password and database of the connection string"
 _NOT_THERE: Final = f"start the server, or mend host and port in the connection string; {_KEPT}"
+_OF_THE_SERVER: Final = re.compile(r"FATAL:\s+(.+)")
+_OF_LIBPQ: Final = (
+    "Connection refused",
+    "Connection reset by peer",
+    "Connection timed out",
+    "connection timeout expired",
+    "timeout expired",
+    "Network is unreachable",
+    "No route to host",
+    "No such file or directory",
+    "could not translate host name",
+    "failed to resolve host",
+    "certificate verify failed",
+    "server does not support SSL",
+    "no password supplied",
+    "server closed the connection unexpectedly",
+    "the connection is closed",
+    "the connection is lost",
+    "another connection holds the lock of this worker",
+    "this worker could not register itself in time",
+)
 _TRANSIENT: Final = ("08", "40", "53300", "57P")
 """The first characters of SQLSTATEs: connection lost, transaction given up, too many connections, server stopping."""
 
@@ -44,6 +66,14 @@ def is_transient(error: psycopg.Error, *, opened: bool = False) -> bool:
     return error.sqlstate.startswith(_TRANSIENT) or (opened and error.sqlstate.startswith(_TRANSIENT_ONCE_OPEN))
 
 
+def _known(error: psycopg.Error) -> str:
+    """Return what is known of what libpq says itself: its own words may quote a part of a password."""
+    text = str(error)
+    words = _OF_THE_SERVER.findall(text) or [phrase for phrase in _OF_LIBPQ if phrase in text]
+    failed = "connection failed: " if text.startswith("connection failed") else ""
+    return f"{failed}{'; '.join(dict.fromkeys(words)) or type(error).__name__}"
+
+
 def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False) -> TGMembershipError:
     """Return an error that says which server, what it says, what that means, and what to do.
 
@@ -51,7 +81,7 @@ def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False
     right before, and may be so again.
     """
     wrong_use: type[TGMembershipError] = StorageError if opened else UsageError
-    said = server.scrub(error.diag.message_primary or str(error))
+    said = server.scrub(error.diag.message_primary or _known(error))
     kind = next((kind for kind in _MEANS if isinstance(error, kind)), None)
     if kind is not None:
         return (wrong_use if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")

@@ -9,6 +9,7 @@ from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, hides_arguments
 
 Lane = Connection[tuple[Any, ...]]
@@ -33,6 +34,7 @@ _LOOKS_LIKE: Final = (
     "a connection string looks like postgresql://user:password@host:5432/database, with '%40' for an '@' in the "
     "password, '%2F' for '/', '%3A' for ':' and '%25' for '%'"
 )
+SECRETS: Final = ("password", "sslpassword", "oauth_client_secret")
 _IS_URI: Final = re.compile("postgres(ql)?://")
 
 
@@ -69,10 +71,8 @@ class Server:
 
     def scrub(self, text: str) -> str:
         """Return a text without the password in it, in one line."""
-        for name in ("password", "sslpassword"):
-            secret = self._told(name)
-            text = text.replace(secret, "***") if secret else text
-        return " ".join(text.split())
+        masks = {secret: "***" for name in SECRETS if (secret := self._told(name))}
+        return " ".join(Scrubber(masks).scrub_text(text).split())
 
     def _told(self, name: str) -> str | None:
         value = self._parameters.get(name)
@@ -97,4 +97,5 @@ def _parsed(conninfo: object) -> dict[str, str]:
 def _is_misread(found: dict[str, str]) -> bool:
     """Tell whether part of a password with a bare '@', '/' or ':' in it ended up elsewhere, to be shown in errors."""
     numbers = found.get("port", "").replace(",", "")
-    return "@" in found.get("host", "") + found.get("dbname", "") or not (not numbers or numbers.isdigit())
+    elsewhere = "".join(value for name, value in found.items() if name not in (*SECRETS, "user"))
+    return "@" in elsewhere or not (not numbers or numbers.isdigit())
