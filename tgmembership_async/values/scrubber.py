@@ -7,8 +7,6 @@ from html import escape
 from typing import Final
 
 _HTML: Final = {escape(char).encode(): char.encode() for char in "&<>\"'"} | {b"&#39;": b"'"}
-_PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
-_JSON_ASCII: Final = re.compile(rb"\\+u(00[0-7][0-9A-Fa-f])")
 _JSON: Final = re.compile(rb"\\+u([0-9A-Fa-f]{4})")
 _BACKSLASHED: Final = re.compile(rb"\\+([/\"'\\])")
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_.~/-]+")
@@ -25,24 +23,26 @@ class Scrubber:
     after one search for each secret and a look for each kind of escape.
     """
 
-    __slots__ = ("__weakref__", "_is_plain", "_json", "_marks", "_masks")
+    __slots__ = ("__weakref__", "_is_plain", "_json", "_marks", "_masks", "_percent")
 
     def __init__(self, masks: Mapping[str, str]) -> None:
         longest_first = sorted(filter(None, masks), key=len, reverse=True)
         self._masks = {_bytes(secret): _bytes(masks[secret]) for secret in longest_first}
         self._is_plain = all(map(_PLAIN.fullmatch, self._masks))
         is_ascii = all(secret.isascii() for secret in self._masks)
-        self._json: re.Pattern[bytes] = _JSON_ASCII if is_ascii else _JSON
-        self._marks = tuple(_marks(b"".join(self._masks), is_ascii=is_ascii))
+        # Only escapes of what is in a secret, or begins an escape, are looked at: replies are full of others.
+        digits = _any_hex({*b"".join(self._masks), *b"%\\&"})
+        self._percent: re.Pattern[bytes] = re.compile(rb"%%(%b)" % digits)
+        self._json: re.Pattern[bytes] = re.compile(rb"\\+u(00(?:%b))" % digits) if is_ascii else _JSON
+        shortest = (one for one in self._masks if not any(other in one for other in self._masks if other != one))
+        plain = tuple(shortest)
+        self._marks = (*plain, *_marks(b"".join(plain), is_ascii=is_ascii))
 
     def __repr__(self) -> str:
         return f"<Scrubber of {len(self._masks)} secret(s)>"
 
     def scrub(self, data: bytes) -> bytes:
         """Return bytes without the secrets; the same object if there are none in it."""
-        for secret in self._masks:
-            if secret in data:
-                return self._thoroughly(data)
         for mark in self._marks:
             if mark in data:
                 return self._thoroughly(data)
@@ -79,7 +79,7 @@ class Scrubber:
     def _unescaped(self, data: bytes) -> bytes:
         for _ in range(_NESTED_AT_MOST):
             before, data = data, data.replace(b"\0", b"")
-            data = _PERCENT.sub(_byte, data)
+            data = self._percent.sub(_byte, data)
             data = self._json.sub(_character, data)
             data = _BACKSLASHED.sub(rb"\1", data)
             if b"&" in data:
@@ -130,6 +130,14 @@ def _spellings(char: str) -> bytes:
     )
     in_html = [re.escape(entity) for entity, char in _HTML.items() if char == plain]
     return b"(?:%b)" % b"|".join([rb"\\*" + re.escape(plain), in_url, in_json, *in_html])
+
+
+def _any_hex(some: set[int]) -> bytes:
+    """Return a pattern of the two digits of any of these bytes; one branch for each first digit, for speed."""
+    branches: dict[int, bytes] = {}
+    for byte in sorted(some):
+        branches[byte >> 4] = branches.get(byte >> 4, b"") + b"%x%X" % (byte & 15, byte & 15)
+    return b"|".join(b"[%x%X][%b]" % (high, high, low) for high, low in branches.items())
 
 
 def _hex(byte: int) -> bytes:
