@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from note_table import NOTES, OLD_NOTES, OTHERS, add, opened, python, texts
 
 from tgmembership_async.errors import StorageError, UsageError
-from tgmembership_async.storage.sqlite import schema
+from tgmembership_async.storage.sqlite import owner_lock, schema
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -82,6 +83,124 @@ def test_a_mode_that_somebody_chose_stays(tmp_path: Path) -> None:
     path.chmod(0o640)
     filled(path, rows=0)
     assert mode(path) == 0o640
+
+
+@posix
+def test_a_file_that_everybody_may_read_is_made_private(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = filled(tmp_path / "a.db")
+    for loose in (0o644, 0o666, 0o604):
+        path.chmod(loose)
+        with pytest.raises(UsageError, match="newer"):
+            anyio.run(SqliteStorage(path, OLD_NOTES).open)
+        filled(path, rows=0)
+        assert mode(path) == 0o600
+    assert "had the mode 0644; it is 0600 now" in caplog.text
+
+
+def put(kind: str, place: Path, real: Path) -> None:
+    """Put something there that is no ordinary file of our own."""
+    if kind == "symlink":
+        place.symlink_to(real)
+    elif kind == "dangling symlink":
+        place.symlink_to(real.with_name("nothing"))
+    elif kind == "hard link":
+        os.link(real, place)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "socket":
+        with closing(socket.socket(socket.AF_UNIX)) as bound:
+            bound.bind(str(place))
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "device":
+        os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    else:
+        shutil.copy(real, place)
+        os.chown(place, 65534, 65534)
+
+
+KINDS = ("symlink", "dangling symlink", "hard link", "pipe", "socket", "folder", "device", "somebody else's")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def put_or_skip(kind: str, place: Path, real: Path) -> None:
+    try:
+        put(kind, place, real)
+    except PermissionError:
+        pytest.skip("only root makes devices and gives files away")
+
+
+@posix
+@each_kind
+@as_whom
+def test_what_is_no_ordinary_file_of_ours_is_refused_in_place_of_a_database(
+    quick_path: Path, kind: str, *, owner: bool
+) -> None:
+    real = filled(quick_path / "real.db")
+    (quick_path / "folder").mkdir()
+    path = quick_path / "folder" / "a.db"
+    put_or_skip(kind, path, real)
+    if kind == "somebody else's" and not owner:
+        return
+    before = real.read_bytes(), path.lstat()
+    with pytest.raises(UsageError, match="was left as it is"):
+        anyio.run(SqliteStorage(path, NOTES, owner=owner).open)
+    assert (real.read_bytes(), path.lstat()) == before
+    assert [file.name for file in path.parent.iterdir()] == ["a.db"]
+    assert not real.with_name("nothing").exists()
+
+
+@posix
+@each_kind
+def test_what_is_no_ordinary_file_of_ours_is_refused_in_place_of_a_lock(quick_path: Path, kind: str) -> None:
+    real = quick_path / "precious"
+    real.write_text("not to be truncated")
+    path = quick_path / "a.db.lock"
+    put_or_skip(kind, path, real)
+    before = path.lstat()
+    with pytest.raises(UsageError, match=r"where the lock file belongs|cannot be opened"):
+        anyio.run(SqliteStorage(quick_path / "a.db", NOTES).open)
+    after = path.lstat()
+    assert (after.st_mode, after.st_size, after.st_uid) == (before.st_mode, before.st_size, before.st_uid)
+    assert real.read_text() == "not to be truncated"
+    assert not (quick_path / "a.db").exists()
+    assert not real.with_name("nothing").exists()
+
+
+@posix
+def test_what_is_put_there_at_the_last_moment_is_refused_too(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_lock, "status", lambda _: None)
+    for kind in ("symlink", "pipe"):
+        real = quick_path / "precious"
+        real.write_text("not to be truncated")
+        put(kind, quick_path / "a.db.lock", real)
+        with pytest.raises(UsageError, match=r"where the lock file belongs|cannot be opened"):
+            anyio.run(SqliteStorage(quick_path / "a.db", NOTES).open)
+        assert real.read_text() == "not to be truncated"
+        (quick_path / "a.db.lock").unlink()
+
+
+@as_whom
+def test_a_file_that_must_exist_is_not_made(quick_path: Path, *, owner: bool) -> None:
+    path = quick_path / "a.db"
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"is (missing|empty), and must_exist=True"):
+            anyio.run(SqliteStorage(path, NOTES, owner=owner, must_exist=True).open)
+        assert not path.with_name("a.db.lock").exists()
+        path.touch()
+    filled(path)
+    with pytest.raises(UsageError, match="holds no other, and must_exist=True"):
+        anyio.run(SqliteStorage(path, OTHERS, owner=owner, must_exist=True).open)
+
+    async def scenario() -> list[str]:
+        storage = SqliteStorage(path, NOTES, owner=owner, must_exist=True)
+        await storage.open()
+        try:
+            return await storage.read(texts)
+        finally:
+            await storage.aclose()
+
+    assert len(anyio.run(scenario)) == 3
 
 
 def test_the_pragmas_that_durability_needs_are_on(tmp_path: Path) -> None:

@@ -1,26 +1,41 @@
 """One owner process: a lock on `<path>.lock`, which the death of the process releases.
 
 Never on the database file itself: closing any descriptor of that one drops the locks that SQLite holds on it.
+
+The lock file has two blocks of text: who holds it, and what its last holder knew of the database file (`generations`).
+It is never truncated, so the second block survives whoever takes the lock.
 """
 
+import json
+import logging
 import os
+import platform
+import stat
 import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.storage.sqlite.files import check_kind, status
 
-_PID_DIGITS: Final = 20
+_BLOCK: Final = 512  # a sector: a power cut leaves the old block or the new one
+_LONGEST_HOST: Final = 40
+_PAUSE: Final = 0.05
 _ADVICE: Final = (
     "One process at a time may own it. With `uvicorn --workers N`, or several replicas, let one process own it and do "
     "this work, or use a store for many processes; to read and decide beside it, open it with owner=False"
 )
+_ADVICE_ON_KIND: Final = "it stands where the lock file belongs, so put it elsewhere"
+_logger: Final = logging.getLogger("tgmembership_async.storage")
 
 if sys.platform == "win32":
     import msvcrt
 
     def _lock(fd: int) -> None:
-        # The locked byte lies behind the pid, for what is locked nobody else can read.
+        # The locked byte lies behind the blocks, for what is locked nobody else can read.
         os.lseek(fd, 1 << 20, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 
@@ -38,27 +53,30 @@ class OwnerLock:
         self._fd = fd
 
     @classmethod
-    def take(cls, path: Path) -> Self:
-        """Take the lock of a database file, or raise UsageError that names who has it."""
-        beside = path.with_name(f"{path.name}.lock")
+    def take(cls, path: Path, *, wait: float = 0.0, given_up: Callable[[], bool] = lambda: False) -> Self:
+        """Take the lock of a database file, or raise UsageError that names who has it.
+
+        Waits up to `wait` seconds for another owner to end, and no longer than until `given_up` says so.
+        """
+        beside = lock_file(path)
+        fd = _open(beside)
         try:
-            fd = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            msg = f"{beside}, which tells others that the file is in use, cannot be opened: {error.strerror}"
-            raise UsageError(msg) from None
-        try:
-            _lock(fd)
-        except (BlockingIOError, PermissionError):
-            msg = f"{path} is in use by {_holder(fd)}. {_ADVICE}"
-        except OSError as error:
-            msg = f"{beside} cannot be locked ({error.strerror}): keep the file on a local disk"
-        else:
-            os.ftruncate(fd, 0)
-            os.lseek(fd, 0, os.SEEK_SET)
-            os.write(fd, f"{os.getpid()}\n".encode())
-            return cls(fd)
-        os.close(fd)
-        raise UsageError(msg)
+            _take(fd, path, beside, time.monotonic() + wait, given_up)
+            _write(fd, 0, _myself())
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd)
+
+    def told(self) -> Mapping[str, Any] | None:
+        """Return what the last holder told with `tell`, or None."""
+        return _read(self._fd, _BLOCK)
+
+    def tell(self, facts: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Replace what the next holder reads with `told`. Raises OSError."""
+        _write(self._fd, _BLOCK, facts)
+        if durable:
+            os.fsync(self._fd)
 
     def release(self) -> None:
         """Give the lock back. The file stays: deleting it would let two processes lock two files of one name."""
@@ -71,9 +89,102 @@ class OwnerLock:
             self._fd = -1
 
 
+def lock_file(path: Path) -> Path:
+    """Return the path of the lock file of a database file."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def told_beside(path: Path) -> Mapping[str, Any] | None:
+    """Return what the last owner of a database file told, without its lock; None if there is nothing readable."""
+    beside = lock_file(path)
+    found = status(beside)
+    if found is None:
+        return None
+    check_kind(beside, found, owner=False, advice=_ADVICE_ON_KIND)
+    try:
+        with beside.open("rb") as file:
+            return _read(file.fileno(), _BLOCK)
+    except OSError:
+        return None
+
+
+def _open(beside: Path) -> int:
+    found = status(beside)
+    if found is not None and not stat.S_ISDIR(found.st_mode):
+        check_kind(beside, found, owner=True, advice=_ADVICE_ON_KIND)
+    # What was put there since is not followed, does not block, and is looked at again before it is written.
+    guards = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | guards, 0o600)
+    except OSError as error:
+        msg = f"{beside}, which tells others that the file is in use, cannot be opened: {error.strerror}"
+        raise UsageError(msg) from None
+    try:
+        check_kind(beside, os.fstat(fd), owner=True, advice=_ADVICE_ON_KIND)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _take(fd: int, path: Path, beside: Path, end: float, given_up: Callable[[], bool]) -> None:
+    waits = False
+    while True:
+        try:
+            return _lock(fd)
+        except (BlockingIOError, PermissionError):
+            msg = f"{path} is in use by {_holder(fd)}. {_ADVICE}"
+        except OSError as error:
+            msg = f"{beside} cannot be locked ({error.strerror}): keep the file on a local disk"
+            break
+        left = end - time.monotonic()
+        if left <= 0 or given_up():
+            break
+        if not waits:
+            _logger.info("%s is in use by %s; waiting for it to end, at most %.0f s", path, _holder(fd), left)
+            waits = True
+        time.sleep(min(_PAUSE, left))
+    raise UsageError(msg)
+
+
+def _write(fd: int, offset: int, facts: Mapping[str, Any]) -> None:
+    os.lseek(fd, offset, os.SEEK_SET)
+    os.write(fd, json.dumps(facts).encode().ljust(_BLOCK - 1) + b"\n")
+
+
+def _read(fd: int, offset: int) -> Mapping[str, Any] | None:
+    os.lseek(fd, offset, os.SEEK_SET)
+    try:
+        facts: Any = json.loads(os.read(fd, _BLOCK))
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def _myself() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": platform.node()[:_LONGEST_HOST],
+        "pid_namespace": _pid_namespace(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _pid_namespace() -> str | None:
+    # Two containers may have the same process id, and even the same host name.
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
 def _holder(fd: int) -> str:
-    os.lseek(fd, 0, os.SEEK_SET)
-    pid = os.read(fd, _PID_DIGITS).decode(errors="replace").strip()
-    if not pid.isdigit():
+    facts = _read(fd, 0)
+    if facts is None or not isinstance(facts.get("pid"), int):
         return "another process"
-    return "this process itself" if int(pid) == os.getpid() else f"process {pid}"
+    me = _myself()
+    if any(facts.get(name) != me[name] for name in ("host", "pid_namespace")):
+        where = "a container of this host" if facts.get("host") == me["host"] else f"host {facts.get('host')}"
+        return f"process {facts['pid']} of {where}, which opened it at {facts.get('since')}"
+    who = "this process itself" if facts["pid"] == me["pid"] else f"process {facts['pid']}"
+    return f"{who}. It opened it at {facts.get('since')}"

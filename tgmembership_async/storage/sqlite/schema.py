@@ -6,6 +6,7 @@ A file is looked at before it is opened for writing, so that one that is not our
 import itertools
 import os
 import sqlite3
+import stat
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -13,12 +14,15 @@ from typing import Final
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.errors import storage_error
+from tgmembership_async.storage.sqlite.files import check_kind, make_private, status
 
 APPLICATION_ID: Final = 0x54474D41  # "TGMA"
 LAYOUT: Final = 1
 _STRICT_TABLES: Final = (3, 37, 0)
 _OWNER_WAITS: Final = 30.0  # seconds for others to let go: an answer of the service is not lost to a long `.dump`
 _OTHERS_WAIT: Final = 5.0
+
+_NAME_A_FILE: Final = "name an ordinary file that has one name, so that it has one lock"
 
 _PRAGMAS: Final = (
     "PRAGMA synchronous=EXTRA",
@@ -49,14 +53,40 @@ def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None
         raise UsageError(msg)
 
 
+def check_path(path: Path, *, owner: bool, must_exist: bool) -> None:
+    """Raise UsageError for what makes opening a file pointless; nothing is opened, made or changed."""
+    found = status(path)
+    is_new = found is None
+    problem = None
+    if found is not None:
+        check_kind(path, found, owner=False, advice=_NAME_A_FILE)
+        is_new = found.st_size == 0
+        if found.st_size == 1:  # SQLite takes it for an empty database
+            problem = "is not a SQLite database, and was left as it is: name another file"
+    if is_new and must_exist:
+        problem = (
+            f"{'is missing' if found is None else 'is empty'}, and must_exist=True says that it is there: is its disk "
+            "mounted, is this the right folder? A new one knows of no grant, and would send all of them again"
+        )
+    elif is_new and not owner:
+        problem = "holds nothing yet: open it once as its owner"
+    elif found is not None and owner:
+        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            problem = (
+                "or its folder may only be read by this process: give it the right to write, or use owner=False to read"
+            )
+        else:
+            check_kind(path, found, owner=True, advice="run as that user, or change the file's owner")
+    if problem is not None:
+        msg = f"{path} {problem}"
+        raise UsageError(msg)
+
+
 def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
     """Open a file that is ours, for the owner also a new one; otherwise UsageError or StorageError, and no change."""
     if owner:
         _create(path)
-    problem = _obstacle(path, owner=owner)
-    if problem is not None:
-        msg = f"{path} {problem}"
-        raise UsageError(msg)
+    check_path(path, owner=owner, must_exist=False)
     try:
         _look_at(path)
         connection = _open(path, "mode=rw", _OWNER_WAITS if owner else _OTHERS_WAIT)
@@ -72,25 +102,13 @@ def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
     raise failure
 
 
-def _obstacle(path: Path, *, owner: bool) -> str | None:
-    """Return what makes opening a file pointless."""
-    if path.is_dir():
-        return "is a folder: name a file in it"
-    if not owner and not (path.exists() and path.stat().st_size):
-        return "holds nothing yet: open it once as its owner"
-    if path.stat().st_size == 1:  # SQLite takes it for an empty database
-        return "is not a SQLite database, and was left as it is: name another file"
-    if owner and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        return "or its folder may only be read by this process: give it the right to write, or use owner=False to read"
-    return None
-
-
 def _create(path: Path) -> None:
     # SQLite would create the file with everybody's default mode; its journal takes the mode of the file.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
-        if path.is_file() and not path.stat().st_size:
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode) and not found.st_size:
             path.chmod(0o600)
     except OSError as error:
         msg = f"{path} cannot be created: {error.strerror}"
@@ -115,6 +133,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, owner: bool) -> None
     _check_whose(connection, path)
     if not owner:
         return
+    make_private(path)
     (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
     if mode != "delete":
         msg = f"{path} was put into journal mode {mode!r} by another program that still has it open: end that program"
@@ -122,6 +141,31 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, owner: bool) -> None
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise storage_error(path, _damage(verdict))
+
+
+def check_indexes(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StorageError if a table and its unique index disagree: what the index lacks would be taken for new.
+
+    They do in a copy that was made of a file in use, and `quick_check` does not look.
+    """
+    try:
+        tables = connection.execute(
+            """SELECT DISTINCT name FROM pragma_table_list AS t WHERE schema = 'main' AND type = 'table' AND NOT wr
+               AND EXISTS (SELECT 1 FROM pragma_index_list(t.name) WHERE "unique")"""
+        ).fetchall()
+        for (table,) in tables:
+            (verdict,) = connection.execute(f"PRAGMA integrity_check({_quoted(table)})").fetchone()
+            if verdict != "ok":
+                raise _damage(verdict)
+    except sqlite3.Error as error:
+        failure = storage_error(path, error)
+    else:
+        return
+    raise failure
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
 
 
 def _damage(verdict: str) -> sqlite3.DatabaseError:
@@ -148,13 +192,18 @@ def _newer(path: Path) -> str:
     return f"{path} was written by a newer tgmembership-async, and was left as it is: update the package"
 
 
-def adopt(connection: sqlite3.Connection, path: Path, component: Component, *, owner: bool) -> None:
+def adopt(
+    connection: sqlite3.Connection, path: Path, component: Component, *, owner: bool, must_exist: bool = False
+) -> None:
     """Bring a component's tables up to its version (the owner), or check that they are (anybody else)."""
     found = _version_of(connection, component)
     if found > component.version:
         raise UsageError(_newer(path))
     if found == component.version:
         return
+    if must_exist and not found:
+        msg = f"{path} holds no {component.name}, and must_exist=True says that it does: is this the right file?"
+        raise UsageError(msg)
     if not owner:
         what = f"an older {component.name}" if found else f"no {component.name}"
         msg = f"{path} holds {what}: open it once as its owner"
