@@ -1,10 +1,12 @@
 """One owner at a time: held against processes, released by death, and open to readers all the while."""
 
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from note_table import NOTES, OTHERS, add, opened, python, texts
 
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.storage.sqlite import schema
-from tgmembership_async.storage.sqlite.database import SqliteStorage
+from tgmembership_async.storage.sqlite.database import SqliteStorage, waiting_for_owners
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
@@ -126,7 +128,8 @@ def test_the_lock_file_stays_and_the_lock_goes(run: Run, quick_path: Path) -> No
         for _ in range(3):
             async with opened(quick_path / "a.db") as storage:
                 await storage.read(texts)
-            assert (quick_path / "a.db.lock").read_text() == f"{os.getpid()}\n"
+            holder, _, _ = (quick_path / "a.db.lock").read_text().partition("\n")
+            assert json.loads(holder)["pid"] == os.getpid()
 
     run(scenario)
 
@@ -154,13 +157,84 @@ def test_a_lock_that_cannot_be_opened_is_a_usage_error(run: Run, quick_path: Pat
     assert not (quick_path / "a.db").exists()
 
 
+def test_a_new_owner_waits_for_the_old_one_to_end(run: Run, quick_path: Path) -> None:
+    path = quick_path / "a.db"
+
+    async def scenario() -> None:
+        with living_owner(path) as owner:
+            assert owner.stdin is not None
+
+            async def end() -> None:
+                await anyio.sleep(0.1)
+                assert owner.stdin is not None
+                owner.stdin.write("\n")
+                owner.stdin.flush()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(end)
+                storage = SqliteStorage(path, NOTES, wait=30)
+                await storage.open()
+            assert await storage.read(texts) == ["from the owner"]
+            await storage.aclose()
+            began = time.monotonic()
+            assert owner.wait(10) == 0
+            assert time.monotonic() - began < 5
+
+    run(scenario)
+
+
+def test_waiting_for_an_owner_has_an_end_and_can_be_cancelled(run: Run, quick_path: Path) -> None:
+    path = quick_path / "a.db"
+
+    async def scenario() -> None:
+        with pytest.raises(UsageError, match="in use by process"), waiting_for_owners(0.1):
+            await SqliteStorage(path, NOTES).open()
+        with anyio.move_on_after(0.05) as scope, waiting_for_owners(600):
+            await SqliteStorage(path, NOTES).open()
+        assert scope.cancelled_caught
+        with pytest.raises(UsageError, match="in use by process"), waiting_for_owners(600):
+            await SqliteStorage(path, NOTES, wait=0).open()
+
+    with living_owner(path):
+        run(scenario)
+
+
+@pytest.mark.parametrize("wait", [-1, float("nan"), float("inf"), True, "30"])
+def test_a_wait_is_a_number_of_seconds(tmp_path: Path, wait: Any) -> None:
+    with pytest.raises(UsageError, match="wait is a number of seconds"):
+        SqliteStorage(tmp_path / "a.db", NOTES, wait=wait)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "told"),
+    [
+        ({"host": "pod-1"}, "in use by process {pid} of host pod-1, which opened it at 20"),
+        ({"pid_namespace": "pid:[1]"}, "in use by process {pid} of a container of this host, which opened it at 20"),
+        ({}, "in use by this process itself. It opened it at 20"),
+    ],
+)
+def test_a_holder_elsewhere_is_named_by_its_host_and_start(
+    quick_path: Path, elsewhere: dict[str, str], told: str
+) -> None:
+    path = quick_path / "a.db"
+    with living_owner(path) as owner:
+        beside = path.with_name("a.db.lock")
+        first, _, rest = beside.read_text().partition("\n")
+        facts = {**json.loads(first), "pid": os.getpid(), **elsewhere}
+        beside.write_text(json.dumps(facts).ljust(len(first)) + "\n" + rest)
+        with pytest.raises(UsageError) as caught:
+            anyio.run(SqliteStorage(path, NOTES).open)
+        assert told.format(pid=os.getpid()) in str(caught.value)
+        assert owner.poll() is None
+
+
 def test_one_process_has_one_owner_of_a_component(run: Run, quick_path: Path) -> None:
     path = quick_path / "a.db"
-    (quick_path / "b.db").symlink_to(path)
+    (quick_path / "folder").symlink_to(quick_path)
 
     async def scenario() -> None:
         async with opened(path), opened(path, OTHERS):
-            for name in ("a.db", "b.db"):
+            for name in ("a.db", "folder/a.db"):
                 with pytest.raises(UsageError, match="in use by this process already"):
                     await SqliteStorage(quick_path / name, NOTES).open()
             async with opened(path, owner=False) as reader:
@@ -286,7 +360,7 @@ def test_a_forked_child_neither_uses_nor_keeps_what_its_parent_has_open(quick_pa
 import os, anyio
 from note_table import NOTES, add, opened, texts
 from tgmembership_async.errors import UsageError
-from tgmembership_async.storage.sqlite.database import SqliteStorage
+from tgmembership_async.storage.sqlite.database import SqliteStorage, waiting_for_owners
 
 async def child(storage):
     try:

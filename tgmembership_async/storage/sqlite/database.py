@@ -4,26 +4,33 @@ A file has one owner process, and in it one writer, which the components that sh
 process, and any other part of this one, may open it beside the owner with `owner=False`.
 """
 
+import math
 import os
 import sqlite3
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, to_thread
+from attrs import evolve
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.sqlite.backups import back_up
 from tgmembership_async.storage.sqlite.group_commit import Errand, Job, Jobs, each
 from tgmembership_async.storage.sqlite.schema import adopt, check_sqlite
-from tgmembership_async.storage.sqlite.writer import Writer
+from tgmembership_async.storage.sqlite.writer import Opening, Writer
 from tgmembership_async.storage.wakeups import waiter
 
 __all__ = ["Component", "Job", "SqliteStorage"]
 
 A = TypeVar("A")
 T = TypeVar("T")
+_WAIT: Final[ContextVar[float]] = ContextVar("_WAIT", default=0.0)
 
 
 class SqliteStorage:
@@ -32,14 +39,32 @@ class SqliteStorage:
     As the owner it creates the file (mode 0600) and brings its tables up to date; one process at a time, and in it one
     storage for each component. With `owner=False` the file and the tables must be there.
 
+    `must_exist` refuses to make a new file or new tables. `restored` accepts a file that is older than the one that was
+    in use here, and records the gap. `wait` is how many seconds to wait for another owner to end; None is what
+    `waiting_for_owners` says, and otherwise 0.
+
     Open and close it in any task, on any event loop, also on several one after the other. What is queued happens even
     if the coroutine that waits for it is cancelled.
     """
 
-    def __init__(self, path: str | os.PathLike[str], component: Component, *, owner: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        component: Component,
+        *,
+        owner: bool = True,
+        must_exist: bool = False,
+        restored: bool = False,
+        wait: float | None = None,
+    ) -> None:
         check_sqlite()
         self.path: Path = _checked(path)
         self.owner = owner
+        self._opening = Opening(owner, must_exist, restored)
+        self._wait = None if wait is None else _checked_wait(wait)
+        if restored and not owner:
+            msg = "restored=True is for the owner of a file, not with owner=False"
+            raise UsageError(msg)
         self._component = component
         self._writer: Writer | None = None
 
@@ -55,8 +80,9 @@ class SqliteStorage:
         if self._writer is not None:
             msg = f"{self.path} is open already"
             raise UsageError(msg)
-        writer = _enter(self.path, self._component, owner=self.owner)
-        prepare = partial(adopt, path=self.path, component=self._component, owner=self.owner)
+        how = evolve(self._opening, wait=_WAIT.get() if self._wait is None else self._wait)
+        writer = _enter(self.path, self._component, how)
+        prepare = partial(adopt, path=self.path, component=self._component, owner=how.owner, must_exist=how.must_exist)
         try:
             await _carried_out(writer, each, prepare, writes=self.owner)
         except Exception:
@@ -89,6 +115,15 @@ class SqliteStorage:
         """Return what a job returns that changes nothing; it sees everything that was queued before it."""
         return await _carried_out(self._opened(), each, job, writes=False)
 
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the file as it is now to a new one (mode 0600), beside whoever has it open; writers wait meanwhile.
+
+        Raises UsageError if there is a file of that name, StorageError if the disk fails; then no file is left.
+        """
+        self._opened()
+        await self.read(_nothing)  # what was queued before is in it
+        await to_thread.run_sync(back_up, self.path, _checked(target))
+
     def _opened(self) -> Writer:
         if self._writer is None:
             msg = f"{self.path} is not open: use `async with`, or await open() first"
@@ -104,8 +139,26 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     if not name or name == ":memory:" or "\0" in name:
         msg = f"{name!r} is no file; what need not outlive the process has classes of its own, in memory"
         raise UsageError(msg)
-    # Two names of one file would have two locks.
-    return Path(os.path.realpath(name))
+    # Two names of one file would have two locks. A link in place of the file itself is refused when it is opened.
+    file = Path(name).absolute()
+    return Path(os.path.realpath(file.parent), file.name)
+
+
+def _checked_wait(wait: float) -> float:
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
+        msg = f"wait is a number of seconds, 0 or more, not {wait!r:.80}"
+        raise UsageError(msg)
+    return float(wait)
+
+
+@contextmanager
+def waiting_for_owners(seconds: float) -> Generator[None]:
+    """Have every file that is opened inside wait so long for its owner to end, unless it was told otherwise."""
+    token = _WAIT.set(_checked_wait(seconds))
+    try:
+        yield
+    finally:
+        _WAIT.reset(token)
 
 
 async def _carried_out(writer: Writer, jobs: Jobs[A, T], one: A, *, writes: bool) -> T:
@@ -120,13 +173,13 @@ _OWNED: Final[dict[Path, Writer]] = {}
 """The writers of the files that this process owns, those included that are just ending."""
 
 
-def _enter(path: Path, component: Component, *, owner: bool) -> Writer:
-    if not owner:
-        return Writer(path, owner=False)
+def _enter(path: Path, component: Component, how: Opening) -> Writer:
+    if not how.owner:
+        return Writer(path, how)
     with _GUARD:
         writer = _OWNED.get(path)
         if writer is None or writer.ending or writer.forked:
-            writer = _OWNED[path] = Writer(path, owner=True, after=writer)
+            writer = _OWNED[path] = Writer(path, how, after=writer)
         if component.name in writer.components:
             msg = f"{path} is in use by this process already: share the object that has it open, or use owner=False"
             raise UsageError(msg)

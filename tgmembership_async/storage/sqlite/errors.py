@@ -8,10 +8,14 @@ from typing import Final
 from tgmembership_async.errors import StorageError
 
 _INTACT: Final = "nothing of this was kept, and what was kept before is intact"
+_DAMAGED: Final = (
+    "it is damaged: copy it, and see what `sqlite3 FILE .recover` saves. A backup lacks what was granted since it was "
+    "made, and would grant that again: read 'Back up and restore' in the docs before you use one"
+)
 _MEANS: Final[Mapping[int, str]] = {
     sqlite3.SQLITE_BUSY: f"another process keeps it locked: wait for that one or end it, and try again; {_INTACT}",
     sqlite3.SQLITE_CANTOPEN: f"it, or the journal beside it, cannot be opened: who may write in its folder? {_INTACT}",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: copy it, then restore a backup or see what `sqlite3 FILE .recover` saves",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_FULL: f"the disk is full: make room, and try again; {_INTACT}",
     sqlite3.SQLITE_IOERR: f"the disk failed or is full: see to it, and try again; {_INTACT}",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite database, and was left as it is: name another file",

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.storage.sqlite.errors import storage_error
+from tgmembership_async.storage.sqlite.generations import Generations
 from tgmembership_async.storage.wakeups import Waiter, waiter
 
 A = TypeVar("A")
@@ -51,9 +52,12 @@ class Errand(Generic[T]):
         return self.result.pop()
 
 
-def carry_out(connection: sqlite3.Connection, path: Path, group: list[Errand[Any]]) -> None:
+def carry_out(
+    connection: sqlite3.Connection, path: Path, group: list[Errand[Any]], *, generations: Generations | None = None
+) -> None:
     """Run a group as one transaction. A job that raises is undone alone; what stops the COMMIT undoes them all."""
-    begin = "BEGIN IMMEDIATE" if any(errand.writes for errand in group) else "BEGIN"
+    writes = any(errand.writes for errand in group)
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
     try:
         connection.execute(begin)
         if not _run_all(connection, group):
@@ -62,7 +66,12 @@ def carry_out(connection: sqlite3.Connection, path: Path, group: list[Errand[Any
             connection.execute(begin)
             for errand in group:
                 _run_alone(connection, path, errand)
-        connection.execute("COMMIT")
+        if writes and generations is not None:
+            generations.count(connection)
+            connection.execute("COMMIT")
+            generations.kept()
+        else:
+            connection.execute("COMMIT")
     except BaseException as error:  # noqa: BLE001 - the thread outlives whatever it is, and nobody may wait in vain
         _roll_back(connection)
         refuse(path, error, group)

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -11,10 +12,13 @@ from threading import Thread
 from typing import Any, Final
 from weakref import WeakSet
 
+from attrs import frozen
+
 from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.storage.sqlite.generations import Generations, check_there
 from tgmembership_async.storage.sqlite.group_commit import Errand, carry_out, refuse
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
-from tgmembership_async.storage.sqlite.schema import connect
+from tgmembership_async.storage.sqlite.schema import check_indexes, check_path, connect
 from tgmembership_async.storage.wakeups import Waiter, wake_all
 
 _LARGEST_GROUP: Final = 1_000
@@ -24,19 +28,30 @@ _LAST_COMMITS_TAKE_AT_MOST: Final = 60.0
 Group = list[Errand[Any]]
 
 
+@frozen
+class Opening:
+    """How a file is opened: `wait` is how many seconds its owner may wait for another one to end."""
+
+    owner: bool = True
+    must_exist: bool = False
+    restored: bool = False
+    wait: float = 0.0
+
+
 class Writer:
     """A thread with one connection, from its making to `end`; as owner it holds the file's lock all that time.
 
     A file that cannot be opened is reported to every errand. `after` is a writer of the same file that is still ending.
     """
 
-    def __init__(self, path: Path, *, owner: bool, after: "Writer | None" = None) -> None:
+    def __init__(self, path: Path, opening: Opening, after: "Writer | None" = None) -> None:
         self.path = path
-        self.owner = owner
+        self.opening = opening
         self.components: set[str] = set()
         self.ending: bool = False
         self._after = after
         self._lock: OwnerLock | None = None
+        self._generations: Generations | None = None
         self._queue: SimpleQueue[Errand[Any] | None] = SimpleQueue()
         self._gone: Waiter | None = None
         self.forked: bool = False
@@ -79,6 +94,8 @@ class Writer:
             while group := self._take():
                 do(group)
                 wake_all(errand.waiter for errand in group)
+                if self._generations is not None:
+                    self._generations.tell()
                 del group  # jobs hold tokens, and the next one may be hours away
         self._turn_away_the_late()
         if self._gone is not None:
@@ -88,15 +105,28 @@ class Writer:
         if self._after is not None:
             self._after.join()
             self._after = None
+        how = self.opening
         try:
-            if self.owner:
-                self._lock = OwnerLock.take(self.path)
+            check_path(self.path, owner=how.owner, must_exist=how.must_exist)
+            if how.owner:
+                self._lock = OwnerLock.take(self.path, wait=how.wait, given_up=lambda: self.ending)
                 stack.callback(self._lock.release)
-            connection = stack.enter_context(closing(connect(self.path, owner=self.owner)))
+                check_there(self.path, self._lock, restored=how.restored)
+            connection = stack.enter_context(closing(connect(self.path, owner=how.owner)))
+            if self._lock is not None:
+                self._generations = self._examine(connection, self._lock)
+                stack.callback(self._generations.close, connection)
         except BaseException as error:  # noqa: BLE001 - whoever opens it gets to know, whatever it is
             stack.close()
             return partial(refuse, self.path, error)
-        return partial(carry_out, connection, self.path)
+        return partial(carry_out, connection, self.path, generations=self._generations)
+
+    def _examine(self, connection: sqlite3.Connection, lock: OwnerLock) -> Generations:
+        generations = Generations(self.path, connection, lock)
+        if not generations.was_closed:
+            check_indexes(connection, self.path)
+        generations.check(restored=self.opening.restored)
+        return generations
 
     def _take(self) -> Group:
         """Wait for an errand, and return it with all that are queued behind it; empty at the end."""

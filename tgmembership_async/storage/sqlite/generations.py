@@ -1,0 +1,262 @@
+"""A counter of writes, in the database file and in the lock file beside it, which tells an older copy from the latest.
+
+The counter in the file is durable before the one in the lock file is written. So a crash or a power cut at any moment
+leaves the file equal or ahead, and only a file that was replaced is behind. It counts with the first change after
+`INTERVAL` seconds, and when the file is closed: a copy that lacks no more than the changes of the last `INTERVAL`
+before a crash is not told from the latest, unless the file was changed again since.
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import evolve, frozen
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.sqlite.files import status
+from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
+from tgmembership_async.storage.sqlite.schema import adopt
+
+INTERVAL: Final = 1.0
+_CLOSING_WAITS: Final = 1_000  # milliseconds for readers to let go: a close without its mark only costs a check
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+GENERATIONS: Final = Component(
+    "storage",
+    (
+        (
+            """
+            CREATE TABLE generation (
+                id INTEGER PRIMARY KEY CHECK (id = 1),
+                file TEXT NOT NULL, -- drawn when the file was made; a copy has the same
+                number INTEGER NOT NULL CHECK (number > 0),
+                written_at INTEGER NOT NULL, -- microseconds since 1970, UTC, as all times here
+                closed INTEGER NOT NULL CHECK (closed IN (0, 1)) -- by its owner, with nothing left to write
+            ) STRICT
+            """,
+            """
+            CREATE TABLE gap (
+                id INTEGER PRIMARY KEY,
+                begins INTEGER, -- NULL: nobody knows
+                ends INTEGER NOT NULL,
+                accepted_at INTEGER NOT NULL,
+                held INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)) -- the ledger has looked through its rows
+            ) STRICT
+            """,
+        ),
+    ),
+)
+
+
+@frozen
+class Gap:
+    """A period whose writes a restored file lacks. All times are aware UTC; `begins` is None where nobody knows it."""
+
+    begins: datetime | None
+    ends: datetime
+    accepted_at: datetime
+
+    def __contains__(self, moment: datetime) -> bool:
+        return (self.begins is None or self.begins <= moment) and moment <= self.ends
+
+    def __str__(self) -> str:
+        return f"until {_told(self.ends)}" if self.begins is None else f"{_told(self.begins)} to {_told(self.ends)}"
+
+
+@frozen
+class Generation:
+    """What a file holds: `number` counts the changes of `file`, the last at `written_at`; `closed` by its owner."""
+
+    file: str
+    number: int
+    written_at: datetime
+    closed: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for the lock file."""
+        return {
+            "file": self.file,
+            "number": self.number,
+            "written_at": self.written_at.isoformat(),
+            "closed": self.closed,
+        }
+
+
+def from_facts(facts: Mapping[str, Any] | None) -> Generation | None:
+    """Return what stands in a lock file, or None where that is nothing or no record."""
+    if facts is None:
+        return None
+    try:
+        at = datetime.fromisoformat(facts["written_at"]).astimezone(UTC)
+        return Generation(str(facts["file"]), int(facts["number"]), at, facts["closed"] is True)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def check_there(path: Path, lock: OwnerLock, *, restored: bool) -> None:
+    """Raise UsageError for a file that is missing or empty, and was not when it was last used."""
+    outside = from_facts(lock.told())
+    found = status(path)
+    if outside is None or restored or (found is not None and found.st_size):
+        return
+    msg = (
+        f"{path} is {'missing' if found is None else 'empty'}, and was last written at {_told(outside.written_at)}: "
+        "put it back, for a new one knows of no grant and would send all of them again. To begin a new one on purpose, "
+        f"delete {path.name}.lock"
+    )
+    raise UsageError(msg)
+
+
+class Generations:
+    """The two counters of a file that is open, kept by its owner."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: OwnerLock) -> None:
+        self._path = path
+        self._lock = lock
+        self._inside = _read(connection)
+        self._outside = from_facts(lock.told())
+        self._gap: Gap | None = None
+        self._pending: Generation | None = None
+        self._untold: Generation | None = None
+        self._changes = connection.total_changes
+        self._uncounted = False
+        self._is_changed = False
+        self._next = 0.0
+
+    @property
+    def was_closed(self) -> bool:
+        """Tell whether both counters agree that an owner closed the file, and nothing was written since."""
+        return self._inside is not None and self._inside.closed and self._inside == self._outside
+
+    def check(self, *, restored: bool) -> None:
+        """Raise UsageError if the file is older than the lock file knows, unless that is what the caller says."""
+        inside, outside = self._inside, self._outside
+        if outside is None or (inside is not None and inside.file == outside.file and inside.number >= outside.number):
+            return
+        same = inside is not None and inside.file == outside.file
+        begins = inside.written_at if inside is not None and same else None
+        if restored:
+            self._gap = Gap(begins, outside.written_at + timedelta(seconds=INTERVAL), _now())
+            return
+        what = "an older copy" if same or inside is None else "another file than the one that was used here before"
+        since = "" if begins is None else f" at {_told(begins)}"
+        msg = (
+            f"{self._path} is {what}: it was last written{since or ' at an unknown time'}, and the file that was in "
+            f"use here at {_told(outside.written_at)}. What was granted in between is not in it, and would be granted "
+            f"again. Put the latest file back if there is one. {_accept(self._path)}"
+        )
+        raise UsageError(msg)
+
+    def count(self, connection: sqlite3.Connection) -> None:
+        """Count what a transaction has changed, as a part of it."""
+        self._pending = None
+        if connection.total_changes == self._changes and self._gap is None:
+            return
+        if self._gap is not None or time.monotonic() >= self._next:
+            self._pending = self._write(connection, closed=False, more=1)
+        else:
+            self._uncounted = True
+        self._changes = connection.total_changes
+
+    def kept(self) -> None:
+        """Take note that the transaction is durable."""
+        if self._pending is None:
+            return
+        self._inside = self._untold = self._pending
+        self._pending, self._gap = None, None
+        self._uncounted, self._is_changed = False, True
+        self._next = time.monotonic() + INTERVAL
+
+    def tell(self, *, durable: bool = False) -> None:
+        """Write the counter outside of the file, if it has changed."""
+        if self._untold is not None:
+            with suppress(OSError):  # no reason to lose a grant; the next one is told
+                self._lock.tell(self._untold.facts(), durable=durable)
+                self._untold = None
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        """Mark the file as closed, if it was changed."""
+        if not (self._is_changed or self._uncounted):
+            return
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA busy_timeout={_CLOSING_WAITS}")
+            connection.execute("BEGIN IMMEDIATE")
+            self._pending = self._write(connection, closed=True, more=int(self._uncounted))
+            connection.execute("COMMIT")
+            self.kept()
+        self.tell(durable=True)
+
+    def _write(self, connection: sqlite3.Connection, *, closed: bool, more: int) -> Generation:
+        adopt(connection, self._path, GENERATIONS, owner=True)
+        now = evolve(self._next_generation(more), closed=closed)
+        connection.execute(
+            "INSERT OR REPLACE INTO generation VALUES (1, ?, ?, ?, ?)",
+            (now.file, now.number, _number(now.written_at), now.closed),
+        )
+        if self._gap is not None:
+            begins = None if self._gap.begins is None else _number(self._gap.begins)
+            connection.execute(
+                "INSERT INTO gap (begins, ends, accepted_at) VALUES (?, ?, ?)",
+                (begins, _number(self._gap.ends), _number(self._gap.accepted_at)),
+            )
+        return now
+
+    def _next_generation(self, more: int) -> Generation:
+        if self._inside is None:
+            known = 0 if self._outside is None else self._outside.number
+            return Generation(secrets.token_hex(8), known + 1, _now(), closed=False)
+        if self._gap is not None and self._outside is not None:
+            more += max(0, self._outside.number - self._inside.number)
+        return evolve(
+            self._inside, number=self._inside.number + more, written_at=_now() if more else self._inside.written_at
+        )
+
+
+def gaps(connection: sqlite3.Connection, *, unheld: bool = False) -> list[Gap]:
+    """Return the gaps of a file, the oldest first; with `unheld` those that its ledger has not looked at yet."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'gap'").fetchone():
+        return []
+    rows = connection.execute("SELECT begins, ends, accepted_at FROM gap WHERE held <= ? ORDER BY id", (not unheld,))
+    return [Gap(None if a is None else _moment(a), _moment(b), _moment(c)) for a, b, c in rows.fetchall()]
+
+
+def hold(connection: sqlite3.Connection) -> None:
+    """Record that the ledger has looked at the gaps."""
+    connection.execute("UPDATE gap SET held = 1 WHERE held = 0")
+
+
+def _read(connection: sqlite3.Connection) -> Generation | None:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'generation'").fetchone():
+        return None
+    row = connection.execute("SELECT file, number, written_at, closed FROM generation").fetchone()
+    return None if row is None else Generation(row[0], row[1], _moment(row[2]), bool(row[3]))
+
+
+def _accept(path: Path) -> str:
+    return (
+        f"If it is restored on purpose: `tgmembership ledger accept-restore --ledger {path}`, or open it once with "
+        "restored=True"
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _told(moment: datetime) -> str:
+    return moment.isoformat(sep=" ", timespec="seconds")
+
+
+def _number(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(number: int) -> datetime:
+    return _EPOCH + number * _MICROSECOND
