@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -26,9 +27,10 @@ from tgmembership_async.ext.fastapi import (
     require_access,
 )
 from tgmembership_async.fulfillment import Fulfillment
-from tgmembership_async.grants import Grant, Granter, MemoryLedger
-from tgmembership_async.testing import FakeService, Fault, WebhookSender
-from tgmembership_async.webhooks import Receiver, Verifier
+from tgmembership_async.grants import Grant, Granter, MemoryLedger, SqliteLedger
+from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
+from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
+from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier
 
 Client = Callable[[FastAPI], AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -78,6 +80,27 @@ async def test_a_background_task_grants_what_is_in_the_ledger_already(
         assert (await shop.post("/payments/pi_1")).json() == "planned"
         assert (await shop.post("/payments/pi_1")).json() == "granted"
     assert len(service.audit) == 1
+
+
+@pytest.mark.parametrize("file", ["ledger", "inbox"])
+async def test_a_new_process_waits_for_the_files_of_the_old_one(quick_path: Path, session: Session, file: str) -> None:
+    lock = OwnerLock.take(quick_path / file)
+    granter = Granter(session, SqliteLedger(quick_path / "ledger"))
+    receiver = Receiver(Verifier("secret"), inbox=SqliteInbox(quick_path / "inbox"))
+    with pytest.raises(UsageError, match="in use by this process itself"):
+        async with serving(FastAPI(lifespan=lifespan(session, granter, receiver, wait=0))):
+            pass
+    another = Session(8047883872, "k" * 40, transport=FakeTransport(FakeService()))
+    granter = Granter(another, SqliteLedger(quick_path / "ledger"))
+    async with anyio.create_task_group() as group:
+
+        async def end() -> None:
+            await anyio.sleep(0.1)
+            lock.release()
+
+        group.start_soon(end)
+        async with serving(FastAPI(lifespan=lifespan(another, granter, receiver))):
+            assert granter.is_open
 
 
 async def test_an_applications_own_lifespan_runs_inside(session: Session, granter: Granter) -> None:

@@ -24,6 +24,7 @@ from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.session import Session
+from tgmembership_async.storage.sqlite.database import waiting_for_owners
 
 SESSION_NAME: Final = "tgm"
 GRANTER_NAME: Final = "granter"
@@ -31,6 +32,7 @@ FULFILLMENT_NAME: Final = "fulfillment"
 ACCESS_NAME: Final = "access"
 
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
+_WAIT: Final = 30.0  # seconds for the bot that is being replaced to let go of its ledger
 
 
 def setup(
@@ -44,8 +46,9 @@ def setup(
     parameter `tgm`, `granter`, `fulfillment` or `access`: handlers, filters, middlewares, hooks.
 
     It opens them before the first hook of the bot and closes them after the last one, and leaves alone what you have
-    opened yourself. `access` is an AccessCheck of the session, which `HasAccess` uses too. Polling and webhooks are
-    alike. Call it once, before the bot starts; raises UsageError otherwise.
+    opened yourself. `access` is an AccessCheck of the session, which `HasAccess` uses too. A ledger in a file waits up
+    to 30 seconds for the process that has it to end, unless it was built with a `wait` of its own. Polling and webhooks
+    are alike. Call it once, before the bot starts; raises UsageError otherwise.
     """  # noqa: D205 - the names are the contract
     granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
     _check(dispatcher, session, granter, fulfillment)
@@ -55,9 +58,10 @@ def setup(
 
     async def open_all() -> None:
         # The outermost first: a Session that a Granter opened it can also end early, when only backoff is left.
-        for part in (fulfillment, granter, session):
-            if part is not None and not part.is_open:
-                await opened.enter_async_context(part)
+        with waiting_for_owners(_WAIT):
+            for part in (fulfillment, granter, session):
+                if part is not None and not part.is_open:
+                    await opened.enter_async_context(part)
         _last(dispatcher).shutdown.register(opened.aclose)
 
     async def open_or_nothing() -> None:

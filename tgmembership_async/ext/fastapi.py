@@ -31,6 +31,7 @@ from tgmembership_async.grants.granter import Granter
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.session import Session
+from tgmembership_async.storage.sqlite.database import waiting_for_owners
 from tgmembership_async.webhooks.receiver import Receiver
 
 SESSION_NAME: Final = "tgm"
@@ -66,12 +67,16 @@ def lifespan(
     *,
     fulfillment: Fulfillment | None = None,
     own: OwnLifespan | None = None,
+    wait: float = 30.0,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Return what `FastAPI(lifespan=...)` takes: it opens all of them with the application, and closes them after it.
 
     What you have opened yourself is left alone. `own` is a lifespan of your application: it runs inside, finds the
     Session open, and what it yields joins the state of requests. A Session has one life: make application and Session
     in one function, so that each test, too, has its own.
+
+    `wait` is how many seconds a ledger or inbox in a file waits for the process that has it to end, as in a rolling
+    restart, unless it was built with a `wait` of its own.
     """
     granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
     _check(session, granter, receiver, fulfillment)
@@ -81,11 +86,12 @@ def lifespan(
     async def live(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncExitStack() as opened:
             # The outermost first: a Session that a Granter opened it can also end early, when only backoff is left.
-            for part in (fulfillment, granter, session):
-                if part is not None and not part.is_open:
-                    await opened.enter_async_context(part)
-            if receiver is not None:
-                await opened.enter_async_context(receiver)
+            with waiting_for_owners(wait):
+                for part in (fulfillment, granter, session):
+                    if part is not None and not part.is_open:
+                        await opened.enter_async_context(part)
+                if receiver is not None:
+                    await opened.enter_async_context(receiver)
             state = None if own is None else await opened.enter_async_context(own(app))
             ours = {SESSION_NAME: session, GRANTER_NAME: granter, FULFILLMENT_NAME: fulfillment, ACCESS_NAME: access}
             yield {**(state or {}), **ours}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tgmembership_async.grants.postgres.ledger import PostgresLedger
     from tgmembership_async.grants.provisioning import Run, StopReason, Summary
     from tgmembership_async.grants.sqlite.ledger import SqliteLedger
+    from tgmembership_async.storage.sqlite.generations import Gap
 
 __all__ = [
     "Attempt",
@@ -30,6 +31,7 @@ __all__ = [
     "Finding",
     "FollowUp",
     "FollowUps",
+    "Gap",
     "Grant",
     "GrantRequest",
     "GrantStatus",
@@ -46,6 +48,7 @@ __all__ = [
 
 _ON_USE: Final = {
     "Finding": "tgmembership_async.grants.granter",
+    "Gap": "tgmembership_async.storage.sqlite.generations",
     "Granter": "tgmembership_async.grants.granter",
     "PostgresLedger": "tgmembership_async.grants.postgres.ledger",
     "Run": "tgmembership_async.grants.provisioning",

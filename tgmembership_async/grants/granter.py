@@ -124,7 +124,15 @@ class Granter(Lived):
         while self._entered:
             await self._entered.pop().aclose()
 
-    async def grant(self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "") -> Grant:
+    async def grant(
+        self,
+        ref: str,
+        *,
+        plan_id: int,
+        member_id: int | None = None,
+        note: str = "",
+        paid_at: datetime | None = None,
+    ) -> Grant:
         """Return the granted row of `ref`: from the ledger if it is there, else from one exchange with the service.
 
         Raises RefConflict for another plan or member under this ref; GrantHeld while its outcome is unknown, now and on
@@ -133,14 +141,22 @@ class Granter(Lived):
         where the service has answered and the ledger cannot store it in time: then its `.grant` holds the answer, which
         is offered to the ledger again until that takes it. Cancelling a call does not stop its exchange.
         """
-        request = GrantRequest(ref, plan_id, member_id, note)
+        request = GrantRequest(ref, plan_id, member_id, note, paid_at)
         grant, _ = await self._grant_one(request, self._session)
         return answer(grant)
 
-    async def plan(self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "") -> Grant:
+    async def plan(
+        self,
+        ref: str,
+        *,
+        plan_id: int,
+        member_id: int | None = None,
+        note: str = "",
+        paid_at: datetime | None = None,
+    ) -> Grant:
         """Record the intent, durable when this returns; `run_planned` or `grant` carries it out."""
         self._check_open()
-        return await self._ledger.plan(GrantRequest(ref, plan_id, member_id, note))
+        return await self._ledger.plan(GrantRequest(ref, plan_id, member_id, note, paid_at))
 
     def provision(
         self, requests: Requests, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON

@@ -64,12 +64,17 @@ def check_ref(ref: object) -> str:
 
 @frozen
 class GrantRequest:
-    """One wish: `ref` is the caller's own payment or import id, `note` the caller's own text (say, the chat)."""
+    """One wish: `ref` is the caller's own payment or import id, `note` the caller's own text (say, the chat).
+
+    `paid_at` is an aware datetime, and is not stored. A SqliteLedger that was restored from an older copy needs it: a
+    ref that it does not have, and that was paid in the gap, is held as unknown instead of sent.
+    """
 
     ref: str = field()
     plan_id: int = field()
     member_id: int | None = None
     note: str = ""
+    paid_at: datetime | None = None
 
     def __attrs_post_init__(self) -> None:
         check_ref(self.ref)
@@ -84,6 +89,9 @@ class GrantRequest:
         except UnicodeEncodeError:
             msg = "note holds half a surrogate pair, which no database keeps"
             raise UsageError(msg) from None
+        if self.paid_at is not None and (not isinstance(self.paid_at, datetime) or self.paid_at.utcoffset() is None):
+            msg = "paid_at must be an aware datetime, such as datetime.now(UTC)"
+            raise UsageError(msg)
 
 
 @frozen

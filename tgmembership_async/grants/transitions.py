@@ -104,6 +104,15 @@ def interruption(grant: Grant) -> Settlement:
     return Settlement(GrantStatus.UNKNOWN, error=error, evidence=_DIED)
 
 
+def doubted(grant: Grant, period: str, now: datetime) -> Grant:
+    """Return a row that is planned here, and may have been sent in a period that a restored ledger lacks."""
+    msg = (
+        f"the ledger was restored from an older copy, which lacks what was granted {period}, and this may be part of it"
+    )
+    error = OutcomeUnknown(msg, method="addMember", attempts=grant.attempts, maybe_applied=True)
+    return _step(grant, _PLANNED, GrantStatus.UNKNOWN, now, error=error)
+
+
 def decided(grant: Grant, decision: Decision, token: AccessToken | None, now: datetime) -> Grant:
     """Return a held or refused row where the decision leads; on "retry" it keeps the reason why it was held."""
     if token is not None and decision != "granted":

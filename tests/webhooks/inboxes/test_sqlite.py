@@ -72,6 +72,19 @@ def test_what_was_stored_comes_out_as_it_went_in(make: Make, run: Run) -> None:
     run(scenario)
 
 
+def test_text_that_no_database_takes_is_kept_in_another_spelling(make: Make, run: Run) -> None:
+    async def scenario() -> None:
+        async with make() as inbox:
+            await put(inbox, evolve(arrival(), name="odd \ud83d\0 event", note="half \udc00 a pair"))
+            [entry] = await inbox.claim(10, NOW)
+            assert (entry.name, entry.note) == ("odd \\ud83d\\x00 event", "half \\udc00 a pair")
+            await inbox.settle(entry.id, Verdict(DEAD, note="said \ud83d"))
+            [entry] = await inbox.entries()
+            assert entry.note == "said \\ud83d"
+
+    run(scenario)
+
+
 def test_it_is_there_after_a_restart(make: Make, run: Run) -> None:
     async def scenario() -> None:
         for _ in range(2):

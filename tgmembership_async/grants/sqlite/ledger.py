@@ -1,5 +1,6 @@
 """A ledger in a SQLite file: what it has told survives the process, the power cut, and ten thousand members."""
 
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -27,10 +28,14 @@ from tgmembership_async.grants.sqlite.statements import Row
 from tgmembership_async.grants.sqlite.tables import LEDGER
 from tgmembership_async.lifecycle import Lived
 from tgmembership_async.storage.sqlite.database import SqliteStorage
+from tgmembership_async.storage.sqlite.generations import Gap, gaps, hold
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
+_PLANNED: Final = frozenset({GrantStatus.PLANNED})
 _SENDING: Final = frozenset({GrantStatus.SENDING})
+_WARNED_OF_FOR: Final = timedelta(days=30)
+_logger: Final = logging.getLogger("tgmembership_async.grants")
 
 
 class SqliteLedger(Lived):
@@ -40,16 +45,29 @@ class SqliteLedger(Lived):
     read, plan, decide, mark as delivered and purge. Whoever opens it as owner finds as `unknown` what a dead owner was
     sending.
 
+    With `must_exist=True` a ledger that is missing is a UsageError, and no new one. `wait` is how many seconds `open`
+    waits for another owner to end. `restored=True` accepts an older copy than the one that was in use here, for one
+    opening: rows that it has as `planned` become `unknown`, and so do new refs whose `paid_at` falls into the gap.
+
     Raises StorageError where the disk fails; what was to be written then was not.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, owner: bool = True, clock: transitions.Clock = transitions.utc_now
+        self,
+        path: str | os.PathLike[str],
+        *,
+        owner: bool = True,
+        must_exist: bool = False,
+        restored: bool = False,
+        wait: float | None = None,
+        clock: transitions.Clock = transitions.utc_now,
     ) -> None:
-        self._storage = SqliteStorage(path, LEDGER, owner=owner)
+        self._storage = SqliteStorage(path, LEDGER, owner=owner, must_exist=must_exist, restored=restored, wait=wait)
         self._clock = clock
         self._claimed: dict[str, Row] = {}
         self._leases = Leases()
+        self._gaps: list[Gap] = []
+        self._is_warned = False
 
     def _shown(self) -> str:
         return f"<SqliteLedger at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
@@ -62,18 +80,21 @@ class SqliteLedger(Lived):
     async def open(self) -> Self:
         """Open the file, for the owner a new one if need be; `sending` rows of a dead owner become `unknown`.
 
-        Raises UsageError where the file is not a ledger, is newer than this package or has another owner, and
-        StorageError where it is damaged or the disk fails. Then the file stays as it was.
+        Raises UsageError where the file is not a ledger, is newer than this package, has another owner or is an older
+        copy than the one that was in use here, and StorageError where it is damaged or the disk fails. Then the file
+        stays as it was.
         """
         await self._storage.open()
         self._claimed.clear()
         self._leases = Leases()
-        if self._storage.owner:
-            try:
+        self._is_warned = False
+        try:
+            if self._storage.owner:
                 await self._storage.write(partial(_take_over, now=self._clock()))
-            except BaseException:
-                await self._storage.aclose()
-                raise
+            self._gaps = await self.gaps()
+        except BaseException:
+            await self._storage.aclose()
+            raise
         return self
 
     async def aclose(self) -> None:
@@ -82,11 +103,13 @@ class SqliteLedger(Lived):
 
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
+        await self._mind_gaps(request)
         return await self._storage.write(partial(_plan, request=request, now=self._clock()))
 
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
         self._check_owner()
+        await self._mind_gaps(request)
         row, mine = await self._storage.write_together(_claim_all, (request, self._clock()))
         if mine:
             self._claimed[request.ref] = row
@@ -159,6 +182,43 @@ class SqliteLedger(Lived):
         """Give a lease back where the row has gone on to another status."""
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the ledger as it is now to a new file (mode 0600), with its tokens, beside whoever has it open.
+
+        Who writes waits meanwhile. Raises UsageError if there is a file of that name, and StorageError where the disk
+        fails; then no file is left.
+        """
+        await self._storage.backup(path)
+
+    async def gaps(self) -> list[Gap]:
+        """Return the periods whose rows may be missing, because an older copy was restored and accepted."""
+        return await self._storage.read(gaps)
+
+    async def _mind_gaps(self, request: GrantRequest) -> None:
+        """Hold a new ref that was paid in a gap; warn once of what cannot be told."""
+        if not self._gaps:
+            return
+        if request.paid_at is None:
+            await self._warn_of_gaps(request)
+            return
+        gap = next((gap for gap in self._gaps if request.paid_at in gap), None)
+        if gap is not None:
+            await self._storage.write(partial(_hold, request=request, gap=gap, now=self._clock()))
+
+    async def _warn_of_gaps(self, request: GrantRequest) -> None:
+        now = self._clock()
+        recent = [gap for gap in self._gaps if now - gap.accepted_at < _WARNED_OF_FOR]
+        if self._is_warned or not recent or await self.get(request.ref) is not None or self._is_warned:
+            return
+        self._is_warned = True
+        _logger.warning(
+            "%s was restored from an older copy, which lacks what was granted %s. The request for %s, which is new to "
+            "it, does not say when it was paid, and is sent; so is every other one without paid_at",
+            self._storage.path,
+            " and ".join(map(str, recent)),
+            request.ref,
+        )
+
     def _check_owner(self) -> None:
         if not self._storage.owner:
             msg = "a ledger opened with owner=False reads and decides; only its owner sends"
@@ -172,6 +232,24 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
         dead, after = statements.page(connection, after, last, _SENDING, None)
         ends = [(_known(connection, grant.ref), transitions.interruption(grant), now) for grant in dead]
         _end_all(connection, ends, seen=False)
+    for gap in gaps(connection, unheld=True):
+        _doubt_planned(connection, gap, last, now)
+    hold(connection)
+
+
+def _doubt_planned(connection: sqlite3.Connection, gap: Gap, last: int, now: datetime) -> None:
+    """Take the rows that a restored copy has as planned to unknown: they may have been sent in the gap."""
+    after: int | None = 0
+    while after is not None:
+        found, after = statements.page(connection, after, last, _PLANNED, None)
+        old = [_known(connection, grant.ref) for grant in found if grant.updated_at < gap.accepted_at]
+        statements.replace(connection, [(row, transitions.doubted(row.grant, str(gap), now)) for row in old])
+
+
+def _hold(connection: sqlite3.Connection, request: GrantRequest, gap: Gap, now: datetime) -> None:
+    """Write the row of a ref that may have been granted in a gap, unless the ref is there."""
+    for row in statements.insert(connection, [transitions.planned(request, now)]) or ():
+        statements.replace(connection, [(row, transitions.doubted(row.grant, str(gap), now))])
 
 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from tgmembership_async.errors import UsageError
 from tgmembership_async.lifecycle import Lived
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
+from tgmembership_async.storage.text import storable
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
 from tgmembership_async.webhooks.signature import Delivery
 
@@ -80,10 +81,21 @@ class SqliteInbox(Lived):
 
     With `owner=False` it opens beside a living owner to read, to retry and to purge. Whoever opens it as owner finds
     what a dead owner was processing stored again. Raises StorageError where the disk fails; nothing was kept then.
+
+    `must_exist`, `restored` and `wait` are as those of a `SqliteLedger`; deliveries that a restored copy lacks are lost
+    or come again, and are then processed again.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, owner: bool = True) -> None:
-        self._storage = SqliteStorage(path, INBOX, owner=owner)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        owner: bool = True,
+        must_exist: bool = False,
+        restored: bool = False,
+        wait: float | None = None,
+    ) -> None:
+        self._storage = SqliteStorage(path, INBOX, owner=owner, must_exist=must_exist, restored=restored, wait=wait)
 
     def _shown(self) -> str:
         return f"<SqliteInbox at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
@@ -149,6 +161,10 @@ class SqliteInbox(Lived):
         """
         return await self._storage.write(partial(_purge, before=received_before))
 
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the inbox as it is now to a new file (mode 0600), as `SqliteLedger.backup` does."""
+        await self._storage.backup(path)
+
     def _check_owner(self) -> None:
         if not self._storage.owner:
             msg = "an inbox opened with owner=False is read and mended; only its owner receives"
@@ -198,14 +214,14 @@ def _store(connection: sqlite3.Connection, arrival: Arrival, since: datetime) ->
         (
             digest,
             status,
-            arrival.name,
+            None if arrival.name is None else storable(arrival.name),
             arrival.fingerprint,
             _number(arrival.delivery.signed_at),
             received_at,
             arrival.delivery.nonce,
             arrival.delivery.body,
             received_at if status is EntryStatus.STORED else None,
-            arrival.note,
+            storable(arrival.note),
         ),
     )
     return Receipt(new=True, status=status)
@@ -233,7 +249,7 @@ def _settle(connection: sqlite3.Connection, entry_id: int, verdict: Verdict) -> 
     handled = json.dumps(sorted(verdict.handled))
     changed = connection.execute(
         "UPDATE delivery SET status = ?, handled = ?, note = ?, due_at = ? WHERE id = ? AND status = 'processing'",
-        (verdict.status, handled, verdict.note, due_at, entry_id),
+        (verdict.status, handled, storable(verdict.note), due_at, entry_id),
     )
     if changed.rowcount != 1:
         msg = f"delivery {entry_id} is not being processed: is the file in use by something else?"
