@@ -3,10 +3,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import anyio
 import pytest
 from command_line import tgmembership
 
+from tgmembership_async.grants import GrantRequest, SqliteLedger
+from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.version import __version__
 
 
@@ -58,3 +62,43 @@ def test_a_missing_test_kit_is_named() -> None:
     done = _python("import sys; sys.modules['uvicorn'] = None\nfrom tgmembership_async.cli import main\nmain(['fake'])")
     assert done.returncode == 2
     assert "pip install 'tgmembership-async[testing]'" in done.stderr
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["grants", "list"], ["grants", "list", "--format", "table"], ["provision"]]
+)
+def test_output_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    async def grant() -> None:
+        async with SqliteLedger(tmp_path / "grants.db") as ledger:
+            await ledger.claim(GrantRequest("a", 1))
+
+    anyio.run(grant)
+    members = tmp_path / "members.csv"
+    members.write_text("ref,member_id\nb,42\n", encoding="utf-8")
+    service = FakeService()
+    service.populate()
+    with serve(service) as server, FULL.open("w") as full:
+        for name, value in {
+            **server.env(),
+            "TGMEMBERSHIP_LEDGER": str(tmp_path / "grants.db"),
+            "NO_PROXY": "*",
+        }.items():
+            monkeypatch.setenv(name, value)
+        more = [str(members), "--plan-id", "1"] if arguments == ["provision"] else []
+        done = subprocess.run(
+            [sys.executable, "-m", "tgmembership_async.cli", *arguments, *more],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Error: the output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr

@@ -1,9 +1,14 @@
 """The command `tgmembership`. What it needs is the extra `cli`, loaded only when it runs."""
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, Final, NoReturn
+
+_CANNOT_BE_WRITTEN: Final = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,5 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in ("click", "rich", "dotenv"):
             raise
+    except OSError as error:
+        if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
+            raise
+        _give_up_output(error)
     sys.stderr.write("the command line needs an extra: pip install 'tgmembership-async[cli]'\n")
     sys.exit(2)
+
+
+def _give_up_output(error: OSError) -> NoReturn:
+    """Say in one sentence that the output cannot be written, as on a full disk, and exit."""
+    # What is left in the buffer goes nowhere; Python would complain about it at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):
+        sys.stderr.write(f"Error: the output cannot be written: {error.strerror or error}\n")
+    sys.exit(1)
