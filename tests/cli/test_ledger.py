@@ -24,10 +24,13 @@ from tgmembership_async.grants.postgres.copying import PostgresStore
 from tgmembership_async.grants.sqlite.copying import SqliteStore
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.values.models import AccessToken
+from tgmembership_async.webhooks import Delivery, SqliteInbox
+from tgmembership_async.webhooks.inbox import Arrival
 
 PASSWORD = "s3cret-of-the-database"
 TOKEN = AccessToken("t0kEn", "https://t.me/my_bot?start=t0kEn", {"token": "t0kEn", "ü": [1.5, None]})
 LOST = OutcomeUnknown("it may have acted", cause=ReplyLost("no whole reply came back"), maybe_applied=True)
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 NO = Forbidden("this user has not talked to the bot", code=403)
 
 
@@ -314,6 +317,59 @@ def test_a_url_is_shown_without_its_secrets() -> None:
     }
     assert {url: str(Server(url)) for url in shown} == shown
     assert repr(Server("postgresql://u:p@h")) == "Server()"
+
+
+def test_a_ledger_is_backed_up_and_an_older_one_is_accepted(tmp_path: Path) -> None:
+    path, backup = tmp_path / "grants.db", tmp_path / "backup.db"
+    make(SqliteLedger(path))
+    assert run("ledger", "backup", backup, "--ledger", path).exit_code == 0
+    again = run("ledger", "backup", backup, "--ledger", path)
+    assert again.exit_code == 2
+    assert "backup.db is there already" in again.stderr
+    assert "there is nothing to accept" in run("ledger", "accept-restore", "--ledger", path).stderr
+    anyio.run(plan, path, "new")
+    backup.replace(path)
+    refused = run("ledger", "migrate", "--ledger", path)
+    assert refused.exit_code == 2
+    assert "is an older copy" in refused.stderr
+    accepted = run("ledger", "accept-restore", "--ledger", path)
+    assert accepted.exit_code == 0
+    told = json.loads(accepted.stdout)
+    assert told["begins"] < told["ends"]
+    assert told["unknown"] > 0
+    assert f"grants list --status unknown --ledger {path}" in accepted.stderr
+    assert run("grants", "list", "--status", "planned", "--ledger", path).stdout == ""
+    assert run("ledger", "migrate", "--ledger", path).exit_code == 0
+
+
+async def plan(path: Path, ref: str) -> None:
+    async with SqliteLedger(path) as ledger:
+        await ledger.plan(GrantRequest(ref, 1))
+
+
+def test_an_older_inbox_is_accepted_and_made_no_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+
+    async def leave(*, restored: bool = False) -> None:
+        async with SqliteInbox(path, restored=restored) as inbox:
+            await inbox.store(Arrival(Delivery(NOW, "n", b"b", f"{NOW:%f}"), NOW), repeat_window=1)
+
+    anyio.run(leave)
+    path.unlink()
+    with pytest.raises(UsageError, match="is missing"):
+        anyio.run(leave)
+    path.touch()
+    accepted = run("ledger", "accept-restore", "--ledger", path)
+    assert json.loads(accepted.stdout)["unknown"] == 0
+    anyio.run(leave)
+    assert "holds no ledger" in run("grants", "list", "--ledger", path).stderr
+
+
+def test_what_is_on_a_server_is_backed_up_by_its_own_means(tmp_path: Path) -> None:
+    for arguments in (("backup", tmp_path / "a.db"), ("accept-restore",)):
+        done = run("ledger", *arguments, "--ledger", "postgresql://shop:pw@db/shop")
+        assert done.exit_code == 2
+        assert "postgresql://shop@db/shop is on a server" in done.stderr
 
 
 def test_the_same_ledger_twice_is_no_copy(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""`tgmembership ledger`: make a ledger, bring it up to date, copy it from a file to a server and back, show pauses."""
+"""`tgmembership ledger`: make a ledger, migrate, copy, back up, accept a restored one, show pauses."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,13 @@ from tgmembership_async.cli.output import Format, format_option, hint, note, wri
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Copied, Store, copy
+from tgmembership_async.grants.model import GrantStatus
+from tgmembership_async.grants.sqlite.ledger import SqliteLedger
+from tgmembership_async.grants.sqlite.tables import LEDGER
+from tgmembership_async.grants.transitions import utc_now
+from tgmembership_async.storage.sqlite.database import SqliteStorage
+from tgmembership_async.storage.sqlite.generations import GENERATIONS, Gap, gaps
+from tgmembership_async.storage.sqlite.schema import holds
 
 if TYPE_CHECKING:
     from tgmembership_async.storage.postgres.gate import Pause
@@ -23,6 +31,8 @@ Examples:
   tgmembership ledger copy grants.db postgresql://shop@db/shop
   tgmembership ledger copy postgresql://shop@db/shop grants.db
   tgmembership ledger pauses --ledger postgresql://shop@db/shop
+  tgmembership ledger backup backups/grants-monday.db --ledger grants.db
+  tgmembership ledger accept-restore --ledger grants.db
 
 The password of a server comes from the URL, from PGPASSWORD or from ~/.pgpass, and is never shown.
 """
@@ -34,7 +44,7 @@ def _example(arguments: str) -> str:
 
 @click.group("ledger", epilog=_EPILOG)
 def command() -> None:
-    """Make a ledger of grants, bring it up to date, and copy it from a file to a server and back."""
+    """Make a ledger of grants, bring it up to date, copy it, back it up, and accept one that was restored."""
 
 
 @command.command("init", epilog=_example("init --ledger postgresql://shop@db/shop --queue"))
@@ -133,6 +143,68 @@ def _store(where: Place) -> Store:
     from tgmembership_async.grants.postgres.copying import PostgresStore  # noqa: PLC0415 - an extra
 
     return PostgresStore(where.url)
+
+
+@command.command("backup", epilog=_example("backup backups/grants-monday.db --ledger grants.db"))
+@click.argument("target", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@ledger_option("The file that is backed up.", required=True, exists=True)
+def backup(*, target: Path, ledger: Place) -> None:
+    """Copy a ledger to a new FILE, whole and as it is now, beside the process that has it open.
+
+    Never use `cp` while it is in use: the copy may be torn. FILE holds tokens, and is for your user alone (mode 0600).
+    """
+    anyio.run(_back_up, _file(ledger, "pg_dump, or what your server offers"), target)
+    note(f"{target} is a backup of {ledger}. Read `Back up and restore` in the docs before you use it.")
+
+
+async def _back_up(ledger: Path, target: Path) -> None:
+    async with SqliteLedger(ledger, owner=False) as opened_:
+        await opened_.backup(target)
+
+
+@command.command("accept-restore", epilog=_example("accept-restore --ledger grants.db"))
+@ledger_option("The file that was restored.", required=True, exists=True)
+@format_option
+def accept_restore(*, ledger: Place, form: Format) -> None:
+    """Accept a file that is older than the one that was in use, and print the period that it lacks.
+
+    Put the latest file back instead, if there is one. Rows that are planned in it become unknown, for they may have
+    been sent since; so do new refs that were paid in that period, where the program says when they were paid. All
+    other new refs are sent.
+    """
+    gap, unknown = anyio.run(_accept, _file(ledger, "its own means"))
+    if gap is None:
+        note(f"{ledger} is no older copy: there is nothing to accept.")
+        return
+    write_one(form, {"begins": gap.begins, "ends": gap.ends, "accepted_at": gap.accepted_at, "unknown": unknown})
+    note(f"Accepted. What was granted {gap} is not in {ledger}.")
+    if unknown:
+        note(f"Decide what is unknown: {hint('grants', 'list', '--status', 'unknown', '--ledger', ledger)}")
+
+
+async def _accept(file: Path) -> tuple[Gap | None, int]:
+    """Return the gap that was accepted, if there was one, and how many rows of the ledger are unknown now."""
+    began = utc_now()
+    storage = SqliteStorage(file, GENERATIONS, restored=True)  # an inbox alone will do too
+    await storage.open()
+    try:
+        found = await storage.read(gaps)
+        has_ledger = await storage.read(partial(holds, component=LEDGER))
+    finally:
+        await storage.aclose()
+    if not found or found[-1].accepted_at < began:
+        return None, 0
+    if not has_ledger:
+        return found[-1], 0
+    async with SqliteLedger(file) as ledger:
+        return found[-1], len([grant async for grant in ledger.grants([GrantStatus.UNKNOWN])])
+
+
+def _file(ledger: Place, instead: str) -> Path:
+    if not isinstance(ledger, Path):
+        msg = f"{ledger} is on a server: back it up and restore it by {instead}"
+        raise UsageError(msg)
+    return ledger
 
 
 async def _copy(source: Store, target: Store) -> Copied:

@@ -23,7 +23,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "fake": "Serve a fake TGmembership on this machine, to try things on.",
     "grant": "Grant one member access, exactly once for each ref.",
     "grants": "Look into a ledger of grants, and decide what only you can decide.",
-    "ledger": "Make a ledger, bring it up to date, copy it from a file to a server and back.",
+    "ledger": "Make a ledger, bring it up to date, copy it, back it up.",
     "orders": "Count the orders.",
     "payment-methods": "Show how often each payment method was used.",
     "performance": "Show what each plan sold.",

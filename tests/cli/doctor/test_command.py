@@ -9,6 +9,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trustme
 from canary import CANARY_KEY
@@ -17,6 +18,7 @@ from scripted_server import Connection, Script, ScriptedServer
 
 from tgmembership_async.cli.doctor.shapes import Shape, kind_of, shape_of
 from tgmembership_async.cli.root import command
+from tgmembership_async.grants import GrantRequest, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault, serve
 from tgmembership_async.testing.fake.shapes import SHAPES
 
@@ -30,6 +32,7 @@ def _around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TGMEMBERSHIP_BOT_ID", "8047883872")
     monkeypatch.setenv("TGMEMBERSHIP_API_KEY", CANARY_KEY)
     monkeypatch.delenv("TGMEMBERSHIP_API_KEY_FILE", raising=False)
+    monkeypatch.delenv("TGMEMBERSHIP_LEDGER", raising=False)
 
 
 @pytest.fixture
@@ -50,6 +53,41 @@ def found(done: Result) -> dict[str, dict[str, Any]]:
 
 
 READS = {method for method in SHAPES if method not in ("addMember", "webhook", "deleteWebhook")}
+
+
+def test_a_ledger_that_is_missing_is_told(
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del service
+    path = tmp_path / "secret-name.db"
+    monkeypatch.setenv("TGMEMBERSHIP_LEDGER", str(path))
+
+    def ledger() -> tuple[int, str, str]:
+        done = run()
+        assert "secret-name" not in done.output
+        check = found(done)["ledger"]
+        return done.exit_code, check["state"], check["told"]
+
+    code, state, told = ledger()
+    assert (code, state) == (0, "note")
+    assert "must_exist=True" in told
+    anyio.run(make_ledger, path)
+    assert ledger() == (0, "ok", "the file is there, and this user's")
+    path.rename(tmp_path / "elsewhere")
+    code, state, told = ledger()
+    assert (code, state) == (1, "failed")
+    assert "its lock file tells that it was not" in told
+    path.symlink_to(tmp_path / "elsewhere")
+    code, state, told = ledger()
+    assert (code, state) == (1, "failed")
+    assert "the ledger is a symbolic link" in told
+    monkeypatch.setenv("TGMEMBERSHIP_LEDGER", "postgresql://shop@db/shop")
+    assert "ledger" not in found(run())
+
+
+async def make_ledger(path: Path) -> None:
+    async with SqliteLedger(path) as ledger:
+        await ledger.plan(GrantRequest("a", 1))
 
 
 def test_all_is_well_with_the_fake_service_and_it_only_reads(service: FakeService) -> None:

@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_many_planned_rows_are_held(path: Path, service: FakeService) -> None:
     async def scenario() -> None:
         async with granter(service, SqliteLedger(path)) as granting, anyio.create_task_group() as group:
             for number in range(1_200):
-                group.start_soon(lambda number=number: granting.plan(f"{number}", plan_id=1))
+                group.start_soon(partial(granting.plan, f"{number}", plan_id=1))
         shutil.copy(path, path.with_name("copy"))
         async with granter(service, SqliteLedger(path)) as granting:
             await granting.grant("1", plan_id=1)

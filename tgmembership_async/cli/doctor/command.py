@@ -12,6 +12,7 @@ import click
 from attrs import asdict, fields, mutable
 
 from tgmembership_async.cli.credentials import account, session
+from tgmembership_async.cli.doctor.ledger import look_at_the_ledger
 from tgmembership_async.cli.doctor.network import Check, look_at_the_clock, look_at_the_way
 from tgmembership_async.cli.doctor.shapes import field_name, shape_of
 from tgmembership_async.cli.exit_codes import Exit
@@ -55,7 +56,7 @@ _DEADLINE: Final = 20.0
 @click.command("doctor", epilog=_EPILOG)
 @format_option
 def command(*, form: Format) -> None:
-    """Look at credentials, proxy, host, TLS, clock, and at the shape of every reply; it only reads.
+    """Look at ledger, credentials, proxy, host, TLS, clock, and at the shape of every reply; it only reads.
 
     Of each method it tells which fields came, with the kinds of their values, which are missing (-) and which are new
     (+) to this package. Paste the report into a bug ticket: there is no key in it, no name, link or number of yours.
@@ -86,6 +87,7 @@ class Doctor:
     def checks(self) -> Iterator[Check]:
         """Yield everything that was looked at, in order."""
         yield _versions()
+        yield from look_at_the_ledger()
         try:
             bot = account()
         except UsageError as error:

@@ -7,6 +7,7 @@ before a crash is not told from the latest, unless the file was changed again si
 """
 
 import secrets
+import shlex
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -241,8 +242,8 @@ def _read(connection: sqlite3.Connection) -> Generation | None:
 
 def _accept(path: Path) -> str:
     return (
-        f"If it is restored on purpose: `tgmembership ledger accept-restore --ledger {path}`, or open it once with "
-        "restored=True"
+        f"If it is restored on purpose: `tgmembership ledger accept-restore --ledger {shlex.quote(str(path))}`, or open it "
+        "once with restored=True"
     )
 
 

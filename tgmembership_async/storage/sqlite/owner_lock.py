@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.structuring.objects import is_object
 from tgmembership_async.storage.sqlite.files import check_kind, status
 
 _BLOCK: Final = 512  # a sector: a power cut leaves the old block or the new one
@@ -158,7 +159,7 @@ def _read(fd: int, offset: int) -> Mapping[str, Any] | None:
         facts: Any = json.loads(os.read(fd, _BLOCK))
     except ValueError:
         return None
-    return facts if isinstance(facts, dict) else None
+    return facts if is_object(facts) else None
 
 
 def _myself() -> dict[str, Any]:

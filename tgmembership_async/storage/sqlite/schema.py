@@ -214,6 +214,11 @@ def adopt(
     connection.execute("INSERT OR REPLACE INTO component VALUES (?, ?)", (component.name, component.version))
 
 
+def holds(connection: sqlite3.Connection, component: Component) -> bool:
+    """Tell whether a file has the tables of a component."""
+    return _version_of(connection, component) > 0
+
+
 def _version_of(connection: sqlite3.Connection, component: Component) -> int:
     if not _has_tables(connection):
         return 0
