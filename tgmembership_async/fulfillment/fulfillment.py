@@ -4,6 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from random import random
 from typing import Final, Self
 
@@ -135,7 +136,15 @@ class Fulfillment(Lived):
                 with CancelScope(shield=True):
                     await self._granter.aclose()
 
-    async def take(self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "") -> Grant:
+    async def take(
+        self,
+        ref: str,
+        *,
+        plan_id: int,
+        member_id: int | None = None,
+        note: str = "",
+        paid_at: datetime | None = None,
+    ) -> Grant:
         """Record a payment, durable when this returns; the rest happens in the background. Return its row.
 
         Taking it again changes nothing. While the ledger cannot write this keeps trying, and raises StorageError after
@@ -143,7 +152,7 @@ class Fulfillment(Lived):
         ref, and UsageError for a wrong argument.
         """
         self._check_open()
-        request = GrantRequest(ref, plan_id, member_id, note)
+        request = GrantRequest(ref, plan_id, member_id, note, paid_at)
         grant = await self._planned(request)
         if grant.status is GrantStatus.PLANNED:
             self._taken.append(request)
@@ -157,7 +166,11 @@ class Fulfillment(Lived):
             while True:
                 try:
                     return await self._granter.plan(
-                        request.ref, plan_id=request.plan_id, member_id=request.member_id, note=request.note
+                        request.ref,
+                        plan_id=request.plan_id,
+                        member_id=request.member_id,
+                        note=request.note,
+                        paid_at=request.paid_at,
                     )
                 except StorageError as error:
                     _logger.warning("a payment cannot be recorded yet, and is tried again: %s", error)

@@ -217,7 +217,7 @@ def test_a_commit_that_fails_counts_nothing(path: Path) -> None:
 BUSY = """
 import anyio, itertools
 from note_table import add, opened
-from tgmembership_async.storage import backups, generations
+from tgmembership_async.storage.sqlite import generations
 
 generations.INTERVAL = float(sys.argv[2])
 
