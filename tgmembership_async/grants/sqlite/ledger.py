@@ -103,13 +103,15 @@ class SqliteLedger(Lived):
 
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
-        await self._mind_gaps(request)
+        if self._gaps:
+            await self._mind_gaps(request)
         return await self._storage.write(partial(_plan, request=request, now=self._clock()))
 
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
         self._check_owner()
-        await self._mind_gaps(request)
+        if self._gaps:
+            await self._mind_gaps(request)
         row, mine = await self._storage.write_together(_claim_all, (request, self._clock()))
         if mine:
             self._claimed[request.ref] = row
@@ -196,8 +198,6 @@ class SqliteLedger(Lived):
 
     async def _mind_gaps(self, request: GrantRequest) -> None:
         """Hold a new ref that was paid in a gap; warn once of what cannot be told."""
-        if not self._gaps:
-            return
         if request.paid_at is None:
             await self._warn_of_gaps(request)
             return
