@@ -241,10 +241,8 @@ def _read(connection: sqlite3.Connection) -> Generation | None:
 
 
 def _accept(path: Path) -> str:
-    return (
-        f"If it is restored on purpose: `tgmembership ledger accept-restore --ledger {shlex.quote(str(path))}`, or open it "
-        "once with restored=True"
-    )
+    command = f"tgmembership ledger accept-restore --ledger {shlex.quote(str(path))}"
+    return f"If it is restored on purpose: `{command}`, or open it once with restored=True"
 
 
 def _now() -> datetime:
