@@ -27,9 +27,9 @@ from tgmembership_async.protocol.wire import Account, Headers, Request, Response
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
+from tgmembership_async.transport.leftovers import transport_holds_more
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, masks_of, proxy_url, route
 from tgmembership_async.transport.reasons import Told, reason_of
-from tgmembership_async.transport.tcp import is_readable
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -164,7 +164,7 @@ class _Lane:
         clean = False
         try:
             response = await _converse(self._protocol, wire, request)
-            clean = not response.truncated
+            clean = not response.truncated and not _took_more(self._protocol) and _is_open(self._protocol)
         finally:
             if clean:
                 connection.release()
@@ -255,7 +255,19 @@ def _is_open(protocol: ResponseHandler) -> bool:
 
 def _is_idle(protocol: ResponseHandler) -> bool:
     """Tell whether a used connection is open, and nothing came since the last answer: no end, and no stray bytes."""
-    return _is_open(protocol) and not is_readable(_transport(protocol).get_extra_info("socket"))
+    return _is_open(protocol) and not transport_holds_more(_transport(protocol))
+
+
+def _took_more(protocol: ResponseHandler) -> bool:
+    """Tell whether the parser has begun to read another answer, and take it away: each answer gets one of its own.
+
+    What comes later is kept by the protocol, which wants to be closed then.
+    """
+    parser, protocol._parser = protocol._parser, None  # noqa: SLF001 - aiohttp tells it nowhere else
+    try:
+        return parser is not None and parser.feed_eof() is not None
+    except Exception:  # noqa: BLE001 - the beginning of something that is no answer
+        return True
 
 
 def _check_address(connection: Connection, request: Request) -> None:

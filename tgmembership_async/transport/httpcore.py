@@ -5,15 +5,18 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 import httpcore
 
 from tgmembership_async.transport import tcp
+from tgmembership_async.transport.leftovers import stream_holds_more
 from tgmembership_async.values.secret import Target
 
 _EXTRA: Final = {"client_addr": "sockname", "server_addr": "peername"}
+POOL_STATE: Final = ("_connections", "_requests")
+"""What a pool changes while it works; the rest are its settings."""
 _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
 
 
@@ -37,15 +40,8 @@ class OneConnection:
         return answer
 
     def is_idle(self) -> bool:
-        """Tell whether the connection can carry another request: open, and nothing came since the last answer.
-
-        What came may be the end, or bytes that h11 would read the next answer from.
-        """
-        connection = self._connection
-        if connection is None or not connection.is_idle() or connection.has_expired():
-            return False
-        h11 = getattr(self._innermost, "_h11_state", None)
-        return h11 is None or not h11.trailing_data[0]
+        """Tell whether the connection can carry another request."""
+        return self._connection is not None and is_idle(self._connection, self._innermost)
 
     async def aclose(self) -> None:
         """Close the connection, if there is one."""
@@ -63,6 +59,40 @@ def addressed_request(request: httpcore.Request, target: Target) -> httpcore.Req
     sent.url = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=target)
     sent.headers = _validated(tuple(request.headers))
     return sent
+
+
+def is_idle(connection: Any, innermost: Any) -> bool:
+    """Tell whether one of httpcore's connections is open, and nothing came since the last answer.
+
+    What came may be the end, or bytes that the next answer would be read from: on the socket, in TLS or in h11.
+    """
+    if not connection.is_idle() or connection.has_expired():
+        return False
+    h11 = getattr(innermost, "_h11_state", None)
+    if h11 is not None and h11.trailing_data[0]:
+        return False
+    return not stream_holds_more(getattr(innermost, "_network_stream", None))
+
+
+def innermost(connection: Any) -> Any:
+    """Return the innermost of the connections that httpcore nests."""
+    while (below := getattr(connection, "_connection", None)) is not None:
+        connection = below
+    return connection
+
+
+def pool_of_one(pool: Any) -> Any:
+    """Return a pool of one connection with all settings of `pool`; they have no connection in common."""
+    own = copy(pool)
+    cast("dict[str, Any]", vars(own)).update(_max_connections=1, **{name: [] for name in POOL_STATE})
+    return own
+
+
+async def close_spoilt(pool: Any) -> None:
+    """Close the idle connections of a pool on which anything came since the last answer."""
+    for connection in pool.connections:
+        if connection.is_idle() and not is_idle(connection, innermost(connection)):
+            await connection.aclose()  # the pool forgets those that are closed
 
 
 @lru_cache(maxsize=256)

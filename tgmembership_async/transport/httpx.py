@@ -2,9 +2,10 @@
 
 import logging
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from copy import copy
+from functools import cached_property, lru_cache, partial
 from typing import Any, Final, Self, TypeGuard, cast
 from weakref import WeakSet
 
@@ -18,8 +19,16 @@ from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Safety, Timeouts, addressed
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
-from tgmembership_async.transport.httpcore import AsyncioBackend, OneConnection, addressed_request, cut_off
-from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes
+from tgmembership_async.transport.httpcore import (
+    POOL_STATE,
+    AsyncioBackend,
+    OneConnection,
+    addressed_request,
+    close_spoilt,
+    cut_off,
+    pool_of_one,
+)
+from tgmembership_async.transport.lanes import KEEP_ALIVE, Closable, Lanes, discard
 from tgmembership_async.transport.proxies import (
     HTTP_SCHEMES,
     SOCKS_SCHEMES,
@@ -91,14 +100,20 @@ class Witness:
                     raise httpcore.ConnectError(self.refusal)
 
 
+_Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
 class _Lane:
     """One httpx transport of one connection, and its stream: httpcore forgets that one if a handshake is cancelled."""
 
-    __slots__ = ("_connection", "_stream", "_transport")
+    __slots__ = ("_connection", "_send", "_stream", "_transport")
 
-    def __init__(self, transport: httpx.AsyncHTTPTransport, connection: OneConnection) -> None:
+    def __init__(
+        self, transport: httpx.AsyncHTTPTransport, connection: OneConnection, send: _Send | None = None
+    ) -> None:
         self._transport = transport
         self._connection = connection
+        self._send = send or transport.handle_async_request
         self._stream: Closable | None = None
 
     def is_idle(self) -> bool:
@@ -108,7 +123,7 @@ class _Lane:
     async def exchange(self, wire: httpx.Request, witness: Witness) -> tuple[Response, bool]:
         """Return the answer, and whether the exchange ended cleanly."""
         try:
-            answer = await self._transport.handle_async_request(wire)
+            answer = await self._send(wire)
         finally:
             self._stream = witness.stream or self._stream
         response = await _read(answer, witness.reply_limit)
@@ -152,7 +167,9 @@ class HttpxTransport:
     `proxy` is a URL, None, or "env" for what the environment says; `ssl_context` is one with your own CA, say. A
     `client` must have plain `httpx.AsyncHTTPTransport`s without retries: whatever repeats requests or does not call
     httpcore's `trace` extension, and HTTP/2, is a UsageError. Its own proxy and TLS settings hold, and its pool: no
-    lanes then. APM agents and mocks that wrap httpx or httpcore see a path without the key.
+    lanes then. An unsafe request gets a new connection with the same settings, closed after its answer: a reply that
+    the service sent twice, and that waits in the pool, is never taken for the answer to a grant. APM agents and mocks
+    that wrap httpx or httpcore see a path without the key.
     """
 
     @hides_arguments
@@ -186,7 +203,7 @@ class HttpxTransport:
         try:
             if self._client is not None:
                 _check_way(self._client, wire)
-                return await _through_client(self._client, wire, witness)
+                return await _through_client(self._client, wire, witness, unsafe=request.safety is Safety.UNSAFE)
             if self._lanes is None:
                 self._lanes = self._make_lanes(request.account)
             return await self._lanes.lend(
@@ -232,6 +249,7 @@ class HttpxTransport:
 
 
 _POOL: Final = "_pool"
+_AS_IT_IS: Final[dict[str, Any]] = {"stream": True, "auth": None, "follow_redirects": False}
 _ONE_CONNECTION: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE)
 
 
@@ -278,12 +296,34 @@ def _check_way(client: httpx.AsyncClient, wire: httpx.Request) -> None:
         _refuse_ipv6(wire.url.host)
 
 
-async def _through_client(client: httpx.AsyncClient, wire: httpx.Request, witness: Witness) -> Response:
-    answer = await client.send(wire, stream=True, auth=None, follow_redirects=False)
+async def _through_client(
+    client: httpx.AsyncClient, wire: httpx.Request, witness: Witness, *, unsafe: bool
+) -> Response:
+    """Send through a client's pool; an unsafe request gets a connection of its own, for a pool hands out any it has."""
+    transport = client._transport_for_url(wire.url)  # noqa: SLF001 - httpx tells it nowhere else
+    if unsafe:
+        return await _through_connection_of_its_own(client, transport, wire, witness)
+    await close_spoilt(getattr(transport, _POOL))
+    answer = await client.send(wire, **_AS_IT_IS)
     try:
         return await _read(answer, witness.reply_limit)
     finally:
         await answer.aclose()
+
+
+async def _through_connection_of_its_own(
+    client: httpx.AsyncClient, transport: httpx.AsyncBaseTransport, wire: httpx.Request, witness: Witness
+) -> Response:
+    own_client, own_transport = copy(client), cast("httpx.AsyncHTTPTransport", copy(transport))
+    pool = pool_of_one(getattr(transport, _POOL))
+    setattr(own_transport, _POOL, pool)
+    vars(own_client).update(_transport=own_transport, _mounts={})
+    lane = _Lane(own_transport, pool, partial(own_client.send, **_AS_IT_IS))
+    try:
+        response, _ = await lane.exchange(wire, witness)
+    finally:
+        await discard(lane)
+    return response
 
 
 async def _read(answer: httpx.Response, limit: int) -> Response:
@@ -342,6 +382,9 @@ def check_client(client: object) -> None:
             raise UsageError(msg)
         if getattr(pool, "_http2", False):
             msg = "the client has http2=True: with HTTP/2 the library hpack logs the API key; leave HTTP/2 off"
+            raise UsageError(msg)
+        if not all(hasattr(pool, name) for name in POOL_STATE):
+            msg = f"httpcore {httpcore.__version__} lacks what this package builds on: take another, or lend no client"
             raise UsageError(msg)
 
 

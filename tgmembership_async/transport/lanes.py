@@ -74,7 +74,7 @@ class Lanes(Generic[L]):
             if clean and not surplus and not self._closed:
                 self._idle.append((lane, monotonic()))
             else:
-                await _discard(lane)
+                await discard(lane)
         return answer
 
     async def _take(self, *, unsafe: bool) -> L:
@@ -85,7 +85,7 @@ class Lanes(Generic[L]):
             if lane.is_idle():
                 return lane
             self._stays_open = False
-        await _discard(lane)
+        await discard(lane)
         return self._make()
 
     async def _prove(self) -> bool:
@@ -97,7 +97,7 @@ class Lanes(Generic[L]):
         if self._stays_open:
             return True
         del self._idle[0]
-        await _discard(lane)
+        await discard(lane)
         return False  # another call may have proved it meanwhile, and taken the last lane
 
     async def aclose(self) -> None:
@@ -105,10 +105,10 @@ class Lanes(Generic[L]):
         self._closed = True
         while self._idle:
             lane, _ = self._idle.pop()
-            await _discard(lane)
+            await discard(lane)
 
 
-async def _discard(lane: Closable) -> None:
-    # Nobody waits for what closing a broken connection may still raise.
+async def discard(lane: Closable) -> None:
+    """Close a lane, whoever is cancelled meanwhile; what closing a broken connection may still raise is not told."""
     with CancelScope(shield=True, deadline=current_time() + _CLOSING_TAKES_AT_MOST), suppress(Exception):
         await lane.aclose()

@@ -1,7 +1,6 @@
 """A connection on asyncio, straight on the loop's transport: anyio's streams would take a quarter of a call."""
 
 import asyncio
-import select
 import ssl
 from ipaddress import ip_address
 from itertools import chain, zip_longest
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from anyio import Event, create_task_group, fail_after, move_on_after
 
+from tgmembership_async.transport.leftovers import transport_holds_more
 from tgmembership_async.transport.reasons import Told, os_reason
 
 _NEXT_ADDRESS_AFTER: Final = 0.25
@@ -23,7 +23,17 @@ class Connection(asyncio.Protocol):
     What is written leaves with the next read, in one piece: the head of a request together with its body.
     """
 
-    __slots__ = ("_failure", "_is_paused", "_loop", "_lost", "_reader", "_transport", "_unread", "_unsent")
+    __slots__ = (
+        "_failure",
+        "_has_ended",
+        "_is_paused",
+        "_loop",
+        "_lost",
+        "_reader",
+        "_transport",
+        "_unread",
+        "_unsent",
+    )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -32,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._failure: Exception | None = None
         self._is_paused = False
+        self._has_ended = False
         self._unread = bytearray()
         self._unsent: list[bytes] = []
 
@@ -46,6 +57,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
             self._is_paused = True
         self._wake()
+
+    def eof_received(self) -> None:
+        """Note that the other side has ended: with TLS the transport closes only a step later."""
+        self._has_ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -64,7 +79,7 @@ class Connection(asyncio.Protocol):
 
     def is_readable(self) -> bool:
         """Tell whether anything came that nobody has read, were it the end."""
-        return bool(self._unread) or self._transport.is_closing() or is_readable(self.get_extra_info("socket"))
+        return bool(self._unread) or self._has_ended or transport_holds_more(self._transport)
 
     async def read(self, max_bytes: int, seconds: float | None) -> bytes:
         """Send what was written, and return what comes in time; nothing, where the other side has ended."""
@@ -128,17 +143,6 @@ class Connection(asyncio.Protocol):
 def _time_is_up(reader: asyncio.Future[None], seconds: float) -> None:
     if not reader.done():
         reader.set_exception(TimeoutError(Told(f"nothing came for {seconds:g} s")))
-
-
-def is_readable(sock: Any) -> bool:
-    """Tell whether a socket has bytes for us, or its end; a closed one has."""
-    if sock.fileno() < 0:
-        return True
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 async def connect(host: str, port: int, seconds: float | None) -> Connection:

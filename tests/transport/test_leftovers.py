@@ -1,0 +1,155 @@
+"""What a service sends beyond its answer is never taken for the next answer, on whatever layer it waits."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from canary import CANARY_KEY
+
+from tgmembership_async import AiohttpTransport, HttpxTransport, NotFound, RetryPolicy, Session
+
+CORK: Any = getattr(socket, "TCP_CORK", None)
+OURS = {"ok": True, "code": 200, "result": []}
+BODY = b'{"ok": true, "code": 200, "result": "SOMEBODY ELSE\'S"}'
+THEIRS = b"HTTP/1.1 200 X\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+WAYS = [
+    ("httpx", "asyncio"),
+    ("httpx", "trio"),
+    ("aiohttp", "asyncio"),
+    ("lent client", "asyncio"),
+    ("lent client", "trio"),
+    ("lent connector", "asyncio"),
+]
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def crossing(request: pytest.FixtureRequest) -> tuple[str, str]:
+    library, backend = request.param
+    return library, backend
+
+
+@pytest.fixture(params=["TCP", "TLS"])
+def wire(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+Opener = Callable[[str], AbstractAsyncContextManager[Session]]
+
+
+@pytest.fixture
+def opened(library: str, client_tls: ssl.SSLContext) -> Opener:
+    """Open Sessions on each way there is."""
+
+    @asynccontextmanager
+    async def opened(url: str) -> AsyncIterator[Session]:
+        options: dict[str, Any] = {"base_url": url, "retry": RetryPolicy(attempts=1), "read_timeout": 2.0}
+        options["grant_timeout"] = 2.0
+        async with contextlib.AsyncExitStack() as stack:
+            if library == "lent client":
+                client = await stack.enter_async_context(httpx.AsyncClient(verify=client_tls, trust_env=False))
+                transport: Any = HttpxTransport(client=client)
+            elif library == "lent connector":
+                connector = await stack.enter_async_context(aiohttp.TCPConnector())
+                transport = AiohttpTransport(connector=connector, ssl_context=client_tls, proxy=None)
+            else:
+                way = HttpxTransport if library == "httpx" else AiohttpTransport
+                transport = way(ssl_context=client_tls, proxy=None)
+            yield await stack.enter_async_context(Session(8047883872, CANARY_KEY, transport=transport, **options))
+
+    return opened
+
+
+def in_one_piece(connection: Any, rest: bytes) -> None:
+    send = connection.send
+    whole: list[bytes] = []
+    connection.send = whole.append
+    connection.answer(body=OURS)
+    send(b"".join([*whole, rest]))
+    del connection.send
+
+
+def repeats_itself(connection: Any) -> None:
+    in_one_piece(connection, THEIRS)
+
+
+def begins_another_answer(connection: Any) -> None:
+    in_one_piece(connection, THEIRS[:20])
+
+
+def sends_a_second_record(connection: Any) -> None:
+    connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 1)
+    connection.answer(body=OURS)
+    connection.send(THEIRS)
+    connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 0)
+
+
+def says_that_it_closes(connection: Any) -> None:
+    """Send TLS's close_notify in one segment with the answer; the connection itself ends later."""
+    connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 1)
+    connection.answer(body=OURS)
+    if isinstance(connection.sock, ssl.SSLSocket):
+        connection.sock.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            connection.sock.unwrap()
+    socket.socket.setsockopt(connection.sock, socket.IPPROTO_TCP, CORK, 0)
+
+
+LEFTOVERS = [repeats_itself, begins_another_answer, sends_a_second_record, says_that_it_closes]
+
+
+async def read(tg: Session) -> None:
+    await tg.call("anything")
+
+
+async def grant(tg: Session) -> None:
+    await tg.add_member(1, 42)
+
+
+@pytest.mark.skipif(CORK is None, reason="only Linux lets a program say what goes into one segment")
+@pytest.mark.parametrize(("first", "second"), [(read, grant), (grant, read)])
+@pytest.mark.parametrize("leftover", LEFTOVERS)
+def test_what_follows_an_answer_is_not_the_next_one(
+    leftover: Callable[[Any], None],
+    first: Callable[[Session], Any],
+    second: Callable[[Session], Any],
+    wire: str,
+    serve: Any,
+    run: Any,
+    opened: Opener,
+    server_tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A grant that the service refuses would else be recorded as granted, with the token of somebody else."""
+    if leftover is says_that_it_closes and wire == "TCP":
+        pytest.skip("TCP has no other way to say it than to close")
+    monkeypatch.setattr("tgmembership_async.transport.lanes._PROOF", -1.0)
+    over = threading.Event()
+
+    def script(connection: Any) -> None:
+        connection.request()
+        if len(server.requests) == 1:
+            leftover(connection)
+            over.wait(30)
+        else:
+            connection.answer(404, {"ok": False, "code": 404, "description": "no such plan"})
+
+    server = serve(script, server_tls if wire == "TLS" else None)
+
+    async def scenario() -> None:
+        try:
+            async with opened(server.url) as tg:
+                await first(tg)
+                with pytest.raises(NotFound):
+                    await second(tg)
+        finally:
+            over.set()
+
+    run(scenario)
+    assert len(server.requests) == 2
