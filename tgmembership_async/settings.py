@@ -19,6 +19,7 @@ from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.wire import Account, BodyFormat, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.transport.proxies import check_straight
+from tgmembership_async.transport.trust import check_environment
 from tgmembership_async.values.secret import Secret, hides_arguments
 
 BASE_URL: Final = "https://api.tgmembership.com"
@@ -175,6 +176,9 @@ def transport(value: object, proxy: object, scheme: str) -> Transport:
         except ImportError:
             msg = "transport='aiohttp' needs an extra: pip install 'tgmembership-async[aiohttp]'"
             raise UsageError(msg) from None
+        except OSError:
+            check_environment()  # aiohttp makes its TLS settings when it is imported
+            raise
         return AiohttpTransport(proxy=proxy)
     if isinstance(value, str) or not isinstance(value, Transport):
         msg = f"transport must be 'httpx', 'aiohttp' or an object with send() and aclose(), not {value!r:.80}"

@@ -17,7 +17,6 @@ from weakref import WeakSet
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
 from anyio.lowlevel import checkpoint
 from yarl import URL
 
@@ -30,10 +29,10 @@ from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.leftovers import transport_holds_more
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, masks_of, proxy_url, route
 from tgmembership_async.transport.reasons import Told, reason_of
+from tgmembership_async.transport.trust import trusted
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
-_JUDGED: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 _LONGEST_HEAD: Final = 100 * 1024
 """Bytes of a status line or of one header field that are taken; h11 takes as many for all of them together."""
 _HEAD: Final[Mapping[str, Any]] = {
@@ -81,7 +80,9 @@ class AiohttpTransport:
             self._lanes = self._make_lanes(request.account)
         try:
             return await self._lanes.lend(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
-        except _JUDGED as error:
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever aiohttp raises is judged by what was sent
             failure = TransportFailure(
                 reason_of(error, self._scrubber_of(request.account)), connecting=not progress.begun
             )
@@ -98,7 +99,7 @@ class AiohttpTransport:
 
     @cached_property
     def _verify(self) -> ssl.SSLContext:
-        return self._ssl_context or ssl.create_default_context()
+        return self._ssl_context or trusted(ssl.create_default_context)
 
     @hides_arguments
     def _make_lanes(self, account: Account) -> "Lanes[_Lane]":
@@ -130,7 +131,13 @@ class _Road:
     def knock(self, origin: str) -> aiohttp.ClientRequest:
         """Return what a connector wants to be shown: a request that says where to, and is never sent."""
         if origin not in self._knocks:
-            self._knocks[origin] = aiohttp.ClientRequest("GET", URL(origin), proxy=self._proxy, ssl=self._verify)
+            proxy, headers = self._proxy, None
+            if proxy is not None and (credentials := _credentials(proxy)):
+                # Not by aiohttp, which can neither encode what is outside Latin-1, nor a colon.
+                proxy, headers = proxy.with_user(None), {"proxy-authorization": credentials}
+            self._knocks[origin] = aiohttp.ClientRequest(
+                "GET", URL(origin), proxy=proxy, proxy_headers=headers, ssl=self._verify
+            )
         return self._knocks[origin]
 
     def wire(self, request: Request) -> Target:
@@ -223,7 +230,7 @@ async def _converse(protocol: ResponseHandler, wire: Target, request: Request) -
 def _check_aiohttp() -> None:
     """Raise UsageError if aiohttp lacks something that is called below, most of which it does not document."""
     try:
-        signature(aiohttp.ClientRequest).bind("GET", URL(), proxy=None, ssl=True)
+        signature(aiohttp.ClientRequest).bind("GET", URL(), proxy=None, proxy_headers=None, ssl=True)
         signature(aiohttp.BaseConnector.connect).bind(None, None, [], None)
         signature(ResponseHandler.set_response_params).bind(
             None, read_timeout=None, read_until_eof=True, auto_decompress=False, **_HEAD
@@ -293,3 +300,9 @@ def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
 def _fields(authority: str, headers: Headers) -> bytes:
     fields = addressed(headers, authority)
     return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in fields])
+
+
+def _credentials(proxy: URL) -> str:
+    if not (proxy.user or proxy.password):
+        return ""
+    return "Basic " + b64encode(f"{proxy.user or ''}:{proxy.password or ''}".encode()).decode()

@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Safety, Timeouts, addressed
+from tgmembership_async.transport import trust
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.httpcore import (
@@ -49,12 +50,14 @@ _CONNECT_PHASE: Final = (
     httpx.PoolTimeout,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+    httpcore.ConnectionNotAvailable,
 )
 _ENDING_TAKES_AT_MOST: Final = 1.0
 _NOTHING: Final = Target()
 _NO_SECRETS: Final = Scrubber({})
 _SCHEMES: Final = HTTP_SCHEMES + SOCKS_SCHEMES
-_JUDGED: Final = (httpx.TransportError, httpx.StreamError, OSError)
+_LIBRARIES: Final = frozenset({httpx.__name__, httpcore.__name__, "h11", "anyio", "trio", "ssl", "socksio"})
 
 
 class Witness:
@@ -157,8 +160,11 @@ class _Body(httpx.AsyncByteStream):
 
 
 def trusted() -> ssl.SSLContext:
-    """Return the TLS settings of a transport that was told none: certifi's CAs, or those of SSL_CERT_FILE."""
-    return httpx.create_ssl_context()
+    """Return the TLS settings of a transport that was told none: certifi's CAs, or those of SSL_CERT_FILE.
+
+    Raises UsageError if a variable of the environment names what cannot be used.
+    """
+    return trust.trusted(httpx.create_ssl_context)
 
 
 class HttpxTransport:
@@ -198,22 +204,21 @@ class HttpxTransport:
             self._scrubber = request.account.scrubber_with(masks_of(proxy_url(request.account, self._proxy)))
             _REDACT.scrubbers.add(self._scrubber)
         witness = Witness(request.progress, request.account.scheme, request.reply_limit)
-        wire = _wire(request, witness)
+        if self._client is None and self._lanes is None:
+            self._lanes = self._make_lanes(request.account)
         ended: BaseException
         try:
-            if self._client is not None:
-                _check_way(self._client, wire)
-                return await _through_client(self._client, wire, witness, unsafe=request.safety is Safety.UNSAFE)
-            if self._lanes is None:
-                self._lanes = self._make_lanes(request.account)
-            return await self._lanes.lend(
-                lambda lane: lane.exchange(wire, witness), unsafe=request.safety is Safety.UNSAFE
-            )
-        except _JUDGED as error:
-            connecting = isinstance(error, _CONNECT_PHASE) or witness.connecting
-            ended = TransportFailure(reason_of(error, self._scrubber), connecting=connecting)
-            if witness.refusal is not None:
-                ended = UsageError(witness.refusal)
+            wire = _wire(request, witness)
+            unsafe = request.safety is Safety.UNSAFE
+            if self._lanes is not None:
+                return await self._lanes.lend(lambda lane: lane.exchange(wire, witness), unsafe=unsafe)
+            client = cast("httpx.AsyncClient", self._client)
+            _check_way(client, wire)
+            return await _through_client(client, wire, witness, unsafe=unsafe)
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is judged
+            ended = _judged(error, witness, request, self._scrubber)
         except BaseExceptionGroup as group:
             ended = _cancellation_in(group)
         # Out here, so that no frame of httpx, httpcore or h11 hangs on it.
@@ -349,6 +354,17 @@ async def _end(answer: httpx.Response, stream: AsyncIterator[bytes]) -> None:
     with suppress(httpx.TransportError):
         async for _ in stream:
             pass
+
+
+def _judged(error: Exception, witness: Witness, request: Request, scrubber: Scrubber) -> Exception:
+    """Return what an exception proves; unchanged is one of somebody who stands in for the libraries, such as a mock."""
+    if witness.refusal is not None:
+        return UsageError(witness.refusal)
+    ours = witness.connecting or request.progress.begun or isinstance(error, OSError)
+    if not (ours or type(error).__module__.partition(".")[0] in _LIBRARIES):
+        return error
+    connecting = witness.connecting or isinstance(error, _CONNECT_PHASE)
+    return TransportFailure(reason_of(error, scrubber), connecting=connecting)
 
 
 def _cancellation_in(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -33,6 +33,9 @@ def check_proxy(url: object, schemes: tuple[str, ...]) -> str:
             f"proxy must be None, 'env' or a URL with one of the schemes {', '.join(schemes)} and a host, without path"
         )
         raise UsageError(msg)
+    if parts.scheme in HTTP_SCHEMES and ":" in unquote(parts.username or ""):
+        msg = "the user name in the proxy's URL holds a colon, which HTTP cannot tell from the password's"
+        raise UsageError(msg)
     return str(url)
 
 

@@ -149,6 +149,9 @@ async def connect(host: str, port: int, seconds: float | None) -> Connection:
     """Connect to the first of a host's addresses that answers: the next one is tried beside those that take long."""
     with fail_after(seconds):
         addresses = await _addresses(host, port)
+        if not addresses:
+            msg = f"DNS knows no address of {host}"
+            raise OSError(msg)
         return await (_connect(addresses[0], port) if len(addresses) == 1 else _race(addresses, port))
 
 
