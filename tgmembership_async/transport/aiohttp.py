@@ -7,6 +7,7 @@ from `_Road.wire` into the socket, so that whatever traces or wraps aiohttp has 
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from inspect import signature

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from contextlib import suppress
 from copy import copy
 from functools import cached_property, lru_cache, partial
+from math import inf
 from typing import Any, Final, Self, TypeGuard, cast
 from weakref import WeakSet
 
@@ -40,7 +41,7 @@ from tgmembership_async.transport.proxies import (
     proxy_url,
     route,
 )
-from tgmembership_async.transport.reasons import reason_of
+from tgmembership_async.transport.reasons import Told, reason_of
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -60,6 +61,9 @@ _SCHEMES: Final = HTTP_SCHEMES + SOCKS_SCHEMES
 _LIBRARIES: Final = frozenset({httpx.__name__, httpcore.__name__, "h11", "anyio", "trio", "ssl", "socksio"})
 
 
+_STAGES: Final = {"start_tls.started": "TLS", "setup_socks5_connection.started": "proxy"}
+
+
 class Witness:
     """A listener to httpcore's trace: it knows whether our headers were begun, and puts the real path into them.
 
@@ -67,7 +71,17 @@ class Witness:
     request of a proxy's CONNECT never gets it. `reply_limit` says how many bytes of the reply are read.
     """
 
-    __slots__ = ("_progress", "_scheme", "connecting", "refusal", "reply_limit", "stream", "target")
+    __slots__ = (
+        "_progress",
+        "_scheme",
+        "connecting",
+        "phase",
+        "refusal",
+        "reply_limit",
+        "stage",
+        "stream",
+        "target",
+    )
 
     def __init__(self, progress: Progress, scheme: str, reply_limit: int) -> None:
         progress.begun = False
@@ -76,6 +90,8 @@ class Witness:
         self.reply_limit = reply_limit
         self.refusal: str | None = None
         self.target: Target = _NOTHING
+        self.phase: CancelScope | None = None
+        self.stage = "DNS or TCP"
         self.connecting: bool = False
         self.stream: Any = None
 
@@ -88,7 +104,11 @@ class Witness:
             await checkpoint_if_cancelled()
             self.connecting = tunnel
             self._progress.begun = self._progress.begun or not tunnel
-            if not tunnel:
+            if tunnel:
+                self.stage = "proxy"
+            else:
+                if self.phase is not None:
+                    self.phase.deadline = inf
                 # httpcore sends what `info` holds; whoever has the request itself keeps a masked one.
                 sent: Any = addressed_request(info["request"], self.target)
                 info["request"] = sent
@@ -96,6 +116,7 @@ class Witness:
                 sent.extensions.pop("trace", None)
         elif event.startswith(("connection.", "proxy.", "socks")):
             self.connecting = not self._progress.begun
+            self.stage = _STAGES.get(event.partition(".")[2], self.stage)
             if event.endswith(".connect_tcp.complete"):
                 stream = self.stream = info["return_value"]
                 self.refusal = elsewhere(self._scheme, stream.get_extra_info("server_addr"))
@@ -109,7 +130,7 @@ _Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
 class _Lane:
     """One httpx transport of one connection, and its stream: httpcore forgets that one if a handshake is cancelled."""
 
-    __slots__ = ("_connection", "_send", "_stream", "_transport")
+    __slots__ = ("_connection", "_is_new", "_send", "_stream", "_transport")
 
     def __init__(
         self, transport: httpx.AsyncHTTPTransport, connection: OneConnection, send: _Send | None = None
@@ -117,6 +138,7 @@ class _Lane:
         self._transport = transport
         self._connection = connection
         self._send = send or transport.handle_async_request
+        self._is_new = True
         self._stream: Closable | None = None
 
     def is_idle(self) -> bool:
@@ -126,7 +148,11 @@ class _Lane:
     async def exchange(self, wire: httpx.Request, witness: Witness) -> tuple[Response, bool]:
         """Return the answer, and whether the exchange ended cleanly."""
         try:
-            answer = await self._send(wire)
+            if self._is_new:
+                self._is_new = False
+                answer = await _connecting_in_time(self._send(wire), wire, witness)
+            else:  # a scope takes a thirtieth of a call
+                answer = await self._send(wire)
         finally:
             self._stream = witness.stream or self._stream
         response = await _read(answer, witness.reply_limit)
@@ -141,6 +167,17 @@ class _Lane:
         finally:
             if self._stream is not None:
                 await self._stream.aclose()
+
+
+async def _connecting_in_time(
+    sending: Awaitable[httpx.Response], wire: httpx.Request, witness: Witness
+) -> httpx.Response:
+    """Bound all that comes before the headers; httpcore bounds its steps one by one, and a proxy's part not at all."""
+    seconds = wire.extensions["timeout"]["connect"]
+    with CancelScope(deadline=current_time() + seconds) as witness.phase:
+        return await sending
+    msg = f"no connection within {seconds:g} s"
+    raise httpx.ConnectTimeout(Told(msg))
 
 
 class _Body(httpx.AsyncByteStream):
@@ -309,7 +346,7 @@ async def _through_client(
     if unsafe:
         return await _through_connection_of_its_own(client, transport, wire, witness)
     await close_spoilt(getattr(transport, _POOL))
-    answer = await client.send(wire, **_AS_IT_IS)
+    answer = await _connecting_in_time(client.send(wire, **_AS_IT_IS), wire, witness)
     try:
         return await _read(answer, witness.reply_limit)
     finally:
@@ -364,7 +401,8 @@ def _judged(error: Exception, witness: Witness, request: Request, scrubber: Scru
     if not (ours or type(error).__module__.partition(".")[0] in _LIBRARIES):
         return error
     connecting = witness.connecting or isinstance(error, _CONNECT_PHASE)
-    return TransportFailure(reason_of(error, scrubber), connecting=connecting)
+    reason = reason_of(error, scrubber)
+    return TransportFailure(f"{witness.stage}: {reason}" if witness.connecting else reason, connecting=connecting)
 
 
 def _cancellation_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
