@@ -1,6 +1,8 @@
 """The lanes: the warmest first, never one that did not end cleanly, never one that was idle for too long."""
 
+import gc
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,9 @@ class Lane:
     async def aclose(self) -> None:
         self.closed = True
         raise OSError
+
+    def drop(self) -> bool:
+        return False
 
 
 def run_lanes(scenario: Any, backend: str) -> None:
@@ -262,3 +267,34 @@ def test_a_connection_that_the_server_closed_while_idle_is_not_used(serve: Any, 
 
     run(scenario)
     assert server.connections == 10
+
+
+def test_sessions_that_are_dropped_unclosed_warn_and_close(
+    serve: Any, run: Any, session: Any, crossing: tuple[str, str]
+) -> None:
+    ended = threading.Semaphore(0)
+
+    def script(connection: Any) -> None:
+        while connection.request():
+            connection.answer()
+        ended.release()
+
+    server = serve(script)
+
+    async def use() -> None:
+        tg = await session(server.url).open()
+        await tg.get_plans()
+
+    async def scenario() -> None:
+        for _ in range(5):
+            await use()
+        gc.collect()
+        for _ in range(5):
+            assert await anyio.to_thread.run_sync(lambda: ended.acquire(timeout=10))
+
+    with pytest.warns(ResourceWarning) as warned:
+        run(scenario)
+    if crossing == ("httpx", "asyncio"):
+        assert {str(one.message) for one in warned} == {
+            "a Session was dropped unclosed, with 1 open connection(s): use `async with`, or await aclose()"
+        }

@@ -204,6 +204,10 @@ class _Lane:
                 msg = Told("the service hung up, or spoke before it was asked")
                 raise aiohttp.ClientConnectionError(msg)
 
+    def drop(self) -> bool:
+        """Leave it to aiohttp: a connector that nobody knows any more closes its connections and warns."""
+        return False
+
     async def aclose(self) -> None:
         """Close the connection, unless it is lent."""
         if self._ours:

@@ -177,6 +177,10 @@ class _Stream(httpcore.AsyncNetworkStream):
     async def aclose(self) -> None:
         await self._connection.aclose()
 
+    def drop(self) -> None:
+        """Close it from outside the event loop."""
+        self._connection.drop()
+
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
             return self._connection.is_readable()

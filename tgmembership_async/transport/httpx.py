@@ -145,6 +145,13 @@ class _Lane:
         """Tell whether the connection can carry another request."""
         return self._connection.is_idle()
 
+    def drop(self) -> bool:
+        """Close the connection from outside asyncio's event loop; on trio the socket closes itself, and warns."""
+        drop = getattr(self._stream, "drop", None)
+        if drop is not None:
+            drop()
+        return drop is not None
+
     async def exchange(self, wire: httpx.Request, witness: Witness) -> tuple[Response, bool]:
         """Return the answer, and whether the exchange ended cleanly."""
         try:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
+from warnings import warn
+from weakref import finalize
 
 from anyio import CancelScope, current_time
 
@@ -35,6 +37,12 @@ class Lane(Closable, Protocol):
         """Tell whether the connection can carry another request: it is open, and has nothing to read."""
         ...
 
+    def drop(self) -> bool:
+        """Close the connection from outside its event loop, if it does not close itself once nobody knows it any more;
+        tell whether that was needed.
+        """  # noqa: D205 - the condition belongs to it
+        ...
+
 
 L = TypeVar("L", bound=Lane)
 T = TypeVar("T")
@@ -47,13 +55,14 @@ class Lanes(Generic[L]):
     does not, unsafe requests get new connections: on one that is just being closed their outcome would be unknown.
     """
 
-    __slots__ = ("_closed", "_idle", "_make", "_stays_open")
+    __slots__ = ("__weakref__", "_closed", "_idle", "_make", "_stays_open")
 
     def __init__(self, make: Callable[[], L]) -> None:
         self._make = make
         self._idle: list[tuple[L, float]] = []
         self._closed = False
         self._stays_open = False
+        finalize(self, _dropped, self._idle).atexit = False
 
     @property
     def idle(self) -> int:
@@ -106,6 +115,15 @@ class Lanes(Generic[L]):
         while self._idle:
             lane, _ = self._idle.pop()
             await discard(lane)
+
+
+def _dropped(idle: list[tuple[L, float]]) -> None:
+    """Close what a Session left open that was dropped without being closed, and say so; in whatever thread."""
+    number = sum(lane.drop() for lane, _ in idle)
+    idle.clear()
+    if number:
+        msg = f"a Session was dropped unclosed, with {number} open connection(s): use `async with`, or await aclose()"
+        warn(msg, ResourceWarning, stacklevel=1)
 
 
 async def discard(lane: Closable) -> None:

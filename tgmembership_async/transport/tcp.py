@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from contextlib import suppress
 from ipaddress import ip_address
 from itertools import chain, zip_longest
 from socket import AF_INET6, SOCK_STREAM
@@ -133,6 +134,11 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close it at once."""
         self._transport.abort()
+
+    def drop(self) -> None:
+        """Close it at once, from any thread; with a loop that is closed asyncio's transport does that itself."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.abort)
 
     async def aclose(self) -> None:
         """Close it at once, and return when that is done."""
