@@ -20,6 +20,7 @@ ORDER = {
     "": [
         ["version", "lifecycle", "event_loop"],
         ["errors"],
+        ["lazy"],
         ["values"],
         ["protocol"],
         ["transport"],
@@ -45,7 +46,7 @@ ORDER = {
         ["memory", "sqlite", "postgres", "provisioning"],
         ["granter"],
     ],
-    "storage": [["component", "optional", "text", "wakeups"], ["sqlite", "postgres"]],
+    "storage": [["component", "text", "wakeups"], ["sqlite", "postgres"]],
     "testing": [["rules"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
         ["headers", "policy", "refusals", "replay"],

@@ -1,7 +1,6 @@
 """The async Python client for TGmembership that knows whether the service may have acted."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tgmembership_async.errors import (
     APIError,
@@ -28,7 +27,7 @@ from tgmembership_async.errors import (
     UsageError,
     WebhookError,
 )
-from tgmembership_async.storage.optional import load
+from tgmembership_async.lazy import lazy_attributes
 from tgmembership_async.version import __version__
 
 if TYPE_CHECKING:
@@ -115,37 +114,28 @@ __all__ = [
     "__version__",
 ]
 
-# Loaded when one of their names is first asked for: `tgmembership --help` and a test run that only finds our pytest
-# plugin need none of them. Those that load somebody else's library come by name alone.
-_HOMES: Final = (
-    "session",
-    "calls",
-    "middleware",
-    "protocol.outcome",
-    "protocol.wire",
-    "transport.base",
-    "values.duration",
-    "values.money",
-)
-_LOADING_MORE: Final = {
-    "AiohttpTransport": ("transport.aiohttp", "aiohttp"),
-    "HttpxTransport": ("transport.httpx", None),
-    "PostgresGate": ("storage.postgres.gate", "postgres"),
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LOADING_MORE:
-        home, extra = _LOADING_MORE[name]
-        return globals().setdefault(name, load(f"{__name__}.{home}", name, extra))
-    if name in __all__:
-        for home in _HOMES:
-            module = import_module(f"{__name__}.{home}")
-            if hasattr(module, name):
-                return globals().setdefault(name, getattr(module, name))
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # `tgmembership --help` and a test run that only finds our pytest plugin need none of these
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "calls": ["CallEnded", "Observer"],
+            "middleware": ["Middleware", "Next"],
+            "protocol.gate": ["RateLimit", "SharedGate"],
+            "protocol.outcome": ["Outcome"],
+            "protocol.retry": ["RetryPolicy"],
+            "protocol.wire": ["Headers", "Request", "Response", "Safety"],
+            "session": ["Session"],
+            "storage.postgres.gate": ["PostgresGate"],
+            "transport.aiohttp": ["AiohttpTransport"],
+            "transport.base": ["Transport", "TransportFailure"],
+            "transport.httpx": ["HttpxTransport"],
+            "values.duration": ["Duration"],
+            "values.models": [
+                *("AccessToken", "Count", "PaymentMethodUsage", "Plan", "PlanPerformance", "Reply", "Revenue"),
+                *("Subscriber", "Webhook"),
+            ],
+            "values.money": ["Money"],
+            "values.secret": ["Secret"],
+        },
+        {"AiohttpTransport": "aiohttp", "PostgresGate": "postgres"},
+    )

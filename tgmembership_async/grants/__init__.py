@@ -1,7 +1,8 @@
 """Grant once: a ledger around the one call that must not be repeated blindly."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from tgmembership_async.errors import GrantError, GrantHeld, RefConflict
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.memory import MemoryLedger
@@ -14,7 +15,7 @@ from tgmembership_async.grants.model import (
     GrantStatus,
     Settlement,
 )
-from tgmembership_async.storage.optional import load
+from tgmembership_async.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from tgmembership_async.grants.granter import Finding, Granter
@@ -33,12 +34,15 @@ __all__ = [
     "FollowUps",
     "Gap",
     "Grant",
+    "GrantError",
+    "GrantHeld",
     "GrantRequest",
     "GrantStatus",
     "Granter",
     "Ledger",
     "MemoryLedger",
     "PostgresLedger",
+    "RefConflict",
     "Run",
     "Settlement",
     "SqliteLedger",
@@ -46,21 +50,15 @@ __all__ = [
     "Summary",
 ]
 
-_ON_USE: Final = {
-    "Finding": "tgmembership_async.grants.granter",
-    "Gap": "tgmembership_async.storage.sqlite.generations",
-    "Granter": "tgmembership_async.grants.granter",
-    "PostgresLedger": "tgmembership_async.grants.postgres.ledger",
-    "Run": "tgmembership_async.grants.provisioning",
-    "SqliteLedger": "tgmembership_async.grants.sqlite.ledger",
-    "StopReason": "tgmembership_async.grants.provisioning",
-    "Summary": "tgmembership_async.grants.provisioning",
-}
-_EXTRAS: Final = {"PostgresLedger": "postgres"}
-
-
-def __getattr__(name: str) -> object:
-    if name in _ON_USE:
-        return load(_ON_USE[name], name, _EXTRAS.get(name))
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "grants.granter": ["Finding", "Granter"],
+            "grants.postgres.ledger": ["PostgresLedger"],
+            "grants.provisioning": ["Run", "StopReason", "Summary"],
+            "grants.sqlite.ledger": ["SqliteLedger"],
+            "storage.sqlite.generations": ["Gap"],
+        },
+        {"PostgresLedger": "postgres"},
+    )

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from tgmembership_async.lazy import lazy_attributes
 from tgmembership_async.transport.base import Transport, TransportFailure
 
 if TYPE_CHECKING:
@@ -10,15 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AiohttpTransport", "HttpxTransport", "Transport", "TransportFailure"]
 
-
-def __getattr__(name: str) -> object:
-    if name == "HttpxTransport":
-        from tgmembership_async.transport.httpx import HttpxTransport  # noqa: PLC0415 - httpx is loaded on use
-
-        return HttpxTransport
-    if name == "AiohttpTransport":
-        from tgmembership_async.transport.aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra, loaded on use
-
-        return AiohttpTransport
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {"transport.aiohttp": ["AiohttpTransport"], "transport.httpx": ["HttpxTransport"]},
+        {"AiohttpTransport": "aiohttp"},
+    )

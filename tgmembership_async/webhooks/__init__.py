@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from tgmembership_async.storage.optional import load
+from tgmembership_async.errors import NotAuthentic, Unreadable, WebhookError
+from tgmembership_async.lazy import lazy_attributes
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.events import Event, MembershipTerminated, OrderCompleted, UnknownEvent
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Inbox, Receipt, Verdict
@@ -27,22 +28,23 @@ __all__ = [
     "Inbox",
     "MembershipTerminated",
     "MemoryReplay",
+    "NotAuthentic",
     "OrderCompleted",
     "PostgresInbox",
     "Receipt",
     "Receiver",
     "SqliteInbox",
     "UnknownEvent",
+    "Unreadable",
     "Verdict",
     "Verifier",
+    "WebhookError",
     "sign",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name == "SqliteInbox":
-        return load("tgmembership_async.webhooks.inboxes.sqlite", name)
-    if name == "PostgresInbox":
-        return load("tgmembership_async.webhooks.inboxes.postgres", name, "postgres")
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {"webhooks.inboxes.postgres": ["PostgresInbox"], "webhooks.inboxes.sqlite": ["SqliteInbox"]},
+        {"PostgresInbox": "postgres"},
+    )
