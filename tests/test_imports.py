@@ -27,7 +27,7 @@ ORDER = {
         ["large_replies"],
         ["middleware"],
         ["calls"],
-        ["settings"],
+        ["settings", "options"],
         ["session"],
         ["storage"],
         ["grants", "webhooks"],

@@ -4,18 +4,20 @@ import asyncio
 import logging
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import anyio
 import attrs
 import pytest
 import trio
+from attrs import fields_dict
 from canary import CANARY_KEY
 from stub_transport import StubTransport, lost, not_sent, reply
 from trio.testing import MockClock
 
 from tgmembership_async import (
     CallEnded,
+    CallOptions,
     DeadlineExceeded,
     NotSent,
     OutcomeUnknown,
@@ -28,8 +30,10 @@ from tgmembership_async import (
     Safety,
     Secret,
     Session,
+    SessionOptions,
     UnexpectedReply,
     UsageError,
+    settings,
 )
 
 QUICK = RetryPolicy(transient_base=0, throttled_base=0)
@@ -169,6 +173,26 @@ def test_a_key_file_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tm
         Session.from_env("X_")
 
 
+def test_a_misspelt_option_is_named_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("X_BOT_ID", "7")
+    monkeypatch.setenv("X_API_KEY", CANARY_KEY)
+    with pytest.raises(
+        UsageError, match=r"^Session\.from_env takes no option 'max_conections': did you mean 'max_conn"
+    ):
+        Session.from_env("X_", max_conections=16)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"^with_options takes no option 'deadlin': did you mean 'deadline'"):
+        session().with_options(deadlin=5)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"'base_url': it takes deadline, connect_timeout, .*, retry$"):
+        session().with_options(base_url="https://x.example")  # type: ignore[call-arg]
+
+
+def test_the_option_types_are_those_of_the_session() -> None:
+    parameters = get_type_hints(Session.__init__)
+    options = get_type_hints(SessionOptions)
+    assert options == {name: kind for name, kind in parameters.items() if name not in {"bot_id", "api_key", "return"}}
+    assert get_type_hints(CallOptions) == {name: options[name] for name in fields_dict(settings.Options)}
+
+
 async def test_each_method_is_one_request() -> None:
     transport = StubTransport(reply('{"ok": true, "code": 200, "result": null}'))
     async with session(transport) as tg:
@@ -243,9 +267,8 @@ async def test_a_view_shares_all_but_its_options() -> None:
             await tg.get_plans()
         assert view.retry_tokens == tg.retry_tokens == 500 - 3 * 14
         assert tg.with_options(own_budget=True).retry_tokens == 500
-        for wrong in ({"deadline": 0}, {"colour": 1}, {"base_url": "https://x"}):
-            with pytest.raises(UsageError):
-                tg.with_options(**wrong)
+        with pytest.raises(UsageError, match="deadline must be"):
+            tg.with_options(deadline=0)
         for verb in (view.open, view.aclose):
             with pytest.raises(UsageError, match="view"):
                 await verb()

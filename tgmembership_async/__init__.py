@@ -33,6 +33,7 @@ from tgmembership_async.version import __version__
 if TYPE_CHECKING:
     from tgmembership_async.calls import CallEnded, Observer
     from tgmembership_async.middleware import Middleware, Next
+    from tgmembership_async.options import CallOptions, SessionOptions
     from tgmembership_async.protocol.gate import RateLimit, SharedGate
     from tgmembership_async.protocol.outcome import Outcome
     from tgmembership_async.protocol.retry import RetryPolicy
@@ -64,6 +65,7 @@ __all__ = [
     "BadRequest",
     "CallEnded",
     "CallError",
+    "CallOptions",
     "Conflict",
     "Count",
     "DeadlineExceeded",
@@ -99,6 +101,7 @@ __all__ = [
     "Secret",
     "ServerError",
     "Session",
+    "SessionOptions",
     "SharedGate",
     "StorageError",
     "Subscriber",
@@ -120,6 +123,7 @@ if not TYPE_CHECKING:  # `tgmembership --help` and a test run that only finds ou
         {
             "calls": ["CallEnded", "Observer"],
             "middleware": ["Middleware", "Next"],
+            "options": ["CallOptions", "SessionOptions"],
             "protocol.gate": ["RateLimit", "SharedGate"],
             "protocol.outcome": ["Outcome"],
             "protocol.retry": ["RetryPolicy"],

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import partial
-from typing import Any, Final, Literal, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 from weakref import WeakSet
 
 from anyio import CancelScope, create_task_group, current_time
@@ -16,6 +16,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.lifecycle import Lived
 from tgmembership_async.middleware import Deadline, Departure, Exchange, Middleware, Next, Retry, chain
+from tgmembership_async.options import CallOptions, SessionOptions, check_names
 from tgmembership_async.protocol import endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
 from tgmembership_async.protocol.envelope import Envelope
@@ -115,12 +116,15 @@ class Session(Lived):
 
     @classmethod
     @hides_arguments
-    def from_env(cls, prefix: str = "TGMEMBERSHIP_", **options: Any) -> Self:
+    def from_env(cls, prefix: str = "TGMEMBERSHIP_", **options: Unpack[SessionOptions]) -> Self:
         """Build a Session from BOT_ID, API_KEY or API_KEY_FILE (a path), and BASE_URL, each after `prefix`.
 
-        `options` are further arguments of Session. Raises UsageError that names the missing variable.
+        `options` are further arguments of Session. Raises UsageError that names the missing variable, or an option that
+        there is not.
         """
-        return cls(**{**settings.from_environment(prefix), **options})
+        check_names("Session.from_env", SessionOptions, options)
+        arguments: dict[str, Any] = {**settings.from_environment(prefix), **options}
+        return cls(**arguments)
 
     def _shown(self) -> str:
         return f"<Session of bot {self._account.bot_id} at {self._account.base_url}, {self._shared.state}>"
@@ -162,21 +166,15 @@ class Session(Lived):
         await self._shared.close(self._options.grant_timeout)
 
     @hides_arguments
-    def with_options(self, *, own_budget: bool = False, **options: Any) -> Self:
+    def with_options(self, *, own_budget: bool = False, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this Session with another `deadline`, `retry`, `connect_timeout`, `read_timeout` or
         `grant_timeout`; it shares connections, retry budget and gate, and lives as long as the Session.
 
         `own_budget` gives it a retry budget of its own, so that bulk work cannot starve other calls of theirs, and lets
         `end_calls` end its calls alone.
         """  # noqa: D205 - the names are the contract
-        try:
-            changed = evolve(self._options, **options)
-        except TypeError:
-            known = "deadline, retry, connect_timeout, read_timeout and grant_timeout"
-            msg = (
-                f"with_options takes {known}, not {', '.join(sorted(options))}; the rest belongs to the Session itself"
-            )
-            raise UsageError(msg) from None
+        check_names("with_options", CallOptions, options)
+        changed = evolve(self._options, **options)
         view = copy(self)
         vars(view).update(_options=changed, _is_view=True)
         own = (Budget(changed.retry.budget), Deadline()) if own_budget else (self._budget, self._deadline)

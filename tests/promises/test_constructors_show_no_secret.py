@@ -33,8 +33,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     "proxy and transport": lambda: Session(1, KEY, proxy=PROXY, transport="carrier pigeon"),  # type: ignore[arg-type]
     "retry": lambda: Session(1, KEY, retry=None),  # type: ignore[arg-type]
     "environment": lambda: Session.from_env(proxy=PROXY, deadline=-1),
-    "environment without a bot": lambda: Session.from_env("ELSEWHERE_", api_key=KEY),
-    "view": lambda: Session(1, Secret(KEY)).with_options(api_key=KEY),
+    "environment without a bot": lambda: Session.from_env("ELSEWHERE_", api_key=KEY),  # type: ignore[call-arg]
+    "view": lambda: Session(1, Secret(KEY)).with_options(api_key=KEY),  # type: ignore[call-arg]
     "httpx": lambda: HttpxTransport(proxy=f"htp://me:{SECRET}@host"),
     "httpx with a client": lambda: HttpxTransport(proxy=PROXY, client=5),  # type: ignore[arg-type]
     "aiohttp": lambda: AiohttpTransport(proxy=f"socks5://me:{SECRET}@host"),

@@ -3,12 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import click
 
 from tgmembership_async import settings
 from tgmembership_async.errors import UsageError
+from tgmembership_async.options import SessionOptions
 from tgmembership_async.protocol.wire import Account
 from tgmembership_async.session import Session
 from tgmembership_async.values.secret import hides_arguments
@@ -18,9 +19,10 @@ _BOT_ID: Final = f"{PREFIX}BOT_ID"
 _KEYS: Final = (f"{PREFIX}API_KEY", f"{PREFIX}API_KEY_FILE")
 
 
-def session(**options: Any) -> Session:
+def session(**options: Unpack[SessionOptions]) -> Session:
     """Return a Session for the bot that the environment names; on a terminal, ask for what it does not say."""
-    return Session(**{**_given(), **options})
+    arguments: dict[str, Any] = {**_given(), **options}
+    return Session(**arguments)
 
 
 def account() -> Account:
