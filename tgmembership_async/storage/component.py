@@ -17,3 +17,7 @@ class Component:
     def version(self) -> int:
         """Return the version that this code reads and writes."""
         return len(self.migrations)
+
+    def entering(self, database: str) -> str:
+        """Return the line that opens it, for error messages: `async with SqliteLedger(...) as ledger:`."""
+        return f"`async with {database}{self.name.capitalize()}(...) as {self.name}:`"

@@ -87,7 +87,8 @@ class PostgresStorage:
     def check_open(self) -> None:
         """Raise UsageError unless it is open, in this very process."""
         if self._limiter is None:
-            msg = f"{self.server} is not open: use `async with`, or await open() first"
+            line = self._components[-1].entering("Postgres")
+            msg = f"{self.server} is not open: write {line} or await its open() first"
             raise UsageError(msg)
         if self._process != os.getpid():
             msg = f"{self.server} was opened before this process was forked: open it in the child"

@@ -126,7 +126,7 @@ class SqliteStorage:
 
     def _opened(self) -> Writer:
         if self._writer is None:
-            msg = f"{self.path} is not open: use `async with`, or await open() first"
+            msg = f"{self.path} is not open: write {self._component.entering('Sqlite')} or await its open() first"
             raise UsageError(msg)
         return self._writer
 

@@ -65,7 +65,7 @@ class ChaosProxy:
     def port(self) -> int:
         """Return the port it listens on."""
         if self._port is None:
-            msg = "this proxy does not run: enter it with 'with', or call start()"
+            msg = "this proxy does not run: write `with ChaosProxy(...) as proxy:` or call start() first"
             raise UsageError(msg)
         return self._port
 

@@ -59,7 +59,7 @@ class FakeServer:
     def port(self) -> int:
         """Return the port it listens on."""
         if self._port is None:
-            msg = "this fake server does not run: enter it with 'with', or call start()"
+            msg = "this fake server does not run: write `with serve(service) as server:` or call start() first"
             raise UsageError(msg)
         return self._port
 
