@@ -1,19 +1,22 @@
 """How Sphinx builds these pages: from Markdown and docstrings, offline, with every warning an error (`nox -s docs`)."""
 
+import inspect
 import re
 import shutil
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Final
 
+from attrs import NOTHING, has
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from tgmembership_async import __version__, ext
-from tgmembership_async.settings import BASE_URL
 
 HERE: Final = Path(__file__).parent
 PUBLIC: Final = (
@@ -29,8 +32,9 @@ PUBLIC: Final = (
 project = "tgmembership-async"
 author = "the authors of tgmembership-async"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_markdown_builder"]
+exclude_patterns = ["_build", "api"]
+smartquotes = False  # a default of "" is no dash and no curly quote
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # the default role of docstrings: a link where there is such a name, and else just code
@@ -45,12 +49,13 @@ python_use_unqualified_type_names = True
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True, "no-value": True}
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
+
+markdown_anchor_signatures = True
 
 html_theme = "furo"
 html_title = project
@@ -60,10 +65,44 @@ html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
-_DEFAULTS: Final = {"settings.BASE_URL": repr(BASE_URL), "_DEFAULT_POLICY": "RetryPolicy()"}
 _logger: Final = logging.getLogger(__name__)
 _INDENTED: Final = re.compile(r" {4}")
 _PLURAL: Final = re.compile(r"(?<=\w)`(?=s\b)")
+_DEBRIS: Final = re.compile(r"<|attr_dict|Factory\(|NOTHING| at 0x")
+_BUILT_IN: Final = {inspect.cleandoc(kind.__doc__ or "").partition("\n")[0] for kind in (str, int, float, tuple, dict)}
+_LONGEST_DEFAULT: Final = 80
+
+
+class Default:
+    """A default as a reader would write it, and `...` for what is long or made anew for each object."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        text = self._text(self.value)
+        return text if len(text) <= _LONGEST_DEFAULT and "<" not in text else "..."
+
+    def _text(self, value: Any) -> str:
+        if value is NOTHING:  # of attrs: a factory makes it
+            return "..."
+        if isinstance(value, Enum):
+            return f"{type(value).__name__}.{value.name}"
+        if isinstance(value, frozenset) and value:
+            return f"{{{', '.join(sorted(map(self._text, value)))}}}"
+        if callable(value):
+            of_library = value.__module__ or type(value.__self__).__module__
+            return value.__name__ if of_library.startswith("tgmembership") else f"{of_library}.{value.__name__}"
+        if has(type(value)) and value == _plain(type(value)):
+            return f"{type(value).__name__}()"
+        return repr(value)
+
+
+def _plain(kind: type) -> object:
+    try:
+        return kind()
+    except TypeError:
+        return None  # it has arguments that must be given
 
 
 def as_rst(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
@@ -78,15 +117,37 @@ def as_rst(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object,
             lines[number:number] = ["::", ""]
 
 
+def show_defaults(_app: Sphinx, obj: Any, _is_bound: bool) -> None:  # noqa: FBT001 - Sphinx calls it
+    """Have a signature show its defaults as `Default` does, also that of an `__init__` that attrs has made."""
+    try:
+        signature = inspect.signature(obj)
+        parameters = [
+            one if one.default is one.empty else one.replace(default=Default(one.default))
+            for one in signature.parameters.values()
+        ]
+        obj.__signature__ = signature.replace(parameters=parameters)
+    except (AttributeError, TypeError, ValueError):
+        return  # a method descriptor, say, has no signature that could be set
+
+
 def as_called(
     _app: Sphinx, what: str, _name: str, _obj: object, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
-    """Show no parameters of errors, which nobody but us makes, and defaults by what they are."""
+    """Show no parameters of errors, which nobody but us makes."""
     if not signature:
         return None
-    for name, meaning in _DEFAULTS.items():
-        signature = signature.replace(name, meaning)
     return ("", None) if what == "exception" else (signature, returns)
+
+
+def check_debris(_app: Sphinx, doctree: nodes.document) -> None:
+    """Warn, and so fail, for a default that no reader would write, and for the docstring of a built-in type."""
+    for parameter in doctree.findall(addnodes.desc_parameter):
+        _, _, default = parameter.astext().partition("=")
+        if _DEBRIS.search(default):
+            _logger.warning("this is no default to show: %.80s", parameter.astext(), location=parameter)
+    for paragraph in doctree.findall(nodes.paragraph):
+        if paragraph.astext().partition("\n")[0] in _BUILT_IN:
+            _logger.warning("a built-in type's docstring: %.60s", paragraph.astext(), location=paragraph)
 
 
 def check_tables(_app: Sphinx, doctree: nodes.document) -> None:
@@ -101,7 +162,7 @@ def check_nothing_is_missing(_app: Sphinx, env: BuildEnvironment) -> None:
     documented = env.domains["py"].data["objects"]
     for module in PUBLIC:
         for name in public_names(module):
-            if f"{module}.{name}" not in documented:
+            if not any(f"{home}.{name}" in documented for home in PUBLIC):  # some are in two packages, and told of once
                 _logger.warning("%s.%s is public, and no page documents it", module, name)
 
 
@@ -112,20 +173,32 @@ def public_names(module: str) -> list[str]:
     return list(getattr(found, "__all__", [name for name in own if not name.startswith("_")]))
 
 
+def simplify_for_markdown(app: Sphinx, doctree: nodes.document, _name: str) -> None:
+    """Replace what the Markdown builder does not know: the explained `*` between parameters."""
+    if app.builder.name == "markdown":
+        for explained in list(doctree.findall(nodes.abbreviation)):
+            explained.replace_self(nodes.Text(explained.astext()))
+
+
 def copy_markdown(app: Sphinx, error: Exception | None) -> None:
-    """Put each page's source beside it, for readers who prefer Markdown; `llms.txt` points to these."""
+    """Put each page beside it as Markdown, for readers who prefer that; `llms.txt` points to these."""
     if error is None and app.builder.name == "html":
         for name in app.env.found_docs:
             target = Path(app.outdir, f"{name}.md")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(HERE / f"{name}.md", target)
+            generated = HERE / "api" / Path(name).with_suffix(".md").name
+            is_generated = name.startswith("reference/") and generated.exists()
+            shutil.copyfile(generated if is_generated else HERE / f"{name}.md", target)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the functions above."""
     app.connect("autodoc-process-docstring", as_rst)
+    app.connect("autodoc-before-process-signature", show_defaults)
     app.connect("autodoc-process-signature", as_called)
     app.connect("doctree-read", check_tables)
+    app.connect("doctree-read", check_debris)
+    app.connect("doctree-resolved", simplify_for_markdown)
     app.connect("env-check-consistency", check_nothing_is_missing)
     app.connect("build-finished", copy_markdown)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
