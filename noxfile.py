@@ -160,11 +160,18 @@ def frameworks(session: nox.Session, releases: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, offline; a warning, a dead link or a public name without a place is an error."""
+    """Build the documentation, offline; a warning, a dead link or a public name without a place is an error.
+
+    So are pages in docs/api that are out of date: `-- --write` writes them.
+    """
     session.install("-e", ".[all]", *dependencies("docs"))
-    pages = Path(session.create_tmp()).absolute() / "html"
-    session.run("sphinx-build", "-q", "-W", "--keep-going", "-E", "docs", str(pages), *session.posargs)
-    session.log(f"open {pages / 'index.html'}")
+    folder = Path(session.create_tmp()).absolute()
+    shutil.rmtree(folder / "markdown", ignore_errors=True)
+    options = ["-q", "-W", "--keep-going", "-d", str(folder / "doctrees"), "docs"]
+    session.run("sphinx-build", "-E", "-b", "markdown", *options, str(folder / "markdown"))
+    session.run("python", "docs/api_pages.py", str(folder / "markdown"), *session.posargs)
+    session.run("sphinx-build", *options, str(folder / "html"))
+    session.log(f"open {folder / 'html' / 'index.html'}")
 
 
 @nox.session
