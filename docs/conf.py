@@ -174,8 +174,10 @@ def public_names(module: str) -> list[str]:
 
 
 def simplify_for_markdown(app: Sphinx, doctree: nodes.document, _name: str) -> None:
-    """Replace what the Markdown builder does not know: the explained `*` between parameters."""
+    """Replace what the Markdown builder does not know, the explained `*` between parameters, and leave out comments."""
     if app.builder.name == "markdown":
+        for comment in list(doctree.findall(nodes.comment)):
+            comment.parent.remove(comment)
         for explained in list(doctree.findall(nodes.abbreviation)):
             explained.replace_self(nodes.Text(explained.astext()))
 
