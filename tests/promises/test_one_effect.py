@@ -100,10 +100,10 @@ AFTER_CONNECTING = [
     case(Trouble("dribble", seconds=0.00001), Outcome.DONE, effect=True),
     case(Trouble("latency", seconds=0.001), Outcome.DONE, effect=True),
 ]
-# On bare TCP a connection stands before it can fail, and then our headers have left; a reset may still come first.
+# On bare TCP a connection stands before it can fail, and then our headers have left; its end may still come first.
 CONNECTING_ON_TCP = [
-    case(Trouble("reset", when="connect"), Outcome.UNKNOWN, Outcome.NOT_SENT),
-    *(case(Trouble(kind, when="connect"), Outcome.UNKNOWN) for kind in ("fin", "black_hole", "stall")),
+    *(case(Trouble(kind, when="connect"), Outcome.UNKNOWN, Outcome.NOT_SENT) for kind in ("reset", "fin")),
+    *(case(Trouble(kind, when="connect"), Outcome.UNKNOWN) for kind in ("black_hole", "stall")),
     case(Trouble("latency", when="connect", seconds=TOO_LATE), Outcome.UNKNOWN, effect=True),
     case(Trouble("latency", when="connect", seconds=0.001), Outcome.DONE, effect=True),
 ]

@@ -53,7 +53,8 @@ def expected(trouble: Trouble, wire: str) -> set[type[CallError] | None]:
         return {OutcomeUnknown}
     if wire == "TLS":
         return {NotSent}
-    return {NotSent, OutcomeUnknown} if trouble.kind == "reset" else {OutcomeUnknown}  # it may come before our headers
+    # An end may come before our headers.
+    return {NotSent, OutcomeUnknown} if trouble.kind in ("reset", "fin") else {OutcomeUnknown}
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])

@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import anyio
 import pytest
 from scripted_server import answering
 
-from tgmembership_async import RetryPolicy
+from tgmembership_async import HttpxTransport, NotSent, RetryPolicy, Session
+from tgmembership_async.transport import httpx as httpx_way
 from tgmembership_async.transport import lanes as module
 from tgmembership_async.transport.lanes import Lanes
 
@@ -298,3 +300,30 @@ def test_sessions_that_are_dropped_unclosed_warn_and_close(
         assert {str(one.message) for one in warned} == {
             "a Session was dropped unclosed, with 1 open connection(s): use `async with`, or await aclose()"
         }
+
+
+@pytest.mark.parametrize("crossing", [("httpx", "asyncio"), ("httpx", "trio")], ids="-".join, indirect=True)
+@pytest.mark.parametrize("tls", [False, True], ids=["TCP", "TLS"])
+def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_unknown(
+    serve: Any,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    *,
+    tls: bool,
+) -> None:
+    server = serve(closes_without_a_word, server_tls if tls else None)
+    monkeypatch.setattr(httpx_way._Lane, "is_idle", lambda _: True)  # as it was a moment ago
+
+    async def scenario() -> None:
+        transport = HttpxTransport(proxy=None, ssl_context=client_tls)
+        async with Session(1, "the-key", base_url=server.url, transport=transport, retry=RetryPolicy(attempts=1)) as tg:
+            await tg.get_plans()
+            await anyio.sleep(0.06)
+            with pytest.raises(NotSent, match="nothing was sent"):
+                await tg.add_member(1, 42)
+            await tg.add_member(1, 42)
+
+    run(scenario)
+    assert len(server.requests) == 2

@@ -124,7 +124,7 @@ async def test_its_end_is_nothing_to_read_and_a_reset_an_error(serve: Any) -> No
     assert await ended.read(100, 5) == b"last"
     assert await ended.read(100, 5) == b""
     assert ended.is_readable()
-    with pytest.raises(BrokenPipeError, match="closed"):
+    with pytest.raises(tcp.NothingSentError, match="closed"):
         ended.write(b"too late")
 
     def reset(connection: Any) -> None:

@@ -130,8 +130,66 @@ def _unlocked(connection: Any) -> Any:
     return innermost
 
 
+class TrioBackend(httpcore.AsyncNetworkBackend):
+    """How httpcore connects on trio: its own way, with a look at a used connection before each request."""
+
+    def __init__(self) -> None:
+        self._backend = _trio_backend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect, or raise ConnectError or ConnectTimeout."""
+        return _Watched(await self._backend.connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+def _trio_backend() -> httpcore.AsyncNetworkBackend:
+    return httpcore.TrioBackend()  # type: ignore[no-any-return,unused-ignore]  # another class without trio
+
+
+class _Watched(httpcore.AsyncNetworkStream):
+    """A stream that raises ConnectError where it was used before, and something came before the next request.
+
+    What comes between this look and the write is an outcome that nobody knows: `tcp.Connection` looks as late.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._is_used = False
+        self._is_writing = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
+        self._is_writing = False
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
+        if self._is_used and not self._is_writing and self._stream.get_extra_info("is_readable"):
+            raise httpcore.ConnectError(tcp.NOTHING_SENT)
+        self._is_used = self._is_writing = True
+        await self._stream.write(buffer, timeout)
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+    ) -> httpcore.AsyncNetworkStream:
+        return _Watched(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """How httpcore connects on asyncio; on trio it has its own way."""
+    """How httpcore connects on asyncio: straight on the loop."""
 
     async def connect_tcp(
         self,
@@ -155,14 +213,16 @@ class _Stream(httpcore.AsyncNetworkStream):
             return await self._connection.read(max_bytes, timeout)
         except TimeoutError as error:
             raise httpcore.ReadTimeout(str(error)) from error
+        except tcp.NothingSentError as error:  # the request is sent only now
+            raise httpcore.ConnectError(str(error)) from error
         except OSError as error:
             raise httpcore.ReadError(str(error)) from error
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - `read` sends
         try:
             self._connection.write(buffer)
-        except OSError as error:
-            raise httpcore.WriteError(str(error)) from error
+        except tcp.NothingSentError as error:
+            raise httpcore.ConnectError(str(error)) from error
 
     async def start_tls(
         self,

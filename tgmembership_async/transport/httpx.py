@@ -25,6 +25,7 @@ from tgmembership_async.transport.httpcore import (
     POOL_STATE,
     AsyncioBackend,
     OneConnection,
+    TrioBackend,
     addressed_request,
     close_spoilt,
     cut_off,
@@ -123,6 +124,10 @@ class Witness:
                 if self.refusal is not None:
                     raise httpcore.ConnectError(self.refusal)
 
+    def take_back(self) -> None:
+        """Testify that none of our headers were sent after all."""
+        self._progress.begun = False
+
 
 _Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
@@ -160,6 +165,10 @@ class _Lane:
                 answer = await _connecting_in_time(self._send(wire), wire, witness)
             else:  # a scope takes a thirtieth of a call
                 answer = await self._send(wire)
+        except httpx.ConnectError:
+            # Also from a connection that stands, but only while nothing was sent on it: see `tcp.Connection.read`.
+            witness.take_back()
+            raise
         finally:
             self._stream = witness.stream or self._stream
         response = await _read(answer, witness.reply_limit)
@@ -285,7 +294,7 @@ class HttpxTransport:
         encrypted_proxy = url is not None and url.startswith("https://")
         # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
         verify: ssl.SSLContext | bool = self._verify if account.scheme == "https" or encrypted_proxy else False
-        backend = AsyncioBackend() if asyncio_loop() is not None else None
+        backend = AsyncioBackend() if asyncio_loop() is not None else TrioBackend()
         proxy = None if url is None else httpx.Proxy(url, ssl_context=self._verify if encrypted_proxy else None)
 
         def lane() -> _Lane:

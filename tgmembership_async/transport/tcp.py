@@ -13,9 +13,14 @@ from anyio import Event, create_task_group, fail_after, move_on_after
 from tgmembership_async.transport.leftovers import transport_holds_more
 from tgmembership_async.transport.reasons import Told, os_reason
 
+NOTHING_SENT: Final = Told("the other side has closed the connection, or spoke before it was asked; nothing was sent")
 _NEXT_ADDRESS_AFTER: Final = 0.25
 _CLOSING_TAKES_AT_MOST: Final = 1.0
 _MOST_UNREAD: Final = 256 * 1024
+
+
+class NothingSentError(ConnectionError):
+    """A connection has ended, or cannot be trusted, and nothing of the request was sent on it."""
 
 
 class Connection(asyncio.Protocol):
@@ -28,6 +33,7 @@ class Connection(asyncio.Protocol):
         "_failure",
         "_has_ended",
         "_is_paused",
+        "_is_used",
         "_loop",
         "_lost",
         "_reader",
@@ -44,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._failure: Exception | None = None
         self._is_paused = False
         self._has_ended = False
+        self._is_used = False
         self._unread = bytearray()
         self._unsent: list[bytes] = []
 
@@ -83,8 +90,15 @@ class Connection(asyncio.Protocol):
         return bool(self._unread) or self._has_ended or transport_holds_more(self._transport)
 
     async def read(self, max_bytes: int, seconds: float | None) -> bytes:
-        """Send what was written, and return what comes in time; nothing, where the other side has ended."""
+        """Send what was written, and return what comes in time; nothing, where the other side has ended.
+
+        Raises NothingSentError where the connection was used before, and something came meanwhile, were it the end.
+        """
         if self._unsent:
+            # As late as can be: what comes between this look and the write is an outcome that nobody knows.
+            if self._is_used and self.is_readable():
+                raise NothingSentError(NOTHING_SENT)
+            self._is_used = True
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
         if not self._unread and not self._lost.done():
@@ -110,13 +124,14 @@ class Connection(asyncio.Protocol):
                 alarm.cancel()
 
     def write(self, data: bytes) -> None:
-        """Take what the next read sends first."""
+        """Take what the next read sends first; raises NothingSentError where the connection has ended."""
         if self._transport.is_closing():
-            raise BrokenPipeError(Told("the other side has closed the connection"))
+            raise NothingSentError(NOTHING_SENT)
         self._unsent.append(data)
 
     async def encrypt(self, context: ssl.SSLContext, server_hostname: str | None, seconds: float | None) -> None:
         """Begin TLS; where that fails the connection is closed."""
+        self._is_used = False  # more may come after the handshake
         if self._unread:
             self.abort()
             msg = Told("the other side spoke before TLS began, and would be taken for the service")
