@@ -114,6 +114,15 @@ def crash_postgres(session: nox.Session) -> None:
 
 
 @nox.session
+def gateways(session: nox.Session) -> None:
+    """Grant through real nginx, haproxy, varnish, squid and pgbouncer, with kills and reloads; figures as JSON."""
+    session.install("-e", ".[all]", *dependencies("test"))
+    figures = Path(session.create_tmp()).absolute() / "gateways.json"
+    session.run("pytest", "-m", "gateways", *session.posargs, env={"TGM_GATEWAYS_FIGURES": str(figures)})
+    session.log(f"the figures: {figures}")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure everything next to its peers, and draw what the README shows; `-- --quick` for a look."""
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
