@@ -183,6 +183,42 @@ def test_unsafe_requests_get_new_connections_until_one_was_seen_to_stay_open(
     run_lanes(scenario, backend)
 
 
+def test_whoever_throws_a_lane_away_does_not_take_what_others_took_meanwhile(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        now = 100.0
+        monkeypatch.setattr(module, "monotonic", lambda: now)
+        closing, closed = anyio.Event(), anyio.Event()
+
+        class Slow(Lane):
+            async def aclose(self) -> None:
+                closing.set()
+                await closed.wait()
+
+        made = [Slow(), Lane(), Lane()]
+        order = iter(made)
+        lanes = Lanes(lambda: next(order))
+        await lanes.lend(clean, unsafe=True)
+        made[0].idle = False
+        now += 0.06
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: lanes.lend(clean, unsafe=True))
+            await closing.wait()
+            await lanes.lend(clean, unsafe=True)
+            now += 0.06
+
+            async def prove(lane: Lane) -> tuple[Lane, bool]:
+                closed.set()
+                await anyio.wait_all_tasks_blocked()
+                return lane, True
+
+            assert await lanes.lend(prove, unsafe=True) is made[1]
+        assert lanes.idle == 2
+
+    run_lanes(scenario, backend)
+
+
 def closes_in_words(connection: Any) -> None:
     connection.request()
     connection.answer(connection="close")
