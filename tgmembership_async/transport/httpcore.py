@@ -20,6 +20,10 @@ POOL_STATE: Final = ("_connections", "_requests")
 _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
 
 
+class NothingWritten(httpcore.ConnectError):
+    """A used connection has ended, or cannot be trusted, and nothing of the request was written on it."""
+
+
 class OneConnection:
     """What stands in for the pool of an httpx transport: one connection, made as that pool makes it, and no queue."""
 
@@ -169,7 +173,7 @@ class _Watched(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
         if self._is_used and not self._is_writing and self._stream.get_extra_info("is_readable"):
-            raise httpcore.ConnectError(tcp.NOTHING_SENT)
+            raise NothingWritten(tcp.NOTHING_SENT)
         self._is_used = self._is_writing = True
         await self._stream.write(buffer, timeout)
 
@@ -214,7 +218,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         except TimeoutError as error:
             raise httpcore.ReadTimeout(str(error)) from error
         except tcp.NothingSentError as error:  # the request is sent only now
-            raise httpcore.ConnectError(str(error)) from error
+            raise NothingWritten(str(error)) from error
         except OSError as error:
             raise httpcore.ReadError(str(error)) from error
 
@@ -222,7 +226,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         try:
             self._connection.write(buffer)
         except tcp.NothingSentError as error:
-            raise httpcore.ConnectError(str(error)) from error
+            raise NothingWritten(str(error)) from error
 
     async def start_tls(
         self,

@@ -24,6 +24,7 @@ from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.httpcore import (
     POOL_STATE,
     AsyncioBackend,
+    NothingWritten,
     OneConnection,
     TrioBackend,
     addressed_request,
@@ -165,9 +166,9 @@ class _Lane:
                 answer = await _connecting_in_time(self._send(wire), wire, witness)
             else:  # a scope takes a thirtieth of a call
                 answer = await self._send(wire)
-        except httpx.ConnectError:
-            # Also from a connection that stands, but only while nothing was sent on it: see `tcp.Connection.read`.
-            witness.take_back()
+        except httpx.ConnectError as error:
+            if isinstance(error.__cause__, NothingWritten):
+                witness.take_back()
             raise
         finally:
             self._stream = witness.stream or self._stream
