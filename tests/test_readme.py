@@ -14,6 +14,7 @@ from tgmembership_async.testing import FakeService, serve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROMISES = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 FENCES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
@@ -47,7 +48,7 @@ def test_each_python_fence_is_python() -> None:
 
 def test_the_listed_promises_have_their_tests() -> None:
     there = {f"tests/promises/{path.name}" for path in (ROOT / "tests" / "promises").glob("test_*.py")}
-    listed = re.findall(r"\]\((tests/promises/[^)]+)\)", README)
+    listed = re.findall(r"\(`(tests/promises/[^`]+)`\)", PROMISES)
     assert set(listed) == there
     assert len(listed) == len(there) > 10
 

@@ -406,7 +406,7 @@ def test_pauses_are_shown_and_lifted(url: str) -> None:
     assert shown() == ([], "0 pauses.\n")
     anyio.run(pause)
     assert shown() == ([1, 2], "2 pauses.\n")
-    assert shown("--bot-id", "2", "--lift") == ([2], "1 pause lifted; restart workers that run.\n")
+    assert shown("2", "--lift") == ([2], "1 pause lifted; restart workers that run.\n")
     assert shown()[0] == [1]
     assert shown("--lift")[0] == [1]
     assert shown()[0] == []

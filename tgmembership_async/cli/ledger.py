@@ -72,11 +72,11 @@ def migrate(*, ledger: Place) -> None:
 
 @command.command("pauses", epilog=_example("pauses --ledger postgresql://shop@db/shop --lift"))
 @ledger_option("The server that the workers share.", required=True)
-@click.option("--bot-id", type=click.IntRange(min=1), help="Show or lift the pause of this bot only.")
+@click.argument("bot_id", type=click.IntRange(min=1), required=False)
 @click.option("--lift", is_flag=True, help="End the pauses that are shown, so that workers send again.")
 @format_option
 def pauses(*, ledger: Place, bot_id: int | None, lift: bool, form: Format) -> None:
-    """Show the pauses that all workers of a bot keep, and lift them with --lift.
+    """Show the pauses that all workers of BOT_ID (or of every bot) keep, and lift them with --lift.
 
     The service asks for a pause with status 429 and Retry-After. Workers with --ledger postgresql://... share it, also
     across restarts, for an hour at most (RetryPolicy.pause_cap). Lift one that is wrong, such as a gateway's; the
