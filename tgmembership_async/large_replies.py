@@ -11,7 +11,6 @@ from anyio import CancelScope, current_time, fail_after, from_thread, to_thread
 from attrs import evolve
 
 from tgmembership_async.protocol.envelope import parse_in_slices
-from tgmembership_async.protocol.reply_limits import takes_long
 from tgmembership_async.protocol.structuring.results import in_slices
 from tgmembership_async.protocol.wire import Request, Response, Safety
 
@@ -19,11 +18,11 @@ T = TypeVar("T")
 
 
 async def opened(response: Response, request: Request) -> Response:
-    """Return an answer whose envelope is read already, if that takes long.
+    """Return an answer that takes long with its envelope read already.
 
     That of an unsafe call is read to the end: what it says must not be lost to a deadline.
     """
-    if response.truncated or not takes_long(response.body):
+    if response.truncated:
         return response
     with CancelScope(shield=request.safety is Safety.UNSAFE):
         response = await _in_thread(partial(_with_envelope, response))

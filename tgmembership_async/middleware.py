@@ -18,6 +18,7 @@ from tgmembership_async.large_replies import opened
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
+from tgmembership_async.protocol.reply_limits import takes_long
 from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, obey, told_wait
 from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
 from tgmembership_async.transport.base import Transport
@@ -291,7 +292,8 @@ class Exchange:
         progress.attempts += 1
         progress.begun = True
         try:
-            return await opened(_scrubbed(await self._within_bounds(request), request), request)
+            response = _scrubbed(await self._within_bounds(request), request)
+            return await opened(response, request) if takes_long(response.body) else response
         except (TransportFailure, OSError) as error:
             failure = _stamped(error, request)
         except get_cancelled_exc_class() as cancelled:
@@ -314,14 +316,12 @@ class Exchange:
 
 def _scrubbed(response: Response, request: Request) -> Response:
     scrubber = request.account.scrubber
-    body = scrubber.scrub(response.body)
-    if body is not response.body:
-        response = evolve(response, body=body)
-    told = "\n".join([value for _, value in response.headers])
-    if scrubber.scrub_text(told) is told:
+    # One look at all of it: two take a fiftieth of a call, and secrets are rare.
+    everything = "\n".join([value for _, value in response.headers]).encode(errors="surrogatepass") + response.body
+    if scrubber.scrub(everything) is everything:
         return response
-    clean = ((name, scrubber.scrub_text(value)) for name, value in response.headers)
-    return evolve(response, headers=Headers(clean))
+    clean = Headers((name, scrubber.scrub_text(value)) for name, value in response.headers)
+    return evolve(response, headers=clean, body=scrubber.scrub(response.body))
 
 
 def _stamped(error: TransportFailure | OSError, request: Request) -> TransportFailure:

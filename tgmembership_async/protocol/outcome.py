@@ -69,12 +69,14 @@ def judge(response: Response, *, ok_alone_decides: bool, gateway_503: Gateway503
     `ok_alone_decides` takes an `ok: true` without a readable code for done, as `addMember` needs it: the member was
     granted. `gateway_503` says what a 503 without the envelope proves.
     """
-    envelope, code = response.envelope, code_of(response)
+    envelope = response.envelope
     if isinstance(envelope, NoEnvelope):
-        believed = code in _TURNED_AWAY or (code == _UNAVAILABLE and gateway_503 == "turned away")
+        status = response.status
+        believed = status in _TURNED_AWAY or (status == _UNAVAILABLE and gateway_503 == "turned away")
         return Outcome.TURNED_AWAY if believed else Outcome.UNKNOWN
     if envelope.ok:
         return Outcome.DONE if ok_alone_decides or envelope.code is not None else Outcome.UNKNOWN
+    code = code_of(response)
     if code in _TURNED_AWAY or code == _UNAVAILABLE:
         return Outcome.TURNED_AWAY
     return Outcome.REFUSED if code in _CLIENT_ERRORS else Outcome.UNKNOWN
