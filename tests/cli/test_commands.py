@@ -55,7 +55,7 @@ class TestFormats:
         assert plans[0]["price"] == "9.99"
         assert json.loads(stdout_of("subscribers", "--user-id", "1", "--format", "json")) == []
 
-    def test_json_of_one_thing_is_an_object(self) -> None:
+    def test_json_of_a_single_result_is_an_object(self) -> None:
         assert json.loads(stdout_of("orders", "--format", "json")) == {
             "total": 2,
             "breakdown": {"plan_1": 2},
@@ -69,7 +69,7 @@ class TestFormats:
             ("-", Decimal(0), "false"),
         ]
 
-    def test_csv_of_nothing_has_its_header(self) -> None:
+    def test_csv_without_rows_has_its_header(self) -> None:
         shown = stdout_of("subscribers", "--user-id", "1", "--format", "csv")
         assert shown == "user_id,plan_id,started_at,expires_at,extra\n"
 
@@ -79,15 +79,15 @@ class TestFormats:
         [row] = csv.DictReader(io.StringIO(stdout_of("orders", "--format", "csv")))
         assert json.loads(row["breakdown"]) == {"plan_1": 2}
 
-    def test_a_table_of_nothing_says_so(self) -> None:
+    def test_a_table_without_rows_is_a_note(self) -> None:
         done = run("subscribers", "--user-id", "1", "--format", "table")
-        assert (done.stdout, done.stderr) == ("", "There are none.\n")
+        assert (done.stdout, done.stderr) == ("", "No rows.\n")
 
-    def test_a_table_in_a_pipe_is_as_wide_as_it_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_table_in_a_pipe_has_unlimited_width(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("COLUMNS", raising=False)
         assert "Клуб" in run("plans", "--format", "table").stdout
 
-    def test_lines_are_what_a_pipe_gets(self) -> None:
+    def test_a_pipe_gets_json_lines(self) -> None:
         assert stdout_of("plans") == stdout_of("plans", "--format", "jsonl") == stdout_of("plans", "--format", "auto")
 
 
@@ -95,19 +95,21 @@ class TestCall:
     """Any method by name."""
 
     @pytest.mark.usefixtures("service")
-    def test_a_result_that_is_no_object_has_a_name(self) -> None:
+    def test_a_result_that_is_not_an_object_gets_a_name(self) -> None:
         done = run("call", "COUNTUSERS")
         assert (done.exit_code, done.stdout) == (0, '{"result": "2"}\n')
         assert done.stderr.startswith("200, 1 attempt, ")
 
-    def test_a_number_is_sent_as_one(self, service: FakeService) -> None:
+    def test_digits_are_sent_as_a_number(self, service: FakeService) -> None:
         told = run("call", "addMember", "plan_id=1", "member_id=9", "--show-secrets")
         assert told.exit_code == 0
         assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(1, 9)]
 
     @pytest.mark.parametrize("verb", [[], ["--verb", "GET"], ["--verb", "post"]])
     @pytest.mark.parametrize("method", ["addMember", "ADDMEMBER", "webhook"])
-    def test_what_tells_secrets_is_not_sent_unawares(self, service: FakeService, method: str, verb: list[str]) -> None:
+    def test_a_method_that_returns_secrets_needs_show_secrets(
+        self, service: FakeService, method: str, verb: list[str]
+    ) -> None:
         done = run("call", method, "plan_id=1", "url=https://shop.example/", *verb)
         assert done.exit_code == 2
         assert "Nothing was sent" in done.stderr
@@ -123,7 +125,7 @@ class TestCall:
             (["noSuchMethod"], 3),
         ],
     )
-    def test_what_cannot_be(self, service: FakeService, arguments: list[str], code: int) -> None:
+    def test_invalid_parameters_are_an_error(self, service: FakeService, arguments: list[str], code: int) -> None:
         done = run("call", *arguments)
         assert (done.exit_code, done.stdout) == (code, "")
         assert service.count_requests() == (1 if code == 3 else 0)
@@ -139,7 +141,9 @@ class TestCall:
 class TestGrant:
     """One member, once."""
 
-    def test_twice_is_once_and_the_link_comes_when_asked_for(self, service: FakeService, tmp_path: Path) -> None:
+    def test_a_ref_is_granted_once_and_the_link_is_printed_on_request(
+        self, service: FakeService, tmp_path: Path
+    ) -> None:
         arguments = ["grant", "pi_1", "--plan-id", 1, "--member-id", 42, "--ledger", tmp_path / "grants.db"]
         first, again, shown = run(*arguments), run(*arguments), run(*arguments, "--show-links")
         assert [done.exit_code for done in (first, again, shown)] == [0, 0, 0]
@@ -218,7 +222,7 @@ def test_completion_prints_a_script(shell: str) -> None:
     assert "_TGMEMBERSHIP_COMPLETE" in stdout_of("completion", shell)
 
 
-def test_a_shell_is_told_commands_and_options_without_loading_them() -> None:
+def test_completion_lists_commands_and_options_without_importing_them() -> None:
     done = completed("tgmembership pl", 1)
     assert done.splitlines() == ["plain,plans"]
     assert "plain,--plan-id" in completed("tgmembership plans --", 2)

@@ -35,7 +35,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, list(map(str, arguments)))
 
 
-def test_a_file_of_variables_is_enough_and_wins_over_the_environment(
+def test_a_file_of_variables_overrides_the_environment(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TGMEMBERSHIP_BOT_ID", "1")
@@ -63,7 +63,7 @@ def test_a_file_names_the_ledger_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
     ],
 )
-def test_a_bad_file_is_told_by_its_line_and_never_quoted(tmp_path: Path, content: bytes, told: str) -> None:
+def test_an_invalid_file_is_reported_by_its_line_and_never_quoted(tmp_path: Path, content: bytes, told: str) -> None:
     file = tmp_path / ".env"
     file.write_bytes(content)
     done = run("--env-file", file, "users")
@@ -90,7 +90,7 @@ def test_rejected_credentials_have_an_exit_code_of_their_own(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-def test_on_a_terminal_what_is_missing_is_asked_for_and_the_key_is_not_shown(server: FakeServer) -> None:
+def test_a_terminal_prompts_for_missing_credentials_and_hides_the_key(server: FakeServer) -> None:
     told = server.env()
     there = {**ENVIRONMENT, **dict.fromkeys(NAMES, ""), "TGMEMBERSHIP_BASE_URL": server.url, "NO_PROXY": "*"}
     with (

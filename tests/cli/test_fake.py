@@ -30,7 +30,7 @@ async def use() -> tuple[int, int]:
         return len(await tg.get_plans()), int(await tg.count_orders())
 
 
-def test_its_lines_point_a_session_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_connects_with_the_printed_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     with started("fake", "--seed", "7") as process:
         environment = environment_of(process)
         assert list(environment) == ["TGMEMBERSHIP_BOT_ID", "TGMEMBERSHIP_API_KEY", "TGMEMBERSHIP_BASE_URL"]
@@ -44,7 +44,7 @@ def test_its_lines_point_a_session_to_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Traceback" not in err
 
 
-def test_a_fault_rate_makes_it_nasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_rate_injects_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     with started("fake", "--fault-rate", "1") as process:
         for name, value in environment_of(process).items():
             monkeypatch.setitem(os.environ, name, value)

@@ -69,7 +69,7 @@ def test_an_argument_is_quoted_without_its_control_characters(arguments: tuple[s
     assert "\nAll is well." not in done.stderr
 
 
-def test_a_file_with_a_hostile_name_is_named_harmlessly(tmp_path: Path) -> None:
+def test_a_hostile_file_name_is_escaped(tmp_path: Path) -> None:
     members = tmp_path / HOSTILE
     members.write_text("ref,member_id\nx,nobody\n")
     for arguments in (("provision", members, "--plan-id", 1), ("demo", "--members", members)):
@@ -78,7 +78,7 @@ def test_a_file_with_a_hostile_name_is_named_harmlessly(tmp_path: Path) -> None:
         check_harmless(done)
 
 
-def test_a_ledger_with_a_hostile_name_is_named_harmlessly(tmp_path: Path) -> None:
+def test_a_hostile_ledger_name_is_escaped(tmp_path: Path) -> None:
     path = tmp_path / HOSTILE
     done = run("ledger", "init", "--ledger", path)
     assert done.exit_code == 0
@@ -90,9 +90,7 @@ def test_a_ledger_with_a_hostile_name_is_named_harmlessly(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
-def test_a_hostile_note_is_shown_harmlessly_on_a_terminal(
-    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hostile_note_is_escaped_on_a_terminal(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "grants.db"
 
     async def fill() -> None:
@@ -118,7 +116,7 @@ def test_no_cell_of_csv_is_a_formula() -> None:
     assert {row["price"] for row in rows} == {"-5"}, "a number is none"
 
 
-def test_neither_is_a_heading_of_csv(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_heading_of_csv_is_a_formula(capsys: pytest.CaptureFixture[str]) -> None:
     with writing("csv", ("=1+1", "b")) as out:
         out.row({"=1+1": 1, "b": "@x"})
     assert capsys.readouterr().out == "'=1+1,b\n1,'@x\n"
@@ -140,7 +138,7 @@ def test_the_hint_of_a_database_without_a_ledger(monkeypatch: pytest.MonkeyPatch
     place = Server(f"postgresql://db/shop?application_name={SHELL}")
     with pytest.raises(UsageError) as raised:
         check_there(place)
-    assert shlex.split(str(raised.value).partition("make one: ")[2])[-1] == str(place)
+    assert shlex.split(str(raised.value).partition("create one: ")[2])[-1] == str(place)
 
 
 @pytest.mark.usefixtures("service")
@@ -149,7 +147,7 @@ def test_the_hint_of_a_grant_shows_that_grant(tmp_path: Path, ref: str) -> None:
     ledger = str(tmp_path / "grants.db")
     done = run("grant", "--plan-id", 8, "--member-id", 42, "--ledger", ledger, "--", ref)
     assert done.exit_code == 0
-    words = shlex.split(done.stderr.partition("The link: ")[2])
+    words = shlex.split(done.stderr.partition("Show the link: ")[2])
     assert words[:3] == ["tgmembership", "grants", "show"]
     shown = run("grants", "show", "--ledger", ledger, "--format", "json", *words[3:])
     assert (shown.exit_code, '"link": "https://' in shown.stdout) == (0, True)

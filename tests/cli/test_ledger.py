@@ -90,7 +90,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_a_ledger_goes_from_a_file_to_a_server_and_back_and_nothing_is_lost(tmp_path: Path, url: str) -> None:
+def test_a_copy_from_a_file_to_a_server_and_back_keeps_everything(tmp_path: Path, url: str) -> None:
     """Run the commands as processes, with a password in the URL that nobody gets to see."""
     there, back = tmp_path / "grants.db", tmp_path / "back.db"
     make(SqliteLedger(there))
@@ -110,7 +110,7 @@ def test_a_ledger_goes_from_a_file_to_a_server_and_back_and_nothing_is_lost(tmp_
     assert told(SqliteLedger(back)) == before
 
 
-def test_what_is_there_and_differs_is_left_alone(tmp_path: Path, url: str) -> None:
+def test_a_row_that_differs_is_left_unchanged(tmp_path: Path, url: str) -> None:
     path = tmp_path / "grants.db"
 
     async def meddle() -> None:
@@ -126,7 +126,7 @@ def test_what_is_there_and_differs_is_left_alone(tmp_path: Path, url: str) -> No
 
 
 @pytest.mark.parametrize("way", ["to a server", "to a file"])
-def test_a_copy_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path, url: str, way: str) -> None:
+def test_an_interrupted_copy_continues(tmp_path: Path, url: str, way: str) -> None:
     path = tmp_path / "grants.db"
     total = PAGE + 100
     file, database = SqliteStore(path), PostgresStore(url)
@@ -166,7 +166,7 @@ def test_a_copy_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path, url: s
     assert told(SqliteLedger(path)) == told(PostgresLedger(url))
 
 
-def test_what_is_being_sent_or_changed_meanwhile_is_not_copied(tmp_path: Path, url: str) -> None:
+def test_a_ledger_in_use_is_not_copied(tmp_path: Path, url: str) -> None:
     path = tmp_path / "grants.db"
 
     async def changing(ledger: PostgresLedger) -> None:
@@ -203,7 +203,7 @@ def test_what_is_being_sent_or_changed_meanwhile_is_not_copied(tmp_path: Path, u
     anyio.run(main)
 
 
-def test_a_ref_that_postgresql_cannot_take_is_named(tmp_path: Path, url: str) -> None:
+def test_a_ref_that_postgresql_cannot_store_is_named(tmp_path: Path, url: str) -> None:
     path = tmp_path / "grants.db"
 
     async def plan() -> None:
@@ -217,20 +217,20 @@ def test_a_ref_that_postgresql_cannot_take_is_named(tmp_path: Path, url: str) ->
     assert "€€... has more than 2,000 bytes" in done.stderr
 
 
-def test_init_makes_a_ledger_and_its_queue_and_migrate_needs_one(url: str, tmp_path: Path) -> None:
+def test_init_creates_a_ledger_and_its_queue_and_migrate_needs_a_ledger(url: str, tmp_path: Path) -> None:
     missing = run("ledger", "migrate", "--ledger", url)
     assert missing.exit_code == 2
-    assert "has no ledger: look at the name, or make one: tgmembership ledger init" in missing.stderr
+    assert "has no ledger: check the name, or create one: tgmembership ledger init" in missing.stderr
     for _ in range(2):
         assert run("ledger", "init", "--ledger", url, "--queue").exit_code == 0
     assert run("ledger", "migrate", "--ledger", url).exit_code == 0
     assert run("ledger", "init", "--ledger", tmp_path / "grants.db").exit_code == 0
     assert run("ledger", "migrate", "--ledger", tmp_path / "grants.db").exit_code == 0
     assert "does not exist" in run("ledger", "migrate", "--ledger", tmp_path / "none.db").stderr
-    assert "needs a ledger that many" in run("ledger", "init", "--ledger", tmp_path / "a.db", "--queue").stderr
+    assert "requires a ledger on a server" in run("ledger", "init", "--ledger", tmp_path / "a.db", "--queue").stderr
 
 
-def test_who_only_looks_makes_no_ledger(url: str) -> None:
+def test_reading_creates_no_ledger(url: str) -> None:
     for arguments in (("list",), ("resolve", "a", "retry", "--reason", "x")):
         done = run("grants", *arguments, "--ledger", url)
         assert done.exit_code == 2
@@ -239,7 +239,7 @@ def test_who_only_looks_makes_no_ledger(url: str) -> None:
     assert not Path("nowhere.db").exists()
 
 
-def test_grants_of_a_server_are_looked_into_and_decided(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grants_of_a_server_are_listed_and_resolved(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make(PostgresLedger(url))
     monkeypatch.setenv("TGMEMBERSHIP_LEDGER", url)
     listed = [json.loads(line) for line in run("grants", "list", "--status", "unknown").stdout.splitlines()]
@@ -259,7 +259,7 @@ def test_unknown_ones_of_a_server_are_reconciled(url: str, monkeypatch: pytest.M
             monkeypatch.setenv(name, value)
         done = run("grants", "reconcile")
     assert done.exit_code == 4
-    assert "3 were unknown: 0 are proven to be granted, 3 are left to you." in done.stderr
+    assert "3 grants were unknown: 0 are now granted, 3 are still unknown." in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_unknown_ones_of_a_server_are_reconciled(url: str, monkeypatch: pytest.M
         f"postgresql://q:{PASSWORD}\udcff@h/db",
     ],
 )
-def test_what_is_no_ledger_is_neither_repeated_nor_made(
+def test_an_invalid_ledger_is_neither_quoted_nor_created(
     value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -295,7 +295,7 @@ def test_what_is_no_ledger_is_neither_repeated_nor_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_one_line_without_the_password(refused_port: int) -> None:
+def test_an_unreachable_server_is_a_one_line_error_without_the_password(refused_port: int) -> None:
     url = f"postgresql://shop:{PASSWORD}@127.0.0.1:{refused_port}/shop?sslpassword={PASSWORD}"
     for arguments in (("grants", "list"), ("ledger", "init"), ("worker",)):
         done = tgmembership(*arguments, "--ledger", url)
@@ -326,7 +326,7 @@ def test_a_ledger_is_backed_up_and_an_older_one_is_accepted(tmp_path: Path) -> N
     again = run("ledger", "backup", backup, "--ledger", path)
     assert again.exit_code == 2
     assert "backup.db is there already" in again.stderr
-    assert "there is nothing to accept" in run("ledger", "accept-restore", "--ledger", path).stderr
+    assert "nothing to accept" in run("ledger", "accept-restore", "--ledger", path).stderr
     anyio.run(plan, path, "new")
     backup.replace(path)
     refused = run("ledger", "migrate", "--ledger", path)
@@ -347,7 +347,7 @@ async def plan(path: Path, ref: str) -> None:
         await ledger.plan(GrantRequest(ref, 1))
 
 
-def test_an_older_inbox_is_accepted_and_made_no_ledger(tmp_path: Path) -> None:
+def test_an_older_inbox_is_accepted_without_creating_a_ledger(tmp_path: Path) -> None:
     path = tmp_path / "inbox.db"
 
     async def leave(*, restored: bool = False) -> None:
@@ -365,20 +365,20 @@ def test_an_older_inbox_is_accepted_and_made_no_ledger(tmp_path: Path) -> None:
     assert "holds no ledger" in run("grants", "list", "--ledger", path).stderr
 
 
-def test_what_is_on_a_server_is_backed_up_by_its_own_means(tmp_path: Path) -> None:
+def test_backing_up_a_server_names_its_own_tools(tmp_path: Path) -> None:
     for arguments in (("backup", tmp_path / "a.db"), ("accept-restore",)):
         done = run("ledger", *arguments, "--ledger", "postgresql://shop:pw@db/shop")
         assert done.exit_code == 2
         assert "postgresql://shop@db/shop is on a server" in done.stderr
 
 
-def test_the_same_ledger_twice_is_no_copy(tmp_path: Path) -> None:
+def test_copying_a_ledger_to_itself_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "grants.db"
     make(SqliteLedger(path))
     assert "are the same ledger" in run("ledger", "copy", path, path).stderr
 
 
-def test_the_file_of_a_living_owner_is_not_copied(tmp_path: Path, url: str) -> None:
+def test_the_file_of_a_running_owner_is_not_copied(tmp_path: Path, url: str) -> None:
     path = tmp_path / "grants.db"
 
     async def own() -> None:
@@ -406,7 +406,7 @@ def test_pauses_are_shown_and_lifted(url: str) -> None:
     assert shown() == ([], "0 pauses.\n")
     anyio.run(pause)
     assert shown() == ([1, 2], "2 pauses.\n")
-    assert shown("2", "--lift") == ([2], "1 pause lifted; restart workers that run.\n")
+    assert shown("2", "--lift") == ([2], "1 pause lifted; restart the running workers.\n")
     assert shown()[0] == [1]
     assert shown("--lift")[0] == [1]
     assert shown()[0] == []

@@ -21,8 +21,8 @@ def test_the_version_is_the_packages() -> None:
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_lists_the_commands(option: str) -> None:
     shown = tgmembership(option).stdout
-    assert re.search(r"demo +Grant a thousand members", shown)
-    assert re.search(r"fake +Serve a fake TGmembership", shown)
+    assert re.search(r"demo +Run `provision` under injected faults", shown)
+    assert re.search(r"fake +Run a fake TGmembership service", shown)
 
 
 @pytest.mark.parametrize("name", ["demo", "fake", "grants", "provision"])
@@ -48,7 +48,7 @@ def test_a_missing_extra_is_named_in_one_line(missing: str) -> None:
         f"import sys; sys.modules[{missing!r}] = None\nfrom tgmembership_async.cli import main\nmain(['demo'])"
     )
     assert done.returncode == 2
-    assert done.stderr == "the command line needs an extra: pip install 'tgmembership-async[cli]'\n"
+    assert done.stderr == "The command line needs an extra: pip install 'tgmembership-async[cli]'\n"
 
 
 def test_any_other_missing_module_is_not_blamed_on_the_extra() -> None:
@@ -71,7 +71,7 @@ FULL = Path("/dev/full")
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["grants", "list"], ["grants", "list", "--format", "table"], ["provision"]]
 )
-def test_output_that_cannot_be_written_is_one_sentence(
+def test_output_that_cannot_be_written_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     async def grant() -> None:

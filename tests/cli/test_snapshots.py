@@ -94,7 +94,7 @@ def test_a_terminal_of_ascii_gets_ascii(commands: Commands) -> None:
     approve("plans.ascii", shown)
 
 
-def test_who_reads_one_line_only_is_no_error(commands: Commands) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(commands: Commands) -> None:
     with subprocess.Popen(
         [*COMMAND, "subscribers"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=commands.environment
     ) as process:

@@ -86,14 +86,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_what_is_enqueued_is_granted_by_workers_once(
-    members: Callable[[int], Path], service: FakeService, url: str
-) -> None:
+def test_enqueued_members_are_granted_once(members: Callable[[int], Path], service: FakeService, url: str) -> None:
     """Two workers at the same time share what was enqueued twice, and tell each member on one line."""
     file = members(60)
     first = run("provision", file, "--plan-id", 1, "--enqueue")
     assert (first.exit_code, json.loads(first.stdout)) == (0, {"members": 60, "enqueued": 60})
-    assert f"Carry them out: tgmembership worker --ledger '{url}'" in first.stderr
+    assert f"Process them: tgmembership worker --ledger '{url}'" in first.stderr
     assert json.loads(run("provision", file, "--plan-id", 1, "--enqueue").stdout)["enqueued"] == 0
     with started("worker", "--until-empty") as one, started("worker", "--until-empty") as two:
         told = [worker.communicate(timeout=60) for worker in (one, two)]
@@ -145,7 +143,7 @@ def test_a_worker_that_is_stopped_finishes_what_is_in_flight(
         worker.send_signal(signal.SIGTERM)
         stdout, stderr = worker.communicate(timeout=60)
     assert worker.returncode == 0, stderr
-    assert "Finishing what is in flight" in stderr
+    assert "Stopping: waiting for the grants in flight" in stderr
     told = lines(stdout)
     assert {line["status"] for line in told} == {"granted"}
     assert all(line["link"] for line in told)
@@ -177,7 +175,7 @@ def test_a_worker_that_is_killed_leaves_what_it_sent_unknown(
     assert sum(grant.status is GrantStatus.UNKNOWN for grant in rows(url).values()) == 2
 
 
-def test_rejected_credentials_stop_the_worker_and_the_rest_waits(
+def test_rejected_credentials_stop_the_worker_and_the_other_jobs_wait(
     members: Callable[[int], Path], service: FakeService, setenv: Callable[[str, str], None]
 ) -> None:
     file = members(20)
@@ -203,7 +201,7 @@ def test_a_service_that_fails_stops_the_worker(
     assert service.count_requests() == 0
 
 
-def test_a_ref_of_somebody_else_is_a_conflict(tmp_path: Path, service: FakeService) -> None:
+def test_a_ref_of_another_member_is_a_conflict(tmp_path: Path, service: FakeService) -> None:
     path = tmp_path / "members.csv"
     for member in (1, 2):
         path.write_text(f"ref,member_id\na,{member}\n")
@@ -218,5 +216,5 @@ def test_queues_need_a_server(members: Callable[[int], Path], tmp_path: Path) ->
     for arguments in (("worker",), ("provision", members(1), "--plan-id", 1, "--enqueue")):
         done = run(*arguments, "--ledger", path)
         assert done.exit_code == 2
-        assert "needs a ledger that many processes share: --ledger postgresql://" in done.stderr
+        assert "requires a ledger on a server: --ledger postgresql://" in done.stderr
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""`python -m tgmembership_async.cli` is `tgmembership`."""
+"""`python -m tgmembership_async.cli` runs the same command as `tgmembership`."""
 
 from tgmembership_async.cli import main
 

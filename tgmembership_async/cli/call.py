@@ -1,4 +1,4 @@
-"""`tgmembership call`: any method by name, and its result as it came."""
+"""`tgmembership call`: call any method by name and print its result unchanged."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ Examples:
   tgmembership call getSubscribers user_id=4200 --format json
   tgmembership call someNewMethod member_id=4200 --verb POST --safety idempotent
 
-A value of digits is sent as a number, anything else as text. What is safe or idempotent is sent again after a lost
-reply; what is unsafe never is, and ends in exit code 4.
+A VALUE of digits is sent as a number, any other VALUE as text. After a lost reply, a safe or idempotent call is sent
+again; an unsafe call is not, and exits with code 4.
 """
 
 
@@ -41,14 +41,14 @@ reply; what is unsafe never is, and ends in exit code 4.
 @click.option(
     "--verb",
     type=click.Choice(["GET", "POST", "DELETE"], case_sensitive=False),
-    help="[default: as documented for METHOD, else GET]",
+    help="HTTP verb. [default: as documented for METHOD, else GET]",
 )
 @click.option(
     "--safety",
     type=click.Choice(list(map(str, Safety))),
-    help="What a repetition does, where METHOD is not documented. [default: safe for GET, else unsafe]",
+    help="Whether an undocumented METHOD may be sent again. [default: safe for GET, else unsafe]",
 )
-@click.option("--show-secrets", is_flag=True, help="Allow methods whose reply holds an access token or a secret.")
+@click.option("--show-secrets", is_flag=True, help="Allow methods whose reply contains an access token or a secret.")
 @format_option
 def command(
     *,
@@ -61,29 +61,29 @@ def command(
 ) -> None:
     """Call METHOD of the service, documented or not, and print its result.
 
-    An array of objects is rows; what is no object comes as {"result": ...}. On stderr it says what the envelope had to
-    say beside the result.
+    An array of objects is printed as rows; a result that is neither an array nor an object as {"result": ...}. Code,
+    description, request id, attempts and duration go to stderr.
     """
-    how = verb or _VERBS.get(method.lower(), "GET")
+    used_verb = verb or _VERBS.get(method.lower(), "GET")
     name = method.lower()
-    if name in _SECRET and (name, how) not in _HARMLESS and not show_secrets:
+    if name in _SECRET and (name, used_verb) not in _HARMLESS and not show_secrets:
         msg = (
-            f"the reply may hold what nobody else may read: use {_BETTER[name]}, or add --show-secrets. "
+            f"the reply may contain an access token or a secret: use {_BETTER[name]}, or add --show-secrets. "
             "Nothing was sent"
         )
         raise UsageError(msg)
     params = dict(map(_pair, parameters))
-    reply: Reply[Any] = anyio.run(_call, method, how, params, safety)
+    reply: Reply[Any] = anyio.run(_call, method, used_verb, params, safety)
     _show(form, reply.result)
-    told = (reply.code, reply.description, reply.request_id and f"request {reply.request_id}")
+    parts = (reply.code, reply.description, reply.request_id and f"request {reply.request_id}")
     tries = f"{reply.attempts} attempt{'s' if reply.attempts > 1 else ''}"
-    note(", ".join(str(part) for part in (*told, tries, f"{1000 * reply.elapsed:.0f} ms") if part))
+    note(", ".join(str(part) for part in (*parts, tries, f"{1000 * reply.elapsed:.0f} ms") if part))
 
 
 def _pair(text: str) -> tuple[str, str | int]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        msg = f"a parameter is KEY=VALUE, not {text!r:.80}"
+        msg = f"a parameter must be KEY=VALUE, not {text!r:.80}"
         raise UsageError(msg)
     return key, int(value) if _NUMBER.fullmatch(value) else value
 

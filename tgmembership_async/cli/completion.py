@@ -1,4 +1,4 @@
-"""`tgmembership completion`: what makes a shell complete commands, options and their values."""
+"""`tgmembership completion`: print a script that completes commands, options and their values in a shell."""
 
 from typing import Final
 
@@ -9,10 +9,10 @@ _EPILOG: Final = """
 \b
 Examples:
   tgmembership completion bash > ~/.local/share/bash-completion/completions/tgmembership
-  tgmembership completion zsh > ~/.zfunc/_tgmembership     # ~/.zfunc is in fpath, before compinit
+  tgmembership completion zsh > ~/.zfunc/_tgmembership     # ~/.zfunc must be in fpath before compinit
   tgmembership completion fish > ~/.config/fish/completions/tgmembership.fish
 
-Or for this shell only: eval "$(tgmembership completion bash)".
+For the current shell only: eval "$(tgmembership completion bash)".
 """
 
 
@@ -20,7 +20,7 @@ Or for this shell only: eval "$(tgmembership completion bash)".
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the completion script of a SHELL: bash (4.4 or newer), zsh or fish."""
+    """Print the completion script for SHELL: bash (4.4 or newer), zsh or fish."""
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - the three are click's own
     click.echo(kind(context.find_root().command, {}, "tgmembership", "_TGMEMBERSHIP_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""The bot's credentials: from the environment, from a file, or asked for; never from a flag, which others can see."""
+"""Read the bot's credentials from the environment, a file or a prompt. Options are visible to other users."""
 
 import os
 import sys
@@ -20,39 +20,39 @@ _KEYS: Final = (f"{PREFIX}API_KEY", f"{PREFIX}API_KEY_FILE")
 
 
 def session(**options: Unpack[SessionOptions]) -> Session:
-    """Return a Session for the bot that the environment names; on a terminal, ask for what it does not say."""
-    arguments: dict[str, Any] = {**_given(), **options}
+    """Return a Session for the bot in the environment; on a terminal, prompt for missing variables."""
+    arguments: dict[str, Any] = {**_credentials(), **options}
     return Session(**arguments)
 
 
 def account() -> Account:
-    """Return the checked account of that bot, or raise UsageError."""
-    return settings.account(**_given())
+    """Return the account of the bot in the environment. Raises UsageError where it is not valid."""
+    return settings.account(**_credentials())
 
 
 @hides_arguments
-def _given() -> dict[str, Any]:
+def _credentials() -> dict[str, Any]:
     if sys.stdin.isatty() and sys.stderr.isatty():
-        # What was answered is kept in the environment of this process, so that nobody is asked twice.
+        # Keep the answers in the environment of this process, so that each is prompted for once.
         if not os.environ.get(_BOT_ID):
             os.environ[_BOT_ID] = click.prompt("Bot id", err=True)
         if not any(os.environ.get(name) for name in _KEYS):
-            os.environ[_KEYS[0]] = click.prompt("API key (it is not shown)", hide_input=True, err=True)
+            os.environ[_KEYS[0]] = click.prompt("API key (hidden)", hide_input=True, err=True)
     return settings.from_environment(PREFIX)
 
 
 @hides_arguments
 def load(path: Path) -> None:
-    """Take the variables of a file of `KEY=VALUE` lines into the environment, where they win over what is there."""
+    """Read a file of `KEY=VALUE` lines into the environment; its variables override those already set."""
     found = _read(path)
     if any(found.get(name) for name in _KEYS):
-        for name in _KEYS:  # one in the file and the other around it would be two keys
+        for name in _KEYS:  # a variable in the file and another in the environment would conflict
             os.environ.pop(name, None)
     os.environ.update(found)
 
 
 def _read(path: Path) -> dict[str, str]:
-    from dotenv.parser import parse_stream  # noqa: PLC0415 - only where a file is named
+    from dotenv.parser import parse_stream  # noqa: PLC0415 - only with --env-file
 
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""The exit codes of every command: stable, and told by `tgmembership --help`."""
+"""The exit codes of all commands. They are stable and listed in `tgmembership --help`."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -8,7 +8,7 @@ from tgmembership_async import errors
 
 
 class Exit(IntEnum):
-    """What a command came to."""
+    """The exit code of a command."""
 
     OK = 0
     FAILED = 1
@@ -21,14 +21,14 @@ class Exit(IntEnum):
 
 
 MEANINGS: Final[Mapping[Exit, str]] = {
-    Exit.OK: "all is well",
-    Exit.FAILED: "it failed or is unfinished: running it again grants nobody twice",
-    Exit.WRONG_USE: "wrong use or a bad file; nothing was sent",
-    Exit.REFUSED: "the service refused, or the ref stands for another plan or member",
-    Exit.UNKNOWN: "the service may or may not have acted: decide with `tgmembership grants`",
+    Exit.OK: "success",
+    Exit.FAILED: "failed or unfinished; it is safe to run the command again",
+    Exit.WRONG_USE: "wrong usage or an invalid file; nothing was sent",
+    Exit.REFUSED: "the service refused, or the ref belongs to another plan or member",
+    Exit.UNKNOWN: "the outcome is unknown: decide with `tgmembership grants`",
     Exit.CREDENTIALS: "the credentials were rejected",
-    Exit.INTERRUPTED: "interrupted: run it again",
-    Exit.PIPE_CLOSED: "whoever read the output went away, as `| head -1` does",
+    Exit.INTERRUPTED: "interrupted; it is safe to run the command again",
+    Exit.PIPE_CLOSED: "the reader of the output closed the pipe, as `| head -1` does",
 }
 _BY_ERROR: Final[tuple[tuple[type[errors.TGMembershipError], Exit], ...]] = (
     (errors.UsageError, Exit.WRONG_USE),
@@ -44,5 +44,5 @@ _BY_ERROR: Final[tuple[tuple[type[errors.TGMembershipError], Exit], ...]] = (
 
 
 def exit_of(error: errors.TGMembershipError) -> Exit:
-    """Return the exit code of a command that ends in `error`."""
+    """Return the exit code of a command that raised `error`."""
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), Exit.FAILED)

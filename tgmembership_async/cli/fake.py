@@ -1,4 +1,4 @@
-"""`tgmembership fake`: the fake service, for as long as it is not interrupted."""
+"""`tgmembership fake`: run the fake service until interrupted."""
 
 import threading
 from random import Random
@@ -20,26 +20,26 @@ Examples:
 
 
 @click.command("fake", epilog=_EPILOG)
-@click.option("--port", default=0, show_default="any free one", help="Listen on this port.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this loopback address.")
-@click.option("--seed", default=0, show_default=True, help="Draw key, tokens and orders from this number.")
+@click.option("--port", default=0, show_default="any free one", help="Port to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback address to listen on.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random API key, tokens and orders.")
 @click.option(
     "--fault-rate",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Let so much of the requests suffer each kind of fault, 0.03 say.",
+    help="Fraction of requests that get each kind of fault, for example 0.03.",
 )
 @click.option(
     "--order-every",
     type=click.FloatRange(0, min_open=True),
-    help="Let somebody pay so often, in seconds, and tell the webhook. [default: never]",
+    help="Seconds between simulated orders, each delivered to the webhook. [default: no orders]",
 )
 def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: float | None) -> None:
-    """Serve a fake TGmembership on this machine, to try things on.
+    """Run a fake TGmembership service on this machine.
 
-    It has four plans, sixty orders, and knows every member. The lines on stdout, set in the environment of another
-    program, point Session.from_env() to it. Ctrl-C ends it.
+    The service has four plans and sixty orders, and accepts every member id. The lines on stdout are the environment
+    variables with which Session.from_env() connects to the service. Ctrl-C ends it.
     """
     service = FakeService(seed=seed, faults=nasty(fault_rate) if fault_rate else ())
     service.populate()

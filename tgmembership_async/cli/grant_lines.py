@@ -1,4 +1,4 @@
-"""A grant for programs: one JSON object on a line. Links open doors, so they come only when asked for."""
+"""A grant as one line of JSON. Tokens and links give access, so they are included only on request."""
 
 import json
 from collections.abc import Mapping
@@ -9,23 +9,23 @@ from tgmembership_async.errors import RefConflict
 from tgmembership_async.grants.model import Grant
 
 CONFLICT = "conflict"
-"""Stands for the status where a request was for another plan or member than the ledger has for its ref."""
+"""Printed in place of a status where the ledger has the ref for another plan or member."""
 
 
 def status_of(grant: Grant) -> str:
-    """Return a grant's status or, for a request that the ledger could not take, CONFLICT."""
+    """Return a grant's status, or CONFLICT where its error is a RefConflict."""
     return CONFLICT if isinstance(grant.error, RefConflict) else grant.status.value
 
 
 def columns(*, links: bool) -> tuple[str, ...]:
-    """Return the names of what `fields_of` tells."""
-    told = ("ref", "member_id", "plan_id", "status", "attempts", "error", "note", "updated_at")
-    return (*told, "token", "link") if links else told
+    """Return the keys of `fields_of`."""
+    names = ("ref", "member_id", "plan_id", "status", "attempts", "error", "note", "updated_at")
+    return (*names, "token", "link") if links else names
 
 
 def fields_of(grant: Grant, *, links: bool) -> dict[str, Any]:
-    """Return what is told of a grant; `token` and `link` only with `links`."""
-    told: dict[str, Any] = {
+    """Return a grant as a row; `token` and `link` only with `links`."""
+    row: dict[str, Any] = {
         "ref": grant.ref,
         "member_id": grant.member_id,
         "plan_id": grant.plan_id,
@@ -37,15 +37,15 @@ def fields_of(grant: Grant, *, links: bool) -> dict[str, Any]:
     }
     if links:
         token = grant.token
-        told |= {"token": None, "link": None} if token is None else {"token": token.token, "link": token.link}
-    return told
+        row |= {"token": None, "link": None} if token is None else {"token": token.token, "link": token.link}
+    return row
 
 
 def line(fields: Mapping[str, Any]) -> str:
-    """Return one line of JSON, in characters that every terminal and pipe takes."""
+    """Return one line of JSON, in ASCII."""
     return json.dumps(fields, default=plain)
 
 
 def plain(value: object) -> str:
-    """Return what JSON has no form for as a string: a moment in ISO 8601, an exact number to its last digit."""
+    """Return a value that JSON has no type for as a string: a datetime in ISO 8601, a Decimal with all digits."""
     return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,4 +1,4 @@
-"""`tgmembership ledger`: make a ledger, migrate, copy, back up, accept a restored one, show pauses."""
+"""`tgmembership ledger`: create, migrate, copy and back up a ledger, accept a restored one, show pauses."""
 
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ Examples:
   tgmembership ledger backup backups/grants-monday.db --ledger grants.db
   tgmembership ledger accept-restore --ledger grants.db
 
-The password of a server comes from the URL, from PGPASSWORD or from ~/.pgpass, and is never shown.
+The password of a server is read from the URL, PGPASSWORD or ~/.pgpass, and is never printed.
 """
 
 
@@ -44,44 +44,49 @@ def _example(arguments: str) -> str:
 
 @click.group("ledger", epilog=_EPILOG)
 def command() -> None:
-    """Make a ledger of grants, bring it up to date, copy it, back it up, and accept one that was restored."""
+    """Create, migrate, copy, back up and restore a ledger of grants."""
 
 
 @command.command("init", epilog=_example("init --ledger postgresql://shop@db/shop --queue"))
-@ledger_option("The file or the server that shall have it.", required=True)
-@click.option("--queue", is_flag=True, help="Make the tables of the job queue too, for `provision --enqueue`.")
+@ledger_option("Ledger to create.", required=True)
+@click.option("--queue", is_flag=True, help="Also create the tables of the job queue, for `provision --enqueue`.")
 def init(*, ledger: Place, queue: bool) -> None:
-    """Make a ledger, or bring the one that is there up to date.
+    """Create a ledger, or migrate an existing one.
 
-    Whatever opens a ledger does so by itself; this does it ahead of time, with the rights to create tables.
+    Commands that write to a ledger create and migrate its tables when they open it. Use this command to do so
+    beforehand, as a database user that may create tables.
     """
     if queue:
         server(ledger, "--queue")
-    anyio.run(_ready, ledger, queue)
+    anyio.run(_create, ledger, queue)
     note(f"{ledger} is ready.")
 
 
 @command.command("migrate", epilog=_example("migrate --ledger grants.db"))
-@ledger_option("The file or the server that has it.", required=True, exists=True)
+@ledger_option("Ledger to migrate.", required=True, exists=True)
 def migrate(*, ledger: Place) -> None:
-    """Bring the tables of a ledger that is there up to date with this package, and keep all rows."""
+    """Migrate an existing ledger to this version.
+
+    All rows are kept.
+    """
     check_there(ledger)
-    anyio.run(_ready, ledger, False)
+    anyio.run(_create, ledger, False)
     note(f"{ledger} is up to date.")
 
 
 @command.command("pauses", epilog=_example("pauses --ledger postgresql://shop@db/shop --lift"))
-@ledger_option("The server that the workers share.", required=True)
+@ledger_option("Server that the workers share.", required=True)
 @click.argument("bot_id", type=click.IntRange(min=1), required=False)
-@click.option("--lift", is_flag=True, help="End the pauses that are shown, so that workers send again.")
+@click.option("--lift", is_flag=True, help="End the pauses shown, so that workers send requests again.")
 @format_option
 def pauses(*, ledger: Place, bot_id: int | None, lift: bool, form: Format) -> None:
-    """Show the pauses that all workers of BOT_ID (or of every bot) keep, and lift them with --lift.
+    """Show or lift the pauses shared by all workers.
 
-    The service asks for a pause with status 429 and Retry-After. Workers with --ledger postgresql://... share it, also
-    across restarts, for an hour at most (RetryPolicy.pause_cap). Lift one that is wrong, such as a gateway's; the
-    service answers 429 again if it was right. A worker that runs keeps the pause it knows of until it is restarted. A
-    ledger in a file shares no pause: it ends with the process.
+    With BOT_ID, only the pause of that bot is shown. The service requests a pause with status 429 and Retry-After.
+    Workers with --ledger postgresql://... share the pause, also across restarts, for one hour at most
+    (RetryPolicy.pause_cap). Lift a pause that is wrong, for example one requested by a gateway; if the pause was right,
+    the service answers 429 again. A running worker keeps the pause until the worker is restarted. Processes with a
+    ledger in a file share no pauses.
     """
     where = server(ledger, "ledger pauses")
     check_there(where)
@@ -90,10 +95,10 @@ def pauses(*, ledger: Place, bot_id: int | None, lift: bool, form: Format) -> No
         for pause in found:
             out.row({"bot_id": pause.bot_id, "until": pause.until, "seconds": round(pause.seconds, 1)})
     how_many = f"{len(found):,} pause{'' if len(found) == 1 else 's'}"
-    note(f"{how_many} lifted; restart workers that run." if lift and found else f"{how_many}.")
+    note(f"{how_many} lifted; restart the running workers." if lift and found else f"{how_many}.")
 
 
-async def _pauses(where: Server, bot_id: int | None, lift: bool) -> "list[Pause]":  # noqa: FBT001 - anyio.run takes no names
+async def _pauses(where: Server, bot_id: int | None, lift: bool) -> "list[Pause]":  # noqa: FBT001 - anyio.run passes no keywords
     from tgmembership_async.storage.postgres.gate import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
 
     async with PostgresGate(where.url) as gate:
@@ -103,7 +108,7 @@ async def _pauses(where: Server, bot_id: int | None, lift: bool) -> "list[Pause]
         return found
 
 
-async def _ready(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.run takes no names
+async def _create(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.run passes no keywords
     async with opened(ledger):
         pass
     if queue:
@@ -118,11 +123,11 @@ async def _ready(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.ru
 @click.argument("target", metavar="TO")
 @format_option
 def copy_(*, source: str, target: str, form: Format) -> None:
-    """Copy every row FROM a ledger TO another, each a file or a server, with attempts, decisions, tokens and times.
+    """Copy all rows of ledger FROM to ledger TO.
 
-    Stop what sends from either of them before. A copy that was cut off goes on where it stopped when it is run again; a
-    row that is there already and differs ends it, and is left as it is. Afterwards use TO, and FROM no more: what is
-    granted in one of them is not known to the other.
+    FROM and TO are each a file or a server. Attempts, decisions, tokens and times are copied too. First stop all
+    programs that use either ledger. An interrupted copy continues when run again. A row of TO that differs from FROM's
+    is left unchanged and ends the copy. Afterwards use only TO: grants made with one ledger are not known to the other.
     """
     from_, to = place(source, exists=True), place(target)
     if from_ == to:
@@ -131,13 +136,13 @@ def copy_(*, source: str, target: str, form: Format) -> None:
     check_there(from_)
     copied = anyio.run(_copy, _store(from_), _store(to))
     write_one(form, {"rows": copied.rows, "added": copied.added})
-    note(f"{copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, and {from_} no more.")
-    note(f"Look: {hint('grants', 'list', '--ledger', to)}")
+    note(f"Copied {copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, not {from_}.")
+    note(f"List the grants: {hint('grants', 'list', '--ledger', to)}")
 
 
 def _store(where: Place) -> Store:
     if isinstance(where, Path):
-        from tgmembership_async.grants.sqlite.copying import SqliteStore  # noqa: PLC0415 - one of the two
+        from tgmembership_async.grants.sqlite.copying import SqliteStore  # noqa: PLC0415 - one of two alternatives
 
         return SqliteStore(where)
     from tgmembership_async.grants.postgres.copying import PostgresStore  # noqa: PLC0415 - an extra
@@ -147,14 +152,15 @@ def _store(where: Place) -> Store:
 
 @command.command("backup", epilog=_example("backup backups/grants-monday.db --ledger grants.db"))
 @click.argument("target", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
-@ledger_option("The file that is backed up.", required=True, exists=True)
+@ledger_option("Ledger file to back up.", required=True, exists=True)
 def backup(*, target: Path, ledger: Place) -> None:
-    """Copy a ledger to a new FILE, whole and as it is now, beside the process that has it open.
+    """Copy a consistent snapshot of a ledger to a new FILE.
 
-    Never use `cp` while it is in use: the copy may be torn. FILE holds tokens, and is for your user alone (mode 0600).
+    Another process may use the ledger meanwhile. Do not use `cp` then: the copy may be inconsistent. FILE contains
+    tokens, and only your user can read it (mode 0600).
     """
-    anyio.run(_back_up, _file(ledger, "pg_dump, or what your server offers"), target)
-    note(f"{target} is a backup of {ledger}. Read `Back up and restore` in the docs before you use it.")
+    anyio.run(_back_up, _file(ledger, "pg_dump or another tool of your server"), target)
+    note(f"{target} is a backup of {ledger}. Before restoring it, read `Back up and restore` in the docs.")
 
 
 async def _back_up(ledger: Path, target: Path) -> None:
@@ -163,29 +169,29 @@ async def _back_up(ledger: Path, target: Path) -> None:
 
 
 @command.command("accept-restore", epilog=_example("accept-restore --ledger grants.db"))
-@ledger_option("The file that was restored.", required=True, exists=True)
+@ledger_option("Restored ledger file.", required=True, exists=True)
 @format_option
 def accept_restore(*, ledger: Place, form: Format) -> None:
-    """Accept a file that is older than the one that was in use, and print the period that it lacks.
+    """Accept an older copy of a ledger file.
 
-    Put the latest file back instead, if there is one. Rows that are planned in it become unknown, for they may have
-    been sent since; so do new refs that were paid in that period, where the program says when they were paid. All
-    other new refs are sent.
+    The period whose grants the copy lacks is printed. If the latest file still exists, restore that file instead. The
+    planned rows of the copy become unknown, because they may have been sent in the missing period. New refs that were
+    paid in that period become unknown too, if the program passes the time of payment. All other new refs are sent.
     """
-    gap, unknown = anyio.run(_accept, _file(ledger, "its own means"))
+    gap, unknown = anyio.run(_accept, _file(ledger, "pg_restore or another tool of your server"))
     if gap is None:
-        note(f"{ledger} is no older copy: there is nothing to accept.")
+        note(f"{ledger} is not an older copy: nothing to accept.")
         return
     write_one(form, {"begins": gap.begins, "ends": gap.ends, "accepted_at": gap.accepted_at, "unknown": unknown})
-    note(f"Accepted. What was granted {gap} is not in {ledger}.")
+    note(f"Accepted. {ledger} lacks the grants made {gap}.")
     if unknown:
-        note(f"Decide what is unknown: {hint('grants', 'list', '--status', 'unknown', '--ledger', ledger)}")
+        note(f"Decide about the unknown grants: {hint('grants', 'list', '--status', 'unknown', '--ledger', ledger)}")
 
 
 async def _accept(file: Path) -> tuple[Gap | None, int]:
-    """Return the gap that was accepted, if there was one, and how many rows of the ledger are unknown now."""
+    """Return the gap that was accepted, or None, and how many rows of the ledger are unknown now."""
     began = utc_now()
-    storage = SqliteStorage(file, GENERATIONS, restored=True)  # an inbox alone will do too
+    storage = SqliteStorage(file, GENERATIONS, restored=True)  # the file may hold only an inbox
     await storage.open()
     try:
         found = await storage.read(gaps)
@@ -201,8 +207,9 @@ async def _accept(file: Path) -> tuple[Gap | None, int]:
 
 
 def _file(ledger: Place, instead: str) -> Path:
+    """Return the path of a ledger file. Raises UsageError, which names the tool to use instead, for a server."""
     if not isinstance(ledger, Path):
-        msg = f"{ledger} is on a server: back it up and restore it by {instead}"
+        msg = f"{ledger} is on a server: back up and restore it with {instead}"
         raise UsageError(msg)
     return ledger
 

@@ -1,4 +1,4 @@
-"""Where a ledger is: a SQLite file, or a PostgreSQL server by its URL; one option for both, and one way to open it."""
+"""The option `--ledger`: the path of a SQLite file or the URL of a PostgreSQL server, and how to open either."""
 
 import re
 from collections.abc import AsyncGenerator, Callable
@@ -18,8 +18,8 @@ from tgmembership_async.protocol.gate import RateLimit
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NO_LEDGER: Final = (
-    "a ledger is a file, or on a server: postgresql://user@host/database, with '%3F' for a '?' in the password, '%40' "
-    "for '@', '%2F' for '/', '%3A' for ':' and '%25' for '%'; the path of a file of such a name begins with './'"
+    "a ledger is a file or a URL: postgresql://user@host/database, with '%3F' for a '?' in the password, '%40' "
+    "for '@', '%2F' for '/', '%3A' for ':' and '%25' for '%'; put './' before a file name that looks like a URL"
 )
 _LOOKS_LIKE_A_CONNECTION: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:/|postgres(?:ql)?:|[a-z_]+\s*=)", re.IGNORECASE)
 _HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]*)(?::\d*)?"
@@ -34,7 +34,7 @@ _SHOWN: Final = frozenset(
 
 @frozen
 class Server:
-    """A PostgreSQL server by its connection URL, which is shown without its password."""
+    """The connection URL of a PostgreSQL server; `str` returns it without the password."""
 
     url: str = field(repr=False)
 
@@ -52,9 +52,9 @@ Place = Path | Server
 
 
 def place(value: str, *, exists: bool = False) -> Place:
-    """Return the place that a value names: a postgresql:// URL, or the path of a file that is there if `exists`.
+    """Return the Server or the Path of a value. With `exists`, a file must exist.
 
-    What looks like a connection to a server is never taken for the name of a file: that name would hold a password.
+    A value that looks like connection settings is never taken for a file name, which could contain a password.
     """
     if _LOOKS_LIKE_A_CONNECTION.match(value):
         if not _is_readable(value):
@@ -64,7 +64,7 @@ def place(value: str, *, exists: bool = False) -> Place:
 
 
 def _is_readable(url: str) -> bool:
-    """Tell whether a URL has one reading: with a bare '?' or '/' the rest of a password would be something else."""
+    """Return whether a URL is unambiguous: after a bare '?' or '/' a password's rest would be a setting or a name."""
     parts = _URL.fullmatch(url)
     if parts is None or not url.isprintable():
         return False
@@ -73,7 +73,7 @@ def _is_readable(url: str) -> bool:
 
 
 def ledger_option(help: str, *, required: bool = False, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
-    """Return the option `--ledger`, whose value is a Place, or None; a file must be there if `exists`."""
+    """Return the option `--ledger`. Its value is a Place or None; with `exists`, a file must exist."""
 
     def placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:  # noqa: ARG001 - click's
         return None if value is None else place(value, exists=exists)
@@ -90,15 +90,15 @@ def ledger_option(help: str, *, required: bool = False, exists: bool = False) ->
 
 
 def server(place: Place | None, what: str) -> Server:
-    """Return the place if it is a PostgreSQL server; `what` is only to be had there."""
+    """Return the place if it is a PostgreSQL server. Raises UsageError otherwise; `what` names what needs one."""
     if not isinstance(place, Server):
-        msg = f"{what} needs a ledger that many processes share: --ledger postgresql://user@host/database"
+        msg = f"{what} requires a ledger on a server: --ledger postgresql://user@host/database"
         raise UsageError(msg)
     return place
 
 
 def ledger_at(place: Place, *, owner: bool = True) -> Ledger:
-    """Return the ledger at a place, not open; `owner` is for who sends from a file, and a server asks nobody."""
+    """Return the closed ledger at a place. Sending from a file requires `owner`; a server ignores it."""
     if isinstance(place, Path):
         return SqliteLedger(place, owner=owner)
     from tgmembership_async.grants import PostgresLedger  # noqa: PLC0415 - an extra, and slow to load
@@ -107,15 +107,15 @@ def ledger_at(place: Place, *, owner: bool = True) -> Ledger:
 
 
 rate_option: Final = click.option(
-    "--rate", type=click.IntRange(1), help="Call at most so often a second; on a server, all its workers together."
+    "--rate", type=click.IntRange(1), help="Maximum calls per second; with a server, of all its workers together."
 )
 
 
 def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
-    """Return the options of a Session that keeps to a rate and, on a server, shares it and all pauses with others."""
+    """Return Session options for a rate limit; on a server, all its workers share the limit and all pauses."""
     options: dict[str, Any] = {"rate_limit": None if rate is None else RateLimit(rate, 1)}
     if isinstance(place, Server):
-        ledger_at(place)  # which says what extra is missing, if so
+        ledger_at(place)  # raises where the extra is missing
         from tgmembership_async.storage.postgres.gate import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
 
         options["gate"] = PostgresGate(place.url)
@@ -123,8 +123,8 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
 
 
 def is_there(place: Server) -> bool:
-    """Tell whether a database has a ledger. Raises UsageError or StorageError where it cannot be asked."""
-    ledger_at(place)  # which says what extra is missing, if so
+    """Return whether a database has a ledger. Raises UsageError or StorageError where it cannot be queried."""
+    ledger_at(place)  # raises where the extra is missing
     from psycopg import Error  # noqa: PLC0415 - an extra, and slow to load
 
     from tgmembership_async.storage.postgres.errors import postgres_error  # noqa: PLC0415 - needs the extra
@@ -140,16 +140,16 @@ def is_there(place: Server) -> bool:
 
 
 def check_there(place: Place) -> None:
-    """Raise UsageError where a database has no ledger: who only looks, or was given a wrong name, makes none."""
+    """Raise UsageError where a database has no ledger, instead of creating one under a mistyped name."""
     if isinstance(place, Server) and not is_there(place):
-        make = hint("ledger", "init", "--ledger", place)
-        msg = f"{place} has no ledger: look at the name, or make one: {make}"
+        create = hint("ledger", "init", "--ledger", place)
+        msg = f"{place} has no ledger: check the name, or create one: {create}"
         raise UsageError(msg)
 
 
 @asynccontextmanager
 async def opened(place: Place, *, owner: bool = True) -> AsyncGenerator[Ledger]:
-    """Open the ledger at a place, and close it."""
+    """Open the ledger at a place, and close it at the end."""
     ledger = ledger_at(place, owner=owner)
     await ledger.open()
     try:

@@ -1,8 +1,8 @@
-"""Rows for people on a terminal, and for programs in a pipe: one writer for each `--format`.
+"""Write rows as tables, JSON or CSV: one writer for each `--format`.
 
-Money and other exact numbers are strings in JSON, so that no reader rounds them. A cell of CSV that is an object or an
-array holds its JSON; text that a spreadsheet would take for a formula has a `'` in front. What the service, a customer
-or a file's name brings along commands no terminal: control characters are shown escaped.
+JSON has money and other exact numbers as strings, so that no reader rounds them. A CSV cell has objects and arrays as
+JSON, and a `'` before text that a spreadsheet would evaluate as a formula. Control characters in texts of the service,
+in notes and in file names are escaped before they reach a terminal.
 """
 
 import csv
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-# ruff: noqa: PLC0415 - rich takes a tenth of a second to load, and a pipe has no use for it
+# ruff: noqa: PLC0415 - importing rich takes 0.1 s, and only tables need it
 
 F = TypeVar("F", bound=Callable[..., Any])
 Fields = Mapping[str, Any]
@@ -45,7 +45,7 @@ format_option: Final = click.option(
     type=click.Choice(_FORMATS),
     default="auto",
     show_default=True,
-    help="How to print rows; auto is a table on a terminal and JSON lines in a pipe.",
+    help="Output format; auto is table on a terminal and jsonl in a pipe.",
 )
 stream_option: Final = click.option(
     "--format",
@@ -53,28 +53,28 @@ stream_option: Final = click.option(
     type=click.Choice(_FORMATS),
     default="jsonl",
     show_default=True,
-    help="How to print rows; jsonl and csv come one by one, as soon as each outcome is durable.",
+    help="Output format; jsonl and csv print each row as soon as its outcome is durable.",
 )
 
 
 class Writer(Protocol):
-    """Takes rows one by one, all with the same fields; `begun` tells whether one came."""
+    """Writes rows that all have the same fields; `begun` is True after the first row."""
 
     @property
-    def begun(self) -> bool:  # noqa: D102 - told above
+    def begun(self) -> bool:  # noqa: D102 - see the class
         ...
 
     def row(self, fields: Fields) -> None:
-        """Write a row, now or at the end."""
+        """Write a row now, or keep it until `end`."""
         ...
 
     def end(self) -> None:
-        """Write what is left."""
+        """Write the rows that were kept and close the document."""
         ...
 
 
 def resolved(form: Format) -> Format:
-    """Return the format that `auto` stands for here."""
+    """Return the format, with `auto` replaced according to stdout."""
     if form != "auto":
         return form
     return "table" if sys.stdout.isatty() else "jsonl"
@@ -82,19 +82,19 @@ def resolved(form: Format) -> Format:
 
 @contextmanager
 def writing(form: Format, columns: Sequence[str], styles: Mapping[str, str] | None = None) -> Generator[Writer]:
-    """Yield a writer of rows on stdout; `styles` colours cells of a table by their text."""
+    """Yield a writer of rows on stdout; `styles` maps the text of a table's cell to its colour."""
     writer = _WRITERS[resolved(form)](columns, styles or {})
     try:
         yield writer
     except BaseException:
-        if writer.begun:  # what was done before it failed is shown, and JSON is whole
+        if writer.begun:  # show the rows before the failure, and leave valid JSON
             writer.end()
         raise
     writer.end()
 
 
 def write_one(form: Format, fields: Fields, styles: Mapping[str, str] | None = None) -> None:
-    """Write the one thing there is: in a table its fields stand below each other, in JSON it is an object."""
+    """Write a single object: as one field per line in a table, and as an object in JSON."""
     how = resolved(form)
     if how == "json":
         _say(json.dumps(fields, indent=2, default=plain))
@@ -106,22 +106,22 @@ def write_one(form: Format, fields: Fields, styles: Mapping[str, str] | None = N
 
 
 def note(sentence: str) -> None:
-    """Tell a person something beside the output, in one line without control characters."""
+    """Print one line on stderr, with control characters escaped."""
     click.echo(shown(sentence), err=True)
 
 
 def shown(text: str) -> str:
-    """Return text of whatever origin as one line that a terminal only shows."""
+    """Return untrusted text as one line with control characters escaped."""
     return printable(text, _LONGEST_NOTE)
 
 
 def hint(*words: object) -> str:
-    """Return a command of ours, quoted as a shell takes it."""
+    """Return a `tgmembership` command line, quoted for a shell."""
     return shlex.join(["tgmembership", *map(str, words)])
 
 
 def console() -> "Console":
-    """Return what draws on stdout: as wide as the terminal is, and in a pipe as wide as it takes."""
+    """Return a rich Console on stdout: as wide as the terminal, and unlimited in a pipe."""
     from rich.console import Console
 
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
@@ -162,7 +162,7 @@ class _Json:
 
 
 class _Lines:
-    """Writes each record of CSV as a line. Its own `end` makes csv quote a cell with either half of it."""
+    """Writes CSV records as lines that end in LF. `end` is CRLF, so that csv quotes a cell with either character."""
 
     end = "\r\n"
 
@@ -198,7 +198,7 @@ def _csv_cell(value: object) -> object:
 
 
 class _Table:
-    """Keeps the rows to the end: a table for the width there is, or blocks where a table would break words."""
+    """Keeps the rows until `end`, then prints a table, or one block per row where a table would break words."""
 
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
         self._columns = columns
@@ -214,7 +214,7 @@ class _Table:
 
     def end(self) -> None:
         if not self._rows:
-            note("There are none.")
+            note("No rows.")
             return
         from rich.measure import Measurement
 
@@ -231,14 +231,14 @@ class _Table:
         from rich import box
         from rich.table import Table
 
-        told = [name for name in self._columns if any(_told(fields.get(name)) for fields in self._rows)]
+        filled = [name for name in self._columns if any(_has_text(fields.get(name)) for fields in self._rows)]
         table = Table(box=box.SIMPLE_HEAD)
-        for name in told:
+        for name in filled:
             values = [fields.get(name) for fields in self._rows]
             numbers = all(type(value) in _NUMBERS for value in values)
             table.add_column(_heading(name, *values), justify="right" if numbers else "left")
         for fields in self._rows:
-            table.add_row(*(_cell(fields.get(name), self._styles) for name in told))
+            table.add_row(*(_cell(fields.get(name), self._styles) for name in filled))
         return table
 
 
@@ -256,7 +256,7 @@ def _flat(fields: Fields, margin: str = "") -> Iterable[tuple[str, object]]:
         if is_object(value) and value:
             yield f"{margin}{name}", None
             yield from _flat(value, f"{margin}  ")
-        elif _told(value):
+        elif _has_text(value):
             yield f"{margin}{name}", value
 
 
@@ -265,12 +265,12 @@ def _heading(name: str, *values: object) -> "Text":
     return _cell(name.replace("_", " ") + (" (UTC)" if in_utc else ""), {})
 
 
-def _told(value: object) -> bool:
+def _has_text(value: object) -> bool:
     return value is not None and value not in ("", {}, [])
 
 
 def _cell(value: object, styles: Mapping[str, str]) -> "Text":
-    # Never a plain str: what the service or a customer wrote is neither markup nor a command to the terminal.
+    # Never a plain str: rich would interpret markup in texts of the service or a customer.
     from rich.text import Text
 
     text = printable(_text(value))

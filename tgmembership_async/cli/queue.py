@@ -1,4 +1,4 @@
-"""The job queue beside a ledger on PostgreSQL: procrastinate's tables in the same database, made if need be."""
+"""The job queue next to a ledger on PostgreSQL: procrastinate's tables in the same database."""
 
 import logging
 from collections.abc import AsyncGenerator, Iterable
@@ -17,20 +17,20 @@ _LOGGERS: Final = ("procrastinate", "psycopg.pool")
 
 
 def app_at(place: Server) -> "App":
-    """Return procrastinate's App for a server, not open. Raises UsageError where the extra is missing."""
+    """Return a closed procrastinate App for a server. Raises UsageError where the extra is missing."""
     try:
-        from procrastinate import App, PsycopgConnector  # noqa: PLC0415 - an extra, and told of below
+        from procrastinate import App, PsycopgConnector  # noqa: PLC0415 - an extra: handled below
     except ModuleNotFoundError:
         msg = "the job queue needs procrastinate: pip install 'tgmembership-async[procrastinate]'"
         raise UsageError(msg) from None
     for name in _LOGGERS:
-        logging.getLogger(name).addHandler(logging.NullHandler())  # what became of each member is told on stdout
+        logging.getLogger(name).addHandler(logging.NullHandler())  # the outcome of each member is printed on stdout
     return App(connector=PsycopgConnector(conninfo=place.url, min_size=1, max_size=_CONNECTIONS))
 
 
 @asynccontextmanager
 async def opened_queue(app: "App") -> AsyncGenerator[None]:
-    """Open the App, make its tables if need be, and close it. Raises StorageError where the server is lost."""
+    """Open the App, create missing tables, and close it at the end. Raises StorageError where the server fails."""
     from procrastinate.exceptions import ConnectorException  # noqa: PLC0415 - an extra
 
     try:
@@ -39,12 +39,12 @@ async def opened_queue(app: "App") -> AsyncGenerator[None]:
             yield
     except ConnectorException as error:
         reason = str(error.__cause__ or error).strip()
-        msg = f"the queue's server failed: {reason}; run it again, nothing is done twice"
+        msg = f"the server of the queue failed: {reason}; run the command again, no grant is sent twice"
         raise StorageError(msg) from None
 
 
 async def prepare(app: "App") -> bool:
-    """Make the tables of the queue, and tell whether they were missing; others may do the same at the same time."""
+    """Create the tables of the queue if missing, and return whether they were; safe to run concurrently."""
     from procrastinate.exceptions import ConnectorException  # noqa: PLC0415 - an extra
 
     if await app.check_connection_async():
@@ -52,7 +52,7 @@ async def prepare(app: "App") -> bool:
     try:
         await app.schema_manager.apply_schema_async()
     except ConnectorException:
-        if not await app.check_connection_async():  # if they are there now, somebody was quicker
+        if not await app.check_connection_async():  # otherwise another process created them first
             raise
         return False
     return True

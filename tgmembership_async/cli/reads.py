@@ -1,4 +1,4 @@
-"""The commands that only read: each is a row of one table."""
+"""The commands that only read from the service, generated from a table."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
@@ -17,14 +17,14 @@ from tgmembership_async.values.money import Money
 
 @attrs.frozen
 class Read:
-    """One command: what it asks, of which model its rows are (None: there is one thing, and no rows), and its help.
+    """One command: the method to call, the model of its rows (None: a single object), its help and examples.
 
-    `parameter` is the one filter that the method takes.
+    `parameter` is the filter that the method accepts.
     """
 
-    ask: Callable[..., Awaitable[Any]]
+    method: Callable[..., Awaitable[Any]]
     model: type[Any] | None
-    told: str
+    help: str
     examples: Sequence[str]
     parameter: str | None = None
     rows: Callable[[Any], Sequence[Any]] = list
@@ -38,53 +38,53 @@ _READS: Final[Mapping[str, Read]] = {
     "orders": Read(
         Session.count_orders,
         None,
-        "Count the orders.\n\nWhat else the service counts with them stands under `breakdown`.",
+        "Show the number of orders.\n\n`breakdown` has the other counts of the reply.",
         ("orders", "orders --format json"),
     ),
     "payment-methods": Read(
         Session.most_popular_payment_methods,
         PaymentMethodUsage,
-        "Show how often each payment method was used.",
+        "Show the number of orders per payment method.",
         ("payment-methods", "payment-methods --format csv > methods.csv"),
     ),
     "performance": Read(
         Session.plans_performance,
         PlanPerformance,
-        "Show what each plan sold.",
+        "Show orders and revenue per plan.",
         ("performance", "performance --format csv > performance.csv"),
     ),
     "plans": Read(
         Session.get_plans,
         Plan,
-        "List the plans, or the one with --plan-id.",
+        "List the plans.",
         ("plans", "plans --plan-id 1 --format json"),
         "plan_id",
     ),
     "revenue": Read(
         Session.get_revenue,
         Money,
-        "Show what came in, by currency.",
+        "Show the revenue per currency.",
         ("revenue", "revenue --format json"),
         rows=_amounts,
     ),
     "subscribers": Read(
         Session.get_subscribers,
         Subscriber,
-        "List who has access to what, or the access of one Telegram user.\n\nTimes are in UTC.",
+        "List the subscribers and their plans.\n\nTimes are in UTC.",
         ("subscribers --user-id 4200", "subscribers --format csv > subscribers.csv"),
         "user_id",
     ),
     "users": Read(
         Session.count_users,
         None,
-        "Count the users.\n\nWhat else the service counts with them stands under `breakdown`.",
+        "Show the number of users.\n\n`breakdown` has the other counts of the reply.",
         ("users", "users --format json"),
     ),
 }
 
 
 def columns_of(model: type[Any]) -> tuple[str, ...]:
-    """Return the fields of a model's row: money is an amount, and `currency` beside it."""
+    """Return the columns of a model's rows; money takes two, the amount and `currency`."""
     names: list[str] = []
     for field in attrs.fields(model):
         names += [field.name, "currency"] if _is_money(field.type) else [field.name]
@@ -96,7 +96,7 @@ def _is_money(annotation: object) -> bool:
 
 
 def row_of(value: Any) -> dict[str, Any]:
-    """Return a model as a row of exact, printable values."""
+    """Return a model as a row of exact values."""
     row: dict[str, Any] = {}
     for field in attrs.fields(value.__class__):
         one = getattr(value, field.name)
@@ -116,19 +116,21 @@ def _plain(value: object) -> object:
 
 
 def _command(name: str, read: Read) -> click.Command:
-    def run(form: Format, **given: int | None) -> None:
-        found = anyio.run(_ask, read, [value for value in given.values() if value is not None])
+    def run(form: Format, **filters: int | None) -> None:
+        result = anyio.run(_call, read, [value for value in filters.values() if value is not None])
         if read.model is None:
-            write_one(form, row_of(found))
+            write_one(form, row_of(result))
             return
         with writing(form, columns_of(read.model)) as out:
-            for one in read.rows(found):
+            for one in read.rows(result):
                 out.row(row_of(one))
 
-    made = click.command(name, help=read.told, epilog=_examples(*read.examples))(format_option(run))
+    made = click.command(name, help=read.help, epilog=_examples(*read.examples))(format_option(run))
     if read.parameter is not None:
         wanted = read.parameter.replace("_", "-")
-        option = click.Option([f"--{wanted}"], type=click.IntRange(1), help=f"Only this {wanted.replace('-', ' ')}.")
+        option = click.Option(
+            [f"--{wanted}"], type=click.IntRange(1), help=f"Show only this {wanted.removesuffix('-id')}."
+        )
         made.params.insert(0, option)
     return made
 
@@ -137,9 +139,9 @@ def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  tgmembership {line}" for line in lines)])
 
 
-async def _ask(read: Read, given: Sequence[int]) -> Any:
+async def _call(read: Read, filters: Sequence[int]) -> Any:
     async with session() as tg:
-        return await read.ask(tg, *given)
+        return await read.method(tg, *filters)
 
 
 commands: Final[Mapping[str, click.Command]] = {name: _command(name, read) for name, read in _READS.items()}

@@ -1,4 +1,4 @@
-"""The root of the command line: a table of commands, each of which is imported when it is called."""
+"""The root of the command line: a table of the commands. Each is imported when it is called."""
 
 import os
 import sys
@@ -17,26 +17,26 @@ from tgmembership_async.version import __version__
 
 _COMMANDS: Final[Mapping[str, str]] = {
     "call": "Call any method of the service by name.",
-    "completion": "Print what makes a shell complete commands and options.",
-    "demo": "Grant a thousand members access to plans of a fake service that misbehaves.",
-    "doctor": "Find out what is wrong between here and the service, for a bug ticket.",
-    "fake": "Serve a fake TGmembership on this machine, to try things on.",
-    "grant": "Grant one member access, exactly once for each ref.",
-    "grants": "Look into a ledger of grants, and decide what only you can decide.",
-    "ledger": "Make a ledger, bring it up to date, copy it, back it up.",
-    "orders": "Count the orders.",
-    "payment-methods": "Show how often each payment method was used.",
-    "performance": "Show what each plan sold.",
+    "completion": "Print a shell completion script.",
+    "demo": "Run `provision` under injected faults and compare its ledger with the service's audit log.",
+    "doctor": "Check credentials, network, clock and replies, and print a report for a bug ticket.",
+    "fake": "Run a fake TGmembership service on this machine.",
+    "grant": "Grant one member access to a plan, exactly once per ref.",
+    "grants": "List the grants of a ledger and resolve unknown outcomes.",
+    "ledger": "Create, migrate, copy, back up and restore a ledger.",
+    "orders": "Show the number of orders.",
+    "payment-methods": "Show the number of orders per payment method.",
+    "performance": "Show orders and revenue per plan.",
     "plans": "List the plans.",
-    "provision": "Grant access to the members of a file, exactly once each.",
-    "report": "Show what the bot sold and granted, as tables or as a page of HTML.",
-    "revenue": "Show what came in, by currency.",
-    "subscribers": "List who has access to what.",
-    "users": "Count the users.",
-    "webhook": "Set the webhook, watch its events, find out why a delivery is not authentic.",
-    "worker": "Carry out grants that wait in a queue on PostgreSQL, on as many machines as you like.",
+    "provision": "Grant access to the members in a file, exactly once each.",
+    "report": "Show sales and grants, as tables or as an HTML page.",
+    "revenue": "Show the revenue per currency.",
+    "subscribers": "List the subscribers and their plans.",
+    "users": "Show the number of users.",
+    "webhook": "Set or delete the webhook, print its events, verify and sign deliveries.",
+    "worker": "Process the grants in a job queue on PostgreSQL.",
 }
-_HOMES: Final[Mapping[str, str]] = {  # where it is not the module of the command's own name
+_HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs from the command's
     "demo": "demo.command",
     "doctor": "doctor.command",
     "grant": "grants.one",
@@ -60,9 +60,9 @@ Examples:
   tgmembership provision members.csv --plan-id 1
   tgmembership grants list --status unknown
 
-The credentials come from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE, in the environment
-or in --env-file; on a terminal, what is missing is asked for. They are never a flag, for everybody on this machine sees
-those.
+Credentials are read from TGMEMBERSHIP_BOT_ID and from TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE, in the
+environment or in --env-file. On a terminal, missing ones are prompted for. There is no option for them, because other
+users of this machine can read command lines.
 
 \b
 Exit codes:
@@ -70,7 +70,7 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A group whose commands live in one module each, as `command`; those of `reads` in its mapping `commands`."""
+    """A group that imports a command on use: `command` of its module, or for `reads` an entry of `commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names of the commands."""
@@ -91,17 +91,17 @@ class Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete from the table, for the same reason."""
-        named = [CompletionItem(name, help=told) for name, told in _COMMANDS.items() if name.startswith(incomplete)]
+        """Complete command names from the table, so that no command is imported."""
+        named = [CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)]
         return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the arguments; what is wrong with them is told without control characters."""
+        """Parse the arguments; errors about them contain no control characters."""
         with _harmless():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; whatever ends it early is one message on stderr at most, and an exit code of the table."""
+        """Run a command. An error becomes at most one message on stderr and an exit code of `exit_codes`."""
         try:
             with _harmless():
                 return _flushed(super().invoke, ctx)
@@ -112,17 +112,17 @@ class Commands(click.Group):
             click.echo("Interrupted.", err=True)
             raise SystemExit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
-            # What is left in the buffer goes nowhere; Python would complain about it at its end.
+            # Discard the rest of the buffer: otherwise Python prints an error at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(Exit.PIPE_CLOSED) from None
         failure = kind(message)
-        setattr(failure, "exit_code", code)  # noqa: B010 - click types it as a class's, and reads the instance's
+        setattr(failure, "exit_code", code)  # noqa: B010 - click types it as a class attribute, and reads the instance's
         raise failure
 
 
 @contextmanager
 def _harmless() -> Generator[None]:
-    """Escape control characters in click's own errors, which quote arguments and names of files as they are."""
+    """Escape control characters in click's own errors, which quote arguments and file names unchanged."""
     try:
         yield
     except click.ClickException as error:
@@ -131,7 +131,7 @@ def _harmless() -> Generator[None]:
 
 
 def _shown(text: str) -> str:
-    from tgmembership_async.cli.output import shown  # noqa: PLC0415 - not for `--help`
+    from tgmembership_async.cli.output import shown  # noqa: PLC0415 - `--help` does not need it
 
     return shown(text)
 
@@ -148,11 +148,11 @@ def _flushed(invoke: Any, ctx: click.Context) -> Any:
 @click.option(
     "--env-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Take variables from this file of KEY=VALUE lines; they win over the environment.",
+    help="File of KEY=VALUE lines; its variables override the environment.",
 )
 def command(*, env_file: Path | None) -> None:
     """Sell access to Telegram chats with TGmembership: exactly one access token for each payment."""
     if env_file is not None:
-        from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - it loads what `--help` does without
+        from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - `--help` does not need it
 
         load(env_file)

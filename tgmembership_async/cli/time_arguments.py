@@ -1,4 +1,4 @@
-"""A moment as people type it: a date, a date with a time, or how long ago."""
+"""Parse a time argument: a date, a date with a time, or a duration before now."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ _AGO: Final = re.compile(r"([0-9]{1,6})([mhdw])")
 
 
 def moment(text: str, now: datetime) -> datetime | None:
-    """Return the moment that `text` names, aware, or None; what names no offset is in UTC, and `7d` is before now."""
+    """Return `text` as an aware datetime, or None. Without an offset it is UTC; `7d` is seven days before `now`."""
     ago = _AGO.fullmatch(text)
     try:
         if ago is not None:
@@ -23,9 +23,9 @@ def moment(text: str, now: datetime) -> datetime | None:
 
 
 def option(_context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
-    """Return the moment that an option names, or fail with examples: a callback for click."""
+    """Return the time of an option as an aware datetime. A click callback; raises BadParameter with examples."""
     found = None if value is None else moment(value, datetime.now(UTC))
     if value is not None and found is None:
-        msg = f"{value!r} is no moment: say 2026-11-01, 2026-11-01T18:30+01:00, or 90m, 12h, 7d, 2w for so long ago"
+        msg = f"{value!r} is not a time: use 2026-11-01, 2026-11-01T18:30+01:00, or 90m, 12h, 7d, 2w before now"
         raise click.BadParameter(msg, param=parameter)
     return found

@@ -1,4 +1,4 @@
-"""`tgmembership worker`: carry out the grants that wait in the queue, on as many machines as you like."""
+"""`tgmembership worker`: process the grants in the job queue."""
 
 import asyncio
 import logging
@@ -34,33 +34,37 @@ Examples:
   tgmembership worker --concurrency 8
   tgmembership worker --until-empty > granted.jsonl
 
-Let something start it again when it ends, systemd or your cluster. Kill it whenever you must: what it was sending
-becomes unknown, and waits for a decision: tgmembership grants list --status unknown
+Run the worker under systemd or your cluster, so that it is restarted when it ends. If it is killed, the grants it was
+sending become unknown and wait for a decision: tgmembership grants list --status unknown
 
 \b
 Exit code:
-  0    it was stopped, or the queue is empty
-  1    the service, or the way to it, is failing, or the database: the rest waits in the queue
-  2    wrong use
-  5    the credentials were rejected; the rest waits in the queue
+  0    the worker was stopped, or the queue is empty
+  1    the service, the network or the database is failing; the remaining grants stay in the queue
+  2    wrong usage
+  5    the credentials were rejected; the remaining grants stay in the queue
 """
 FAILED: Final = "failed"
-"""Stands for the status where the ledger itself failed, and the row is as it was."""
-_IN_FLIGHT: Final = "Finishing what is in flight, and beginning nothing else. Ctrl-C again ends at once."
+"""Printed in place of a status where the ledger failed and the row is unchanged."""
+_IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C again to end at once."
 _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDENTIALS: Exit.CREDENTIALS}
 
 
 @click.command("worker", epilog=_EPILOG)
-@ledger_option("The server that has the ledger and the queue.", required=True)
+@ledger_option("Server with the ledger and the job queue.", required=True)
 @click.option(
-    "--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Grant so many at a time."
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Maximum number of grants in flight.",
 )
 @click.option(
-    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Send so often while nothing was done."
+    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Maximum number of attempts per grant."
 )
 @rate_option
-@click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
-@click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
+@click.option("--until-empty", is_flag=True, help="End when the queue is empty.")
+@click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
 @stream_option
 def command(
     *,
@@ -72,27 +76,28 @@ def command(
     show_links: bool,
     form: Format,
 ) -> None:
-    """Carry out what `provision --enqueue` or `defer_grants` put into the queue of a PostgreSQL server.
+    """Process the grants that `provision --enqueue` or `defer_grants` put into the job queue of a PostgreSQL server.
 
-    Run as many as you like, on as many machines: each member is granted once. What is turned away or cannot be sent is
-    planned still; enqueue it again. The credentials come from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or
-    TGMEMBERSHIP_API_KEY_FILE. Each member is a line of JSON on stdout as soon as the outcome is durable.
+    Any number of workers on any number of machines can share a queue; each member is granted access once. A grant that
+    was turned away or could not be sent stays planned: enqueue it again. Each grant is printed on stdout as soon as its
+    outcome is durable. Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or
+    TGMEMBERSHIP_API_KEY_FILE.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each printed row has its error
     place = server(ledger, "worker")
     policy = RetryPolicy(attempts=attempts)
     tg = session(max_connections=concurrency, retry=policy, **pace(place, rate))
     with writing(form, columns(links=show_links)) as out:
         work = Work(place, tg, concurrency, out, until_empty=until_empty, links=show_links)
         anyio.run(work.carry_out)
-    told = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "nothing to do"
-    note(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {told}.")
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "no grants"
+    note(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {counts}.")
     raise SystemExit(_CODES[work.stopped])
 
 
 @mutable
 class Work:
-    """One worker, and what came of its jobs."""
+    """One worker and the outcomes of its jobs."""
 
     place: Server
     session: Session
@@ -105,7 +110,7 @@ class Work:
     running: asyncio.Task[None] | None = None
 
     async def carry_out(self) -> None:
-        """Run until stopped, or until the queue is empty."""
+        """Run until stopped, or with `until_empty` until the queue is empty."""
         app = app_at(self.place)
         from tgmembership_async.ext.procrastinate import QUEUE, setup  # noqa: PLC0415 - an extra
 
@@ -122,25 +127,25 @@ class Work:
                 self.running.result()
 
     def stop(self) -> None:
-        """Begin nothing more; a second cancellation would not wait for what is in flight."""
+        """Start no further job. Cancels once: a second cancellation would not wait for the grants in flight."""
         if self.running is not None and not self.running.done() and not self.running.cancelling():
             self.running.cancel()
 
     def ended(self, request: GrantRequest, end: Grant | TGMembershipError) -> None:
-        """Tell what became of a request, and stop where going on would only turn jobs into failures."""
-        told = fields_of(end, links=self.links) if isinstance(end, Grant) else _fields_after(request, end)
-        self.counts[told["status"]] += 1
-        self.out.row(told)
+        """Print the outcome of a request, and stop where all further jobs would fail too."""
+        row = fields_of(end, links=self.links) if isinstance(end, Grant) else _fields_after(request, end)
+        self.counts[row["status"]] += 1
+        self.out.row(row)
         if isinstance(end, Unauthorized):
             self.stopped = StopReason.CREDENTIALS
-        elif told["status"] == GrantStatus.PLANNED and self.session.retry_tokens < COST_TRANSIENT:
+        elif row["status"] == GrantStatus.PLANNED and self.session.retry_tokens < COST_TRANSIENT:
             self.stopped = self.stopped or StopReason.BUDGET
         if self.stopped is not None:
             self.stop()
 
 
 def _fields_after(request: GrantRequest, error: TGMembershipError) -> dict[str, Any]:
-    """Return what is told of a request that raised."""
+    """Return the row of a request whose grant raised `error`."""
     held = error.grant if isinstance(error, GrantHeld) else None
     if isinstance(held, Grant):
         return fields_of(evolve(held, error=error), links=False)

@@ -1,4 +1,4 @@
-"""`tgmembership demo`: the main job, on pipes and on a terminal, killed, to its end and interrupted."""
+"""`tgmembership demo`: in a pipe and on a terminal, with kills, to the end and interrupted."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ from command_line import Terminal, started, tgmembership
 from forked import Forked
 
 from tgmembership_async.cli.demo import command as demo
-from tgmembership_async.cli.demo.audit import Belief
+from tgmembership_async.cli.demo.audit import Recorded
 
 
 def members_file(folder: Path, count: int, text: str = "ref,member_id,plan_id\n") -> str:
@@ -27,31 +27,34 @@ def table(shown: str) -> dict[str, tuple[str, str]]:
 
 
 def run_demo(*arguments: str) -> Result:
-    """Run it in this process; its workers are processes of their own, as ever, but forked ones."""
+    """Run the demo in this process; its child processes are forked, which is faster."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(subprocess, "Popen", Forked)
         return CliRunner().invoke(demo.command, arguments)
 
 
-def test_a_thousand_members_are_granted_and_the_books_agree() -> None:
+def test_a_thousand_members_are_granted_and_the_ledger_matches_the_audit_log() -> None:
     done = run_demo()
 
     assert done.exit_code == 0
-    assert len(re.findall(r"^Killed the worker with \d+ of 1,000 done; another", done.stderr, re.MULTILINE)) == 4
-    assert "1,000 members to grant; each kind of fault strikes 3% of the requests.\n" in done.stdout
-    assert "requests were struck, and the worker was killed 4 times:\n" in done.stdout
-    assert "The ledger was right about every one of them.\n" in done.stdout
-    books = table(done.stdout)
-    granted, refused = int(books["granted"][0]), int(books["refused"][0])
-    unknown, really, not_granted = map(int, re.findall(r"\d+", " ".join(books["unknown"])))
+    assert (
+        len(re.findall(r"^Killed `provision` after \d+ of 1,000 members; starting it again", done.stderr, re.MULTILINE))
+        == 4
+    )
+    assert "1,000 members to grant; each kind of fault affects 3% of the requests.\n" in done.stdout
+    assert "requests were affected by faults; `provision` was killed 4 times:\n" in done.stdout
+    assert "The ledger matches the service's audit log for every member.\n" in done.stdout
+    results = table(done.stdout)
+    granted, refused = int(results["granted"][0]), int(results["refused"][0])
+    unknown, really, not_granted = map(int, re.findall(r"\d+", " ".join(results["unknown"])))
     assert granted + refused + unknown == 1000
     assert granted > 600
     assert refused > 0
     assert unknown == really + not_granted
     assert really > 50
-    assert books["granted"][1] == f"{granted} granted"
-    assert books["refused"][1] == "0 granted"
-    assert (books["granted twice"][1], books["lost"][1]) == ("0", "0")
+    assert results["granted"][1] == f"{granted} granted"
+    assert results["refused"][1] == "0 granted"
+    assert (results["granted twice"][1], results["lost"][1]) == ("0", "0")
     faults = re.findall(r"\d x (closed|cut|damaged|error 500|html 502|latency|reset) (before|after)", done.stdout)
     assert len(set(faults)) == 14
     assert len(re.findall(r"\d x throttled 429\b", done.stdout)) == 2
@@ -64,13 +67,13 @@ def test_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         f"{path}:2: member_id is not a positive number of up to 64 bits: 'y'",
         f"{path}:3: member_id is not a positive number of up to 64 bits: ''",
-        "2 bad rows, 2 good ones: nothing was sent.",
+        "2 invalid rows, 2 valid ones: nothing was sent.",
     ]
 
 
 def test_a_file_without_members_is_wrong_use(tmp_path: Path) -> None:
     done = tgmembership("demo", "--members", members_file(tmp_path, 0))
-    assert (done.returncode, done.stderr) == (2, "0 bad rows, 0 good ones: nothing was sent.\n")
+    assert (done.returncode, done.stderr) == (2, "0 invalid rows, 0 valid ones: nothing was sent.\n")
 
 
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_the_same_seed_gives_the_same_faults_to_the_same_requests(tmp_path: Path
     assert first == second
 
 
-def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
+def test_a_terminal_shows_the_progress(tmp_path: Path) -> None:
     arguments = ["demo", "--kills", "1", "--members", members_file(tmp_path, 60)]
     with Terminal() as terminal, started(*arguments, stderr=terminal.theirs) as process:
         terminal.read_until("60/60")
@@ -109,30 +112,30 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     assert "60 members in" in out
 
 
-def test_ctrl_c_ends_with_the_books_so_far() -> None:
+def test_ctrl_c_ends_with_the_comparison_so_far() -> None:
     with Terminal() as terminal, started("demo", stderr=terminal.theirs) as process:
         terminal.read_until(r"[1-4]\d\d/1000")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in terminal.shown + out
-    [others] = re.findall(r"Ctrl-C came before the other (\d+)\.", out)
+    [others] = re.findall(r"Interrupted before the other (\d+)\.", out)
     assert 0 < int(others) < 900
-    assert "The ledger was right about every one of them." in out
+    assert "The ledger matches the service's audit log for every member." in out
 
 
-def test_its_ledger_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledger_is_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     members = Path(members_file(tmp_path, 3))
     assert run_demo("--members", str(members), "--kills", "0").exit_code == 0
     assert list(tmp_path.iterdir()) == [members]
 
 
-def test_books_that_do_not_agree_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo, "belief_of", lambda _: Belief.GRANTED)
+def test_a_ledger_that_does_not_match_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "recorded_of", lambda _: Recorded.GRANTED)
     shown = run_demo("--members", members_file(tmp_path, 60), "--kills", "0")
     assert shown.exit_code == 1
-    assert "The books do not agree." in shown.stdout
+    assert "The ledger does not match the service's audit log." in shown.stdout
 
 
 def test_the_sample_comes_with_the_package() -> None:

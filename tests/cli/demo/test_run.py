@@ -1,4 +1,4 @@
-"""The demo's workers: killed at their marks, started again while there is more to do, and believed when they fail."""
+"""The demo's workers: killed at their points, restarted while members are left, and quoted when they cannot start."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tgmembership_async.cli.demo.run import Books, carry_out
+from tgmembership_async.cli.demo.run import Results, run_workers
 from tgmembership_async.errors import UsageError
 
 LINE = 'print(\'{"ref": "r%d", "status": "%s"}\', flush=True); '
@@ -16,7 +16,7 @@ LINE = 'print(\'{"ref": "r%d", "status": "%s"}\', flush=True); '
 
 @pytest.fixture
 def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let workers be these programs, one after the other."""
+    """Replace the workers by these programs, one after the other."""
     programs: list[str] = []
 
     class Worker(subprocess.Popen[str]):
@@ -27,52 +27,52 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return programs
 
 
-def test_a_worker_is_killed_at_its_mark_and_another_takes_over(ends: list[str]) -> None:
+def test_a_worker_is_killed_at_its_point_and_another_continues(ends: list[str]) -> None:
     ends += [LINE % (1, "granted") + "import time; time.sleep(60)", LINE % (1, "unknown") + LINE % (2, "granted")]
-    books, kills = Books(), list[bool]()
-    carry_out([], {}, books, [1], kills.append)
-    assert (books.statuses, books.kills) == ({"r1": "unknown", "r2": "granted"}, 1)
-    assert {name: count for name, count in books.counts.items() if count} == {"unknown": 1, "granted": 1}
+    results, kills = Results(), list[bool]()
+    run_workers([], {}, results, [1], kills.append)
+    assert (results.statuses, results.kills) == ({"r1": "unknown", "r2": "granted"}, 1)
+    assert {name: count for name, count in results.counts.items() if count} == {"unknown": 1, "granted": 1}
     assert kills == [False, True, False, False]
 
 
-def test_half_a_line_of_a_killed_worker_is_left_out(ends: list[str]) -> None:
+def test_an_incomplete_line_of_a_killed_worker_is_ignored(ends: list[str]) -> None:
     ends += [LINE % (1, "granted") + "print('{\"ref\"', end='', flush=True)"]
-    books = Books()
-    carry_out([], {}, books, [], lambda _: None)
-    assert books.statuses == {"r1": "granted"}
+    results = Results()
+    run_workers([], {}, results, [], lambda _: None)
+    assert results.statuses == {"r1": "granted"}
 
 
 def test_a_worker_that_left_something_planned_is_followed_by_another(ends: list[str]) -> None:
     ends += ["raise SystemExit(1)", "raise SystemExit(4)", "never reached"]
-    carry_out([], {}, Books(), [], lambda _: None)
+    run_workers([], {}, Results(), [], lambda _: None)
     assert ends == ["never reached"]
 
 
-def test_workers_that_never_get_done_come_to_an_end(ends: list[str]) -> None:
+def test_workers_that_never_finish_are_restarted_a_limited_number_of_times(ends: list[str]) -> None:
     ends += ["raise SystemExit(1)"] * 9
-    carry_out([], {}, Books(), [], lambda _: None)
+    run_workers([], {}, Results(), [], lambda _: None)
     assert len(ends) == 4
 
 
-def test_a_worker_that_cannot_work_is_quoted(ends: list[str]) -> None:
+def test_the_error_of_a_worker_that_cannot_start_is_quoted(ends: list[str]) -> None:
     ends += ["import sys; sys.stderr.write('why'); sys.exit(2)"]
     with pytest.raises(UsageError, match="why"):
-        carry_out([], {}, Books(), [], lambda _: None)
+        run_workers([], {}, Results(), [], lambda _: None)
 
 
-def test_an_interrupt_lets_the_worker_have_its_last_words(ends: list[str]) -> None:
+def test_after_an_interrupt_the_remaining_rows_are_recorded(ends: list[str]) -> None:
     last = LINE.replace("print", "lambda *_: print") % (2, "granted")
     ends += [
         f"import signal, time; signal.signal(signal.SIGTERM, {last.rstrip('; ')}); "
         + LINE % (1, "granted")
         + "time.sleep(0.5); time.sleep(0)"
     ]
-    books = Books()
+    results = Results()
 
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out([], {}, books, [], interrupt)
-    assert books.statuses == {"r1": "granted", "r2": "granted"}
+        run_workers([], {}, results, [], interrupt)
+    assert results.statuses == {"r1": "granted", "r2": "granted"}

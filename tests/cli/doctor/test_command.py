@@ -55,9 +55,7 @@ def found(done: Result) -> dict[str, dict[str, Any]]:
 READS = {method for method in SHAPES if method not in ("addMember", "webhook", "deleteWebhook")}
 
 
-def test_a_ledger_that_is_missing_is_told(
-    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_ledger_is_reported(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del service
     path = tmp_path / "secret-name.db"
     monkeypatch.setenv("TGMEMBERSHIP_LEDGER", str(path))
@@ -72,11 +70,11 @@ def test_a_ledger_that_is_missing_is_told(
     assert (code, state) == (0, "note")
     assert "must_exist=True" in told
     anyio.run(make_ledger, path)
-    assert ledger() == (0, "ok", "the file is there, and this user's")
+    assert ledger() == (0, "ok", "the file exists and belongs to this user")
     path.rename(tmp_path / "elsewhere")
     code, state, told = ledger()
     assert (code, state) == (1, "failed")
-    assert "its lock file tells that it was not" in told
+    assert "its lock file shows that a ledger existed" in told
     path.symlink_to(tmp_path / "elsewhere")
     code, state, told = ledger()
     assert (code, state) == (1, "failed")
@@ -90,9 +88,9 @@ async def make_ledger(path: Path) -> None:
         await ledger.plan(GrantRequest("a", 1))
 
 
-def test_all_is_well_with_the_fake_service_and_it_only_reads(service: FakeService) -> None:
+def test_no_check_fails_with_the_fake_service_and_only_reads_are_sent(service: FakeService) -> None:
     done = run()
-    assert (done.exit_code, done.stderr) == (0, "All is well.\n")
+    assert (done.exit_code, done.stderr) == (0, "No check failed.\n")
     checks = found(done)
     assert checks.keys() > READS
     assert {check["state"] for check in checks.values()} == {"ok", "skipped"}
@@ -100,7 +98,7 @@ def test_all_is_well_with_the_fake_service_and_it_only_reads(service: FakeServic
     assert {(request.verb, request.method) for request in service.requests} == {("GET", method) for method in READS}
 
 
-def test_there_is_no_value_in_its_report(service: FakeService) -> None:
+def test_the_report_contains_no_value(service: FakeService) -> None:
     report = run().stdout + run("--format", "table").stdout
     values = {CANARY_KEY, "8047883872", "My first plan", "9.99", "EUR", "Stripe", "PayPal"}
     values |= {str(order.user_id) for order in service.orders}
@@ -117,14 +115,14 @@ def test_rejected_credentials_end_it_early(service: FakeService, monkeypatch: py
     assert service.count_requests() == 1
 
 
-def test_missing_credentials_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TGMEMBERSHIP_API_KEY")
     done = run()
     assert done.exit_code == 1
     assert "set either TGMEMBERSHIP_API_KEY or" in found(done)["credentials"]["told"]
 
 
-def test_a_host_that_refuses_is_told_once(refused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_refuses_is_reported_once(refused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TGMEMBERSHIP_BASE_URL", f"http://127.0.0.1:{refused_port}")
     done = run()
     assert done.exit_code == 1
@@ -132,7 +130,7 @@ def test_a_host_that_refuses_is_told_once(refused_port: int, monkeypatch: pytest
     assert found(done)["host"]["told"] == f"127.0.0.1:{refused_port}: Connection refused"
 
 
-def test_a_service_that_hangs_is_asked_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_hangs_is_called_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(connection: Connection) -> None:
         connection.request()
         connection.sock.recv(1)
@@ -154,7 +152,7 @@ def test_a_service_that_hangs_is_asked_once(serve: Serve, monkeypatch: pytest.Mo
         (Fault("damaged", method="getPlans"), "no envelope: HTTP 200"),
     ],
 )
-def test_a_method_that_fails_is_told_without_its_body(service: FakeService, fault: Fault, told: str) -> None:
+def test_a_method_that_fails_is_reported_without_its_body(service: FakeService, fault: Fault, told: str) -> None:
     service.inject(fault)
     done = run()
     assert (done.exit_code, done.stderr) == (1, "Failed: getPlans.\n")
@@ -175,7 +173,7 @@ def answering(results: Mapping[str, Any], date: datetime | None = None, **envelo
     return answer
 
 
-def test_what_came_is_held_against_what_was_expected(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_is_compared_to_the_expected_fields(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = {"plan_id": 1, "plan_name": "x", "duration": "0", "currency": "EUR", "recurring": 0, "tier": None}
     results = {"getPlans": [plan], "countOrders": 5, "countUsers": "7", "getRevenue": {"EUR": "9.99", "XTR": "5"}}
     monkeypatch.setenv("TGMEMBERSHIP_BASE_URL", serve(answering(results, trace="t", request_id="r")).url)
@@ -225,7 +223,7 @@ def test_the_clock_is_compared(
     ],
 )
 @pytest.mark.parametrize("form", ["table", "jsonl"])
-def test_a_hostile_date_and_content_type_are_no_trouble(
+def test_a_hostile_date_or_content_type_is_handled(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, date: str, form: str
 ) -> None:
     def script(connection: Connection) -> None:
@@ -261,14 +259,14 @@ class TestTLS:
         assert found(done)["TLS"]["told"].startswith("TLSv1.3, certificate by trustme")
 
     @pytest.mark.usefixtures("server")
-    def test_an_untrusted_certificate_is_told_with_what_to_do(self) -> None:
+    def test_an_untrusted_certificate_is_reported_with_the_next_step(self) -> None:
         done = run()
         assert done.exit_code == 1
         assert found(done)["TLS"]["state"] == "failed"
         assert "SSL_CERT_FILE" in found(done)["TLS"]["told"]
 
     @pytest.mark.usefixtures("trusting")
-    def test_a_proxy_is_told_without_its_password(
+    def test_a_proxy_is_reported_without_its_password(
         self, server: ScriptedServer, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def tunnel(connection: Connection) -> None:
@@ -304,7 +302,7 @@ class TestTLS:
         ({"a": 1}, "object"),
     ],
 )
-def test_a_value_is_told_by_its_kind(value: object, kind: str) -> None:
+def test_a_value_is_described_by_its_type(value: object, kind: str) -> None:
     assert kind_of(value) == kind
 
 
@@ -326,11 +324,11 @@ def test_a_value_is_told_by_its_kind(value: object, kind: str) -> None:
                 "array of objects",
                 {
                     "user_id": "whole number or whole number in a string",
-                    "plan_id": "whole number, not always there",
-                    "(no name of a field)": "whole number, not always there",
+                    "plan_id": "whole number, not always present",
+                    "(key that is not a field name)": "whole number, not always present",
                 },
                 ("started_at", "expires_at"),
-                ("(no name of a field)",),
+                ("(key that is not a field name)",),
             ),
         ),
         (
@@ -354,12 +352,12 @@ def test_a_value_is_told_by_its_kind(value: object, kind: str) -> None:
         ),
     ],
 )
-def test_a_shape_has_names_and_kinds_and_no_value(method: str, result: Any, shape: Shape) -> None:
+def test_a_shape_has_names_and_types_and_no_value(method: str, result: Any, shape: Shape) -> None:
     assert shape_of(method, result) == shape
 
 
 @pytest.mark.parametrize(("method", "name"), [(method, name) for method in sorted(READS) for name in SHAPES[method]])
-def test_no_accepted_shape_misses_anything(method: str, name: str) -> None:
+def test_no_accepted_shape_has_missing_fields(method: str, name: str) -> None:
     speaking = FakeService(seed=5, shapes={method: name})
     speaking.populate(5)
     target = f"/bot{speaking.bot_id}/{speaking.api_key.reveal()}/{method}".encode()

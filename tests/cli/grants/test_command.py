@@ -87,7 +87,7 @@ def test_links_are_listed_when_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_a_list_of_some_states_or_times_or_of_so_many() -> None:
+def test_a_list_is_filtered_by_status_time_and_limit() -> None:
     assert [line["ref"] for line in lines(run("list", "--status", "unknown", "--status", "refused"))] == [
         "refused",
         "unknown",
@@ -98,7 +98,7 @@ def test_a_list_of_some_states_or_times_or_of_so_many() -> None:
     assert len(lines(run("list", "--limit", "0"))) == 4
 
 
-def test_the_ledger_may_be_named_or_is_missed(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ledger_option_is_an_error(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TGMEMBERSHIP_LEDGER")
     assert len(lines(run("list", "--ledger", ledger))) == 4
     missing = run("list")
@@ -109,7 +109,7 @@ def test_the_ledger_may_be_named_or_is_missed(ledger: Path, monkeypatch: pytest.
     assert "does not exist" in nowhere.stderr
 
 
-def test_a_file_that_is_no_ledger_is_one_line_and_stays(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_ledger_is_an_error_and_unchanged(tmp_path: Path) -> None:
     for content in (b"", b"my notes" * 100):
         path = tmp_path / "notes"
         path.write_bytes(content)
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_ledger_is_one_line_and_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_one_grant_is_shown_with_what_was_tried_and_decided() -> None:
+def test_a_grant_is_shown_with_its_attempts_and_decisions() -> None:
     assert run("resolve", "unknown", "retry", "--reason", "the customer waits").exit_code == 0
     [line] = lines(run("show", "unknown"))
     assert line["status"] == "planned"
@@ -133,17 +133,17 @@ def test_one_grant_is_shown_with_what_was_tried_and_decided() -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_an_unknown_ref_is_told_with_the_next_step() -> None:
+def test_an_unknown_ref_is_an_error_with_the_next_step() -> None:
     done = run("show", "none")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == (
-        "Error: this ledger has no grant with the ref none; `tgmembership grants list` shows those it has\n"
+        "Error: this ledger has no grant with the ref none; `tgmembership grants list` lists all refs\n"
     )
 
 
 @pytest.mark.usefixtures("ledger")
-def test_showing_what_is_being_sent_says_what_that_means() -> None:
-    assert "its sender died" in run("show", "sending").stderr
+def test_showing_a_grant_in_sending_explains_the_status() -> None:
+    assert "If its process ended" in run("show", "sending").stderr
 
 
 @pytest.mark.parametrize(("content", "token"), [(f"{LINK}\n", (None, LINK)), (TOKEN, (TOKEN, None))])
@@ -158,7 +158,7 @@ def test_a_grant_is_resolved_with_its_token(ledger: Path, tmp_path: Path, conten
     assert (grant.token.token, grant.token.link) == token
 
 
-def test_a_token_comes_from_stdin_too(ledger: Path) -> None:
+def test_a_token_can_come_from_stdin(ledger: Path) -> None:
     arguments = ["grants", "resolve", "refused", "granted", "--token-file", "-", "--reason", "by hand"]
     assert CliRunner().invoke(command, arguments, input=f"{TOKEN}\n").exit_code == 0
     assert ask(ledger, lambda rows: rows.get("refused")).token.token == TOKEN
@@ -170,8 +170,8 @@ def test_a_token_comes_from_stdin_too(ledger: Path) -> None:
         (("granted", "granted", "--reason", "x"), "granted is granted; only what is refused or unknown"),
         (("unknown", "retry"), "Missing option '--reason'"),
         (("unknown", "again", "--reason", "x"), "'again' is not one of"),
-        (("unknown", "retry", "--token-file", "-", "--reason", "x"), "--token-file goes with granted only"),
-        (("unknown", "granted", "--token-file", "-", "--reason", "x"), "must hold one token or link"),
+        (("unknown", "retry", "--token-file", "-", "--reason", "x"), "--token-file requires the decision granted"),
+        (("unknown", "granted", "--token-file", "-", "--reason", "x"), "must contain one token or link"),
     ],
 )
 def test_a_decision_that_is_not_possible_changes_nothing(ledger: Path, arguments: list[str], message: str) -> None:
@@ -181,12 +181,12 @@ def test_a_decision_that_is_not_possible_changes_nothing(ledger: Path, arguments
     assert ask(ledger, lambda rows: rows.get("unknown")).status is GrantStatus.UNKNOWN
 
 
-def test_what_a_dead_owner_was_sending_can_be_decided(ledger: Path) -> None:
+def test_a_grant_that_a_dead_owner_was_sending_can_be_resolved(ledger: Path) -> None:
     assert run("resolve", "sending", "abandon", "--reason", "refunded").exit_code == 0
     assert ask(ledger, lambda rows: rows.get("sending")).status is GrantStatus.ABANDONED
 
 
-def test_everything_works_beside_a_living_owner(ledger: Path) -> None:
+def test_every_command_works_while_the_owner_runs(ledger: Path) -> None:
     async def own() -> None:
         async with SqliteLedger(ledger) as rows:
             await rows.claim(GrantRequest("new", 1, 9))
@@ -220,7 +220,7 @@ def test_delivered_links_are_marked_and_purged(ledger: Path) -> None:
     assert run("mark-delivered", "refused").exit_code == 1
 
 
-def test_reconciling_settles_what_the_service_proves(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconcile_settles_grants_that_the_subscribers_prove(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = FakeService(clock=lambda: datetime.now(UTC) + timedelta(minutes=1))
     service.order(1, 3)
     with serve(service) as server:
@@ -233,7 +233,7 @@ def test_reconciling_settles_what_the_service_proves(ledger: Path, monkeypatch: 
         assert found["unknown"]["seen"][0]["plan_id"] == 1
         assert found["sending"]["settled"] is False
         assert "no subscription" in found["sending"]["why"]
-        assert "2 were unknown: 1 are proven to be granted, 1 are left to you." in done.stderr
+        assert "2 grants were unknown: 1 are now granted, 1 are still unknown." in done.stderr
         assert run("resolve", "sending", "abandon", "--reason", "x").exit_code == 0
         assert run("reconcile").exit_code == 0
         monkeypatch.setenv("TGMEMBERSHIP_API_KEY", "nobody")
@@ -241,7 +241,7 @@ def test_reconciling_settles_what_the_service_proves(ledger: Path, monkeypatch: 
     assert ask(ledger, lambda rows: rows.get("unknown")).status is GrantStatus.GRANTED
 
 
-def test_rejected_credentials_are_one_line(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_credentials_are_a_one_line_error(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del ledger
     with serve(FakeService()) as server:
         for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_API_KEY": "nobody"}.items():
@@ -253,7 +253,7 @@ def test_rejected_credentials_are_one_line(ledger: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("ledger")
-def test_people_see_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
     def table(*arguments: object) -> Result:
@@ -265,7 +265,7 @@ def test_people_see_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[red]chat 7" in shown  # what a customer wrote is no markup
     assert LINK in shown
     assert LINK not in table("list").stdout
-    assert "These are the first 2; --limit 0 shows all" in table("list", "--limit", "2").stderr
+    assert "Only the first 2 are shown; --limit 0 shows all" in table("list", "--limit", "2").stderr
     assert table("list", "--limit", "0").stderr == ""
     assert "the reply was lost" in table("show", "unknown").stdout
     assert "planned" in table("resolve", "unknown", "retry", "--reason", "because").stdout
@@ -275,7 +275,7 @@ def test_people_see_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_every_other_format_holds_the_same() -> None:
+def test_every_other_format_has_the_same_rows() -> None:
     told = json.loads(run("list", "--format", "json").stdout)
     assert told == lines(run("list"))
     read = list(csv.DictReader(io.StringIO(run("list", "--format", "csv").stdout)))
@@ -285,7 +285,7 @@ def test_every_other_format_holds_the_same() -> None:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_what_was_done_before_an_error_is_shown_whole() -> None:
+def test_rows_before_an_error_are_printed_as_valid_json() -> None:
     done = run("mark-delivered", "granted", "refused", "--format", "json")
     assert done.exit_code == 1
     assert [row["ref"] for row in json.loads(done.stdout)] == ["granted"]
@@ -326,12 +326,12 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
         ("", None),
     ],
 )
-def test_a_moment_is_a_date_or_so_long_ago(text: str, found: datetime | None) -> None:
+def test_a_time_is_a_date_or_a_duration_before_now(text: str, found: datetime | None) -> None:
     assert moment(text, NOW) == found
 
 
 @pytest.mark.usefixtures("ledger")
-def test_what_is_no_moment_is_told_with_examples() -> None:
+def test_an_invalid_time_is_an_error_with_examples() -> None:
     done = run("list", "--since", "yesterday")
     assert done.exit_code == 2
-    assert "'yesterday' is no moment: say 2026-11-01" in done.stderr
+    assert "'yesterday' is not a time: use 2026-11-01" in done.stderr

@@ -88,10 +88,10 @@ def test_links_are_shown_only_when_asked_for(members: Path, service: FakeService
     hidden = run(members, "--plan-id", 1)
     tokens = [token.value for token in service.tokens]
     assert not any(token in hidden.output for token in tokens)
-    assert "The links: tgmembership grants undelivered --show-links --ledger" in hidden.stderr
+    assert "Show the links: tgmembership grants undelivered --show-links --ledger" in hidden.stderr
     shown = run(members, "--plan-id", 1, "--show-links")
     assert {line["link"] for line in lines(shown)} == {token.link for token in service.tokens}
-    assert "The links:" not in shown.stderr
+    assert "Show the links:" not in shown.stderr
 
 
 @pytest.mark.usefixtures("server")
@@ -102,7 +102,7 @@ def test_all_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path, servi
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         f"{path}:3: member_id is not a positive number of up to 64 bits: 'x'",
-        f"{path}:4: no plan: name one in a column plan_id, or for all rows with --plan-id",
+        f"{path}:4: no plan: set one in the column plan_id, or for all rows with --plan-id",
         "2 bad rows, 1 good ones: nothing was sent.",
     ]
     assert service.count_requests() == 0
@@ -119,26 +119,26 @@ def test_a_row_of_its_own_plan_and_a_ledger_by_its_name(tmp_path: Path, service:
 
 
 @pytest.mark.usefixtures("server")
-def test_refused_ones_and_conflicts_exit_with_3(tmp_path: Path) -> None:
+def test_refused_grants_and_conflicts_exit_with_3(tmp_path: Path) -> None:
     path = tmp_path / "members.csv"
     path.write_text("ref,member_id\nr2,1002\nr3,1003\nr2,1002\nr2,1004\n")
     done = run(path, "--plan-id", 1, "--concurrency", 1)
     assert done.exit_code == 3
     assert [line["status"] for line in lines(done)] == ["granted", "refused", "granted", "conflict"]
     assert "1 granted, 0 granted before, 1 refused, 0 unknown" in done.stderr
-    assert "1 rows were carried out already, by this run or by another worker beside it." in done.stderr
-    assert "1 rows name a ref that stands for another plan or member" in done.stderr
+    assert "1 rows were already processed by this run or by another worker." in done.stderr
+    assert "1 rows were not sent, because their ref belongs to another plan or member" in done.stderr
     assert "grants list --status refused" in done.stderr
 
 
 @pytest.mark.usefixtures("server")
-def test_unknown_ones_exit_with_4_and_are_held(members: Path, service: FakeService) -> None:
+def test_unknown_grants_exit_with_4_and_are_held(members: Path, service: FakeService) -> None:
     service.inject(Fault("error", when="after", count=1))
     for _ in range(2):
         done = run(members, "--plan-id", 1)
         assert done.exit_code == 4
         assert sorted(line["status"] for line in lines(done)) == ["granted", "granted", "unknown"]
-        assert "1 may or may not have been granted. They are held until you decide" in done.stderr
+        assert "Unknown outcomes: 1. These grants are not sent again until you decide" in done.stderr
     assert service.granted_twice() == {}
     assert len(service.audit) == 3
 
@@ -152,7 +152,7 @@ def test_rejected_credentials_exit_with_5_and_leave_the_rest_planned(
     assert done.exit_code == 5
     assert [line["status"] for line in lines(done)] == ["planned"]
     assert "Ended early: the credentials were rejected." in done.stderr
-    assert "Run the same command again for the rest." in done.stderr
+    assert "Run the same command again for the remaining members." in done.stderr
     assert service.audit == []
 
 
@@ -164,7 +164,7 @@ def test_missing_credentials_are_named(members: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("server")
-def test_a_service_that_turns_away_exits_with_1(members: Path, service: FakeService) -> None:
+def test_a_service_that_rate_limits_exits_with_1(members: Path, service: FakeService) -> None:
     service.inject(Fault("throttled", retry_after=0, method="addMember"))
     done = run(members, "--plan-id", 1, "--attempts", 2, "--concurrency", 1)
     assert done.exit_code == 1
@@ -174,7 +174,7 @@ def test_a_service_that_turns_away_exits_with_1(members: Path, service: FakeServ
 
 
 @pytest.mark.usefixtures("server")
-def test_a_file_that_is_no_ledger_is_left_alone(members: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_ledger_is_left_unchanged(members: Path, tmp_path: Path) -> None:
     other = tmp_path / "notes.db"
     other.write_bytes(b"my notes" * 100)
     done = run(members, "--plan-id", 1, "--ledger", other)
@@ -185,7 +185,9 @@ def test_a_file_that_is_no_ledger_is_left_alone(members: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("server")
-def test_a_ledger_that_fails_on_the_way_ends_with_the_summary(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_fails_during_the_run_ends_with_the_summary(
+    members: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> object:
         message = "no space"
         raise StorageError(message)
@@ -209,7 +211,7 @@ def test_a_file_that_changes_meanwhile_ends_the_run(members: Path, monkeypatch: 
     monkeypatch.setattr(provision, "_check", check_and_change)
     done = run(members, "--plan-id", 1)
     assert done.exit_code == 2
-    assert "was changed while it was read; line 3" in done.stderr
+    assert "changed while it was read; line 3" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe with a name")
@@ -242,8 +244,8 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
         told += process.stdout.readlines()
         err = process.stderr.read()
     assert process.returncode == 130
-    assert "Finishing what is in flight" in err
-    assert "Run the same command again for the rest." in err
+    assert "Stopping: waiting for the grants in flight" in err
+    assert "Run the same command again for the remaining members." in err
     assert "Traceback" not in err
     granted = {line["member_id"] for line in map(json.loads, told) if line["status"] == "granted"}
     assert granted == {grant.member_id for grant in service.audit}

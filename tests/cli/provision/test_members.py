@@ -52,10 +52,10 @@ def test_a_file_may_come_as_spreadsheets_and_programs_write_it(path: Path, text:
         '\n{"ref": "a", "member_id": 1, "plan_id": null}',
     ],
 )
-def test_a_row_without_a_plan_takes_the_one_for_all_or_is_a_problem(path: Path, text: str) -> None:
+def test_a_row_without_a_plan_uses_the_default_or_is_a_problem(path: Path, text: str) -> None:
     assert read(path, text) == [Row(2, GrantRequest("a", 7, 1))]
     assert read(path, text, None) == [
-        Problem(2, "no plan: name one in a column plan_id, or for all rows with --plan-id")
+        Problem(2, "no plan: set one in the column plan_id, or for all rows with --plan-id")
     ]
 
 
@@ -98,7 +98,7 @@ def test_a_bad_row_is_reported_with_its_line_and_the_others_are_read(path: Path,
     assert found == Problem(3, reason)
 
 
-_NO_OBJECT = "each line must be an object with ref and member_id, and perhaps plan_id and note"
+_NO_OBJECT = "each line must be an object with ref and member_id, and optionally plan_id and note"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_header_that_is_not_csv_is_the_one_problem(path: Path) -> None:
     assert read(path, '"ref"x,member_id\na,1\n') == [Problem(1, "this is not CSV: ',' expected after '\"'")]
 
 
-def test_utf16_is_told_from_the_first_line(path: Path) -> None:
+def test_utf16_is_reported_from_the_first_line(path: Path) -> None:
     assert read(path, "ref,member_id\na,1\n".encode("utf-16"))[0] == Problem(1, "this line is not UTF-8")
 
 

@@ -67,7 +67,7 @@ def rows(done: Result) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_pipe_gets_every_figure_as_a_row(service: FakeService, ledger: Path) -> None:
+def test_every_figure_is_a_row_in_a_pipe(service: FakeService, ledger: Path) -> None:
     done = run("--ledger", ledger)
     assert (done.exit_code, done.stderr) == (0, "")
     told = {(row["section"], row["name"], row["series"]): row["value"] for row in rows(done)}
@@ -78,11 +78,11 @@ def test_a_pipe_gets_every_figure_as_a_row(service: FakeService, ledger: Path) -
     assert sum(told[key] for key in told if key[0] == "Payment methods") == 30  # type: ignore[misc]
 
 
-def test_one_method_that_fails_leaves_a_gap_and_exit_code_1(service: FakeService, tmp_path: Path) -> None:
+def test_a_method_that_fails_is_a_section_without_figures_and_exit_code_1(service: FakeService, tmp_path: Path) -> None:
     service.inject(Fault("error", method="plansPerformance", status=404))
     done = run("--html", tmp_path / "report.html")
     assert done.exit_code == 1
-    assert "Without figures: Plans." in done.stderr
+    assert "Missing figures: Plans." in done.stderr
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "No figures:" in html
     assert "Payment methods" in html
@@ -91,13 +91,13 @@ def test_one_method_that_fails_leaves_a_gap_and_exit_code_1(service: FakeService
     assert {row["problem"] is None for row in rows(run())} == {True, False}
 
 
-def test_rejected_credentials_are_no_gap(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_credentials_end_the_report(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TGMEMBERSHIP_API_KEY", "nobody")
     assert run().exit_code == 5
     assert service.count_requests() == 1
 
 
-def test_a_missing_extra_is_told_before_anything_is_asked(
+def test_a_missing_extra_is_an_error_before_any_call(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pygal", None)
@@ -109,7 +109,7 @@ def test_a_missing_extra_is_told_before_anything_is_asked(
 
 
 @pytest.mark.usefixtures("service")
-def test_a_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     done = run("--html", tmp_path / "nowhere" / "report.html")
     assert done.exit_code == 2
     assert "cannot be written" in done.stderr
@@ -127,7 +127,7 @@ class TestPage:
         (Series("granted", (1, 2)), Series("refused", (0, 1))),
     )
 
-    def test_it_is_well_formed_escaped_and_names_no_other_place(self) -> None:
+    def test_it_is_well_formed_escaped_and_has_no_external_reference(self) -> None:
         html = page([self.BARS, self.COLUMNS, Section("None", "Nothing yet.", "columns")], 8047883872, NOW)
         body = re.sub(r"<meta[^>]*>|<link[^>]*>|<!doctype html>", "", html)
         tree = ET.fromstring(body)
@@ -145,7 +145,7 @@ class TestPage:
             assert f'id="chart-{number}-title"' in html
             assert f'id="chart-{number}-desc"' in html
         assert html.count("<table>") == html.count("<caption>") == html.count("<svg") == 2
-        assert "<td>not told</td>" in html
+        assert "<td>not given</td>" in html
 
     def test_each_bar_is_named_and_each_series_has_its_class(self) -> None:
         svg = chart(self.COLUMNS, 1)
@@ -157,7 +157,7 @@ class TestPage:
         many = performance([PlanPerformance(number, f"p{number}", number) for number in range(1, 31)])
         html = page(list(many), 1, NOW)
         assert "The chart shows the first 20, the table all 30." in html
-        assert html.count('class="bar"') == charts.MOST_BARS
+        assert html.count('class="bar"') == charts.MAX_BARS
 
     @pytest.mark.parametrize(
         ("most", "found"),
@@ -178,13 +178,13 @@ class TestPage:
 class TestFigures:
     """From replies and a ledger to sections."""
 
-    def test_a_glance_holds_what_there_is(self) -> None:
+    def test_the_totals_leave_out_missing_figures(self) -> None:
         revenue = Revenue((Money(Decimal("9.99"), "EUR"), Money(Decimal(5), "")))
         found = glance(Count(3), None, revenue)
         assert list(found.rows) == [("Orders", (3,)), ("Revenue, EUR", (Decimal("9.99"),)), ("Revenue", (Decimal(5),))]
         assert list(glance(None, None, None).rows) == []
 
-    def test_revenue_is_never_added_up_over_currencies(self) -> None:
+    def test_revenue_is_never_summed_over_currencies(self) -> None:
         plans = [
             PlanPerformance(1, "a", 2, Money(Decimal(10), "EUR")),
             PlanPerformance(2, None, None, Money(Decimal(250), "XTR")),
@@ -195,7 +195,7 @@ class TestFigures:
         assert list(euros.rows) == [("a", (Decimal(10),))]
         assert (stars.title, list(stars.rows)) == ("Revenue by plan, XTR", [("Plan 2", (Decimal(250),))])
 
-    def test_parts_are_shown_only_where_there_are_some(self) -> None:
+    def test_a_breakdown_is_shown_only_if_the_service_gives_one(self) -> None:
         assert list(broken_down("Orders", Count(3))) == []
         [found] = broken_down("Orders", Count(3, {"a": 1, "b": 2}))
         assert found.labels == ("b", "a")
@@ -204,10 +204,10 @@ class TestFigures:
         ("days", "unit", "first", "count"),
         [(1, "day", "2026-11-19", 2), (60, "week", "2026-09-21", 9), (500, "month", "2025-07-01", 17)],
     )
-    def test_time_goes_by_in_days_weeks_or_months(self, days: int, unit: str, first: str, count: int) -> None:
+    def test_grants_are_grouped_by_day_week_or_month(self, days: int, unit: str, first: str, count: int) -> None:
         last = NOW.date()
         found = over_time({(last - timedelta(days=days), GrantStatus.GRANTED): 2, (last, GrantStatus.UNKNOWN): 1})
-        assert f"by the {unit} of" in found.told
+        assert f"by the {unit} of" in found.text
         assert (found.labels[0], len(found.labels)) == (first, count)
         assert [(series.name, sum(value or 0 for value in series.values)) for series in found.series] == [
             ("granted", 2),
@@ -216,9 +216,9 @@ class TestFigures:
 
     def test_an_empty_ledger_says_so(self) -> None:
         days: dict[tuple[date, GrantStatus], int] = {}
-        assert over_time(days).told == "The ledger has no grant yet."
+        assert over_time(days).text == "The ledger has no grants."
 
-    def test_pygal_is_missed_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_pygal_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "pygal", None)
         with pytest.raises(UsageError, match=r"\[report\]"):
             page([], 1, NOW)
@@ -226,7 +226,7 @@ class TestFigures:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.usefixtures("service")
-def test_in_a_browser_it_is_quiet_whole_and_asks_nobody(ledger: Path, tmp_path: Path) -> None:
+def test_in_a_browser_it_has_no_error_and_makes_no_request(ledger: Path, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
     assert run("--html", html, "--ledger", ledger).exit_code == 0
     grounds = set()

@@ -67,7 +67,7 @@ def first_line(process: subprocess.Popen[str]) -> Any:
 
 
 class TestSetAndDelete:
-    def test_the_secret_goes_into_a_new_file_of_ones_own(self, server: FakeServer, tmp_path: Path) -> None:
+    def test_the_secret_is_written_to_a_new_private_file(self, server: FakeServer, tmp_path: Path) -> None:
         path = tmp_path / "new.secret"
         done = tgmembership("webhook", "set", "https://shop.example/hook", "--secret-file", str(path))
         webhook = server.service.webhook
@@ -78,26 +78,26 @@ class TestSetAndDelete:
         if sys.platform != "win32":
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
-    def test_without_a_file_the_secret_is_not_shown(self, server: FakeServer) -> None:
+    def test_without_a_file_the_secret_is_not_printed(self, server: FakeServer) -> None:
         done = tgmembership("webhook", "set", "https://shop.example/hook")
         assert server.service.webhook is not None
         assert done.returncode == 0
-        assert "not shown" in done.stderr
+        assert "not printed" in done.stderr
         assert server.service.webhook.secret not in done.stdout + done.stderr
 
-    def test_a_file_that_is_there_is_not_overwritten(self, server: FakeServer, secret_file: Path) -> None:
+    def test_an_existing_file_is_not_overwritten(self, server: FakeServer, secret_file: Path) -> None:
         done = tgmembership("webhook", "set", "https://shop.example/hook", "--secret-file", str(secret_file))
         assert done.returncode == 2
-        assert "exists already" in done.stderr
+        assert "already exists" in done.stderr
         assert server.service.webhook is None
 
-    def test_a_url_that_does_not_answer_200_is_told(self, server: FakeServer, refused_port: int) -> None:
+    def test_a_url_that_does_not_answer_200_is_an_error(self, server: FakeServer, refused_port: int) -> None:
         done = tgmembership("webhook", "set", f"http://127.0.0.1:{refused_port}/")
         assert done.returncode == 3
         assert "url must answer 200" in done.stderr
         assert server.service.webhook is None
 
-    def test_it_is_deleted(self, server: FakeServer) -> None:
+    def test_the_webhook_is_deleted(self, server: FakeServer) -> None:
         server.service.set_webhook("https://shop.example/")
         done = tgmembership("webhook", "delete")
         assert (done.returncode, done.stdout) == (0, "")
@@ -105,9 +105,7 @@ class TestSetAndDelete:
 
 
 class TestListen:
-    def test_events_are_shown_and_the_headers_that_were_found(
-        self, listening: tuple[subprocess.Popen[str], str]
-    ) -> None:
+    def test_events_and_the_headers_found_are_printed(self, listening: tuple[subprocess.Popen[str], str]) -> None:
         process, url = listening
         content = body(17, user_id="42")
         for _ in range(2):
@@ -119,7 +117,9 @@ class TestListen:
         assert err.count("signature_header='x-webhook-signature', nonce_header='x-webhook-nonce'") == 1
         assert "Traceback" not in err
 
-    def test_a_refusal_is_explained_and_no_value_shown(self, listening: tuple[subprocess.Popen[str], str]) -> None:
+    def test_the_reason_for_a_refusal_is_printed_without_header_values(
+        self, listening: tuple[subprocess.Popen[str], str]
+    ) -> None:
         process, url = listening
         reply = ask("POST", url, content=b"{}", headers={"X-Odd": "sEcReT0"})
         assert reply.status_code == 401
@@ -128,7 +128,7 @@ class TestListen:
         assert "x-odd" in err
         assert "sEcReT0" not in err
 
-    def test_it_answers_probes(self, listening: tuple[subprocess.Popen[str], str]) -> None:
+    def test_probes_are_answered(self, listening: tuple[subprocess.Popen[str], str]) -> None:
         _, url = listening
         assert [ask(verb, url).status_code for verb in ("GET", "HEAD", "POST", "PUT")] == [
             200,
@@ -137,7 +137,7 @@ class TestListen:
             405,
         ]
 
-    def test_it_becomes_the_webhook_and_learns_the_secret(self, server: FakeServer) -> None:
+    def test_set_uses_the_secret_of_the_reply(self, server: FakeServer) -> None:
         port = free_port()
         url = f"http://127.0.0.1:{port}/"
         with started("webhook", "listen", "--port", str(port), "--set", url) as process:
@@ -151,7 +151,7 @@ class TestListen:
         assert code == 0
         assert server.service.webhook.secret not in err
 
-    def test_the_fake_service_of_the_command_line_keeps_it_busy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_orders_of_the_fake_command_are_received(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with started("fake", "--order-every", "0.2") as fake:
             assert fake.stdout is not None
             for name, value in (fake.stdout.readline().strip().split("=", 1) for _ in range(3)):
@@ -162,14 +162,14 @@ class TestListen:
                 assert len(set(orders)) == 3
                 assert ended(process)[0] == 0
 
-    def test_a_url_that_does_not_lead_here_ends_it(self, server: FakeServer, refused_port: int) -> None:
+    def test_set_fails_for_a_url_that_does_not_lead_to_the_port(self, server: FakeServer, refused_port: int) -> None:
         done = tgmembership("webhook", "listen", "--set", f"http://127.0.0.1:{refused_port}/")
         assert server.service.webhook is None
         assert done.returncode == 3
         assert "url must answer 200" in done.stderr
         assert "Traceback" not in done.stderr
 
-    def test_without_a_secret_it_says_where_to_name_it(self) -> None:
+    def test_a_missing_secret_is_an_error_with_the_next_step(self) -> None:
         done = tgmembership("webhook", "listen")
         assert done.returncode == 2
         assert "--secret-file" in done.stderr
@@ -193,7 +193,7 @@ class TestVerifyAndSign:
         return path
 
     @pytest.mark.parametrize("more", [[], ["--nonce", "abc123", "--timestamp", "1700000000"], ["--later-generation"]])
-    def test_what_is_signed_verifies(self, tmp_path: Path, secret_file: Path, body_file: Path, more: list[str]) -> None:
+    def test_a_signed_body_verifies(self, tmp_path: Path, secret_file: Path, body_file: Path, more: list[str]) -> None:
         headers = tmp_path / "headers.txt"
         done = invoked("sign", "--secret-file", str(secret_file), *more, str(body_file))
         assert done.exit_code == 0
@@ -208,7 +208,7 @@ class TestVerifyAndSign:
         return invoked("verify", *arguments)
 
     @pytest.mark.parametrize("dump", [dict, lambda headers: [[name, value] for name, value in headers.items()]])
-    def test_headers_come_as_json_too(
+    def test_headers_can_be_json(
         self, tmp_path: Path, secret_file: Path, body_file: Path, dump: Callable[[Any], Any]
     ) -> None:
         headers = tmp_path / "headers.json"
@@ -216,7 +216,7 @@ class TestVerifyAndSign:
         assert self.verified(secret_file, headers, body_file).exit_code == 0
 
     @pytest.mark.parametrize("text", ["[1]", '[["a"]]', '"x"', "[[1, 2, 3]]"])
-    def test_json_that_is_no_headers_is_told(
+    def test_json_that_is_not_headers_is_an_error(
         self, tmp_path: Path, secret_file: Path, body_file: Path, text: str
     ) -> None:
         headers = tmp_path / "headers.json"
@@ -225,7 +225,9 @@ class TestVerifyAndSign:
         assert done.exit_code == 2
         assert "pairs" in done.stderr
 
-    def test_why_it_is_not_authentic(self, tmp_path: Path, secret_file: Path, body_file: Path) -> None:
+    def test_the_reason_for_a_failed_verification_is_printed(
+        self, tmp_path: Path, secret_file: Path, body_file: Path
+    ) -> None:
         headers = tmp_path / "headers.txt"
         for of, at, arguments, why in (
             (body(18), time.time(), (), "NotAuthentic: the signature does not match"),
@@ -244,7 +246,7 @@ class TestVerifyAndSign:
         assert done.exit_code == 1
         assert "Unreadable: authentic, but not an event" in done.stderr
 
-    def test_the_secret_comes_from_the_environment_too(self, body_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_secret_can_be_in_the_environment(self, body_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TGMEMBERSHIP_WEBHOOK_SECRET", f" {CANARY_SECRET}\n")
         done = invoked("sign", "--nonce", "n", "--timestamp", "1700000000", str(body_file))
         assert done.stdout.splitlines() == [f"{n}: {v}" for n, v in signed(body(17), nonce="n", at=1.7e9).items()]
@@ -262,7 +264,7 @@ class TestVerifyAndSign:
         assert done.exit_code == 2
         assert why in done.stderr
 
-    def test_a_secret_file_that_is_no_text_is_told(self, tmp_path: Path, body_file: Path) -> None:
+    def test_a_secret_file_that_is_not_text_is_an_error(self, tmp_path: Path, body_file: Path) -> None:
         path = tmp_path / "binary"
         path.write_bytes(b"\xff\xfe")
         done = invoked("sign", "--secret-file", str(path), str(body_file))

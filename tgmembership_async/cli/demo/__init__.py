@@ -1,1 +1,1 @@
-"""The command `tgmembership demo`, imported by `cli.root` only."""
+"""The command `tgmembership demo`; only `cli.root` imports it."""

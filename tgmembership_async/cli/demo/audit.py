@@ -1,4 +1,4 @@
-"""What the ledger says of each member, held against what the service did. Pure."""
+"""Compare the ledger with the service's audit log. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,11 @@ from attrs import frozen
 from tgmembership_async.grants.model import GrantStatus
 
 Grantee = tuple[int, int | None]
-"""A plan and a member: what the service's audit knows of a grant."""
+"""A plan and a member: the key of a grant in the service's audit log."""
 
 
-class Belief(StrEnum):
-    """What the client believes of one member."""
+class Recorded(StrEnum):
+    """The outcome that the ledger records for one row."""
 
     GRANTED = "granted"
     REFUSED = "refused"
@@ -22,76 +22,77 @@ class Belief(StrEnum):
     UNKNOWN = "unknown"
 
 
-_BELIEFS: Final[Mapping[GrantStatus, Belief]] = {
-    GrantStatus.GRANTED: Belief.GRANTED,
-    GrantStatus.DELIVERED: Belief.GRANTED,
-    GrantStatus.REFUSED: Belief.REFUSED,
-    GrantStatus.ABANDONED: Belief.REFUSED,
-    GrantStatus.PLANNED: Belief.NOT_DONE,
-    GrantStatus.SENDING: Belief.UNKNOWN,
-    GrantStatus.UNKNOWN: Belief.UNKNOWN,
+_RECORDED: Final[Mapping[GrantStatus, Recorded]] = {
+    GrantStatus.GRANTED: Recorded.GRANTED,
+    GrantStatus.DELIVERED: Recorded.GRANTED,
+    GrantStatus.REFUSED: Recorded.REFUSED,
+    GrantStatus.ABANDONED: Recorded.REFUSED,
+    GrantStatus.PLANNED: Recorded.NOT_DONE,
+    GrantStatus.SENDING: Recorded.UNKNOWN,
+    GrantStatus.UNKNOWN: Recorded.UNKNOWN,
 }
 
 
-def belief_of(status: GrantStatus) -> Belief:
-    """Return what a row of the ledger says."""
-    return _BELIEFS[status]
+def recorded_of(status: GrantStatus) -> Recorded:
+    """Return the outcome that a row with this status records."""
+    return _RECORDED[status]
 
 
 @frozen
 class Comparison:
-    """Beliefs beside facts: `granted` and so on count rows; the others count grants in the audit, by what they mean.
+    """The ledger's rows by recorded outcome, and their differences from the audit log.
 
-    `really_granted` are unknown ones that took effect. The last four must be 0: grants beyond one for each row, grants
-    of rows believed not granted, rows believed granted of which the audit knows nothing, and members without a row.
+    `unknown_granted` counts the unknown rows whose grant is in the audit log. The last four must be 0: grants beyond
+    one per row, grants of rows recorded as not granted, rows recorded as granted without a grant in the audit log, and
+    members without a row.
     """
 
     granted: int
     refused: int
     not_done: int
     unknown: int
-    really_granted: int
+    unknown_granted: int
     granted_twice: int
-    granted_unawares: int
-    granted_in_vain: int
+    granted_unrecorded: int
+    granted_missing: int
     lost: int = 0
 
     @property
     def rows(self) -> int:
-        """Return how many rows were begun."""
+        """Return the number of rows."""
         return self.granted + self.refused + self.not_done + self.unknown
 
     @property
-    def holds(self) -> bool:
-        """Return whether the client was right about every row."""
-        return not (self.granted_twice or self.granted_unawares or self.granted_in_vain or self.lost)
+    def matches(self) -> bool:
+        """Return whether the ledger is right about every member."""
+        return not (self.granted_twice or self.granted_unrecorded or self.granted_missing or self.lost)
 
 
-def compare(beliefs: Iterable[tuple[Grantee, Belief]], audit: Mapping[Grantee, int], *, lost: int = 0) -> Comparison:
-    """Hold what is believed of each row against how often the audit says that it was granted; `lost` have no row."""
-    rows: Counter[Belief] = Counter()
-    believed: dict[Grantee, Counter[Belief]] = {}
-    for grantee, belief in beliefs:
-        rows[belief] += 1
-        believed.setdefault(grantee, Counter())[belief] += 1
-    really = twice = unawares = in_vain = 0
-    for grantee in believed.keys() | audit.keys():
-        of = believed.get(grantee, Counter())
-        surplus = audit.get(grantee, 0) - of[Belief.GRANTED]
-        in_vain += max(0, -surplus)
-        really += min(of[Belief.UNKNOWN], max(0, surplus))
-        beyond = max(0, surplus - of[Belief.UNKNOWN])
-        denied = min(beyond, of[Belief.REFUSED] + of[Belief.NOT_DONE])
-        unawares += denied
-        twice += beyond - denied
+def compare(rows: Iterable[tuple[Grantee, Recorded]], audit: Mapping[Grantee, int], *, lost: int = 0) -> Comparison:
+    """Compare the ledger's rows with the number of grants in the audit log; `lost` members have no row."""
+    totals: Counter[Recorded] = Counter()
+    by_grantee: dict[Grantee, Counter[Recorded]] = {}
+    for grantee, recorded in rows:
+        totals[recorded] += 1
+        by_grantee.setdefault(grantee, Counter())[recorded] += 1
+    unknown_granted = twice = unrecorded = missing = 0
+    for grantee in by_grantee.keys() | audit.keys():
+        counts = by_grantee.get(grantee, Counter())
+        surplus = audit.get(grantee, 0) - counts[Recorded.GRANTED]
+        missing += max(0, -surplus)
+        unknown_granted += min(counts[Recorded.UNKNOWN], max(0, surplus))
+        excess = max(0, surplus - counts[Recorded.UNKNOWN])
+        of_others = min(excess, counts[Recorded.REFUSED] + counts[Recorded.NOT_DONE])
+        unrecorded += of_others
+        twice += excess - of_others
     return Comparison(
-        granted=rows[Belief.GRANTED],
-        refused=rows[Belief.REFUSED],
-        not_done=rows[Belief.NOT_DONE],
-        unknown=rows[Belief.UNKNOWN],
-        really_granted=really,
+        granted=totals[Recorded.GRANTED],
+        refused=totals[Recorded.REFUSED],
+        not_done=totals[Recorded.NOT_DONE],
+        unknown=totals[Recorded.UNKNOWN],
+        unknown_granted=unknown_granted,
         granted_twice=twice,
-        granted_unawares=unawares,
-        granted_in_vain=in_vain,
+        granted_unrecorded=unrecorded,
+        granted_missing=missing,
         lost=lost,
     )

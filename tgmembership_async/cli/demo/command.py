@@ -1,4 +1,4 @@
-"""`tgmembership demo`: the evening job against a service and a machine that do their worst, and then the books."""
+"""`tgmembership demo`: run `provision` under injected faults and compare its ledger with the service's audit log."""
 
 import tempfile
 from collections import Counter
@@ -14,8 +14,8 @@ import anyio
 import click
 from rich.console import Console
 
-from tgmembership_async.cli.demo.audit import Comparison, belief_of, compare
-from tgmembership_async.cli.demo.run import Books, carry_out, command_of
+from tgmembership_async.cli.demo.audit import Comparison, compare, recorded_of
+from tgmembership_async.cli.demo.run import Results, provision_arguments, run_workers
 from tgmembership_async.cli.demo.view import announce, show
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import note
@@ -29,7 +29,7 @@ from tgmembership_async.testing.fake.values import SAMPLE_PLANS
 
 FAULT_RATE: Final = 0.03
 _PLAN_ID: Final = 1
-_SEEN: Final = ("granted", "refused", "unknown", "kills")
+_COUNTED: Final = ("granted", "refused", "unknown", "kills")
 
 
 _EPILOG: Final = """
@@ -45,49 +45,58 @@ Examples:
     "--members",
     "source",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file as `provision` takes it. [default: a thousand made-up members]",
+    help="File of members, as for `provision`. [default: 1,000 generated members]",
 )
 @click.option(
-    "--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Grant so many at a time."
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Maximum number of grants in flight.",
 )
-@click.option("--kills", type=click.IntRange(0, 20), default=4, show_default=True, help="Kill the worker so often.")
-@click.option("--seed", default=0, show_default=True, help="Draw faults, tokens and kills from this number.")
+@click.option(
+    "--kills",
+    type=click.IntRange(0, 20),
+    default=4,
+    show_default=True,
+    help="Number of times the `provision` process is killed.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the random faults, tokens and kills.")
 def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> None:
-    """Grant a thousand members access to plans of a fake service that misbehaves, in a process that is killed.
+    """Run `provision` under injected faults and compare its ledger with the service's audit log.
 
-    The service runs on a port of this machine; 3 % of the requests suffer each kind of fault, half of them after the
-    member was granted. `tgmembership provision` does the work, is killed on the way and started again. At the end, its
-    ledger is held against what the service did. Exit code: 0 if the ledger was right about everybody, 1 if not, 2 for
-    a file with bad rows, 130 after Ctrl-C.
+    A fake service runs on a port of this machine. Each kind of fault affects 3% of the requests, half of them after the
+    service granted access. The `provision` process is killed and restarted several times. Exit code: 0 if the
+    ledger is right about every member, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
     """
     requests = _read(source)
     service = _service(requests, seed)
     total = len({request.ref for request in requests})
-    books = Books()
+    results = Results()
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     began, interrupted = monotonic(), False
     with tempfile.TemporaryDirectory(prefix="tgmembership-demo-") as folder, serve(service) as server:
         members, ledger = Path(folder, "members"), Path(folder, "grants.db")
         members.write_bytes(_bytes_of(source))
         announce(out, server.url, total, FAULT_RATE, kills)
-        with Bar(err, total, _SEEN) as bar:
-            changed = partial(_changed, bar, err, books, total)
-            arguments = command_of(members, ledger, _PLAN_ID, concurrency)
+        with Bar(err, total, _COUNTED) as bar:
+            changed = partial(_show_progress, bar, err, results, total)
+            arguments = provision_arguments(members, ledger, _PLAN_ID, concurrency)
             try:
-                carry_out(arguments, server.env(), books, _marks(total, kills, seed), changed)
+                run_workers(arguments, server.env(), results, _kill_points(total, kills, seed), changed)
             except KeyboardInterrupt:
                 interrupted = True
         grants = anyio.run(_rows, ledger) if ledger.exists() else []
     comparison = _compare(requests, grants, service, interrupted=interrupted)
-    struck = [request.faults for request in service.requests]
-    show(out, comparison, struck, seconds=monotonic() - began, total=total, kills=books.kills)
-    raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.holds else Exit.FAILED)
+    faults = [request.faults for request in service.requests]
+    show(out, comparison, faults, seconds=monotonic() - began, total=total, kills=results.kills)
+    raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.matches else Exit.FAILED)
 
 
 def _read(source: Path | None) -> list[GrantRequest]:
     requests: list[GrantRequest] = []
     bad = 0
-    with open_members(_shipped() if source is None else source) as lines:
+    with open_members(_sample() if source is None else source) as lines:
         for found in read_members(lines, _PLAN_ID):
             if isinstance(found, Problem):
                 note(f"{source}:{found.line}: {found.reason}")
@@ -95,23 +104,23 @@ def _read(source: Path | None) -> list[GrantRequest]:
             else:
                 requests.append(found.request)
     if bad or not requests:
-        note(f"{bad} bad rows, {len(requests)} good ones: nothing was sent.")
+        note(f"{bad} invalid rows, {len(requests)} valid ones: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)
     return requests
 
 
 def _bytes_of(source: Path | None) -> bytes:
-    return (_shipped() if source is None else source).read_bytes()
+    return (_sample() if source is None else source).read_bytes()
 
 
-def _shipped() -> Path:
-    """Return the sample from inside the installed package, or from the checkout beside it."""
+def _sample() -> Path:
+    """Return the sample file of the installed package, or of the checkout."""
     installed = Path(str(files("tgmembership_async.cli.demo") / "members.csv"))
     return installed if installed.is_file() else Path(__file__).parents[3] / "examples" / "members.csv"
 
 
 def _service(requests: Iterable[GrantRequest], seed: int) -> FakeService:
-    """Make a service that has all plans of the file, and where one member in a hundred never talked to the bot."""
+    """Return a service that has all plans of the file, and refuses one member in a hundred."""
     known = {plan.plan_id for plan in SAMPLE_PLANS}
     named = sorted({request.plan_id for request in requests} - known)
     ids = sorted({request.member_id for request in requests if request.member_id is not None})
@@ -123,18 +132,18 @@ def _service(requests: Iterable[GrantRequest], seed: int) -> FakeService:
     )
 
 
-def _marks(total: int, kills: int, seed: int) -> list[int]:
-    """Return after how many members to kill: spread over the run, and yet at random."""
+def _kill_points(total: int, kills: int, seed: int) -> list[int]:
+    """Return after how many members to kill the process: at random, one in each equal part of the run."""
     random = Random(seed)  # noqa: S311 - reproducible on purpose
     return sorted(max(1, int(total * (number + random.uniform(0.3, 0.9)) / (kills + 1))) for number in range(kills))
 
 
-def _changed(bar: Bar, console: Console, books: Books, total: int, killed: bool) -> None:  # noqa: FBT001 - the only one
-    done = len(books.statuses)
+def _show_progress(bar: Bar, console: Console, results: Results, total: int, killed: bool) -> None:  # noqa: FBT001 - bound by partial
+    done = len(results.statuses)
     if killed:
-        console.print(f"[magenta]Killed the worker[/] with {done:,} of {total:,} done; another one takes over.")
+        console.print(f"[magenta]Killed `provision`[/] after {done:,} of {total:,} members; starting it again.")
     if bar.shown:
-        bar.show(done, {**books.counts, "kills": books.kills})
+        bar.show(done, {**results.counts, "kills": results.kills})
 
 
 async def _rows(path: Path) -> list[Grant]:
@@ -147,5 +156,5 @@ def _compare(
 ) -> Comparison:
     rows = {grant.ref: grant for grant in grants}
     lost = 0 if interrupted else len({request.ref for request in requests} - rows.keys())
-    beliefs = (((grant.plan_id, grant.member_id), belief_of(grant.status)) for grant in rows.values())
-    return compare(beliefs, Counter((grant.plan_id, grant.member_id) for grant in service.audit), lost=lost)
+    recorded = (((grant.plan_id, grant.member_id), recorded_of(grant.status)) for grant in rows.values())
+    return compare(recorded, Counter((grant.plan_id, grant.member_id) for grant in service.audit), lost=lost)

@@ -1,4 +1,4 @@
-"""The demo's evening job: `tgmembership provision` in a process of its own, killed on the way and started again."""
+"""Run `tgmembership provision` as a child process, kill it several times and restart it."""
 
 import json
 import os
@@ -18,28 +18,28 @@ _ATTEMPTS: Final = 8
 _BACKOFF: Final = 0.05
 _FAILED: Final = frozenset({2, 5})
 _UNFINISHED: Final = 1
-_MOST_ENDS: Final = 5
+_MAX_RESTARTS: Final = 5
 
 
 @mutable
-class Books:
-    """What the workers have told so far: the newest status of each ref, and how often one was killed."""
+class Results:
+    """The latest status of each ref, the number of refs by status, and the number of kills."""
 
     statuses: dict[str, str] = field(factory=dict[str, str])
     counts: Counter[str] = field(factory=Counter[str])
     kills: int = 0
 
-    def note(self, told: Mapping[str, Any]) -> None:
-        """Take note of one line of a worker."""
-        before = self.statuses.get(told["ref"])
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Record one row of a worker's output."""
+        before = self.statuses.get(row["ref"])
         if before is not None:
             self.counts[before] -= 1
-        self.statuses[told["ref"]] = told["status"]
-        self.counts[told["status"]] += 1
+        self.statuses[row["ref"]] = row["status"]
+        self.counts[row["status"]] += 1
 
 
-def command_of(members: Path, ledger: Path, plan_id: int, concurrency: int) -> list[str]:
-    """Return the arguments of `tgmembership` that do the job; patience is short, for the demo's faults are quick."""
+def provision_arguments(members: Path, ledger: Path, plan_id: int, concurrency: int) -> list[str]:
+    """Return the arguments of `tgmembership`; the backoff is short because the demo's faults are."""
     options = {
         "--plan-id": plan_id,
         "--ledger": ledger,
@@ -50,42 +50,42 @@ def command_of(members: Path, ledger: Path, plan_id: int, concurrency: int) -> l
     return ["provision", str(members), *(str(word) for option in options.items() for word in option)]
 
 
-def carry_out(
+def run_workers(
     arguments: Sequence[str],
     environment: Mapping[str, str],
-    books: Books,
+    results: Results,
     kill_at: Sequence[int],
     changed: Callable[[bool], object],
 ) -> None:
-    """Run workers until one ends by itself with every member settled.
+    """Run workers one after another until one ends by itself with no member left planned.
 
-    Each number in `kill_at` is how many members must be done when the worker of that moment is killed. `changed` is
-    called after each line, and with True after a kill. KeyboardInterrupt ends the worker kindly, notes its last words,
-    and goes on.
+    A worker is killed once as many members have a result as the next number in `kill_at`. `changed` is called after
+    each row, and with True after a kill. On KeyboardInterrupt the worker is terminated, its remaining rows are
+    recorded, and the exception is raised again. Raises UsageError where a worker cannot start.
     """
-    marks = list(kill_at)
-    for _ in range(len(marks) + _MOST_ENDS):
+    kill_points = list(kill_at)
+    for _ in range(len(kill_points) + _MAX_RESTARTS):
         killed = False
         with _worker(arguments, environment) as worker:
             try:
-                for told in _lines(worker):
-                    books.note(told)
+                for row in _rows(worker):
+                    results.add(row)
                     changed(False)
-                    if marks and not killed and len(books.statuses) >= marks[0]:
+                    if kill_points and not killed and len(results.statuses) >= kill_points[0]:
                         worker.kill()  # SIGKILL where there is one
                         killed = True
             except KeyboardInterrupt:
                 worker.terminate()
-                for told in _lines(worker):
-                    books.note(told)
+                for row in _rows(worker):
+                    results.add(row)
                 raise
-            last_words = worker.stderr.read() if worker.stderr is not None else ""
+            errors = worker.stderr.read() if worker.stderr is not None else ""
         if killed:
-            marks.pop(0)
-            books.kills += 1
+            kill_points.pop(0)
+            results.kills += 1
             changed(True)
         elif worker.returncode in _FAILED:
-            raise UsageError(last_words.strip().rpartition("\n")[2])
+            raise UsageError(errors.strip().rpartition("\n")[2])
         elif worker.returncode != _UNFINISHED:
             return
 
@@ -100,7 +100,7 @@ def _worker(arguments: Sequence[str], environment: Mapping[str, str]) -> "Genera
         stderr=subprocess.PIPE,
         text=True,
         env={**inherited, **environment, "NO_PROXY": "*", "no_proxy": "*"},
-        # Ctrl-C is for us alone: we pass it on as a kind end, once.
+        # Keep Ctrl-C from the child process: the parent sends it SIGTERM, once.
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     ) as process:
@@ -111,8 +111,8 @@ def _worker(arguments: Sequence[str], environment: Mapping[str, str]) -> "Genera
                 process.kill()
 
 
-def _lines(worker: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
+def _rows(worker: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
     assert worker.stdout is not None  # noqa: S101 - a pipe
     for text in worker.stdout:
-        if text.endswith("\n"):  # the last line of a worker that was killed may be half of one
+        if text.endswith("\n"):  # the last line of a killed worker may be incomplete
             yield json.loads(text)

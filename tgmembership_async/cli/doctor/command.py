@@ -1,4 +1,4 @@
-"""`tgmembership doctor`: what is wrong between here and the service, in a report that holds no secret and no value."""
+"""`tgmembership doctor`: check everything on the way to the service, and report without secrets or values."""
 
 import logging
 import platform
@@ -12,8 +12,8 @@ import click
 from attrs import asdict, fields, mutable
 
 from tgmembership_async.cli.credentials import account, session
-from tgmembership_async.cli.doctor.ledger import look_at_the_ledger
-from tgmembership_async.cli.doctor.network import Check, look_at_the_clock, look_at_the_way
+from tgmembership_async.cli.doctor.ledger import check_ledger
+from tgmembership_async.cli.doctor.network import Check, check_clock, check_network
 from tgmembership_async.cli.doctor.shapes import field_name, shape_of
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import Format, console, format_option, note, resolved, shown, writing
@@ -44,8 +44,8 @@ Examples:
 
 \b
 Exit code:
-  0  all is well; a note is no fault
-  1  something failed
+  0  no check failed
+  1  a check failed
   5  the credentials were rejected
 """
 _STYLES: Final[Mapping[str, str]] = {"ok": "green", "note": "yellow", "failed": "bold red", "skipped": "dim"}
@@ -56,12 +56,13 @@ _DEADLINE: Final = 20.0
 @click.command("doctor", epilog=_EPILOG)
 @format_option
 def command(*, form: Format) -> None:
-    """Look at ledger, credentials, proxy, host, TLS, clock, and at the shape of every reply; it only reads.
+    """Check ledger, credentials, proxy, host, TLS, clock and the shape of every reply. Nothing is changed.
 
-    Of each method it tells which fields came, with the kinds of their values, which are missing (-) and which are new
-    (+) to this package. Paste the report into a bug ticket: there is no key in it, no name, link or number of yours.
+    For each method the report lists the fields of the reply with the types of their values, the fields that are
+    missing (-) and those unknown to this package (+). The report contains no API key, and no name, link or number of
+    your customers, so you can paste it into a bug ticket.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
     doctor = Doctor()
     checks = list(doctor.checks())
     if resolved(form) == "table":
@@ -71,13 +72,13 @@ def command(*, form: Format) -> None:
             for check in checks:
                 out.row(asdict(check))
     failed = [check.check for check in checks if check.state == "failed"]
-    note(f"Failed: {', '.join(failed)}." if failed else "All is well.")
+    note(f"Failed: {', '.join(failed)}." if failed else "No check failed.")
     raise SystemExit(Exit.CREDENTIALS if doctor.rejected else Exit.FAILED if failed else Exit.OK)
 
 
 @mutable
 class Doctor:
-    """One examination. `rejected`: the service does not take the credentials."""
+    """One run of all checks. `rejected` is True after the service rejected the credentials."""
 
     rejected: bool = False
     _unreachable: bool = False
@@ -85,18 +86,18 @@ class Doctor:
     _seen_at: datetime | None = None
 
     def checks(self) -> Iterator[Check]:
-        """Yield everything that was looked at, in order."""
+        """Run the checks in order and yield each."""
         yield _versions()
-        yield from look_at_the_ledger()
+        yield from check_ledger()
         try:
             bot = account()
         except UsageError as error:
             yield Check("credentials", "failed", str(error))
             return
-        yield from look_at_the_way(bot)
+        yield from check_network(bot)
         replies = anyio.run(self._ask_all)
         yield self._credentials(replies)
-        yield look_at_the_clock(
+        yield check_clock(
             None if self._last is None else self._last.headers.get("date"), self._seen_at or datetime.now(UTC)
         )
         yield from self._envelope()
@@ -107,17 +108,17 @@ class Doctor:
         options: dict[str, Any] = {
             "deadline": _DEADLINE,
             "retry": RetryPolicy(attempts=2),
-            "attempt_middleware": [self._look],
+            "attempt_middleware": [self._record],
         }
         async with session(**options) as tg:
             for endpoint in _READS:
                 if self.rejected or self._unreachable:
-                    checks.append(Check(endpoint.method, "skipped", "no other call would get through either"))
+                    checks.append(Check(endpoint.method, "skipped", "no other call would succeed either"))
                 else:
                     checks.append(await self._ask(tg, endpoint))
         return checks
 
-    async def _look(self, request: Request, call_next: Next) -> Response:
+    async def _record(self, request: Request, call_next: Next) -> Response:
         self._last = await call_next(request)
         self._seen_at = datetime.now(UTC)
         return self._last
@@ -130,23 +131,23 @@ class Doctor:
             self._unreachable = isinstance(error, NotSent | DeadlineExceeded)
             return Check(endpoint.method, "failed", self._why(error))
         shape = shape_of(endpoint.method, reply.result)
-        told = f"{shape.told}, in {1000 * reply.elapsed:.0f} ms"
+        text = f"{shape.text}, in {1000 * reply.elapsed:.0f} ms"
         try:
             endpoint.read(reply.result)
         except ShapeError as misfit:
-            told = f"{told}; no accepted shape: {misfit}"
-            return Check(endpoint.method, "failed", told, shape.fields, shape.missing, shape.new)
+            text = f"{text}; no accepted shape: {misfit}"
+            return Check(endpoint.method, "failed", text, shape.fields, shape.missing, shape.new)
         return Check(
             endpoint.method,
             "note" if shape.missing or shape.new else "ok",
-            told,
+            text,
             shape.fields,
             shape.missing,
             shape.new,
         )
 
     def _why(self, error: CallError) -> str:
-        """Say what went wrong without a word of the body, which may hold anything."""
+        """Describe an error without quoting the body, which may contain secrets."""
         if isinstance(error, APIError):
             return f"{type(error).__name__}: {error.code} {(error.description or '')[:200]}".rstrip()
         if isinstance(error, UnexpectedReply) and self._last is not None:
@@ -156,20 +157,20 @@ class Doctor:
 
     def _credentials(self, replies: list[Check]) -> Check:
         if self.rejected:
-            return Check("credentials", "failed", "rejected; the method below says why")
+            return Check("credentials", "failed", "rejected; the reason is below, at the first method")
         if any(reply.fields or reply.state in ("ok", "note") for reply in replies):
             return Check("credentials", "ok", "accepted")
-        return Check("credentials", "skipped", "no method got an answer")
+        return Check("credentials", "skipped", "no method was answered")
 
     def _envelope(self) -> Iterator[Check]:
         envelope = None if self._last is None else self._last.envelope
         if self._last is None or not isinstance(envelope, Envelope):
             return
         new = tuple(map(field_name, envelope.extra))
-        there = {"code": envelope.code, "description": envelope.description, "request_id": envelope.request_id}
-        names = ("ok", *(name for name, value in there.items() if value is not None), *new)
-        told = f"HTTP {self._last.status}, code {envelope.code}; fields {', '.join(names)}"
-        yield Check("envelope", "note" if new else "ok", told, new=new)
+        known = {"code": envelope.code, "description": envelope.description, "request_id": envelope.request_id}
+        names = ("ok", *(name for name, value in known.items() if value is not None), *new)
+        text = f"HTTP {self._last.status}, code {envelope.code}; fields {', '.join(names)}"
+        yield Check("envelope", "note" if new else "ok", text, new=new)
 
 
 def _versions() -> Check:
@@ -179,8 +180,8 @@ def _versions() -> Check:
 
 
 def _show(checks: list[Check]) -> None:
-    """Print lines that are still whole in a ticket: no frames, and a mark in front of what is new or missing."""
-    from rich.text import Text  # noqa: PLC0415 - a pipe has no use for it
+    """Print lines without a frame, for pasting into a ticket; + marks unknown fields, - missing ones."""
+    from rich.text import Text  # noqa: PLC0415 - only tables need it
 
     screen = console()
     for check in checks:

@@ -1,4 +1,4 @@
-"""What `tgmembership doctor` finds about the ledger that the environment names; it opens and changes nothing."""
+"""Check the ledger file named by TGMEMBERSHIP_LEDGER, without opening or changing it."""
 
 import os
 import stat
@@ -13,8 +13,8 @@ from tgmembership_async.storage.sqlite.owner_lock import told_beside
 from tgmembership_async.storage.sqlite.schema import check_path
 
 
-def look_at_the_ledger() -> Iterator[Check]:
-    """Yield what is wrong with the file in TGMEMBERSHIP_LEDGER, if there is one; no path is in it."""
+def check_ledger() -> Iterator[Check]:
+    """Yield the check of the file in TGMEMBERSHIP_LEDGER, if set; its text contains no path."""
     named = os.environ.get("TGMEMBERSHIP_LEDGER")
     if not named or isinstance(place(named), Server):
         return
@@ -28,7 +28,7 @@ def look_at_the_ledger() -> Iterator[Check]:
     except UsageError as error:
         yield Check("ledger", "failed", str(error).replace(str(file), "the ledger"))
     else:
-        yield Check("ledger", "ok", "the file is there, and this user's")
+        yield Check("ledger", "ok", "the file exists and belongs to this user")
 
 
 def _missing(*, known: bool) -> Check:
@@ -36,12 +36,12 @@ def _missing(*, known: bool) -> Check:
         return Check(
             "ledger",
             "failed",
-            "the file is missing or empty, and its lock file tells that it was not: put it back, for a new one knows "
-            "of no grant and would send all of them again",
+            "the file is missing or empty, but its lock file shows that a ledger existed. Restore the file: a new, "
+            "empty ledger would grant access again for all refs",
         )
     return Check(
         "ledger",
         "note",
-        "the file is missing or empty. If this is not the first start, its disk may not outlive the process: "
-        "SqliteLedger(..., must_exist=True) refuses to make a new one",
+        "the file is missing or empty. If this is not the first start, the file may be on an ephemeral disk: "
+        "SqliteLedger(..., must_exist=True) refuses to create a new file",
     )

@@ -1,4 +1,4 @@
-"""The way to the service, looked at without the package's own transport: proxy, host, TLS; and the clock."""
+"""Check proxy, host, TLS and clock, with the standard library instead of the package's own transport."""
 
 import base64
 import socket
@@ -18,15 +18,15 @@ from tgmembership_async.transport.httpx import trusted
 from tgmembership_async.transport.proxies import proxy_for
 
 State = Literal["ok", "note", "failed", "skipped"]
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 _PORTS: Final = {"http": 80, "https": 443}
-_SKEW: Final = 60.0
-_SOON: Final = 14
+_MAX_SKEW: Final = 60.0
+_MIN_DAYS_LEFT: Final = 14
 
 
 @frozen
 class Check:
-    """One thing that was looked at; of a method also which fields came, were missing, and are new."""
+    """The result of one check; for a method also the fields of its reply, those missing, and those unknown."""
 
     check: str
     state: State
@@ -36,8 +36,8 @@ class Check:
     new: tuple[str, ...] = ()
 
 
-def look_at_the_way(account: Account) -> Iterator[Check]:
-    """Yield what proxy, host and TLS look like from here."""
+def check_network(account: Account) -> Iterator[Check]:
+    """Yield the checks of proxy, host and TLS."""
     url = proxy_for(account)
     proxy = None if url is None else urlsplit(url)
     if proxy is None:
@@ -45,7 +45,9 @@ def look_at_the_way(account: Account) -> Iterator[Check]:
     else:
         yield Check("proxy", "ok", f"{proxy.scheme}://{_address(proxy.hostname, proxy.port)}, from the environment")
         if proxy.scheme != "http":
-            yield Check("host", "skipped", "behind a proxy of this kind only the calls below can tell")
+            yield Check(
+                "host", "skipped", "with this kind of proxy, only the calls below show whether the host is reachable"
+            )
             return
     began = monotonic()
     connection = _connection(account, proxy)
@@ -70,12 +72,12 @@ def _address(host: str | None, port: int | None) -> str:
 
 
 def _connection(account: Account, proxy: SplitResult | None) -> HTTPConnection:
-    """Return a connection, through an HTTP proxy if there is one; nothing of the account is in what it says."""
+    """Return a connection, through the HTTP proxy if there is one; its errors contain no credentials."""
     host, port = account.host, account.port or _PORTS[account.scheme]
     to, at = (host, port) if proxy is None else (proxy.hostname or "", proxy.port or _PORTS["http"])
     if account.scheme == "http":
-        return HTTPConnection(to, at, timeout=_PATIENCE)
-    connection = HTTPSConnection(to, at, timeout=_PATIENCE, context=trusted())
+        return HTTPConnection(to, at, timeout=_TIMEOUT)
+    connection = HTTPSConnection(to, at, timeout=_TIMEOUT, context=trusted())
     if proxy is not None:
         connection.set_tunnel(host, port, _authorization(proxy))
     return connection
@@ -95,30 +97,30 @@ def _tls(sock: socket.socket) -> Check:
     left = (datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC) - datetime.now(UTC)).days
     names = {name: value for part in certificate["issuer"] for name, value in part}
     by = names.get("organizationName") or names.get("commonName") or "an issuer without a name"
-    told = f"{sock.version()}, certificate by {by}, valid for another {left} days"
-    return Check("TLS", "note" if left < _SOON else "ok", told)
+    text = f"{sock.version()}, certificate by {by}, valid for another {left} days"
+    return Check("TLS", "note" if left < _MIN_DAYS_LEFT else "ok", text)
 
 
 def _why_untrusted(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"the certificate is not trusted: {error.verify_message}. Look at the clock, and at what stands between; "
-            "SSL_CERT_FILE names CAs of your own"
+            f"the certificate is not trusted: {error.verify_message}. Check the clock, and whether a proxy intercepts "
+            "TLS; SSL_CERT_FILE names additional CAs"
         )
-    return f"no TLS: {error.reason or 'the other side ended it'}"
+    return f"no TLS: {error.reason or 'the server closed the connection'}"
 
 
-def look_at_the_clock(date: str | None, seen_at: datetime) -> Check:
-    """Compare the Date header of an answer with the moment at which it came."""
+def check_clock(date: str | None, seen_at: datetime) -> Check:
+    """Compare the Date header of an answer with the local time at which the answer arrived."""
     try:
-        told = None if date is None else parsedate_to_datetime(date)
+        server_time = None if date is None else parsedate_to_datetime(date)
     except (ValueError, OverflowError):
-        told = None
-    if told is None or told.tzinfo is None:
+        server_time = None
+    if server_time is None or server_time.tzinfo is None:
         return Check("clock", "skipped", "no answer had a Date header to compare with")
-    ahead = (seen_at - told).total_seconds()
-    if abs(ahead) <= _SKEW:
-        return Check("clock", "ok", f"within {_SKEW:.0f} s of the service's")
+    ahead = (seen_at - server_time).total_seconds()
+    if abs(ahead) <= _MAX_SKEW:
+        return Check("clock", "ok", f"within {_MAX_SKEW:.0f} s of the service's clock")
     which = "ahead of" if ahead > 0 else "behind"
-    why = "set it right: a webhook's signature counts only for minutes, and certificates have dates too"
-    return Check("clock", "failed", f"{abs(ahead):.0f} s {which} the service's; {why}")
+    advice = "correct it: webhook signatures are valid only for minutes, and certificates have dates too"
+    return Check("clock", "failed", f"{abs(ahead):.0f} s {which} the service's clock; {advice}")

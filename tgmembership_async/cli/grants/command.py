@@ -1,4 +1,4 @@
-"""`tgmembership grants`: look into a ledger, beside the program that owns it, and decide what only a person can."""
+"""`tgmembership grants`: list the grants of a ledger, also while its owner runs, and resolve unknown outcomes."""
 
 import logging
 from collections.abc import Callable, Coroutine
@@ -34,13 +34,14 @@ Examples:
   tgmembership grants resolve pi_3Nf retry --reason "no subscription, no link in the bot's log"
   tgmembership grants undelivered --show-links | my-sender
 
-On a terminal these are tables, in a pipe JSON lines. The bot that owns the ledger may run meanwhile.
+The output is a table on a terminal and JSON lines in a pipe. The program that owns the ledger may keep running.
 """
 _DECISIONS: Final = """
 \b
-granted  the customer has access; with --token-file, if you found the link
-retry    the next run sends it again: if the first time took effect after all, that is a second token
-abandon  nothing will ever be granted under this ref
+Decisions:
+  granted  the customer has access; store the token or link with --token-file
+  retry    the next run sends the grant again; if the first attempt took effect, the customer gets a second token
+  abandon  no access is granted for this ref, now or later
 
 \b
 Examples:
@@ -55,31 +56,41 @@ def _example(arguments: str) -> str:
 
 @click.group("grants", epilog=_EPILOG)
 def command() -> None:
-    """Look into a ledger of grants, and decide what only you can decide.
+    """List the grants of a ledger and resolve unknown outcomes.
 
-    A grant is planned, sending, granted and delivered; or refused; or unknown, when nobody can tell whether the service
-    acted before its answer was lost. Unknown ones are never sent again by themselves: that might give access away
-    twice. Reconcile them with the service's subscribers, or resolve them one by one.
+    The status of a grant is planned, sending, granted, delivered, refused, unknown or abandoned. It is unknown if the
+    service's answer was lost and the service may or may not have granted access. Unknown grants are not sent again
+    automatically, because that could grant access twice. Reconcile them with the service's subscribers, or resolve
+    them one by one.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
 
 
-_ledger = ledger_option("The ledger's file, or its server.", exists=True, required=True)
-_show_links = click.option("--show-links", is_flag=True, help="Show tokens and links: whoever reads one may join.")
+_ledger = ledger_option("Ledger file or server.", exists=True, required=True)
+_show_links = click.option(
+    "--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join."
+)
 _limit = click.option(
-    "--limit", type=click.IntRange(0), help="Show so many at most, 0 for all. [default: 100 on a terminal, else all]"
+    "--limit",
+    type=click.IntRange(0),
+    help="Maximum number of grants, 0 for all. [default: 100 on a terminal, else all]",
 )
 _since = click.option(
     "--since",
     metavar="WHEN",
     callback=time_arguments.option,
-    help="Only what changed since: 2026-11-01, 12h. [default: all]",
+    help="Only grants changed since, for example 2026-11-01 or 12h. [default: all]",
 )
 
 
 @command.command("list", epilog=_example("list --status unknown --status refused --since 24h"))
 @_ledger
-@click.option("--status", type=click.Choice(list(map(str, GrantStatus))), multiple=True, help="Only these; repeatable.")
+@click.option(
+    "--status",
+    type=click.Choice(list(map(str, GrantStatus))),
+    multiple=True,
+    help="Only grants with this status; repeatable.",
+)
 @_since
 @_limit
 @_show_links
@@ -87,7 +98,7 @@ _since = click.option(
 def list_(
     *, ledger: Place, status: tuple[str, ...], since: datetime | None, limit: int | None, show_links: bool, form: Format
 ) -> None:
-    """List grants, the oldest first."""
+    """List the grants of a ledger, oldest first."""
     wanted = list(map(GrantStatus, status)) or None
     _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
 
@@ -98,45 +109,46 @@ def list_(
 @_show_links
 @format_option
 def show(*, ref: str, ledger: Place, show_links: bool, form: Format) -> None:
-    """Show one grant with every attempt and every decision."""
+    """Show the grant of REF with all attempts and decisions."""
     grant, attempts, decisions = _with(ledger, lambda rows: _history(rows, ref))
     show_history(grant, attempts, decisions, form, links=show_links)
     if grant.status is GrantStatus.SENDING:
-        note("It is being sent, or its sender died: then it becomes unknown when the ledger's next owner opens it.")
+        note("The grant is being sent. If its process ended, the grant becomes unknown when the ledger is opened next.")
 
 
 @command.command("resolve", epilog=_DECISIONS)
 @click.argument("ref")
 @click.argument("decision", type=click.Choice(get_args(Decision)))
 @_ledger
-@click.option("--reason", required=True, help="Why; kept with the decision.")
-@click.option("--token-file", type=click.File(encoding="utf-8"), help="A file with the token or link, - for stdin.")
+@click.option("--reason", required=True, help="Reason, stored with the decision.")
+@click.option("--token-file", type=click.File(encoding="utf-8"), help="File with the token or link, - for stdin.")
 @format_option
 def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: TextIO | None, form: Format) -> None:
-    """Decide about an unknown or refused grant.
+    """Resolve the unknown or refused grant of REF.
 
-    The decision is kept with its time and reason.
+    The decision is stored with its time and reason.
     """
     checked = check_decision(decision)
     if token_file is not None and checked != "granted":
-        msg = "--token-file goes with granted only"
+        msg = "--token-file requires the decision granted"
         raise UsageError(msg)
     token = None if token_file is None else _token(token_file.read())
     _settle_the_dead(ledger)
     show_one(_with(ledger, lambda rows: rows.decide(ref, checked, token, reason)), form, links=False)
     if checked == "retry":
-        note("It is sent by the next `tgmembership provision` of its file, or `granter.grant` or `run_planned`.")
+        note("The next `tgmembership provision`, `Granter.grant` or `Granter.run_planned` sends the grant again.")
 
 
 @command.command("reconcile", epilog=_example("reconcile --ledger grants.db"))
 @_ledger
 @format_option
 def reconcile(*, ledger: Place, form: Format) -> None:
-    """Ask the service about unknown grants.
+    """Check unknown grants against the service's subscribers.
 
-    What its subscribers prove is settled to granted: a subscription to the same plan that began after the attempt.
-    Everything else stays as it is, and is shown with what was seen. The credentials come from TGMEMBERSHIP_BOT_ID, and
-    TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if nothing is unknown any more, else 4.
+    An unknown grant becomes granted if the member has a subscription to the same plan that began after the attempt.
+    All other unknown grants stay unchanged and are listed with the subscriptions found. Credentials are read from
+    TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown,
+    else 4.
     """
     tg = session()
     _settle_the_dead(ledger)
@@ -149,10 +161,10 @@ def reconcile(*, ledger: Place, form: Format) -> None:
     show_findings(findings, form)
     left = sum(not finding.settled for finding in findings)
     note(
-        f"{len(findings):,} were unknown: {len(findings) - left:,} are proven to be granted, {left:,} are left to you."
+        f"{len(findings):,} grants were unknown: {len(findings) - left:,} are now granted, {left:,} are still unknown."
     )
     if left:
-        note('Decide with: tgmembership grants resolve REF granted|retry|abandon --reason "..."')
+        note('Resolve them: tgmembership grants resolve REF granted|retry|abandon --reason "..."')
         raise SystemExit(Exit.UNKNOWN)
 
 
@@ -163,9 +175,9 @@ def reconcile(*, ledger: Place, form: Format) -> None:
 @_show_links
 @format_option
 def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, show_links: bool, form: Format) -> None:
-    """List the grants whose links are not delivered.
+    """List the granted members whose links are not delivered.
 
-    That is what is granted and not marked: these customers may wait. Send their links, and then mark-delivered.
+    These customers may be waiting for their links. Send the links, then run mark-delivered.
     """
     wanted = [GrantStatus.GRANTED]
     _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
@@ -176,7 +188,7 @@ def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, sho
 @_ledger
 @format_option
 def mark_delivered(*, refs: tuple[str, ...], ledger: Place, form: Format) -> None:
-    """Record that customers have their links."""
+    """Mark the grant of each REF as delivered."""
 
     async def mark(rows: Ledger) -> None:
         with writing(form, columns(links=False), COLOURS) as out:
@@ -193,36 +205,36 @@ def mark_delivered(*, refs: tuple[str, ...], ledger: Place, form: Format) -> Non
     metavar="WHEN",
     callback=time_arguments.option,
     required=True,
-    help="2026-11-01, say, or 30d for 30 days ago.",
+    help="Only grants delivered before, for example 2026-11-01 or 30d (30 days ago).",
 )
 @format_option
 def purge(*, ledger: Place, delivered_before: datetime, form: Format) -> None:
-    """Overwrite the tokens of old deliveries.
+    """Overwrite the tokens of delivered grants.
 
-    The grants themselves stay, so that nothing is granted again.
+    The grants themselves are kept, so that nothing is granted again.
     """
     write_one(form, {"wiped": _with(ledger, lambda rows: rows.purge(delivered_before))})
 
 
 def _with(ledger: Place, work: Callable[[Ledger], Coroutine[Any, Any, T]]) -> T:
-    """Return what the work returns, done beside the owner of the ledger if there is one."""
+    """Open the ledger without owning it, run `work` on it and return the result."""
     check_there(ledger)
 
-    async def beside() -> T:
+    async def run_it() -> T:
         async with opened(ledger, owner=False) as rows:
             return await work(rows)
 
-    return anyio.run(beside)
+    return anyio.run(run_it)
 
 
 def _settle_the_dead(ledger: Place) -> None:
-    """Own the ledger for a moment, if nobody does, so that what a dead owner was sending can be decided about."""
+    """Open the ledger as its owner once, if nobody owns it: grants that a dead owner was sending become unknown."""
 
     async def own() -> None:
         async with opened(ledger):
             pass
 
-    if isinstance(ledger, Path) and ledger.stat().st_size:  # an owner would make a ledger of an empty file
+    if isinstance(ledger, Path) and ledger.stat().st_size:  # an owner would create a ledger in an empty file
         with suppress(UsageError):
             anyio.run(own)
 
@@ -230,7 +242,7 @@ def _settle_the_dead(ledger: Place) -> None:
 async def _history(rows: Ledger, ref: str) -> tuple[Grant, list[Attempt], list[DecisionMade]]:
     grant = await rows.get(ref)
     if grant is None:
-        msg = f"this ledger has no grant with the ref {ref}; `tgmembership grants list` shows those it has"
+        msg = f"this ledger has no grant with the ref {ref}; `tgmembership grants list` lists all refs"
         raise GrantError(msg)
     return grant, await rows.attempts(ref), await rows.decisions(ref)
 
@@ -238,6 +250,6 @@ async def _history(rows: Ledger, ref: str) -> tuple[Grant, list[Attempt], list[D
 def _token(text: str) -> AccessToken:
     found = text.strip()
     if not found or len(found.split()) > 1:
-        msg = "the token file must hold one token or link, and nothing else"
+        msg = "the token file must contain one token or link and nothing else"
         raise UsageError(msg)
     return AccessToken(link=found, raw=found) if "://" in found else AccessToken(token=found, raw=found)

@@ -1,4 +1,4 @@
-"""`tgmembership grant`: one member, one token, however often it is run."""
+"""`tgmembership grant`: grant one member access, exactly once per ref."""
 
 import logging
 from typing import Final
@@ -20,7 +20,7 @@ Examples:
   tgmembership grant pi_3Nf --plan-id 1 --ledger grants.db --show-links
 
 \b
-If the outcome is unknown (exit code 4), nothing is sent again until you decide:
+If the outcome is unknown (exit code 4), the grant is not sent again until you resolve it:
   tgmembership grants reconcile --ledger grants.db
   tgmembership grants resolve pi_3Nf granted|retry|abandon --reason "..." --ledger grants.db
 """
@@ -28,27 +28,30 @@ If the outcome is unknown (exit code 4), nothing is sent again until you decide:
 
 @click.command("grant", epilog=_EPILOG)
 @click.argument("ref")
-@click.option("--plan-id", type=click.IntRange(1), required=True, help="Grant this plan.")
-@click.option("--member-id", type=click.IntRange(1), help="To this Telegram user, who has talked to the bot.")
-@click.option("--note", "text", default="", help="Keep this with the grant: the chat to write to, say.")
-@ledger_option("Keep what was granted in this file, or on this server.", required=True)
-@click.option("--show-links", is_flag=True, help="Print token and link too: whoever reads one may join.")
+@click.option("--plan-id", type=click.IntRange(1), required=True, help="Plan to grant.")
+@click.option(
+    "--member-id", type=click.IntRange(1), help="Telegram user id of the member, who must have messaged the bot before."
+)
+@click.option("--note", "text", default="", help="Note to store with the grant, for example a chat id.")
+@ledger_option("Ledger file or server.", required=True)
+@click.option("--show-links", is_flag=True, help="Also print token and link. Anyone who has one can join.")
 @format_option
 def command(
     *, ref: str, plan_id: int, member_id: int | None, text: str, ledger: Place, show_links: bool, form: Format
 ) -> None:
-    """Grant one member access to a plan, exactly once for REF: your own id of the payment.
+    """Grant one member access to a plan, exactly once per REF.
 
-    The intent is in the ledger before the request leaves. Run it again after a crash or a Ctrl-C, and it grants only
-    what was not granted; a grant that is there already is printed, and nothing is sent.
+    REF is your own id of the payment. The grant is stored in the ledger before the request is sent, so it is safe to
+    run the command again after a crash or Ctrl-C. If the ref is already granted, the grant is printed and nothing is
+    sent.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
     grant = anyio.run(_grant, GrantRequest(ref, plan_id, member_id, text), ledger)
     write_one(form, fields_of(grant, links=show_links))
     if not show_links:
-        # A ref that looks like an option has to stand behind `--`.
-        told = ("--show-links", "--", ref) if ref.startswith("-") else (ref, "--show-links")
-        note(f"The link: {hint('grants', 'show', *told)}")
+        # A ref that looks like an option must follow `--`.
+        arguments = ("--show-links", "--", ref) if ref.startswith("-") else (ref, "--show-links")
+        note(f"Show the link: {hint('grants', 'show', *arguments)}")
 
 
 async def _grant(request: GrantRequest, ledger: Place) -> Grant:

@@ -1,4 +1,4 @@
-"""Grants for people on a terminal, and for programs in a pipe."""
+"""Print grants as tables, JSON or CSV."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -8,8 +8,8 @@ from tgmembership_async.cli.output import Format, note, resolved, write_one, wri
 from tgmembership_async.grants.granter import Finding
 from tgmembership_async.grants.model import Attempt, DecisionMade, Grant
 
-FITS_A_TERMINAL: Final = 100
-_WHY: Final = 80
+TERMINAL_LIMIT: Final = 100
+_MAX_REASON: Final = 80
 COLOURS: Final[Mapping[str, str]] = {
     "granted": "green",
     "delivered": "blue",
@@ -22,17 +22,17 @@ COLOURS: Final[Mapping[str, str]] = {
 
 
 async def show_grants(grants: AsyncIterator[Grant], form: Format, *, links: bool, limit: int | None = None) -> None:
-    """Write grants, one by one or as a table; `limit` None is all, or what fits a terminal."""
+    """Write grants one by one or as a table; `limit` None is all, or TERMINAL_LIMIT in a table."""
     if resolved(form) != "table":
         with writing(form, columns(links=links)) as out:
             async for grant in _first(grants, limit):
                 out.row(fields_of(grant, links=links))
         return
-    limit = FITS_A_TERMINAL if limit is None else limit
+    limit = TERMINAL_LIMIT if limit is None else limit
     rows = [grant async for grant in _first(grants, limit + 1 if limit else None)]
     _table([_for_people(grant, links=links) for grant in (rows[:limit] if limit else rows)])
     if limit and len(rows) > limit:
-        note(f"These are the first {limit:,}; --limit 0 shows all, and in a pipe there is no limit.")
+        note(f"Only the first {limit:,} are shown; --limit 0 shows all.")
 
 
 async def _first(grants: AsyncIterator[Grant], limit: int | None) -> AsyncIterator[Grant]:
@@ -55,18 +55,18 @@ def show_one(grant: Grant, form: Format, *, links: bool) -> None:
 def show_history(
     grant: Grant, attempts: list[Attempt], decisions: list[DecisionMade], form: Format, *, links: bool
 ) -> None:
-    """Write one grant with all that was done and decided about it."""
-    told = fields_of(grant, links=links)
-    tried, decided = list(map(_tried, attempts)), list(map(_decided, decisions))
+    """Write one grant with its attempts and decisions."""
+    fields = fields_of(grant, links=links)
+    history, decided = list(map(_attempt, attempts)), list(map(_decision, decisions))
     if resolved(form) != "table":
-        write_one(form, told | {"history": tried, "decisions": decided})
+        write_one(form, fields | {"history": history, "decisions": decided})
         return
-    write_one(form, told, COLOURS)
-    for rows in filter(None, (tried, decided)):
+    write_one(form, fields, COLOURS)
+    for rows in filter(None, (history, decided)):
         _table(rows)
 
 
-def _tried(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "attempt": attempt.number,
         "began_at": attempt.began_at,
@@ -76,20 +76,20 @@ def _tried(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _decided(made: DecisionMade) -> dict[str, Any]:
+def _decision(made: DecisionMade) -> dict[str, Any]:
     return {"decision": made.decision, "decided_at": made.decided_at, "reason": made.reason}
 
 
 def show_findings(findings: Iterable[Finding], form: Format) -> None:
-    """Write what reconciling found out about each row."""
+    """Write the result of reconciling each row."""
     if resolved(form) == "table":
         _table([_for_people(finding.grant, links=False) | {"why": finding.why} for finding in findings])
         return
     with writing(form, (*columns(links=False), "settled", "why", "seen")) as out:
         for finding in findings:
             seen = [{"plan_id": one.plan_id, "started_at": one.started_at} for one in finding.seen]
-            told = fields_of(finding.grant, links=False)
-            out.row(told | {"settled": finding.settled, "why": finding.why, "seen": seen})
+            fields = fields_of(finding.grant, links=False)
+            out.row(fields | {"settled": finding.settled, "why": finding.why, "seen": seen})
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -99,7 +99,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
-    """Return what fits a line: times without their fractions, and reasons without the advice that `show` gives."""
+    """Return a grant as a row of a table: with its error shortened, without the advice that `show` prints."""
     key = None if grant.token is None else grant.token.link or grant.token.token
     return {
         "ref": grant.ref,
@@ -117,4 +117,4 @@ def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
 def _why(error: BaseException | None) -> str:
     cause = getattr(error, "cause", None) or error
     text = str(cause.args[0]) if cause is not None and cause.args else ""
-    return text if len(text) <= _WHY else f"{text[: _WHY - 1]}…"
+    return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"

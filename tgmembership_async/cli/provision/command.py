@@ -1,4 +1,4 @@
-"""`tgmembership provision`: grant access to the members of a file, once each, however often it is run."""
+"""`tgmembership provision`: grant access to the members in a file, exactly once each."""
 
 import logging
 from collections.abc import Iterator
@@ -42,37 +42,45 @@ members.csv:                          members.jsonl:
 
 \b
 Exit code, the highest that applies:
-  0    every member is granted
-  1    some are still planned, or the ledger failed: run it again
-  2    wrong use or bad rows; nothing was sent
-  3    some were refused, or their ref stands for another plan or member
+  0    all members are granted access
+  1    some grants are still planned, or the ledger failed: run the command again
+  2    wrong usage or invalid rows; nothing was sent
+  3    some grants were refused, or their ref belongs to another plan or member
   4    some outcomes are unknown and wait for a decision
   5    the credentials were rejected
-  130  interrupted; run it again
+  130  interrupted: run the command again
 """
-_IN_FLIGHT: Final = "Finishing what is in flight, and beginning nothing else. Ctrl-C again ends at once."
+_IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C again to end at once."
 
 
 @click.command("provision", epilog=_EPILOG)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--plan-id", type=click.IntRange(1), help="Grant this plan where a row names none.")
-@ledger_option("Keep what was granted there; several machines may share a server.  [default: FILE.grants.db]")
-@click.option("--enqueue", is_flag=True, help="Only enqueue the members on the ledger's server: see `worker`.")
+@click.option("--plan-id", type=click.IntRange(1), help="Plan of rows without a plan_id.")
+@ledger_option("Ledger file, or a server that several machines can share.  [default: FILE.grants.db]")
 @click.option(
-    "--concurrency", type=click.IntRange(1, 256), default=8, show_default=True, help="Grant so many at a time."
+    "--enqueue",
+    is_flag=True,
+    help="Only put the grants into the job queue of the ledger's server; `worker` sends them.",
 )
 @click.option(
-    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Send so often while nothing was done."
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Maximum number of grants in flight.",
+)
+@click.option(
+    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Maximum number of attempts per grant."
 )
 @click.option(
     "--backoff",
     type=click.FloatRange(0),
     default=1.0,
     show_default=True,
-    help="Wait so many seconds at first after a 429 that tells no time.",
+    help="Initial delay in seconds after a 429 without Retry-After.",
 )
 @rate_option
-@click.option("--show-links", is_flag=True, help="Print tokens and links too: whoever reads one may join.")
+@click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
 @stream_option
 def command(
     *,
@@ -87,15 +95,16 @@ def command(
     show_links: bool,
     form: Format,
 ) -> None:
-    """Grant access to each member in FILE, exactly once: run it again after a crash, a Ctrl-C, or for more rows.
+    """Grant access to each member in FILE, exactly once per ref.
 
     FILE is CSV with the header ref,member_id[,plan_id][,note], or JSON lines; `ref` is your own id of the payment.
-    All rows are checked before anything is sent. The credentials come from TGMEMBERSHIP_BOT_ID, and
-    TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Each member is a line of JSON on stdout as soon as the outcome is
-    durable; progress and summary go to stderr. On one PostgreSQL server it may run on several machines at once, with
-    the same FILE or with others: whoever comes to a member first grants it, and the others tell what came of it.
+    All rows are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
+    with additional rows. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to
+    stderr. With a ledger on a PostgreSQL server, the command can run on several machines at once, with the same or
+    different files. Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or
+    TGMEMBERSHIP_API_KEY_FILE.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each line has its error already
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each printed row has its error
     total = _check(file, plan_id)
     if enqueue:
         _enqueue(server(ledger, "--enqueue"), _requests(file, plan_id), total, form)
@@ -123,7 +132,7 @@ def command(
         note(sentence)
     if problem is not None:
         raise problem
-    raise SystemExit(Exit.INTERRUPTED if job.interrupted else exit_code(job.summary, job.told))
+    raise SystemExit(Exit.INTERRUPTED if job.interrupted else exit_code(job.summary, job.statuses))
 
 
 def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: Format) -> None:
@@ -132,13 +141,13 @@ def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: 
     new = anyio.run(enqueue, place, requests)
     write_one(form, {"members": total, "enqueued": new})
     note(f"{new:,} of {total:,} members are enqueued; the others were waiting in the queue already.")
-    note(f"Carry them out: {hint('worker', '--ledger', place)}")
+    note(f"Process them: {hint('worker', '--ledger', place)}")
 
 
 def _check(file: Path, plan_id: int | None) -> int:
-    """Return how many members the file has, or report every bad row and exit."""
+    """Return the number of members in the file, or report every invalid row and exit."""
     if not file.is_file():
-        msg = f"{file} is read twice, which only a regular file allows: save it to one first"
+        msg = f"{file} must be a regular file, because it is read twice"
         raise UsageError(msg)
     good = bad = 0
     with open_members(file) as lines:
@@ -158,14 +167,14 @@ def _requests(file: Path, plan_id: int | None) -> Iterator[GrantRequest]:
     with open_members(file) as lines:
         for found in read_members(lines, plan_id):
             if isinstance(found, Problem):
-                msg = f"{file} was changed while it was read; line {found.line}: {found.reason}"
+                msg = f"{file} changed while it was read; line {found.line}: {found.reason}"
                 raise UsageError(msg)
             yield found.request
 
 
 @mutable
 class Job:
-    """One run over a file, and what came of it."""
+    """One run over a file and its outcomes."""
 
     session: Session
     ledger: Place
@@ -175,10 +184,10 @@ class Job:
     begun: bool = False
     interrupted: bool = False
     summary: Summary = field(factory=Summary)
-    told: set[str] = field(factory=set[str])
+    statuses: set[str] = field(factory=set[str])
 
     async def carry_out(self, requests: Iterator[GrantRequest], out: Writer) -> None:
-        """Grant them all, write a row for each, and end early but in order when asked to."""
+        """Send all grants and write a row for each; on a signal, finish the grants in flight and end."""
         console = Console(stderr=True, highlight=False)
         # The Granter closes the session, and with it its connections, before it waits for answers to be stored.
         async with opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
@@ -188,16 +197,16 @@ class Job:
                 try:
                     with interruptible(lambda: console.print(_IN_FLIGHT, soft_wrap=True)) as scope:
                         async with run:
-                            await self._tell(run, bar, out)
+                            await self._write(run, bar, out)
                     self.interrupted = scope.cancel_called
-                    await self._tell(run, bar, out)  # what was in flight when it was interrupted
+                    await self._write(run, bar, out)  # the grants in flight at the interruption
                 finally:
                     self.summary = run.summary
 
-    async def _tell(self, run: Run, bar: Bar, out: Writer) -> None:
+    async def _write(self, run: Run, bar: Bar, out: Writer) -> None:
         async for grant in run:
             fields = fields_of(grant, links=self.links)
-            self.told.add(fields["status"])
+            self.statuses.add(fields["status"])
             out.row(fields)
             if bar.shown:
                 bar.show(*progress(run.summary))

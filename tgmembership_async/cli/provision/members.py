@@ -1,4 +1,4 @@
-"""Members from a file, row by row: whom to grant what, and every problem with its line number."""
+"""Read members from a file row by row, and report every invalid row with its line number."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ _NOT_UTF8: Final = "this line is not UTF-8"
 
 @frozen
 class Row:
-    """One row that can be granted."""
+    """One valid row."""
 
     line: int
     request: GrantRequest
@@ -31,7 +31,7 @@ class Row:
 
 @frozen
 class Problem:
-    """Why a row cannot be used."""
+    """The reason why a row is invalid."""
 
     line: int
     reason: str
@@ -41,7 +41,7 @@ Found = Row | Problem
 
 
 def open_members(file: Path) -> TextIO:
-    """Open a file whose lines `read_members` takes: with or without BOM, broken bytes kept for it to report."""
+    """Open a file for `read_members`: with or without BOM; invalid UTF-8 is kept for it to report."""
     return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -78,14 +78,14 @@ def _from_csv(lines: Iterable[str], plan_id: int | None) -> Iterator[Found]:
 
 @frozen
 class _Record:
-    """The cells of one record, and the line on which it begins."""
+    """The cells of one record, and the number of its first line."""
 
     line: int
     cells: list[str]
 
 
 def _records(lines: Iterable[str]) -> Iterator[_Record | Problem]:
-    """Yield each record that is not empty, or what keeps it from being one."""
+    """Yield each record that is not empty, or the problem of one that cannot be parsed."""
     reader = csv.reader(lines, strict=True)
     while True:
         line = reader.line_num + 1
@@ -104,7 +104,9 @@ def _records(lines: Iterable[str]) -> Iterator[_Record | Problem]:
 
 def _columns(header: _Record | Problem | None) -> tuple[str, ...] | Problem:
     if not isinstance(header, _Record):
-        return header or Problem(1, f"the file is empty; it must begin with the header {_HEADER}, or hold JSON lines")
+        return header or Problem(
+            1, f"the file is empty; it must begin with the header {_HEADER}, or contain JSON lines"
+        )
     columns = tuple(cell.lower() for cell in header.cells)
     strange = set(columns).difference(_KNOWN)
     if strange or not set(columns).issuperset(_REQUIRED) or len(set(columns)) < len(columns):
@@ -130,7 +132,7 @@ def _from_json(lines: Iterable[str], plan_id: int | None) -> Iterator[Found]:
 def _keys_missing(line: int, fields: Any) -> Problem | None:
     if isinstance(fields, dict) and set(_REQUIRED) <= fields.keys() <= set(_KNOWN):
         return None
-    return Problem(line, "each line must be an object with ref and member_id, and perhaps plan_id and note")
+    return Problem(line, "each line must be an object with ref and member_id, and optionally plan_id and note")
 
 
 def _row(line: int, fields: Mapping[str, Any], plan_id: int | None) -> Found:
@@ -142,7 +144,7 @@ def _row(line: int, fields: Mapping[str, Any], plan_id: int | None) -> Found:
             return Problem(line, f"{name} is not a positive number of up to 64 bits: {value!r:.42}")
     plan = _id(named) or plan_id
     if plan is None:
-        return Problem(line, "no plan: name one in a column plan_id, or for all rows with --plan-id")
+        return Problem(line, "no plan: set one in the column plan_id, or for all rows with --plan-id")
     try:
         return Row(line, GrantRequest(ref, plan, _id(member_id), "" if note is None else note))
     except UsageError as error:
@@ -150,7 +152,7 @@ def _row(line: int, fields: Mapping[str, Any], plan_id: int | None) -> Found:
 
 
 def _id(value: object) -> int | None:
-    """Return an id, or None where the value is none."""
+    """Return the value as an id, or None if it is not a valid one."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_ID else None

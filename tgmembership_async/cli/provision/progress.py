@@ -1,4 +1,4 @@
-"""A bar on stderr with what has come of the members so far; nothing at all where stderr is no terminal."""
+"""A progress bar on stderr with counts by outcome; not shown where stderr is not a terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _COLOURS: Final = {"granted": "green", "refused": "red", "unknown": "yellow", "k
 
 
 class Bar:
-    """Shows how many of `total` are done, and the counts named in `names`."""
+    """Shows how many of `total` rows are done, and the counts named in `names`."""
 
     def __init__(
         self, console: Console, total: int, names: tuple[str, ...] = ("granted", "refused", "unknown")
@@ -25,7 +25,7 @@ class Bar:
             *(TextColumn(f"[{_COLOURS[name]}]{{task.fields[{name}]}} {name}") for name in names),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            redirect_stdout=sys.stdout.isatty(),  # what goes into a pipe must not end on the terminal
+            redirect_stdout=sys.stdout.isatty(),  # output for a pipe must not go to the terminal
         )
         self._task = self._progress.add_task("", total=total, **self._of({}))
 
@@ -33,7 +33,7 @@ class Bar:
         return {name: counts.get(name, 0) for name in self._names}
 
     def show(self, done: int, counts: Mapping[str, int]) -> None:
-        """Take note of how many are done, and what has come of them."""
+        """Update the number of rows done and the counts."""
         self._progress.update(self._task, completed=done, **self._of(counts))
 
     def __enter__(self) -> Self:
@@ -44,5 +44,5 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.shown:  # rich 13 ends even a disabled bar with an empty line
+        if self.shown:  # rich 13 prints an empty line even after a disabled bar
             self._progress.stop()

@@ -1,4 +1,4 @@
-"""What a provisioning run came to: numbers for the bar, sentences for people, an exit code for scripts. Pure."""
+"""The summary of a provisioning run: counts for the progress bar, sentences and the exit code. Pure."""
 
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -12,19 +12,19 @@ from tgmembership_async.grants.provisioning import StopReason, Summary
 _UNDONE: Final = frozenset({GrantStatus.PLANNED, GrantStatus.SENDING})
 
 
-def exit_code(summary: Summary, told: Collection[str] = ()) -> Exit:
-    """Return the highest exit code that applies; `told` are the statuses of all rows, also of what others granted."""
+def exit_code(summary: Summary, statuses: Collection[str] = ()) -> Exit:
+    """Return the highest exit code that applies; `statuses` are those of all rows, also of other workers' grants."""
     codes = {
         Exit.CREDENTIALS: summary.stopped is StopReason.CREDENTIALS,
-        Exit.UNKNOWN: summary.unknown or GrantStatus.UNKNOWN in told,
-        Exit.REFUSED: summary.refused or summary.conflicts or GrantStatus.REFUSED in told,
-        Exit.FAILED: summary.planned or summary.stopped or not _UNDONE.isdisjoint(told),
+        Exit.UNKNOWN: summary.unknown or GrantStatus.UNKNOWN in statuses,
+        Exit.REFUSED: summary.refused or summary.conflicts or GrantStatus.REFUSED in statuses,
+        Exit.FAILED: summary.planned or summary.stopped or not _UNDONE.isdisjoint(statuses),
     }
     return max((code for code, applies in codes.items() if applies), default=Exit.OK)
 
 
 def progress(summary: Summary) -> tuple[int, dict[str, int]]:
-    """Return how many rows were looked at, and how many of them are what."""
+    """Return the number of rows done, and their counts by outcome."""
     counts = {
         "granted": summary.granted + summary.already,
         "refused": summary.refused + summary.conflicts,
@@ -34,7 +34,7 @@ def progress(summary: Summary) -> tuple[int, dict[str, int]]:
 
 
 def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, links: bool) -> Iterator[str]:
-    """Yield what a person should know at the end, and what to do next."""
+    """Yield the sentences of the summary: the counts and the next steps."""
     where = ("--ledger", ledger)
     done, _ = progress(summary)
     yield (
@@ -42,22 +42,22 @@ def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, li
         f"before, {summary.refused:,} refused, {summary.unknown:,} unknown, {summary.planned:,} still planned."
     )
     if summary.duplicates:
-        yield f"{summary.duplicates:,} rows were carried out already, by this run or by another worker beside it."
+        yield f"{summary.duplicates:,} rows were already processed by this run or by another worker."
     if summary.conflicts:
         yield (
-            f"{summary.conflicts:,} rows name a ref that stands for another plan or member, and were left alone: "
+            f"{summary.conflicts:,} rows were not sent, because their ref belongs to another plan or member: "
             "give them refs of their own."
         )
     if summary.unknown:
         yield (
-            f"{summary.unknown:,} may or may not have been granted. They are held until you decide: "
+            f"Unknown outcomes: {summary.unknown:,}. These grants are not sent again until you decide: "
             f"{hint('grants', 'reconcile', *where)}, then grants list --status unknown and grants resolve."
         )
     if summary.refused:
-        yield f"Why some were refused: {hint('grants', 'list', '--status', 'refused', *where)}"
+        yield f"Show the reasons of refusals: {hint('grants', 'list', '--status', 'refused', *where)}"
     if summary.stopped:
         yield f"Ended early: {summary.stopped}."
     if summary.planned or done < total:
-        yield "Run the same command again for the rest."
+        yield "Run the same command again for the remaining members."
     if (summary.granted or summary.already) and not links:
-        yield f"The links: {hint('grants', 'undelivered', '--show-links', *where)}"
+        yield f"Show the links: {hint('grants', 'undelivered', '--show-links', *where)}"

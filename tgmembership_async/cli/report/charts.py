@@ -1,6 +1,6 @@
-"""Charts as inline SVG, drawn by pygal; colours, fonts and both themes are the page's.
+"""Draw charts as inline SVG with pygal; colours, fonts and both themes come from the page's style sheet.
 
-pygal's own style sheet and script are taken out, and so is what it says of itself in places that are read aloud.
+pygal's own style sheet, script and titles are removed: screen readers would read the titles aloud.
 """
 
 import sys
@@ -17,9 +17,9 @@ from tgmembership_async.protocol.envelope import printable
 _SVG: Final = "http://www.w3.org/2000/svg"
 _WIDTH: Final = 420
 _LONGEST_LABEL: Final = 22
-MOST_BARS: Final = 20
+MAX_BARS: Final = 20
 _LARGEST_POWER: Final = 40
-_TICKS: Final[Mapping[Kind, int]] = {"bars": 3, "columns": 4}  # numbers side by side need more room
+_TICKS: Final[Mapping[Kind, int]] = {"bars": 3, "columns": 4}  # numbers side by side need more space
 _PLAIN: Final[dict[str, Any]] = {
     "width": _WIDTH,
     "js": (),
@@ -30,26 +30,26 @@ _PLAIN: Final[dict[str, Any]] = {
     "truncate_label": -1,
     "no_data_text": "",
 }
-_FONT: Final = 16  # what pygal leaves room for: the largest that the page's style sheet sets
+_FONT: Final = 16  # pygal reserves space for this size: the largest in the page's style sheet
 
 
 def pygal() -> Any:
-    """Return the library, or raise UsageError that says how to get it."""
+    """Return the module pygal. Raises UsageError where the extra is missing."""
     try:
         found = import_module("pygal")
     except ModuleNotFoundError:
         msg = "report --html needs an extra: pip install 'tgmembership-async[report]'"
         raise UsageError(msg) from None
-    # It looks for plugins of its maps at every import from then on, in a way that Python 3.11 warns of.
+    # pygal installs an import hook for map plugins, which makes Python 3.11 warn at every later import.
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
     return found
 
 
 def chart(section: Section, number: int) -> str:
-    """Return the SVG of a section that has figures; `number` tells its ids from those of others on the page."""
+    """Return the SVG of a section that has figures; `number` makes its ids unique on the page."""
     rows = list(section.rows)
-    # Bars are drawn from the bottom up, and read from the top down.
-    shown = rows if section.kind == "columns" else rows[:MOST_BARS][::-1]
+    # pygal draws bars from the bottom up; readers expect the first at the top.
+    shown = rows if section.kind == "columns" else rows[:MAX_BARS][::-1]
     drawn = _columns() if section.kind == "columns" else _bars(len(shown))
     drawn.x_labels = [_short(label) for label, _ in shown]
     most = max((float(sum_of(values) or 0) for _, values in shown), default=0)
@@ -57,7 +57,7 @@ def chart(section: Section, number: int) -> str:
     drawn.value_formatter = "{:,.10g}".format
     for place, series in enumerate(section.series):
         drawn.add(series.name, [None if values[place] is None else float(values[place] or 0) for _, values in shown])
-    root = ET.fromstring(drawn.render(is_unicode=True))  # noqa: S314 - what was drawn two lines above
+    root = ET.fromstring(drawn.render(is_unicode=True))  # noqa: S314 - pygal's own output
     _clean(root)
     _name(root, section)
     _describe(root, section, number)
@@ -83,7 +83,7 @@ def _short(label: str) -> str:
 
 
 def ticks(most: float, count: int) -> list[float]:
-    """Return round numbers from 0 to `most` or just above, in `count` steps at most; half an order does not exist."""
+    """Return round whole numbers from 0 to at least `most`, in at most `count` steps."""
     steps = (digit * 10.0**power for power in range(_LARGEST_POWER) for digit in (1, 2, 2.5, 5))
     step = next((step for step in steps if step.is_integer() and step * count >= most), most)
     return [step * number for number in range(max(1, ceil(most / step)) + 1)]
@@ -101,7 +101,7 @@ def _clean(root: ET.Element) -> None:
 
 
 def _name(root: ET.Element, section: Section) -> None:
-    """Give each series a class of its name, and each bar a title: shown by the mouse, and read aloud."""
+    """Give each series a class of its name, and each bar a title for tooltips and screen readers."""
     for place, series in enumerate(section.series):
         for group in root.iter(_tag("g")):
             if f"serie-{place}" in (group.get("class") or "").split():
@@ -109,11 +109,11 @@ def _name(root: ET.Element, section: Section) -> None:
     for bar in root.iter(_tag("g")):
         if bar.get("class") != "bar":
             continue
-        told = {found.get("class"): found.text or "" for found in bar.findall(_tag("desc"))}
+        texts = {found.get("class"): found.text or "" for found in bar.findall(_tag("desc"))}
         for found in bar.findall(_tag("desc")):
             bar.remove(found)
         title = ET.SubElement(bar, _tag("title"))
-        title.text = f"{told.get('x_label', '')}: {told.get('value', '')}"
+        title.text = f"{texts.get('x_label', '')}: {texts.get('value', '')}"
 
 
 def _describe(root: ET.Element, section: Section, number: int) -> None:
@@ -128,17 +128,17 @@ def _describe(root: ET.Element, section: Section, number: int) -> None:
 
 
 def description(section: Section) -> str:
-    """Return a chart in words: the first few figures, and where the others are."""
+    """Return a chart in words: its first three figures, and where the others are."""
     some = [f"{name} {figure(sum_of(values))}" for name, values in list(section.rows)[:3]]
-    return f"{section.told} {', '.join(some)}; all figures are in the table beside it."
+    return f"{section.text} {', '.join(some)}; the table next to the chart has all figures."
 
 
 def sum_of(values: tuple[Value, ...]) -> Value:
-    """Return what the values of one label come to."""
-    there = [value for value in values if value is not None]
-    return sum(there) if there else None
+    """Return the sum of the values of one label, or None if all are None."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def figure(value: Value) -> str:
-    """Return a figure for people."""
-    return "not told" if value is None else f"{value:,}"
+    """Return a figure as text."""
+    return "not given" if value is None else f"{value:,}"

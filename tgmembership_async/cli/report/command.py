@@ -1,4 +1,4 @@
-"""`tgmembership report`: what the bot sold and granted, on the terminal or as a page."""
+"""`tgmembership report`: show sales and grants, as tables or as an HTML page."""
 
 import logging
 from collections import Counter
@@ -37,7 +37,7 @@ Examples:
   tgmembership report --ledger grants.db --html report.html
   tgmembership report --format csv > figures.csv
 
-Exit code 1: some figures could not be had; the report says which, and shows the others.
+Exit code 1: some figures are missing because a call failed. The report names them and shows the others.
 """
 
 
@@ -45,15 +45,15 @@ Exit code 1: some figures could not be had; the report says which, and shows the
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write a page to this file: it opens from disk, without a network. Needs the extra `report`.",
+    help="Write an HTML page that needs no network to this file. Requires the extra `report`.",
 )
 @ledger_option("Add the grants of this ledger over time.", exists=True)
 @format_option
 def command(*, html: Path | None, ledger: Place | None, form: Format) -> None:
-    """Show orders, users, revenue, plans and payment methods, and with --ledger the grants over time."""
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+    """Show orders, users, revenue, plans and payment methods; with --ledger also the grants over time."""
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
     if html is not None:
-        from tgmembership_async.cli.report.charts import pygal  # noqa: PLC0415 - only for a page
+        from tgmembership_async.cli.report.charts import pygal  # noqa: PLC0415 - only --html needs it
 
         pygal()
     if ledger is not None:
@@ -62,7 +62,7 @@ def command(*, html: Path | None, ledger: Place | None, form: Format) -> None:
     if html is not None:
         _write(html, sections)
     elif resolved(form) == "table":
-        from tgmembership_async.cli.report.view import show  # noqa: PLC0415 - a pipe has no use for rich
+        from tgmembership_async.cli.report.view import show  # noqa: PLC0415 - only tables need rich
 
         show(sections)
     else:
@@ -71,12 +71,12 @@ def command(*, html: Path | None, ledger: Place | None, form: Format) -> None:
                 out.row(row)
     missing = [section.title for section in sections if section.problem]
     if missing:
-        note(f"Without figures: {', '.join(missing)}. `tgmembership doctor` tells more.")
+        note(f"Missing figures: {', '.join(missing)}. Run `tgmembership doctor` for the cause.")
         raise SystemExit(Exit.FAILED)
 
 
 def _write(html: Path, sections: list[Section]) -> None:
-    from tgmembership_async.cli.report.page import page  # noqa: PLC0415 - it loads what draws
+    from tgmembership_async.cli.report.page import page  # noqa: PLC0415 - imports pygal
 
     text = page(sections, account().bot_id, datetime.now(UTC))
     try:
@@ -84,26 +84,26 @@ def _write(html: Path, sections: list[Section]) -> None:
     except OSError as error:
         msg = f"{html} cannot be written: {error.strerror}"
         raise UsageError(msg) from None
-    note(f"Wrote {html}: open it in a browser.")
+    note(f"Wrote {html}. Open it in a browser.")
 
 
 async def _collect(ledger: Place | None) -> list[Section]:
     async with session() as tg:
-        sections = await _sold(tg)
+        sections = await _sales(tg)
     if ledger is not None:
         sections.append(over_time(await _days(ledger)))
     return sections
 
 
-async def _sold(tg: Session) -> list[Section]:
-    """Ask one method after the other; one that fails leaves a gap, and not the owner without a report."""
+async def _sales(tg: Session) -> list[Section]:
+    """Call the methods one after another; for one that fails, return a section that describes the error."""
     problems: list[Section] = []
 
     async def ask(title: str, method: Callable[[], Awaitable[T]]) -> T | None:
         try:
             return await method()
         except (Unauthorized, RateLimited):
-            raise  # no other method would fare better
+            raise  # the other methods would fail in the same way
         except (APIError, UnexpectedReply) as error:
             problems.append(failed(title, str(error.args[0])))
             return None

@@ -1,4 +1,4 @@
-"""The figures of a report, from replies and a ledger to sections of labels and values. Pure."""
+"""Convert replies and grants to the sections of a report: labels and values. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ _MONTH: Final = "month"
 
 @frozen
 class Series:
-    """One value for each label of a section; None where the service told none."""
+    """One value for each label of a section; None where the service gives none."""
 
     name: str
     values: tuple[Value, ...]
@@ -38,13 +38,13 @@ class Series:
 
 @frozen
 class Section:
-    """What stands under one heading: `cards` are single figures, `bars` compare things, `columns` go over time.
+    """One section: `cards` are single figures, `bars` compare items, `columns` show a development over time.
 
-    `problem` says why there are no figures; it is empty where all is well.
+    `problem` is the reason why there are no figures, or empty.
     """
 
     title: str
-    told: str
+    text: str
     kind: Kind
     labels: tuple[str, ...] = ()
     series: tuple[Series, ...] = ()
@@ -65,23 +65,23 @@ def glance(orders: Count | None, users: Count | None, revenue: Revenue | None) -
     figures += [
         (f"Revenue, {money.currency}".rstrip(", "), money.amount) for money in (revenue.amounts if revenue else ())
     ]
-    return _section("At a glance", "All that the service has counted so far.", "cards", "total", figures)
+    return _section("At a glance", "All-time totals, as counted by the service.", "cards", "total", figures)
 
 
 def broken_down(title: str, count: Count) -> Iterator[Section]:
-    """Yield what a count is made of, if the service told."""
+    """Yield the breakdown of a count, if the service gives one."""
     if count.breakdown:
-        yield _bars(title, "As the service counts them, under its own names.", "count", count.breakdown.items())
+        yield _bars(title, "Counts and names as the service gives them.", "count", count.breakdown.items())
 
 
 def performance(plans: Sequence[PlanPerformance]) -> Iterator[Section]:
     """Yield the orders by plan, and the revenue by plan in each currency."""
-    yield _bars("Orders by plan", "How often each plan was bought.", "orders", ((_name(p), p.orders) for p in plans))
+    yield _bars("Orders by plan", "Number of orders per plan.", "orders", ((_name(p), p.orders) for p in plans))
     currencies = dict.fromkeys(plan.revenue.currency for plan in plans if plan.revenue is not None)
     for currency in currencies:
         paid = [(_name(p), p.revenue.amount) for p in plans if p.revenue is not None and p.revenue.currency == currency]
         title = f"Revenue by plan, {currency}".rstrip(", ")
-        yield _bars(title, "What each plan brought in.", currency or "amount", paid)
+        yield _bars(title, "Revenue per plan.", currency or "amount", paid)
 
 
 def _name(plan: PlanPerformance) -> str:
@@ -89,16 +89,16 @@ def _name(plan: PlanPerformance) -> str:
 
 
 def methods(used: Sequence[PaymentMethodUsage]) -> Section:
-    """Return how customers paid."""
+    """Return the orders by payment method."""
     pairs = ((method.name, method.count) for method in used)
-    return _bars("Payment methods", "How often customers paid in each way.", "orders", pairs)
+    return _bars("Payment methods", "Number of orders per payment method.", "orders", pairs)
 
 
 def over_time(days: Days) -> Section:
-    """Return the grants of a ledger by the day, week or month of their last change, and by where they stand now."""
+    """Return the number of grants per status, by the day, week or month of their last change."""
     title = "Grants over time"
     if not days:
-        return Section(title, "The ledger has no grant yet.", "columns")
+        return Section(title, "The ledger has no grants.", "columns")
     first, last = min(day for day, _ in days), max(day for day, _ in days)
     step, unit = next(((step, unit) for most, step, unit in _SPANS if (last - first).days < most), (0, _MONTH))
     begins = list(_begins(first, last, step))
@@ -107,8 +107,8 @@ def over_time(days: Days) -> Section:
         found[max(begin for begin in begins if begin <= day), status] += count
     shown = [status for status in STATUSES if any(found[begin, status] for begin in begins)]
     series = tuple(Series(status.value, tuple(found[begin, status] for begin in begins)) for status in shown)
-    told = f"Grants of the ledger by the {unit} of their last change (UTC), and where they stand now."
-    return Section(title, told, "columns", tuple(str(begin) for begin in begins), series)
+    text = f"Number of grants per current status, by the {unit} of their last change (UTC)."
+    return Section(title, text, "columns", tuple(str(begin) for begin in begins), series)
 
 
 def _begins(first: date, last: date, step: int) -> Iterator[date]:
@@ -120,23 +120,23 @@ def _begins(first: date, last: date, step: int) -> Iterator[date]:
 
 
 def failed(title: str, problem: str) -> Section:
-    """Return a section whose figures could not be had."""
+    """Return a section without figures, because of `problem`."""
     return Section(title, "", "bars", problem=problem)
 
 
-def _bars(title: str, told: str, unit: str, pairs: Iterable[tuple[str, Value]]) -> Section:
+def _bars(title: str, text: str, unit: str, pairs: Iterable[tuple[str, Value]]) -> Section:
     """Return bars, the longest first."""
     ordered = sorted(pairs, key=lambda pair: (pair[1] is None, -(pair[1] or 0)))
-    return _section(title, told, "bars", unit, ordered)
+    return _section(title, text, "bars", unit, ordered)
 
 
-def _section(title: str, told: str, kind: Kind, unit: str, pairs: Sequence[tuple[str, Value]]) -> Section:
+def _section(title: str, text: str, kind: Kind, unit: str, pairs: Sequence[tuple[str, Value]]) -> Section:
     labels, values = tuple(name for name, _ in pairs), tuple(value for _, value in pairs)
-    return Section(title, told, kind, labels, (Series(unit, values),))
+    return Section(title, text, kind, labels, (Series(unit, values),))
 
 
 def rows_of(sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
-    """Yield every figure as a row for a program."""
+    """Yield every figure as a row of JSON or CSV."""
     for section in sections:
         if section.problem:
             yield {"section": section.title, "name": None, "series": None, "value": None, "problem": section.problem}

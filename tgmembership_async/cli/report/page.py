@@ -1,4 +1,4 @@
-"""A report as one page of HTML: it opens from disk, and asks nobody for anything."""
+"""Render a report as one HTML page without external resources."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,7 @@ from importlib.resources import files
 from string import Template
 from typing import Final
 
-from tgmembership_async.cli.report.charts import MOST_BARS, chart, figure, pygal
+from tgmembership_async.cli.report.charts import MAX_BARS, chart, figure, pygal
 from tgmembership_async.cli.report.figures import Section
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.version import __version__
@@ -27,19 +27,19 @@ $style</style>
 <body>
 <header>
 <h1>$title</h1>
-<p>Made on <time datetime="$iso">$moment UTC</time></p>
+<p>Created on <time datetime="$iso">$moment UTC</time></p>
 </header>
 <main>
 $sections
 </main>
-<footer><p>tgmembership-async $version. This page holds your figures, and asks the network for nothing.</p></footer>
+<footer><p>tgmembership-async $version. This page contains your figures and makes no network requests.</p></footer>
 </body>
 </html>
 """)
 
 
 def page(sections: Sequence[Section], bot_id: int, now: datetime) -> str:
-    """Return the page. Raises UsageError where the library that draws is missing."""
+    """Return the page. Raises UsageError where pygal is missing."""
     pygal()
     return _PAGE.substitute(
         title=f"TGmembership report of bot {bot_id}",
@@ -56,20 +56,20 @@ def _section(section: Section, number: int) -> str:
     if section.problem:
         content = f'<p class="problem"><strong>No figures:</strong> {_text(section.problem)}</p>'
     elif not section.labels:
-        content = f"<p>{_text(section.told)}</p>"
+        content = f"<p>{_text(section.text)}</p>"
     elif section.kind == "cards":
-        content = f"<p>{_text(section.told)}</p>\n{_cards(section)}"
+        content = f"<p>{_text(section.text)}</p>\n{_cards(section)}"
     else:
         drawn = f"<figure>\n{chart(section, number)}\n{_legend(section)}</figure>"
-        content = f'<p>{_told(section)}</p>\n<div class="pair">\n{drawn}\n{_table(section)}\n</div>'
+        content = f'<p>{_description(section)}</p>\n<div class="pair">\n{drawn}\n{_table(section)}\n</div>'
     return f'<section aria-labelledby="section-{number}" class="{section.kind}">\n{heading}\n{content}\n</section>'
 
 
-def _told(section: Section) -> str:
-    more = len(section.labels) - MOST_BARS
+def _description(section: Section) -> str:
+    more = len(section.labels) - MAX_BARS
     if section.kind != "bars" or more <= 0:
-        return _text(section.told)
-    return f"{_text(section.told)} The chart shows the first {MOST_BARS}, the table all {len(section.labels):,}."
+        return _text(section.text)
+    return f"{_text(section.text)} The chart shows the first {MAX_BARS}, the table all {len(section.labels):,}."
 
 
 def _cards(section: Section) -> str:

@@ -1,4 +1,4 @@
-"""`tgmembership webhook`: set it, watch what comes, and find out why a delivery is not authentic."""
+"""`tgmembership webhook`: set or delete the webhook, print its events, verify and sign deliveries."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ Examples:
   tgmembership webhook sign --secret-file webhook.secret body.json > headers.txt
   curl -H @headers.txt --data-binary @body.json http://127.0.0.1:8080/
 
-The webhook secret comes from a file or from TGMEMBERSHIP_WEBHOOK_SECRET, and is never shown.
+The webhook secret is read from --secret-file or TGMEMBERSHIP_WEBHOOK_SECRET, and is never printed.
 """
 
 
@@ -47,41 +47,39 @@ def _example(arguments: str) -> str:
 
 @click.group("webhook", epilog=_EPILOG)
 def command() -> None:
-    """Set the bot's webhook, watch its events, and find out why a delivery is not authentic."""
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # all of it is told on stdout or stderr
+    """Set or delete the bot's webhook, print its events, verify and sign deliveries."""
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
 
 
 def _secret_file(*, exists: bool) -> Callable[[F], F]:
     return click.option(
         "--secret-file",
         type=click.Path(exists=exists, dir_okay=False, path_type=Path),
-        help="The webhook secret's file." if exists else "Write the webhook secret to this new file, mode 0600.",
+        help="File with the webhook secret." if exists else "New file for the webhook secret (mode 0600).",
     )
 
 
-@command.command(
-    "set", epilog="Example: tgmembership webhook set https://shop.example/tgmembership --secret-file webhook.secret"
-)
+@command.command("set", epilog=_example("webhook set https://shop.example/tgmembership --secret-file webhook.secret"))
 @click.argument("url")
 @_secret_file(exists=False)
 @format_option
 def set_(*, url: str, secret_file: Path | None, form: Format) -> None:
-    """Have the service call URL on events, in place of any other.
+    """Set the bot's webhook to URL, in place of any other.
 
-    The service takes a URL only if it answers 200, and asks before there is a secret: let your Receiver answer probes,
-    or use `listen`. If the reply brings the secret, --secret-file keeps it.
+    The service accepts URL only if URL answers a probe with 200, and sends the probe before there is a secret. Let your
+    Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file.
     """
     if secret_file is not None and secret_file.exists():
-        msg = f"{secret_file} exists already: name a new file, and use both secrets until the old one is gone"
+        msg = f"{secret_file} already exists: name a new file, and accept both secrets during the change"
         raise UsageError(msg)
     webhook = anyio.run(_set, url)
     kept = webhook.secret is not None and secret_file is not None
     if webhook.secret is not None and secret_file is not None:
         _write(secret_file, webhook.secret)
     elif webhook.secret is not None:
-        note("The reply brought a secret, which is not shown: set it again with --secret-file FILE.")
+        note("The reply contained a secret, which is not printed. To store it, run this again with --secret-file FILE.")
     else:
-        note("The reply brought no secret: look for it in the bot's chat with you.")
+        note("The reply contained no secret. Look for it in your chat with the bot.")
     write_one(form, {"url": webhook.url, "secret_file": str(secret_file) if kept else None})
 
 
@@ -97,9 +95,9 @@ def _write(path: Path, secret: Secret) -> None:
 
 @command.command("delete", epilog=_example("webhook delete"))
 def delete() -> None:
-    """Remove the bot's webhook."""
+    """Delete the bot's webhook."""
     anyio.run(_delete)
-    note("The bot has no webhook now.")
+    note("The bot's webhook is deleted.")
 
 
 async def _delete() -> None:
@@ -108,40 +106,53 @@ async def _delete() -> None:
 
 
 @command.command("listen", epilog=_example("webhook listen --port 8080 --secret-file webhook.secret"))
-@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Listen on it.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
 @click.option(
-    "--set", "url", metavar="URL", help="Make URL, which leads here, the webhook, and use the secret it brings."
+    "--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Port to listen on."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--set",
+    "url",
+    metavar="URL",
+    help="Set the webhook to URL, which must lead to this port, and use the secret of the reply.",
 )
 @_secret_file(exists=True)
 def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -> None:
-    """Answer deliveries, and show each event as a line of JSON as it comes.
+    """Receive deliveries and print each event as a line of JSON.
 
-    On stderr it says in which headers signature and nonce were found, and why a request was refused. GET, HEAD and an
-    empty body are answered 200, so that the service takes the URL. Nothing is stored. Ctrl-C ends it.
+    The headers of signature and nonce, and the reason for each refused request, go to stderr. GET, HEAD and requests
+    with an empty body are answered with 200, so that the service accepts the URL. Nothing is stored. Ctrl-C ends it.
     """
-    from tgmembership_async.cli.webhook.listen import listen_until_interrupted  # noqa: PLC0415 - loads a web server
+    from tgmembership_async.cli.webhook.listen import listen_until_interrupted  # noqa: PLC0415 - imports a web server
 
     secret = None if url is not None and secret_file is None else _secret(secret_file)
     listen_until_interrupted(host, port, secret, url)
 
 
 @command.command(
-    "verify", epilog="Example: tgmembership webhook verify --secret-file webhook.secret --headers headers.txt body.json"
+    "verify", epilog=_example("webhook verify --secret-file webhook.secret --headers headers.txt body.json")
 )
 @click.argument("body", type=click.File("rb"))
-@click.option("--headers", "headers", type=click.File("rb"), required=True, help="Lines of `Name: value`, or JSON.")
 @click.option(
-    "--max-age", type=click.FloatRange(0, min_open=True), help="Refuse what was signed longer ago, in seconds."
+    "--headers",
+    "headers",
+    type=click.File("rb"),
+    required=True,
+    help="File with the headers: lines of `Name: value`, or JSON.",
+)
+@click.option(
+    "--max-age",
+    type=click.FloatRange(0, min_open=True),
+    help="Maximum age of the signature in seconds. [default: no limit]",
 )
 @_secret_file(exists=True)
 @format_option
 def verify(
     *, body: IO[bytes], headers: IO[bytes], max_age: float | None, secret_file: Path | None, form: Format
 ) -> None:
-    """Tell whether BODY (a file, or - for stdin), as it came under these headers, is authentic.
+    """Verify the signature of a delivery and print its event.
 
-    Prints the event. Exit code 1: not authentic, or not an event.
+    BODY is a file, or - for stdin. Exit code 1: the delivery is not authentic, or not an event.
     """
     verifier = Verifier(_secret(secret_file), tolerance=max_age or _ANY_AGE)
     try:
@@ -165,25 +176,28 @@ def _headers(text: bytes) -> list[tuple[str, str]]:
     if not is_array(read) or not all(
         isinstance(pair, list | tuple) and len(cast("list[Any]", pair)) == _PAIR for pair in read
     ):
-        msg = "headers in JSON are an object, or an array of pairs of name and value"
+        msg = "headers in JSON must be an object, or an array of pairs of name and value"
         raise UsageError(msg)
     return [(str(name), str(value)) for name, value in read]
 
 
-@command.command(
-    "sign", epilog="Example: tgmembership webhook sign --secret-file webhook.secret body.json > headers.txt"
-)
+@command.command("sign", epilog=_example("webhook sign --secret-file webhook.secret body.json > headers.txt"))
 @click.argument("body", type=click.File("rb"))
-@click.option("--nonce", help="Sign with this nonce. [default: a random one]")
-@click.option("--timestamp", type=click.FloatRange(0), help="Sign as of these unix seconds. [default: now]")
-@click.option("--later-generation", is_flag=True, help="Sign as the service's later generation does, without a nonce.")
+@click.option("--nonce", help="Nonce. [default: a random one]")
+@click.option("--timestamp", type=click.FloatRange(0), help="Time of the signature in Unix seconds. [default: now]")
+@click.option(
+    "--later-generation", is_flag=True, help="Sign as the service's later API generation does, without a nonce."
+)
 @_secret_file(exists=True)
 def sign_(
     *, body: IO[bytes], nonce: str | None, timestamp: float | None, later_generation: bool, secret_file: Path | None
 ) -> None:
-    """Print the headers under which BODY (a file, or - for stdin) is authentic, as `curl -H @FILE` takes them."""
+    """Sign a body and print the headers of its delivery.
+
+    BODY is a file, or - for stdin. The output has the format of `curl -H @FILE`.
+    """
     if later_generation and nonce is not None:
-        msg = "the later generation signs without a nonce"
+        msg = "--later-generation signs without a nonce: omit --nonce"
         raise UsageError(msg)
     drawn = None if later_generation else nonce or secrets.token_hex(8)
     at = time.time() if timestamp is None else timestamp
@@ -199,6 +213,6 @@ def _secret(path: Path | None) -> Secret:
             msg = f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
         raise UsageError(msg)
     if not os.environ.get(_ENVIRONMENT):
-        msg = f"name the webhook secret's file with --secret-file, or set {_ENVIRONMENT}"
+        msg = f"no webhook secret: use --secret-file, or set {_ENVIRONMENT}"
         raise UsageError(msg)
     return Secret(os.environ[_ENVIRONMENT].strip())

@@ -1,4 +1,4 @@
-"""`tgmembership webhook listen`: a Receiver that shows what comes, on uvicorn."""
+"""`tgmembership webhook listen`: run a Receiver that prints its events, on uvicorn."""
 
 import asyncio
 import secrets
@@ -23,22 +23,22 @@ _TICK: Final = 0.01
 
 
 class Listener(Receiver):
-    """A Receiver that tells on stdout what came, and on stderr how it was found and why it was refused."""
+    """A Receiver that prints events on stdout, and header names and reasons of refusals on stderr."""
 
     def __init__(self, secret: Secret | None) -> None:
-        # Until there is a secret nothing is authentic: what comes then is refused, and the service sends it again.
+        # Until the secret is known, every delivery is refused, and the service sends it again.
         super().__init__(Verifier(secret or secrets.token_hex(32)), probes=True)
         self.on(Event)(_show)
-        self._told: object = None
+        self._printed: object = None
 
     async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
-        """Answer as a Receiver does, and say why."""
+        """Answer as a Receiver does, and print the reason for a refusal."""
         pairs = flat(headers)
         answer = await super().handle(pairs, body)
         if answer.status == 401:  # noqa: PLR2004 - HTTP's own number
             note(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}")
-        elif self.verifier.found != self._told:
-            self._told = self.verifier.found
+        elif self.verifier.found != self._printed:
+            self._printed = self.verifier.found
             note(header_advice(self.verifier))
         return answer
 
@@ -47,7 +47,7 @@ class Listener(Receiver):
             self.verifier.verify(pairs, body)
         except NotAuthentic as error:
             return str(error)
-        return "it is authentic only just now"
+        return "authentic only at the second verification"
 
 
 async def _show(event: Event) -> None:
@@ -59,9 +59,9 @@ def _names(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def listen_until_interrupted(host: str, port: int, secret: Secret | None, url: str | None) -> None:
-    """Serve a Listener, and make `url` the webhook if it is given, until Ctrl-C."""
+    """Run a Listener until Ctrl-C, and set the webhook to `url` if given."""
     try:
-        import uvicorn  # noqa: PLC0415 - an extra, and told of below
+        import uvicorn  # noqa: PLC0415 - an extra: handled below
     except ModuleNotFoundError:
         msg = "listen needs uvicorn: pip install 'tgmembership-async[testing]'"
         raise UsageError(msg) from None
@@ -82,26 +82,26 @@ async def _serve(server: Any, listening: socket.socket, listener: Listener, url:
     note(f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it.")
     try:
         if url is not None:
-            await _become_webhook(listener, url)
+            await _set_webhook(listener, url)
         await serving
     finally:
         server.should_exit = True
         await asyncio.wait({serving})
 
 
-async def _become_webhook(listener: Listener, url: str) -> None:
+async def _set_webhook(listener: Listener, url: str) -> None:
     async with session() as tg:
         webhook = await tg.set_webhook(url)
     if webhook.secret is not None:
         listener.verifier = Verifier(webhook.secret)
-        note(f"{url} is the webhook now, and its secret is known.")
+        note(f"The webhook is set to {url}, and its secret is known.")
     else:
-        note(f"{url} is the webhook now; the reply brought no secret, so start again with --secret-file.")
+        note(f"The webhook is set to {url}. The reply contained no secret: start again with --secret-file.")
 
 
 def _bound(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        msg = f"cannot listen on port {port} of {host}: {error.strerror}; name another port, or 0 for any free one"
+        msg = f"cannot listen on port {port} of {host}: {error.strerror}; use another port, or 0 for any free one"
     raise UsageError(msg)

@@ -1,4 +1,4 @@
-"""An event for programs and for eyes."""
+"""Print events, and the headers in which signatures were found."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tgmembership_async.webhooks import Event, Verifier
 
 
 def fields_of(event: Event) -> dict[str, Any]:
-    """Return what is told of an event, its data whole."""
+    """Return an event as a row, with all of its data."""
     return {
         "event": event.name,
         "debug_id": event.debug_id,
@@ -17,11 +17,12 @@ def fields_of(event: Event) -> dict[str, Any]:
 
 
 def header_advice(verifier: Verifier) -> str:
-    """Say in which headers signature and nonce were found, and how to pin them."""
+    """Return in which headers signature and nonce were found, and how to configure a Verifier with them."""
     found = verifier.found
     if found is None:
         return "No delivery was authentic so far."
     if not found.nonce:
-        return f"Signature in the header {found.signature!r}, without a nonce: the later generation of the service."
+        return f"Signature in the header {found.signature!r}, no nonce: the later API generation of the service."
     pins = f"signature_header={found.signature!r}, nonce_header={found.nonce!r}"
-    return f"Signature in the header {found.signature!r}, nonce in {found.nonce!r}. To pin them: Verifier(..., {pins})"
+    where = f"Signature in the header {found.signature!r}, nonce in {found.nonce!r}"
+    return f"{where}. To accept no other: Verifier(..., {pins})"
