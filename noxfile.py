@@ -1,7 +1,7 @@
-"""What can be asked of this checkout: `nox -l` lists it, and `nox -s tests` is what everybody runs first.
+"""Sessions for tests, checks, benchmarks, docs and builds: `nox -l` lists them, `nox -s tests` runs the tests.
 
-The supported interpreters are the classifiers in pyproject.toml. A missing one is skipped with a line that says so, in
-CI too: which interpreters a machine has is not this project's to decide.
+The supported interpreters are the classifiers in pyproject.toml. A missing interpreter is skipped with a log line, in
+CI too.
 """
 
 import json
@@ -27,12 +27,12 @@ OLDEST_FRAMEWORKS = ["aiogram==3.7.0", "fastapi==0.115.3"]
 THRESHOLD = 95
 VERSION = runpy.run_path(str(HERE / "tgmembership_async" / "version.py"))["__version__"]
 DIST = HERE / "dist"
-TRIAL = "import tgmembership_async as package; package.Session; from tgmembership_async.grants import Granter"
+SMOKE_TEST = "import tgmembership_async as package; package.Session; from tgmembership_async.grants import Granter"
 WHEEL_HAS = ["tgmembership_async/cli/demo/members.csv", "{info}/entry_points.txt", "{info}/licenses/LICENSE"]
 SDIST_HAS = [".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "docs/conf.py"]
 SDIST_HAS += ["examples/members.csv", "noxfile.py", "pyproject.toml", "tests/conftest.py", "tests/public_api.txt"]
 NEITHER_HAS = ["*.pyc", "*.db", "*.env", "*.lock", "*.log", "*.orig", "*secret*.txt", "*/.coverage*", "*/.hypothesis/*"]
-PARALLEL = ["-n", "4"]  # on two cores: many tests wait for a clock or a socket
+PARALLEL = ["-n", "4"]  # also on two cores: many tests wait for timers or sockets
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["tests", "coverage", "lint", "typing", "build"]
@@ -41,8 +41,8 @@ nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 
 
-def show_pyenv() -> None:
-    """Put pyenv's interpreters on the path: its shims are there already, but run only the versions selected."""
+def add_pyenv_to_path() -> None:
+    """Add pyenv's interpreters to PATH: pyenv's shims run only the versions selected."""
     root = os.environ.get("PYENV_ROOT")
     if root is None and (pyenv := shutil.which("pyenv")):
         root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - a fixed command
@@ -51,7 +51,7 @@ def show_pyenv() -> None:
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders])
 
 
-show_pyenv()
+add_pyenv_to_path()
 
 
 def dependencies(group: str) -> list[str]:
@@ -79,7 +79,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests again and measure what they cover; all of what is pure must be."""
+    """Run the tests and measure their coverage; the pure modules must be covered completely."""
     session.install("-e", ".[all]", *dependencies("test"))
     session.run("coverage", "erase")
     run_tests(session, "coverage", "run", "-m", "pytest")
@@ -91,7 +91,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Run the long variants of the promises."""
+    """Run the tests of the promises with more cases and for longer."""
     session.install("-e", ".[all]", *dependencies("test"))
     session.env["TGM_BACKENDS"] = "both"
     session.run("pytest", "-m", "soak", *session.posargs)
@@ -101,30 +101,30 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill a provisioning run a hundred times, and count who was granted twice and who was lost."""
+    """Kill a provisioning run a hundred times, and count members granted twice and members lost."""
     session.install("-e", ".[all]", *dependencies("test"))
     session.run("pytest", "-m", "crash", *session.posargs)
 
 
 @nox.session
 def crash_postgres(session: nox.Session) -> None:
-    """Kill four workers on one PostgreSQL that is restarted, and count who was granted twice and who was lost."""
+    """Kill four workers on a PostgreSQL server that is restarted, and count members granted twice and members lost."""
     session.install("-e", ".[all]", *dependencies("test"))
     session.run("pytest", "-m", "crash_postgres", *session.posargs)
 
 
 @nox.session
 def gateways(session: nox.Session) -> None:
-    """Grant through real nginx, haproxy, varnish, squid and pgbouncer, with kills and reloads; figures as JSON."""
+    """Send grants through real nginx, haproxy, varnish, squid and pgbouncer, with kills and reloads."""
     session.install("-e", ".[all]", *dependencies("test"))
     figures = Path(session.create_tmp()).absolute() / "gateways.json"
     session.run("pytest", "-m", "gateways", *session.posargs, env={"TGM_GATEWAYS_FIGURES": str(figures)})
-    session.log(f"the figures: {figures}")
+    session.log(f"wrote the figures to {figures}")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure everything next to its peers, and draw what the README shows; `-- --quick` for a look."""
+    """Run the benchmarks of this package and its peers, and plot the README's figure; `-- --quick` for a short run."""
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
     folder = Path(session.create_tmp()).absolute() if session.posargs else HERE / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
@@ -136,7 +136,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def httpx2(session: nox.Session) -> None:
-    """Advisory: run the transport suite on the continuation of httpx, which one module of ours would have to import."""
+    """Run the transport tests on httpx2, the successor of httpx. Advisory: not part of CI."""
     session.install("-e", ".[all]", "httpx2", *dependencies("test"))
     session.run("pytest", "-p", "on_httpx2", "tests/transport", *session.posargs, env={"PYTHONPATH": "tests"})
 
@@ -151,7 +151,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types, with mypy everywhere and with pyright in the package, whose public names must all have one."""
+    """Check the types with mypy and pyright, and that every public name has a type."""
     session.install("-e", ".[all]", "nox", *dependencies("typing"))
     session.run("mypy")
     session.run("pyright")
@@ -161,7 +161,7 @@ def typing(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 @nox.parametrize("releases", ["current", "oldest"])
 def frameworks(session: nox.Session, releases: str) -> None:
-    """Run what lives in other people's frameworks, as a wheel, on their current and their oldest supported releases."""
+    """Run the framework tests with the built wheel, on the current and the oldest supported framework releases."""
     pins = OLDEST_FRAMEWORKS if releases == "oldest" else []
     session.install(".[aiogram,fastapi,otel,testing]", *dependencies("test"), *pins)
     session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs)
@@ -169,9 +169,9 @@ def frameworks(session: nox.Session, releases: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, offline; a warning, a dead link or a public name without a place is an error.
+    """Build the documentation offline; warnings, dead links and undocumented public names are errors.
 
-    So are pages in docs/api that are out of date: `-- --write` writes them.
+    Pages in docs/api that are out of date are an error too: `-- --write` writes them.
     """
     session.install("-e", ".[all]", *dependencies("docs"))
     folder = Path(session.create_tmp()).absolute()
@@ -185,39 +185,39 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def changelog(session: nox.Session) -> None:
-    """Show what changes/ comes to; `-- --yes` renders it into CHANGELOG.md."""
+    """Show the changelog of the fragments in changes/; `-- --yes` renders it into CHANGELOG.md."""
     session.install(*dependencies("changelog"))
     session.run("towncrier", "build", "--version", VERSION, *(session.posargs or ["--draft"]))
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build wheel and sdist into dist/, look into both, try the wheel on each interpreter, and list what it needs."""
+    """Build wheel and sdist into dist/, check their contents, import the wheel on each Python, and write an SBOM."""
     session.install(*dependencies("build"))
     shutil.rmtree(DIST, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(DIST), str(HERE))
     (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     session.run("twine", "check", "--strict", str(wheel), str(sdist))
-    look_into(session, wheel, sdist)
+    check_contents(session, wheel, sdist)
     pythons = {version: shutil.which(f"python{version}") for version in PYTHONS}
-    session.log(f"not tried, for they are not here: {[version for version, found in pythons.items() if not found]}")
+    session.log(f"not tried, because not installed: {[version for version, found in pythons.items() if not found]}")
     tried = [environment(session, found, version, wheel) for version, found in pythons.items() if found]
     for python in tried:
-        session.run(str(python), "-I", "-W", "error", "-c", TRIAL, external=True)
+        session.run(str(python), "-I", "-W", "error", "-c", SMOKE_TEST, external=True)
     oldest, bom = tried[0], DIST / f"tgmembership_async-{VERSION}.cdx.json"
     session.run(
         *("cyclonedx-py", "environment", str(oldest), "--pyproject", str(HERE / "pyproject.toml")),
         *("--mc-type", "library", "--output-reproducible", "--output-file", str(bom)),
     )
     content = json.loads(bom.read_text(encoding="utf-8"))
-    content["metadata"]["component"]["version"] = VERSION  # pyproject.toml has none: it is read from the package
+    content["metadata"]["component"]["version"] = VERSION  # dynamic in pyproject.toml: read from the package
     bom.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     install(session, oldest, f"{wheel}[cli]")
     session.run(str(oldest.with_name("tgmembership")), "--version", external=True)
 
 
-def look_into(session: nox.Session, wheel: Path, sdist: Path) -> None:
-    """Fail unless both hold what they must, and nothing that they must not."""
+def check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
+    """Fail if wheel or sdist lacks a required file or contains a forbidden one."""
     with zipfile.ZipFile(wheel) as unpacked:
         in_wheel = set(unpacked.namelist())
     with tarfile.open(sdist) as unpacked:
@@ -237,7 +237,7 @@ def look_into(session: nox.Session, wheel: Path, sdist: Path) -> None:
 
 
 def environment(session: nox.Session, interpreter: str, name: str, *requirements: Path | str) -> Path:
-    """Make an environment that holds `requirements` and nothing else, not even pip, and return its python."""
+    """Create an environment with only `requirements`, without pip, and return the path of its python."""
     folder = Path(session.create_tmp()).absolute() / name
     session.run(interpreter, "-m", "venv", "--clear", "--without-pip", str(folder), external=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -246,12 +246,12 @@ def environment(session: nox.Session, interpreter: str, name: str, *requirements
 
 
 def install(session: nox.Session, python: Path, *requirements: Path | str) -> None:
-    """Install `requirements` for an interpreter that has no pip."""
+    """Install `requirements` for an interpreter without pip."""
     session.run("python", "-m", "pip", "--python", str(python), "install", "-q", *map(str, requirements))
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Grant access to a thousand members on a service full of faults, and count what came of it."""
+    """Run `tgmembership demo` with the built package."""
     session.install(".[cli,testing]")
     session.run("tgmembership", "demo", *session.posargs)
