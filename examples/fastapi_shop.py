@@ -1,11 +1,11 @@
-"""A shop: the payment provider calls, access is granted in the background, and the customer sees it on a status page.
+"""A web shop: it grants access after a call of the payment provider, and shows the link on a status page.
 
-Try it on a TGmembership of your own: run `tgmembership fake --port 8000`, export the three lines that it prints, and
+To try the example, run `tgmembership fake --port 8000`, export the three lines it prints, and run
 
     PAYMENT_SECRET=... python examples/fastapi_shop.py
 
-A payment is in the ledger before the provider gets its 200. All else happens from the ledger alone, so that a restart
-continues where a crash interrupted.
+A payment is stored in the ledger before the provider gets its 200. All further steps read the ledger, so that a restart
+after a crash continues them.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ log = logging.getLogger("shop")
 
 
 class Payment(BaseModel):
-    """What the payment provider tells; `id` is its own, is the same when it repeats itself, and cannot be guessed."""
+    """A payment as the provider sends it. `id` is the provider's, is the same in repeats, and cannot be guessed."""
 
     id: str
     plan_id: PositiveInt
@@ -48,7 +48,7 @@ class Payment(BaseModel):
 
 
 def make_app(payment_secret: str, grants_db: str) -> FastAPI:
-    """Return the shop, with a Session and a ledger of its own."""
+    """Return the application, with its own Session and ledger."""
     session, ledger = Session.from_env(), SqliteLedger(grants_db)
     granter = Granter(session, ledger)
 
@@ -66,7 +66,7 @@ def make_app(payment_secret: str, grants_db: str) -> FastAPI:
     async def paid(
         request: Request, granter: GranterDep, background: BackgroundTasks, x_signature: Annotated[str, Header()]
     ) -> dict[str, str]:
-        """Write a payment down, answer 200, and only then grant."""
+        """Store a payment in the ledger, answer 200, and grant access afterwards."""
         body = await request.body()
         expected = hmac.new(payment_secret.encode(), body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), x_signature.encode()):
@@ -81,7 +81,7 @@ def make_app(payment_secret: str, grants_db: str) -> FastAPI:
 
     @app.get("/orders/{ref}")
     async def order(ref: str, granter: GranterDep) -> HTMLResponse:
-        """Show the customer where it stands, and the link as soon as there is one."""
+        """Show the status of an order to the customer, with the link if there is one."""
         found = await ledger.get(ref)
         if found is None:
             raise HTTPException(404, "no such order")
@@ -101,7 +101,7 @@ def page(grant: Grant) -> str:
 
 
 async def grant(granter: Granter, planned: Grant) -> None:
-    """Grant what is planned; whatever keeps that from ending well is in the ledger."""
+    """Carry out a planned grant. A failure is logged; the ledger has its outcome."""
     try:
         await granter.grant(planned.ref, plan_id=planned.plan_id, member_id=planned.member_id)
     except TGMembershipError as error:
@@ -109,14 +109,16 @@ async def grant(granter: Granter, planned: Grant) -> None:
 
 
 async def sweep(granter: Granter) -> None:
-    """Carry out what was interrupted or has failed, and settle what can be: at the start, and every minute."""
+    """Send planned grants and reconcile unknown ones, at the start and every minute."""
     while True:
         try:
             summary = await granter.run_planned()
             log.info("%d granted, %d still planned", summary.granted, summary.planned)
             for finding in await granter.reconcile():
                 if not finding.settled:
-                    log.error("decide with `tgmembership grants`: %s, %s", finding.grant.ref, finding.why)
+                    log.error(
+                        "unknown outcome, decide with `tgmembership grants`: %s, %s", finding.grant.ref, finding.why
+                    )
         except TGMembershipError as error:
             log.warning("trying again in %g s: %s", PAUSE, error)
         await asyncio.sleep(PAUSE)

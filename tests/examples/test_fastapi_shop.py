@@ -1,4 +1,4 @@
-"""`examples/fastapi_shop.py` as a real process: paid while the service is away, killed, and started again."""
+"""`examples/fastapi_shop.py` as a child process: a payment while the service is down, a kill and a restart."""
 
 import hashlib
 import hmac
@@ -32,7 +32,7 @@ Start = Callable[[dict[str, str]], AbstractContextManager[subprocess.Popen[bytes
 
 @pytest.fixture
 def ports() -> tuple[int, int]:
-    """Give two ports that are free: for the shop, and for the service."""
+    """Return two free ports, for the shop and for the service."""
     return free_port(), free_port()
 
 
