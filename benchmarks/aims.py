@@ -1,4 +1,4 @@
-"""What `call.py` is to reach, as ratios of one candidate's figure to another's in the same run."""
+"""The targets of `call.py`: limits for the ratio of two candidates' figures in the same run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,7 +16,7 @@ SDKS = ("openai", "stripe on httpx", "githubkit")
 
 @frozen
 class Aim:
-    """A limit for one ratio: of CPU per call at the most, or of calls per second at the least."""
+    """A limit for one ratio: a maximum for CPU per call or, with `rate`, a minimum for calls per second."""
 
     who: str
     case: str
@@ -25,7 +25,7 @@ class Aim:
     rate: bool = False
 
     def ratio(self, cases: Cases) -> float | None:
-        """Return the true ratio, or None where one of the two was not measured."""
+        """Return the measured ratio, or None where one of the two was not measured."""
         what = "calls_per_second" if self.rate else "cpu_us"
         figures = {row["who"]: row[what] for row in cases[self.case]}
         return float(figures[self.who] / figures[self.beside]) if {self.who, self.beside} <= figures.keys() else None
@@ -47,7 +47,7 @@ AIMS: Final = (
 
 
 def print_aims(cases: Cases) -> None:
-    """Print each aim with the true ratio beside it."""
+    """Print each target with the measured ratio."""
     print("\n| who | case | beside | figure | aim | measured | reached |")
     print("| --- | --- | --- | --- | ---: | ---: | --- |")
     for aim in AIMS:

@@ -1,9 +1,9 @@
-"""What a call costs on the wire, next to bare HTTP libraries and other SDKs, in one run: A B C A B C.
+"""Measure calls on loopback, compared to plain HTTP libraries and other SDKs in interleaved rounds.
 
     python benchmarks/call.py [--quick] [--json FILE]
 
-The figures are this process's own CPU time per call and calls per second, medians of interleaved rounds; the server
-is a process of its own. `nox -s bench` installs the peers first.
+The figures are the CPU time of this process per call and the calls per second, as medians of the rounds. The server is
+a separate process. `nox -s bench` installs the peers first.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ BARE = (OURS_HTTPX, HTTPX, HTTPX_SAME, OURS_AIOHTTP, AIOHTTP)
 
 @frozen
 class Case:
-    """How many tasks make how many calls, on how many connections, against a server of which delay in seconds."""
+    """One case: tasks, calls and connections, the delay of the server in seconds, and the contestants."""
 
     name: str
     tasks: int
@@ -46,15 +46,15 @@ CASES = (
     Case(MANY, 64, 640, 8, 0.0, (*BARE, *SDKS)),
     Case(THOUSAND, 1_000, 1_000, 32, 0.0, (OURS_HTTPX, HTTPX, HTTPX_SAME), 2),
     Case(SLOW, 64, 640, 64, 0.02, BARE, 3),
-    # With its limits raised to 256, bare httpx takes 95 ms for each call: minutes for one round. Five calls a task, for
-    # with fewer the queue in its pool, which is what costs it, is short for half of the time.
+    # With its limits raised to 256, plain httpx takes 95 ms per call: minutes for one round. With fewer than five calls
+    # per task, the queue in its pool, which causes that cost, would be short for half of the time.
     Case(WIDE, 256, 1_280, 256, 0.02, (OURS_HTTPX, HTTPX, OURS_AIOHTTP, AIOHTTP), 3),
 )
 BURST = 256
 
 
 async def compare(case: Case, *, quick: bool) -> dict[str, list[Figure]]:
-    """Measure all contestants of a case, each on its own warm connections."""
+    """Measure all contestants of a case, each on its own open connections."""
     with server(case.delay) as url:
         async with AsyncExitStack() as stack:
             present = [contestant for contestant in case.contestants if contestant.present]
@@ -85,7 +85,7 @@ async def after_a_burst(rounds: int) -> dict[str, list[Figure]]:
 
 
 async def own_cost(rounds: int) -> dict[str, list[Figure]]:
-    """Measure a Session at 64 and at 256 tasks in turns: the cases above are minutes apart, and machines drift."""
+    """Measure a Session with 64 and with 256 tasks, interleaved: the cases above run minutes apart."""
     with server(0.02) as url:
         async with AsyncExitStack() as stack:
             candidates = [
@@ -96,7 +96,7 @@ async def own_cost(rounds: int) -> dict[str, list[Figure]]:
 
 
 def facts() -> dict[str, str]:
-    """Say what the figures were measured on."""
+    """Return the versions of Python, system and libraries."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for library in LIBRARIES:
         try:
@@ -106,8 +106,8 @@ def facts() -> dict[str, str]:
     return found
 
 
-def told(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
-    """Return the figures of a case as they go into the JSON file."""
+def rows_of(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
+    """Return the figures of a case as rows of the JSON file."""
     return [
         {
             "who": who,
@@ -120,7 +120,7 @@ def told(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print a table for each case, and write them all where `--json` says."""
+    """Print a table for each case; with `--json`, also write all figures to a file."""
     quick = "--quick" in sys.argv
     about = facts()
     print(", ".join(f"{name} {what}" for name, what in about.items()))
@@ -135,7 +135,7 @@ def main() -> None:
         print(f"\n{name}\n")
         print_table(figures)
         sys.stdout.flush()
-        results["cases"][name] = told(figures)
+        results["cases"][name] = rows_of(figures)
     print_aims(results["cases"])
     if "--json" in sys.argv:
         path = Path(sys.argv[sys.argv.index("--json") + 1])

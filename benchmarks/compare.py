@@ -1,4 +1,4 @@
-"""Candidates against each other in one run: interleaved rounds, medians, ratios to the first."""
+"""Compare candidates in one run: interleaved rounds, medians, and ratios to the first candidate."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ Call = Callable[[], Awaitable[object]]
 
 @frozen
 class Candidate:
-    """Something that can be called again and again, its name, and how many tasks call it at once."""
+    """A name, a coroutine function to call repeatedly, and the number of tasks that call it concurrently."""
 
     name: str
     call: Call
@@ -22,14 +22,14 @@ class Candidate:
 
 @frozen
 class Figure:
-    """What one call took in one round: seconds of this process's CPU, and seconds on the wall."""
+    """The cost of one call in one round: CPU seconds of this process, and wall-clock seconds."""
 
     cpu: float
     wall: float
 
 
 async def measure(call: Call, *, calls: int, tasks: int = 1) -> Figure:
-    """Make all calls, from workers that share them."""
+    """Make `calls` calls, shared between `tasks` concurrent workers."""
     left = iter(range(calls))
 
     async def work() -> None:
@@ -43,12 +43,12 @@ async def measure(call: Call, *, calls: int, tasks: int = 1) -> Figure:
 
 
 async def interleave(candidates: Sequence[Candidate], *, rounds: int, calls: int) -> dict[str, list[Figure]]:
-    """Measure all in turns, after one round to warm up that does not count."""
+    """Measure all candidates in interleaved rounds, after one warm-up round that is discarded."""
     figures: dict[str, list[Figure]] = {candidate.name: [] for candidate in candidates}
     for turn in range(rounds + 1):
         if turn == 1:
             gc.collect()
-            gc.freeze()  # what the others have loaded is not for each to search again and again
+            gc.freeze()  # exclude objects loaded so far from later garbage collections
         for candidate in candidates:
             figure = await measure(candidate.call, calls=calls, tasks=candidate.tasks)
             if turn:
@@ -57,7 +57,7 @@ async def interleave(candidates: Sequence[Candidate], *, rounds: int, calls: int
 
 
 def cpu(figures: Sequence[Figure]) -> float:
-    """Return the median of microseconds of CPU per call."""
+    """Return the median CPU per call in microseconds."""
     return 1e6 * statistics.median(figure.cpu for figure in figures)
 
 
@@ -67,7 +67,7 @@ def rate(figures: Sequence[Figure]) -> float:
 
 
 def print_table(figures: Mapping[str, Sequence[Figure]]) -> None:
-    """Print CPU and rate of each candidate, and what it takes of the first one's CPU."""
+    """Print CPU and rate of each candidate, and the ratio of its CPU to the first one's."""
     first = cpu(next(iter(figures.values())))
     print("| who | CPU µs per call | ratio | calls/s |")
     print("| --- | ---: | ---: | ---: |")

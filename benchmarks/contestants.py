@@ -1,7 +1,7 @@
-"""Who calls: this package and its peers, each as its own documentation would have it, all against one server.
+"""The contestants of `call.py`: this package and its peers, each used as its documentation recommends.
 
-Every call is a read with a small JSON reply, decoded; typed where the peer types its results. Peers that are not
-installed are left out, and the table says so.
+Every call is a read with a small JSON reply, which is decoded, and typed where the peer types its results. Peers that
+are not installed are left out.
 """
 
 import json
@@ -19,13 +19,13 @@ from tgmembership_async import Session
 
 KEY: Final = "0123456789abcdefghij0123456789abcdefghij"
 PATH: Final = f"/bot1/{KEY}/getPlans"
-PATIENCE: Final = 600.0  # so that slow ones finish at all
+PATIENCE: Final = 600.0  # long enough for the slowest to finish
 Entering = Callable[[str, int], AbstractAsyncContextManager[Call]]
 
 
 @frozen
 class Contestant:
-    """A name, the packages it needs besides this one, and how to enter it: with the server's URL and connections."""
+    """A name, the packages it needs, and a context manager that takes the server's URL and the connections."""
 
     name: str
     needs: tuple[str, ...]
@@ -33,12 +33,12 @@ class Contestant:
 
     @property
     def present(self) -> bool:
-        """Tell whether all it needs is installed."""
+        """Return whether all its packages are installed."""
         return all(find_spec(name) for name in self.needs)
 
 
 def ours(transport: Any) -> Entering:
-    """Enter a Session: retries, deadline and typed result included."""
+    """Enter a Session, with retries, deadline and typed results."""
 
     @asynccontextmanager
     async def enter(url: str, connections: int) -> AsyncIterator[Call]:
@@ -83,7 +83,7 @@ async def bare_aiohttp(url: str, connections: int) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def aiogram(url: str, connections: int) -> AsyncIterator[Call]:
-    """Enter an aiogram bot that asks who it is."""
+    """Enter an aiogram bot that calls getMe."""
     from aiogram import Bot  # noqa: PLC0415 - a peer
     from aiogram.client.session.aiohttp import AiohttpSession  # noqa: PLC0415 - a peer
     from aiogram.client.telegram import TelegramAPIServer  # noqa: PLC0415 - a peer
@@ -137,7 +137,7 @@ def stripe(library: str) -> Entering:
 
 @asynccontextmanager
 async def githubkit(url: str, _connections: int) -> AsyncIterator[Call]:
-    """Enter a githubkit client; its HTTP cache is off, for it takes milliseconds of each call."""
+    """Enter a githubkit client without its HTTP cache, which adds milliseconds to each call."""
     from githubkit import GitHub  # noqa: PLC0415 - a peer
 
     async with GitHub(KEY, base_url=url, timeout=PATIENCE, http_cache=False) as client:

@@ -1,12 +1,12 @@
-"""What bulk work costs above the call: `Granter.provision` over a call that does nothing, against what it is made of.
+"""Measure `Granter.provision` without the cost of calls, compared to its parts.
 
     python benchmarks/engine.py [--quick] [FOLDER]
 
-CPU of all threads per member, in turns: the engine alone against bare workers that pull from a shared iterator; and
-the engine with its SqliteLedger against sqlite3 alone, which makes the same two changes of state by executemany, as
-durable, in groups as large as there are tasks. Then the longest that the event loop kept others waiting meanwhile.
+The figures are CPU of all threads per member, interleaved. The engine alone is compared to workers that only read a
+shared iterator. The engine with a SqliteLedger is compared to plain sqlite3, which makes the same two durable changes
+by executemany, in groups as large as the number of tasks. The second table is the maximum delay of the event loop.
 
-FOLDER is where the files are put; by default the working directory, for a temporary folder may not be a disk at all.
+The files are created in FOLDER, by default the working directory: a temporary folder may be in memory.
 """
 
 import asyncio
@@ -42,20 +42,20 @@ Way = Callable[[list[GrantRequest], int, Path], Awaitable[object]]
 
 
 class Silent(Session):
-    """A Session whose grants are there at once."""
+    """A Session whose grants return at once."""
 
     async def add_member(self, *_: object, **_named: object) -> AccessToken:
-        """Do nothing."""
+        """Return the token."""
         return TOKEN
 
 
 def silent() -> Session:
-    """Return one."""
+    """Return a Silent session."""
     return Silent(1, KEY, transport=Null())
 
 
 async def bare_workers(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
-    """Pull all from one iterator, and do nothing."""
+    """Read all requests from one iterator, and do nothing with them."""
     left = iter(wishes)
 
     async def work() -> None:
@@ -69,7 +69,7 @@ async def bare_workers(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
 
 
 async def engine_alone(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
-    """Run over all, and do nothing."""
+    """Run the engine over all requests with a grant that does nothing."""
     done = planned(wishes[0], utc_now()), True
 
     async def nothing(_: GrantRequest) -> tuple[Grant, bool]:
@@ -80,7 +80,7 @@ async def engine_alone(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
 
 
 async def bare_sqlite(wishes: list[GrantRequest], tasks: int, path: Path) -> None:
-    """Make the two changes of state for a group at a time, and commit each."""
+    """Make the two changes of state for one group after another, with a commit for each change."""
     async with SqliteLedger(path):
         pass  # creates the tables
     body = dump_token(TOKEN).encode()
@@ -99,14 +99,14 @@ async def bare_sqlite(wishes: list[GrantRequest], tasks: int, path: Path) -> Non
 
 @contextmanager
 def committed(connection: sqlite3.Connection) -> Iterator[None]:
-    """Make it one transaction."""
+    """Run the block in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     yield
     connection.execute("COMMIT")
 
 
 async def with_memory(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
-    """Provision with a ledger that forgets."""
+    """Provision with the ledger in memory."""
     async with Granter(silent(), MemoryLedger()) as granter:
         await granter.provision(wishes, concurrency=tasks)
 
@@ -126,7 +126,7 @@ async def cost(way: Way, wishes: list[GrantRequest], tasks: int, folder: Path) -
 
 
 async def lag(wishes: list[GrantRequest], tasks: int, folder: Path) -> float:
-    """Return the most seconds that a task of the same event loop, which asks for one millisecond, waited longer."""
+    """Return the maximum delay in seconds of a task on the same event loop that sleeps for one millisecond."""
     worst = 0.0
 
     async def watch() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
     costs: dict[str, list[float]] = {name: [] for name in WAYS}
     wishes = list(requests(members))
     gc.collect()
-    gc.freeze()  # what was loaded is not for each to search again and again
+    gc.freeze()  # exclude objects loaded so far from later garbage collections
     with tempfile.TemporaryDirectory(dir=folders[0] if folders else os.curdir) as folder:
         place = Path(folder).resolve()
         for _ in range(rounds):

@@ -1,10 +1,10 @@
-"""Many workers on one PostgreSQL: members a second with 1, 2 and 4 of them, next to procrastinate jobs that do nothing.
+"""Measure 1, 2 and 4 workers on one PostgreSQL server: members per second, compared to empty procrastinate jobs.
 
     python benchmarks/many.py [--quick] [--write docs/scaling.md]
 
-Each worker is a process, and so is the service, which takes 5 ms. "provision" is `Granter.provision` on a
-PostgresLedger, each worker with its share; "as jobs" is the same members as jobs of procrastinate, which all workers
-share; "nothing" is jobs whose task returns at once: what the engine alone costs.
+Each worker is a process, and so is the service, which answers after 5 ms. "provision" is `Granter.provision` on a
+PostgresLedger, with an equal share of the members for each worker. "as jobs" is the same members as procrastinate jobs,
+shared by all workers. "nothing" is jobs whose task returns at once: the cost of the job queue alone.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ HEADS = "workers | provision | to 1 worker | as jobs | jobs of nothing | provisi
 
 
 def run(database: str, service: str, kind: str, workers: int, members: int) -> float:
-    """Return members, or jobs, a second of so many workers together."""
-    from many_worker import enqueue  # noqa: PLC0415 - needs the peer
+    """Return the members or jobs per second of all workers together."""
+    from many_worker import enqueue  # noqa: PLC0415 - needs procrastinate
 
     if kind != "provision":
         asyncio.run(enqueue(database, kind, members))
@@ -51,10 +51,10 @@ def run(database: str, service: str, kind: str, workers: int, members: int) -> f
 def main() -> None:
     """Print the table."""
     if find_spec("procrastinate") is None:
-        print("skipped: this needs procrastinate: pip install 'tgmembership-async[procrastinate]'")
+        print("skipped: this benchmark needs procrastinate: pip install 'tgmembership-async[procrastinate]'")
         return
     if "--work" in sys.argv:
-        from many_worker import work  # noqa: PLC0415 - needs the peer
+        from many_worker import work  # noqa: PLC0415 - needs procrastinate
 
         kind, database, service, share = sys.argv[sys.argv.index("--work") + 1 :]
         asyncio.run(work(kind, database, service, int(share)))
@@ -65,7 +65,9 @@ def main() -> None:
     members, rounds = (400, 1) if "--quick" in sys.argv else (2_000, 3)
     rates: dict[tuple[str, int], list[float]] = {}
     with own_schema("this benchmark") as database, server(DELAY) as service:
-        print(f"{about(database)}, procrastinate {version('procrastinate')}; {os.cpu_count()} cores for all of it\n")
+        print(
+            f"{about(database)}, procrastinate {version('procrastinate')}; {os.cpu_count()} cores for all processes\n"
+        )
         for _ in range(rounds):
             for workers in WORKERS:
                 for kind in KINDS:

@@ -1,4 +1,4 @@
-"""One worker of `benchmarks/many.py`: it opens what it needs, waits for the others, works, and says that it is done."""
+"""One worker process of `benchmarks/many.py`: it starts, prints "ready", waits for a line, works, and prints "done"."""
 
 import asyncio
 import sys
@@ -13,12 +13,12 @@ from tgmembership_async import Session
 from tgmembership_async.ext.procrastinate import QUEUE, defer_grants, setup
 from tgmembership_async.grants import Granter, GrantRequest, PostgresLedger
 
-AT_A_TIME = 16
+CONCURRENCY = 16
 NOTHING = "nothing"
 
 
 def requests(members: int, prefix: str) -> Iterator[GrantRequest]:
-    """Yield as many requests."""
+    """Yield `members` requests."""
     return (GrantRequest(f"{prefix}:{number}", 1, number + 1) for number in range(members))
 
 
@@ -34,7 +34,7 @@ def app_of(database: str) -> App:
 
 
 async def enqueue(database: str, kind: str, members: int) -> None:
-    """Enqueue members, or as many jobs that do nothing."""
+    """Enqueue grants, or the same number of jobs that do nothing."""
     async with app_of(database).open_async() as app:
         if not await app.check_connection_async():
             await app.schema_manager.apply_schema_async()
@@ -46,8 +46,8 @@ async def enqueue(database: str, kind: str, members: int) -> None:
 
 
 async def work(kind: str, database: str, service: str, members: int) -> None:
-    """Grant so many members, or work until the queue is empty."""
-    session = Session(1, KEY, base_url=service, max_connections=AT_A_TIME, proxy=None)
+    """Grant access to `members` members, or process jobs until the queue is empty."""
+    session = Session(1, KEY, base_url=service, max_connections=CONCURRENCY, proxy=None)
     app = app_of(database)
     async with app.open_async(), Granter(session, PostgresLedger(database)) as granter:
         setup(app, granter)
@@ -55,8 +55,8 @@ async def work(kind: str, database: str, service: str, members: int) -> None:
         await asyncio.to_thread(sys.stdin.readline)
         if kind == "provision":
             share = requests(members, f"share:{time.time_ns()}")
-            assert (await granter.provision(share, concurrency=AT_A_TIME)).granted == members
+            assert (await granter.provision(share, concurrency=CONCURRENCY)).granted == members
         else:
             queue = QUEUE if kind == "as jobs" else NOTHING
-            await app.run_worker_async(queues=[queue], concurrency=AT_A_TIME, wait=False)
+            await app.run_worker_async(queues=[queue], concurrency=CONCURRENCY, wait=False)
         print("done", flush=True)

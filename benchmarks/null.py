@@ -1,9 +1,9 @@
-"""What a call costs above the wire: no server, no socket, little noise; the figure to watch in CI.
+"""Measure the CPU of a call without network: no server and no socket, so the figures vary little.
 
     python benchmarks/null.py [--quick]
 
-`Session.get_plans()` with retries, deadline and typed result, against `httpx.AsyncClient.get` + `json()`: both on an
-httpx transport that has the answer ready. And the Session alone, on a Transport of ours that has it ready.
+Two candidates use an httpx transport that returns a fixed answer: `httpx.AsyncClient.get` + `json()`, and
+`Session.get_plans()` with retries, deadline and typed result. The third is the Session on a Transport of its own.
 """
 
 import asyncio
@@ -26,32 +26,32 @@ HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % l
 
 
 class NullHttpx(httpx.AsyncHTTPTransport):
-    """An httpx transport that has the answer ready."""
+    """An httpx transport that returns a fixed answer."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer."""
+        """Return the answer."""
         return httpx.Response(200, headers=HEADERS, stream=httpx.ByteStream(BODY), request=request)
 
 
 class AlwaysIdle(OneConnection):
-    """A connection that is never looked at."""
+    """A connection that is always idle."""
 
     def __init__(self) -> None:
-        """Need no pool."""
+        """Create no pool."""
 
     def is_idle(self) -> bool:
-        """Be ready."""
+        """Return True."""
         return True
 
 
 class Null:
-    """A Transport of ours that has the answer ready."""
+    """A Transport that returns a fixed answer."""
 
     def __init__(self) -> None:
         self._headers = Headers((name.decode(), value.decode()) for name, value in HEADERS)
 
     async def send(self, request: Request) -> Response:
-        """Answer."""
+        """Return the answer."""
         request.progress.begun = True
         return Response(200, self._headers, BODY)
 
@@ -63,7 +63,7 @@ async def main() -> None:
     """Print the table."""
     rounds, calls = (5, 1_000) if "--quick" in sys.argv else (15, 3_000)
     over_httpx = HttpxTransport(proxy=None)
-    over_httpx._lanes = Lanes(lambda: _Lane(NullHttpx(), AlwaysIdle()))  # noqa: SLF001 - a lane that leads nowhere
+    over_httpx._lanes = Lanes(lambda: _Lane(NullHttpx(), AlwaysIdle()))  # noqa: SLF001 - a lane without network
     async with (
         httpx.AsyncClient(transport=NullHttpx(), trust_env=False) as client,
         Session(1, KEY, base_url=URL, transport=over_httpx) as tg,

@@ -1,4 +1,4 @@
-"""The figures of `call.py --json` as a picture.
+"""Plot the figures of `call.py --json`.
 
 python benchmarks/plot.py FILE.json    writes FILE.png and FILE.svg
 """
@@ -15,7 +15,7 @@ OURS, THEIRS = "#1f77b4", "#b8b8b8"
 
 
 def draw(results: dict[str, Any]) -> Any:
-    """Return a figure with one panel per case that all contestants are in."""
+    """Return a figure with one panel for each case in SHOWN."""
     plt.rcParams.update({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tgmembership"})
     figure, panels = plt.subplots(1, len(SHOWN), figsize=(9, 3.4), layout="constrained")
     for panel, case in zip(panels, SHOWN, strict=True):
@@ -33,7 +33,7 @@ def draw(results: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Write the pictures beside the figures."""
+    """Write the plots next to the JSON file."""
     path = Path(sys.argv[1])
     figure = draw(json.loads(path.read_text(encoding="utf-8")))
     figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})

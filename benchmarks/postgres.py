@@ -1,4 +1,4 @@
-"""A schema of its own on a real PostgreSQL for one benchmark: the one of TGM_POSTGRES, or of this machine."""
+"""Create a schema for one benchmark on the PostgreSQL server of TGM_POSTGRES, by default on this machine."""
 
 import os
 import secrets
@@ -14,14 +14,12 @@ SERVER = os.environ.get("TGM_POSTGRES", "postgresql://127.0.0.1:5432/test")
 
 @contextmanager
 def own_schema(purpose: str) -> Iterator[str]:
-    """Yield the URL of an empty schema, and drop it at the end; without a server say so, and exit in peace."""
+    """Yield the URL of an empty schema, and drop the schema at the end. Without a server, print so and exit with 0."""
     name = f"tgm_bench_{secrets.token_hex(4)}"
     try:
         connection = psycopg.connect(SERVER, autocommit=True, connect_timeout=5)
     except psycopg.OperationalError as error:
-        print(
-            f"skipped: {purpose} needs a PostgreSQL, and there is none at TGM_POSTGRES: {' '.join(str(error).split())}"
-        )
+        print(f"skipped: {purpose} needs a PostgreSQL server at TGM_POSTGRES: {' '.join(str(error).split())}")
         sys.exit(0)
     with connection:
         connection.execute("SET client_min_messages = error")
@@ -33,7 +31,7 @@ def own_schema(purpose: str) -> Iterator[str]:
 
 
 def about(url: str) -> str:
-    """Return a line about the server."""
+    """Return the version and settings of the server in one line."""
     with psycopg.connect(url) as connection:
         facts = [
             str((connection.execute(f"SHOW {name}".encode()).fetchone() or ("?",))[0])
@@ -43,7 +41,7 @@ def about(url: str) -> str:
 
 
 def cpu_of_backends(url: str) -> float | None:
-    """Return the CPU seconds that the server's processes for this URL have used so far; None if they are elsewhere."""
+    """Return the CPU seconds of the server's processes for this URL, or None if they are on another machine."""
     name = url.rpartition("application_name=")[2]
     with psycopg.connect(url.replace(f"application_name={name}", "application_name=watcher")) as connection:
         found = connection.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", (name,)).fetchall()

@@ -1,10 +1,10 @@
-"""What a bulk run costs: `Granter.provision` with a SqliteLedger against `asyncio.gather` over bare httpx, in one run.
+"""Measure `Granter.provision` with a SqliteLedger, compared to `asyncio.gather` over plain httpx.
 
     python benchmarks/provision.py [--quick]
 
-64 at a time, in interleaved rounds, against a server that takes 5 ms and is a process of its own. Bare httpx has its
-default limits, a semaphore of 64, `.json()`, and no ledger: whoever kills it has lost the evening. Then the memory of
-runs of two lengths, on a transport that answers at once, so that only the run and its ledger count.
+64 requests are in flight, in interleaved rounds, with a server in a separate process that answers after 5 ms. Plain
+httpx has its default limits, a semaphore of 64, `.json()` and no ledger. The second table is the peak memory of runs of
+two lengths, on a transport that answers at once, so that only the run and its ledger are measured.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tgmembership_async import Headers, Request, Response, Session
 from tgmembership_async.grants import Granter, GrantRequest, SqliteLedger
 
 KEY = "0123456789abcdefghij0123456789abcdefghij"
-AT_A_TIME = 64
+CONCURRENCY = 64
 DELAY = 0.005
 ROUNDS = 4
 AIMS = {"httpx": 3.5, "aiohttp": 6.0}
@@ -37,7 +37,7 @@ AIMS = {"httpx": 3.5, "aiohttp": 6.0}
 
 @frozen
 class Figure:
-    """What one run took: wall and CPU seconds in all, for so many members."""
+    """One run: the number of members, and the total wall-clock and CPU seconds."""
 
     members: int
     wall: float
@@ -55,19 +55,19 @@ class Figure:
 
 
 def total(rounds: list[Figure]) -> Figure:
-    """Return all rounds as one."""
+    """Return the sums over all rounds."""
     return Figure(*(sum(getattr(one, name) for one in rounds) for name in ("members", "wall", "cpu")))
 
 
 class Null:
-    """A transport that grants at once and keeps nothing."""
+    """A Transport that returns the same token at once."""
 
     def __init__(self) -> None:
         body = {"ok": True, "code": 200, "result": "aE1pu1lJo7XBetF5gIRHYH7L"}
         self._answer = Response(200, Headers(()), json.dumps(body).encode())
 
     async def send(self, request: Request) -> Response:
-        """Answer."""
+        """Return the answer."""
         request.progress.begun = True
         await asyncio.sleep(0)
         return self._answer
@@ -77,16 +77,16 @@ class Null:
 
 
 def requests(members: int) -> Iterator[GrantRequest]:
-    """Yield as many requests, one at a time."""
+    """Yield `members` requests."""
     return (GrantRequest(f"order-{number}", 1, number + 1) for number in range(members))
 
 
 async def provision(session: Session, members: int) -> Figure:
-    """Grant to so many members, with a fresh ledger."""
+    """Grant access to `members` members, with a new ledger."""
     with tempfile.TemporaryDirectory() as folder:
         async with session, SqliteLedger(Path(folder, "grants.db")) as ledger, Granter(session, ledger) as granter:
             wall, cpu = time.perf_counter(), time.process_time()
-            async with granter.provision(requests(members), concurrency=AT_A_TIME) as run:
+            async with granter.provision(requests(members), concurrency=CONCURRENCY) as run:
                 async for _ in run:
                     pass
             figure = Figure(members, time.perf_counter() - wall, time.process_time() - cpu)
@@ -95,9 +95,9 @@ async def provision(session: Session, members: int) -> Figure:
 
 
 async def gather(url: str, members: int) -> Figure:
-    """Do it as one would without this package."""
-    places = asyncio.Semaphore(AT_A_TIME)
-    # Their default limits, but for a patience that lets the run finish at all.
+    """Send the same requests without this package."""
+    places = asyncio.Semaphore(CONCURRENCY)
+    # httpx's default limits, but a timeout that is long enough for the run to finish.
     async with httpx.AsyncClient(timeout=600, trust_env=False) as client:
 
         async def one(number: int) -> object:
@@ -111,19 +111,19 @@ async def gather(url: str, members: int) -> Figure:
 
 
 def compare(members: int) -> None:
-    """Print all, measured in turns against the same server."""
+    """Print all figures, measured in interleaved rounds with the same server."""
     transports: tuple[Literal["httpx", "aiohttp"], ...] = ("httpx", "aiohttp") if find_spec("aiohttp") else ("httpx",)
     ours: dict[str, list[Figure]] = {name: [] for name in transports}
     theirs: list[Figure] = []
     with server(DELAY) as url:
-        # The first round, in which all is loaded, does not count.
-        for count in (4 * AT_A_TIME, *[members // ROUNDS] * ROUNDS):
+        # The first round, in which modules are loaded, is discarded.
+        for count in (4 * CONCURRENCY, *[members // ROUNDS] * ROUNDS):
             for name in transports:
-                session = Session(1, KEY, base_url=url, max_connections=AT_A_TIME, proxy=None, transport=name)
+                session = Session(1, KEY, base_url=url, max_connections=CONCURRENCY, proxy=None, transport=name)
                 ours[name].append(asyncio.run(provision(session, count)))
             theirs.append(asyncio.run(gather(url, count)))
     their = total(theirs[1:])
-    print(f"{members:,} members, {AT_A_TIME} at a time, {1e3 * DELAY:g} ms server\n")
+    print(f"{members:,} members, {CONCURRENCY} in flight, {1e3 * DELAY:g} ms server\n")
     print("| | members/s | ratio | aim | CPU µs per member | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for way, rounds in ours.items():
@@ -137,39 +137,39 @@ def compare(members: int) -> None:
 
 
 def peak() -> float:
-    """Return the most memory that this process ever had, in MB."""
+    """Return the peak memory of this process in MB."""
     unit = 1 if sys.platform == "darwin" else 1_024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def run_to_remember(members: int) -> None:
-    """Grant to so many members on the null transport, and print the peak of memory."""
-    figure = asyncio.run(provision(Session(1, KEY, transport=Null(), max_connections=AT_A_TIME), members))
+def measure_memory(members: int) -> None:
+    """Grant access to `members` members on the null transport, and print the peak memory."""
+    figure = asyncio.run(provision(Session(1, KEY, transport=Null(), max_connections=CONCURRENCY), members))
     print(json.dumps({"peak": peak(), "rate": figure.rate, "cost": figure.cost}))
 
 
-def remember(*lengths: int) -> None:
-    """Print the peak of memory of runs of these lengths, each in a process of its own."""
+def print_memory(*lengths: int) -> None:
+    """Print the peak memory of runs of these lengths, each in its own process."""
     print("| members, no network | peak MB | members/s | CPU µs per member |")
     print("| ---: | ---: | ---: | ---: |")
     peaks: list[float] = []
     for members in lengths:
-        command = [sys.executable, __file__, "--remember", str(members)]
-        told = json.loads(subprocess.run(command, check=True, capture_output=True, env=dict(os.environ)).stdout)
-        peaks.append(told["peak"])
-        print(f"| {members:,} | {told['peak']:.1f} | {told['rate']:,.0f} | {told['cost']:,.0f} |", flush=True)
+        command = [sys.executable, __file__, "--memory", str(members)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, env=dict(os.environ)).stdout)
+        peaks.append(found["peak"])
+        print(f"| {members:,} | {found['peak']:.1f} | {found['rate']:,.0f} | {found['cost']:,.0f} |", flush=True)
     print(f"| growth | {peaks[-1] - peaks[0]:.1f} (aim: at most 8) | | |")
 
 
 def main() -> None:
     """Print the tables."""
-    if "--remember" in sys.argv:
-        run_to_remember(int(sys.argv[-1]))
+    if "--memory" in sys.argv:
+        measure_memory(int(sys.argv[-1]))
         return
     quick = "--quick" in sys.argv
     print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, httpx {httpx.__version__}\n")
     compare(3_000 if quick else 20_000)
-    remember(20_000, 40_000 if quick else 200_000)
+    print_memory(20_000, 40_000 if quick else 200_000)
 
 
 if __name__ == "__main__":

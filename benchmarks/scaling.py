@@ -1,10 +1,10 @@
-"""Up to 100 million members and 1,000 workers: what a ledger on PostgreSQL takes up, and where it stops going faster.
+"""Estimate the size and the throughput of a ledger on PostgreSQL, up to 100 million members and 1,000 workers.
 
     python benchmarks/scaling.py [--quick] [--write docs/scaling.md]
 
-It measures on the server of TGM_POSTGRES: bytes per row of tables that lived as a ledger's do, the time of
-transactions, their log, and what a sign of life costs. From these it computes sizes, and simulates fleets. `--write`
-puts its tables into a page, between the marks that name them.
+The program measures on the server of TGM_POSTGRES: bytes per row of tables with the updates of a ledger, the time of
+transactions, their log, and the cost of a heartbeat. From these it computes sizes and simulates fleets. `--write`
+writes the tables into a page, between the comments that name them.
 """
 
 import re
@@ -24,21 +24,21 @@ from tgmembership_async.storage.postgres.liveness import LEASE
 MEMBERS = (1e5, 1e6, 1e7, 1e8)
 WORKERS = (1, 2, 4, 10, 32, 100, 320, 1_000)
 CORES, FLUSH = 16, 0.001
-CALL = 0.0005  # what `benchmarks/call.py` measured of one exchange
+CALL = 0.0005  # seconds of CPU per exchange, measured by `benchmarks/call.py`
 BEAT = LEASE / 3
 DAY = 86_400
 Rows = Iterable[Iterable[object]]
 
 
 def table(heads: str, rows: Rows) -> str:
-    """Return a table in Markdown; all columns but the first are numbers."""
+    """Return a Markdown table; all columns but the first are numbers."""
     names = heads.split(" | ")
     lines = [names, ["---", *["---:"] * (len(names) - 1)], *([str(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def size(number: float) -> str:
-    """Return bytes for people."""
+    """Return a number of bytes as text with a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 999.5:
             return f"{number:.3g} {unit}"
@@ -47,7 +47,7 @@ def size(number: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a time for people."""
+    """Return a number of seconds as text with a unit."""
     for unit, length in (("days", DAY), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
@@ -55,7 +55,7 @@ def span(seconds: float) -> str:
 
 
 def row_table(at: dict[int, dict[str, int]]) -> str:
-    """Return bytes per member of each table and index, at each number of rows that was measured."""
+    """Return bytes per member of each table and index, at each measured number of rows."""
     names = [name for name, _ in sorted(at[max(at)].items(), key=lambda pair: -pair[1]) if at[max(at)][name] > max(at)]
     rows = [(f"`{name}`", *(f"{found[name] / count:.0f}" for count, found in at.items())) for name in names]
     totals = ("together", *(f"{sum(found[name] for name in names) / count:,.0f}" for count, found in at.items()))
@@ -63,7 +63,7 @@ def row_table(at: dict[int, dict[str, int]]) -> str:
 
 
 def size_table(per_row: dict[str, float], cost: Costs) -> str:
-    """Return what so many members take up."""
+    """Return the sizes for each number of members."""
 
     def one(members: float) -> Iterable[str]:
         grants, attempts = per_row["tgm_grants"], per_row["tgm_attempt"]
@@ -78,12 +78,12 @@ def size_table(per_row: dict[str, float], cost: Costs) -> str:
 
 
 def hot_index(per_row: dict[str, float]) -> float:
-    """Return the bytes per row of what a claim reads at a random place: the index of refs."""
+    """Return the bytes per row of the index of refs, which claims read at random positions."""
     return max((size for name, size in per_row.items() if "ref" in name), default=0.0)
 
 
 def cost_table(cost: Costs, lives: dict[int, float]) -> str:
-    """Return what was measured of transactions and signs of life."""
+    """Return the measured costs of transactions and heartbeats."""
     rows = [
         ("transactions for a member: claim, settle", "2"),
         ("claim, as a worker sees it, 16 at a time", f"{1e3 * cost.claim:.1f} ms"),
@@ -98,7 +98,7 @@ def cost_table(cost: Costs, lives: dict[int, float]) -> str:
 
 
 def fleet_table(fleet: Fleet, database: Database, lives: dict[int, float], log: float) -> str:
-    """Return what fleets of each size get done."""
+    """Return the throughput of fleets of each size."""
     return table(
         "workers | connections | members/s | on paper | cores busy | signs of life, cores | log | 100 million take",
         (fleet_row(evolve(fleet, workers=workers), database, lives, log) for workers in WORKERS),
@@ -120,26 +120,26 @@ def fleet_row(fleet: Fleet, database: Database, lives: dict[int, float], log: fl
 
 
 def beats_of(workers: int, lives: dict[int, float]) -> float:
-    """Return the cores that signs of life take: between what was measured, in a straight line."""
+    """Return the cores used by heartbeats, interpolated linearly between the measurements."""
     (low, took), (high, longer) = min(lives.items()), max(lives.items())
     each = took + (longer - took) * max(0, workers - low) / (high - low)
     return workers / BEAT * each
 
 
 def left(database: Database, beats: float) -> Database:
-    """Return the server as it is for transactions, once its cores have seen to the signs of life."""
+    """Return the server with the cores that heartbeats leave for transactions."""
     share = max(0.02, 1 - beats / database.cores)
     return evolve(database, cpu=database.cpu / share)
 
 
 def bound_of(fleet: Fleet, database: Database) -> str:
-    """Return the least of the bounds on paper."""
+    """Return the smallest of the calculated bounds."""
     part, rate = min(paper(fleet, database).items(), key=lambda pair: pair[1])
     return f"{rate:,.0f} ({part})"
 
 
 def change_table(many: Fleet, database: Database, lives: dict[int, float]) -> str:
-    """Return what changes when one thing is changed."""
+    """Return the throughput with one parameter changed at a time."""
     cases: list[tuple[str, Fleet, Database]] = [
         ("as above", many, database),
         ("the service allows 30 a second", evolve(many, rate=30.0), database),
@@ -167,21 +167,21 @@ def change_table(many: Fleet, database: Database, lives: dict[int, float]) -> st
 
 
 def write(page: Path, tables: dict[str, str]) -> None:
-    """Put each table between its marks."""
+    """Write each table between the comments with its name."""
     text = page.read_text(encoding="utf-8")
     for name, found in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text, count = pattern.subn(lambda match, found=found: f"{match[1]}\n{found}\n\n{match[2]}", text)  # type: ignore[misc]
-        assert count == 1, f"{page} has no place for {name}"
+        assert count == 1, f"{page} has no comments for {name}"
     page.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Measure, compute, print, and perhaps write."""
+    """Measure, compute and print; with `--write`, also write the page."""
     quick = "--quick" in sys.argv
     steps = (20_000, 50_000) if quick else (100_000, 1_000_000)
     at: dict[int, dict[str, int]] = {}
-    with own_schema("this study") as url:
+    with own_schema("this benchmark") as url:
         print(about(url), flush=True)
         prepare(url)
         with psycopg.connect(url, autocommit=True) as connection:

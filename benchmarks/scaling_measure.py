@@ -1,4 +1,4 @@
-"""What a ledger on PostgreSQL costs, measured: bytes of rows that lived, transactions, their log, signs of life."""
+"""Measure a ledger on PostgreSQL: bytes per row, transactions, their log, and heartbeats."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ BATCH = 20_000
 AT_ONCE = 16
 _LINK = "https://t.me/my_shop_bot?start="
 _ID = "left(md5(number::text), 24)"
-# A payment's id and a token are random letters, so that the indexes fill as they do in a shop.
+# Payment ids and tokens are random letters, so that the indexes fill as in production.
 _LIFE = (
     f"""
     INSERT INTO tgm_grants (ref, plan_id, member_id, note, status, attempts, updated_at, worker, claim)
@@ -45,14 +45,14 @@ _SIZES = """
     WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'i')
 """
 _SIZE = "SELECT CASE WHEN relkind = 'r' THEN pg_table_size(oid) ELSE pg_relation_size(oid) END FROM pg_class"
-_SHARE_OF_DEAD = 0.2  # where autovacuum begins, as it is shipped
+_SHARE_OF_DEAD = 0.2  # autovacuum's default threshold
 
 
 @frozen
 class Costs:
-    """Seconds and bytes: of a transaction on the server's core, of a flush of its log, of the log for a member.
+    """Costs in seconds: CPU of the server per transaction, one flush of its log, `claim` and `settle` with waiting.
 
-    `worker` is the CPU of the worker for a member, without the exchange with the service.
+    `log` is the bytes of log per member, and `worker` the worker's CPU per member without the exchange.
     """
 
     cpu: float
@@ -64,7 +64,7 @@ class Costs:
 
 
 def prepare(url: str) -> None:
-    """Make the tables, as whoever opens a ledger does."""
+    """Create the tables by opening a ledger."""
 
     async def make() -> None:
         async with PostgresLedger(url):
@@ -74,7 +74,7 @@ def prepare(url: str) -> None:
 
 
 def live(connection: psycopg.Connection[Any], first: int, last: int) -> None:
-    """Let rows be claimed, granted and delivered, and vacuum as often as the server would by itself."""
+    """Claim, grant and deliver rows, and vacuum as often as autovacuum would."""
     token = AccessToken("@", f"{_LINK}@", {"access_token": "@", "link": f"{_LINK}@"})
     dead = dict.fromkeys(("tgm_grants", "tgm_attempt"), 0)
     for begin in range(first, last, BATCH):
@@ -100,14 +100,14 @@ def sizes(connection: psycopg.Connection[Any]) -> dict[str, int]:
 
 
 def costs(url: str, members: int) -> Costs:
-    """Return what claiming and settling costs, in the tables as they are."""
+    """Return the costs of claiming and settling, with the existing rows."""
     rounds = [asyncio.run(_some(url, number, members // 4)) for number in range(4)]
     cpu = [one["cpu"] for one in rounds if one["cpu"] is not None]
     return Costs(
         cpu=median(cpu) if cpu else min(one["claim"] for one in rounds),
         worker=median(one["worker"] for one in rounds),
         flush=_flush(url),
-        log=min(one["log"] for one in rounds),  # others on the server write into the same log
+        log=min(one["log"] for one in rounds),  # other clients of the server write to the same log
         claim=median(one["claim"] for one in rounds),
         settle=median(one["settle"] for one in rounds),
     )
@@ -149,7 +149,7 @@ def _log(url: str) -> int:
 
 
 def _flush(url: str, times: int = 200) -> float:
-    """Return the seconds that a commit takes longer than one that does not wait for the disk."""
+    """Return the additional seconds of a commit that waits for the disk."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS probe (number integer)")
         took: dict[str, float] = {}
@@ -166,9 +166,9 @@ def _flush(url: str, times: int = 200) -> float:
 
 
 def sign_of_life(url: str, workers: int, times: int = 50) -> float:
-    """Return the seconds that the server computes for one sign of life among so many workers, who all live."""
+    """Return the server's seconds for one heartbeat, with `workers` live workers."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("SET synchronous_commit = off")  # a flush is not computing
+        connection.execute("SET synchronous_commit = off")  # exclude the flush
         connection.execute(
             "INSERT INTO tgm_worker (id, label, server_started, lease_until)"
             " SELECT n, 'bench', pg_postmaster_start_time(), now() + interval '1 h' FROM generate_series(1, %s) AS n",

@@ -1,8 +1,8 @@
-"""What a fleet of workers, a service and one PostgreSQL do to each other: a simulation, and the bounds on paper.
+"""Simulate a fleet of workers, a service and one PostgreSQL server, and calculate bounds of the throughput.
 
-Each member in flight goes round: the worker computes, on its one core; claim, a transaction; exchange with the service;
-settle, a transaction; next. A transaction needs a connection of its worker's pool, then a core of the server, then a
-flush of its log, which all that wait for one share. Nothing here measures: what things cost comes from outside.
+Each member in flight passes these stages: the worker computes on its one core; claim, a transaction; the exchange with
+the service; settle, a transaction. A transaction needs a connection of its worker's pool, then a core of the server,
+then a flush of the log, which all waiting transactions share. The costs are parameters; nothing is measured here.
 """
 
 import heapq
@@ -27,10 +27,10 @@ class Database:
 
 @frozen
 class Fleet:
-    """Workers, members in flight and connections of each, and the service: seconds per exchange, exchanges per second.
+    """Workers, members in flight and connections per worker, and the service's seconds per exchange (`latency`).
 
-    `cpu` is what a worker computes for a member, in seconds. `rate` is None where the service does not limit a bot;
-    whether it does, and how, is not documented.
+    `cpu` is the worker's seconds of CPU per member. `rate` is the service's limit in exchanges per second, or None;
+    whether the service limits bots is not documented.
     """
 
     workers: int
@@ -43,7 +43,7 @@ class Fleet:
 
 @frozen
 class Outcome:
-    """Members per second, how busy the cores are (0 to 1), and the seconds a member spends at each of STAGES."""
+    """Members per second, the load of the cores (0 to 1), and the seconds per member at each of STAGES."""
 
     rate: float
     busy: float
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def paper(fleet: Fleet, database: Database) -> dict[str, float]:
-    """Return the members per second that each part alone would allow; the least of them is a bound."""
+    """Return the members per second that each part alone would allow; the smallest is a bound."""
     transaction = database.cpu + 1.5 * database.flush
     bounds = {
         "service": fleet.workers * fleet.in_flight / (fleet.cpu + fleet.latency + 2 * transaction),
@@ -63,12 +63,12 @@ def paper(fleet: Fleet, database: Database) -> dict[str, float]:
 
 
 def simulate(fleet: Fleet, database: Database, *, rounds: int = 6, seed: int = 0) -> Outcome:
-    """Let every place of the fleet go round so often (in the mean), the first third to warm up, and count."""
+    """Simulate `rounds` members (on average) for every slot of the fleet; the first third is a discarded warm-up."""
     return _Simulation(fleet, database, seed).run(max(_LEAST, min(_MOST, rounds * fleet.workers * fleet.in_flight)))
 
 
 class _Simulation:
-    """Events in a heap, queues in deques; a member is an index, and what it does next a function."""
+    """Events in a heap, queues in deques; a member is an index, and its next step a function."""
 
     def __init__(self, fleet: Fleet, database: Database, seed: int) -> None:
         self.fleet, self.database = fleet, database
@@ -90,9 +90,9 @@ class _Simulation:
         self.done = 0
 
     def run(self, members: int) -> Outcome:
-        """Return the outcome of the last two thirds of so many members."""
+        """Return the outcome of the last two thirds of the members."""
         for place in range(len(self.since)):
-            # Not all at once: a fleet is not started in one microsecond.
+            # Spread the starts: workers do not start in the same microsecond.
             self.at(self.random.uniform(0, self.fleet.latency), self.start, place)
         warm = members // 3
         start, used, spent = 0.0, 0.0, dict(self.spent)
@@ -109,24 +109,24 @@ class _Simulation:
         )
 
     def at(self, after: float, what: Callable[[int], None], place: int) -> None:
-        """Do it so many seconds from now."""
+        """Schedule a step `after` seconds from now."""
         self.number += 1
         heapq.heappush(self.events, (self.now + after, self.number, what, place))
 
     def passed(self, stage: str, place: int) -> None:
-        """Book the time since the last booking to a stage."""
+        """Add the time since the last call to the stage."""
         self.spent[stage] += self.now - self.since[place]
         self.since[place] = self.now
 
     def start(self, place: int) -> None:
-        """Take the next member, and compute when the worker has computed for those before it."""
+        """Take the next member, and compute after the worker's earlier members."""
         self.since[place] = self.now
         worker = place // self.fleet.in_flight
         self.computing[worker] = max(self.computing[worker], self.now) + self.fleet.cpu
         self.at(self.computing[worker] - self.now, self.begin, place)
 
     def begin(self, place: int) -> None:
-        """Ask the worker's pool for a connection."""
+        """Acquire a connection of the worker's pool, or wait for one."""
         self.passed("service" if self.settling[place] else "worker", place)
         worker = place // self.fleet.in_flight
         if self.connections[worker]:
@@ -136,7 +136,7 @@ class _Simulation:
             self.wanting[worker].append(place)
 
     def connected(self, place: int) -> None:
-        """Take a core, or wait for one."""
+        """Acquire a core, or wait for one."""
         self.passed("connection", place)
         if self.cores:
             self.cores -= 1
@@ -150,7 +150,7 @@ class _Simulation:
         self.at(self.database.cpu, self.computed, place)
 
     def computed(self, place: int) -> None:
-        """Hand the core on, and wait for the next flush that begins."""
+        """Release the core, and wait for the next flush."""
         self.passed("core", place)
         if self.runnable:
             self.compute(self.runnable.popleft())
@@ -161,7 +161,7 @@ class _Simulation:
             self.flush()
 
     def flush(self) -> None:
-        """Flush the log for all who wait, together."""
+        """Start one flush of the log for all waiting transactions."""
         self.flushing = True
         together, self.committing = self.committing, []
         for place in together[:-1]:
@@ -169,14 +169,14 @@ class _Simulation:
         self.at(self.database.flush, self.flushed, together[-1])
 
     def flushed(self, place: int) -> None:
-        """End a flush, and begin the next one if somebody waits."""
+        """End a flush, and start the next one if transactions are waiting."""
         self.flushing = False
         self.committed(place)
         if self.committing and not self.flushing:
             self.flush()
 
     def committed(self, place: int) -> None:
-        """Give the connection back; go on to the service, or to the next member."""
+        """Release the connection; continue with the service, or with the next member."""
         self.passed("flush", place)
         worker = place // self.fleet.in_flight
         if self.wanting[worker]:
@@ -191,7 +191,7 @@ class _Simulation:
             self.start(place)
 
     def ask(self, place: int) -> None:
-        """Wait for the gate, if there is one."""
+        """Wait for the rate limit, if there is one."""
         if self.fleet.rate is None:
             self.send(place)
             return
@@ -199,7 +199,7 @@ class _Simulation:
         self.at(self.gate - self.now, self.send, place)
 
     def send(self, place: int) -> None:
-        """Ask the service, which takes half its time always, and the other half at random."""
+        """Send to the service: half of the latency is constant, the other half exponentially distributed."""
         self.passed("gate", place)
         half = self.fleet.latency / 2
         self.at(half + self.random.expovariate(1 / half), self.begin, place)

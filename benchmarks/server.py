@@ -1,4 +1,4 @@
-"""One small JSON reply on loopback, as cheaply as Python can: a process of its own, so that its cost is not ours.
+"""A minimal HTTP server that returns one small JSON reply, in its own process to keep its CPU out of the figures.
 
 python benchmarks/server.py [DELAY_IN_SECONDS]    prints its port, serves until its stdin closes
 """
@@ -20,7 +20,7 @@ PLANS = [
         "recurring": "0",
     }
 ]
-ME = {  # what Telegram says to getMe: a peer asks for it
+ME = {  # Telegram's reply to getMe, for the peer aiogram
     "id": 8047883872,
     "is_bot": True,
     "first_name": "My first bot",
@@ -53,7 +53,7 @@ class Answer(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Count whole requests; theirs have no body, or one that ends with a brace."""
+        """Answer each complete request."""
         self._seen += data
         while b"\r\n\r\n" in self._seen:
             head, _, rest = self._seen.partition(b"\r\n\r\n")

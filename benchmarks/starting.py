@@ -1,10 +1,10 @@
-"""What it costs to begin: importing the package, and building a Session, next to what they stand on.
+"""Measure the import of the package and the creation of a Session, compared to httpx.
 
     python benchmarks/starting.py [--quick]
 
-Imports run in processes of their own, in turns; the figures are medians of CPU time, and what Python keeps of memory.
-A Session makes its TLS context, most of what a client costs, with its first call that is encrypted; once for all lanes.
-So each also makes one call, to a port that refuses it, and is closed.
+Imports run in fresh processes, interleaved; the figures are medians of CPU time, and the memory that Python retains. A
+Session creates its TLS context, which is most of a client's cost, at its first encrypted call and once for all lanes.
+Therefore another figure includes one call to a port that refuses it, and closing.
 """
 
 import asyncio
@@ -44,29 +44,29 @@ print(tracemalloc.get_traced_memory()[0])
 """
 
 
-def told(script: str) -> float:
+def output_of(script: str) -> float:
     """Return the number that a script prints in a fresh process."""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def last_of(row: int, build: Callable[[], object]) -> float:
-    """Return the seconds that the last of so many takes."""
-    for _ in range(row):
+def last_of(count: int, build: Callable[[], object]) -> float:
+    """Return the seconds that the last of `count` builds takes."""
+    for _ in range(count):
         start = time.perf_counter()
         build()
     return time.perf_counter() - start
 
 
 async def life_of_a_client(url: str) -> None:
-    """Make one, and call in vain."""
+    """Create an httpx client, make one refused call, and close it."""
     async with httpx.AsyncClient() as client:
         with suppress(httpx.ConnectError):
             await client.get(url)
 
 
 async def life_of_a_session(url: str) -> None:
-    """Do the same."""
+    """Create a Session, make one refused call, and close it."""
     async with Session(1, KEY, base_url=url, proxy=None, retry=RetryPolicy(attempts=1)) as tg:
         with suppress(NotSent):
             await tg.get_plans()
@@ -84,10 +84,10 @@ def table(title: str, unit: str, figures: dict[str, list[float]]) -> None:
 def main() -> None:
     """Print the tables."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # both look for the machine's authorities there, and only one for its proxies
+        del os.environ[name]  # only one of the two reads the proxies
     rounds = 3 if "--quick" in sys.argv else 15
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    memory = {name: [told(KEPT.format(statement)) / 2**20] for name, statement in STATEMENTS.items()}
+    memory = {name: [output_of(KEPT.format(statement)) / 2**20] for name, statement in STATEMENTS.items()}
     building: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
     lives: dict[str, list[float]] = {name: [] for name in building}
     with socket.socket() as refused, asyncio.Runner() as runner:
@@ -95,7 +95,7 @@ def main() -> None:
         url = f"https://127.0.0.1:{refused.getsockname()[1]}"
         for _ in range(rounds):
             for name, statement in STATEMENTS.items():
-                times[name].append(1_000 * told(MEASURED.format(statement)))
+                times[name].append(1_000 * output_of(MEASURED.format(statement)))
             building["httpx.AsyncClient()"].append(1e6 * last_of(20, httpx.AsyncClient))
             building["Session(...)"].append(1e6 * last_of(20, lambda: Session(1, KEY)))
             lives["httpx.AsyncClient()"].append(1e3 * last_of(5, lambda: runner.run(life_of_a_client(url))))

@@ -1,11 +1,11 @@
-"""What 10,000 subscribers cost from bytes to models, next to constructors written by hand and to pydantic.
+"""Measure the conversion of 10,000 subscribers from bytes to models, compared to hand-written code and pydantic.
 
     python benchmarks/structuring.py [--quick]
 
-Written by hand: `json.loads`, then one slotted attrs constructor per row with every field converted. Pydantic (if it is
-installed) validates the bytes. Ours goes through the envelope, takes numbers as strings, and keeps unknown fields,
-which the others drop. Nothing is remembered from one row to the next, so times that repeat cost what distinct ones do.
-The last table is what reading adds to a call: one plan from bytes, and one of a hundred, next to `json.loads` alone.
+The hand-written code is `json.loads`, then one slotted attrs constructor per row with every field converted. Pydantic,
+if installed, validates the bytes. This package parses the envelope, accepts numbers in strings, and keeps unknown
+fields, which the others drop. Nothing is cached between rows, so repeated times cost as much as distinct ones. The last
+table is the cost per plan of replies with one and with a hundred plans, compared to `json.loads` alone.
 """
 
 import gc
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 @define
 class ByHand:
-    """What somebody in a hurry writes."""
+    """A subscriber, as a hand-written class."""
 
     user_id: int
     plan_id: int
@@ -44,7 +44,7 @@ class ByHand:
 
 
 def subscriber(row: int) -> Row:
-    """Return a row as the service may send it; its times are those of one of 28 days."""
+    """Return a row as the service may send it; its start is one of 28 times."""
     started_at = FIRST + timedelta(row % 28)
     return {
         "user_id": 8_000_000_000 + row,
@@ -60,14 +60,14 @@ def in_strings(row: int) -> Row:
 
 
 def at_its_own_time(row: int) -> Row:
-    """Return a row whose times are in no other row."""
+    """Return a row with times that no other row has."""
     started_at = FIRST + timedelta(seconds=row)
     times = {"started_at": started_at, "expires_at": started_at + timedelta(31)}
     return subscriber(row) | {key: when.isoformat() for key, when in times.items()}
 
 
 def with_a_name(row: int) -> Row:
-    """Return a row with two fields that no model knows."""
+    """Return a row with two fields that are unknown to the model."""
     return subscriber(row) | {"username": f"user{row}", "orders": 3}
 
 
@@ -92,7 +92,7 @@ def ours(reply: bytes, read: Callable[[Any], list[Any]] = results.subscribers) -
 
 
 def with_pydantic() -> Callable[[bytes], object]:
-    """Return what reads the rows with pydantic."""
+    """Return a function that reads the rows with pydantic."""
     from pydantic import BaseModel, TypeAdapter  # noqa: PLC0415 - a peer
 
     class Row(BaseModel):
@@ -110,7 +110,7 @@ def with_pydantic() -> Callable[[bytes], object]:
 
 
 def seconds(read: Callable[[], object], times: int = 1) -> float:
-    """Return the CPU seconds of one reading."""
+    """Return the CPU seconds of one call."""
     gc.collect()
     start = time.process_time()
     for _ in range(times):
@@ -119,7 +119,7 @@ def seconds(read: Callable[[], object], times: int = 1) -> float:
 
 
 def many(rounds: int) -> None:
-    """Print what each kind of reply costs each reader, in turns."""
+    """Print the cost of each kind of reply for each reader, measured in interleaved rounds."""
     readers: dict[str, Callable[[bytes], object]] = {BY_HAND: by_hand, "this package": ours}
     if find_spec("pydantic"):
         readers["pydantic, from bytes"] = with_pydantic()
@@ -143,7 +143,7 @@ def many(rounds: int) -> None:
 
 
 def few(rounds: int) -> None:
-    """Print what replies with one plan and with a hundred cost."""
+    """Print the cost of replies with one plan and with a hundred."""
     print("\n| plans in the reply | json.loads, CPU µs per plan | this package |\n| ---: | ---: | ---: |")
     for plans in (1, 100):
         reply = body(PLANS * plans)
