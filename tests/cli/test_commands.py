@@ -1,4 +1,4 @@
-"""`plans`, `orders` and the other reads, `call` and `grant`: formats, exit codes, and what is never sent or shown."""
+"""`plans`, `orders` and the other reads, `call` and `grant`: formats, exit codes, and hidden secrets."""
 
 import csv
 import io
@@ -47,7 +47,7 @@ def stdout_of(*arguments: object) -> str:
 
 @pytest.mark.usefixtures("service")
 class TestFormats:
-    """The same rows in each of them."""
+    """The same rows in each format."""
 
     def test_json_is_one_array_and_numbers_are_exact(self) -> None:
         plans = json.loads(stdout_of("plans", "--format", "json"))
@@ -92,7 +92,7 @@ class TestFormats:
 
 
 class TestCall:
-    """Any method by name."""
+    """`tgmembership call`."""
 
     @pytest.mark.usefixtures("service")
     def test_a_result_that_is_not_an_object_gets_a_name(self) -> None:
@@ -139,7 +139,7 @@ class TestCall:
 
 
 class TestGrant:
-    """One member, once."""
+    """`tgmembership grant`."""
 
     def test_a_ref_is_granted_once_and_the_link_is_printed_on_request(
         self, service: FakeService, tmp_path: Path

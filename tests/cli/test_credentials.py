@@ -1,4 +1,4 @@
-"""Where the command line has the credentials from: the environment, a file, or the person at the terminal."""
+"""Sources of the credentials: the environment, a file, and a prompt on the terminal."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`tgmembership fake`: environment variables out, a service behind them, and a clean end."""
+"""`tgmembership fake`: the printed environment variables, the service, and a clean end."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a stranger wrote commands no terminal, no shell and no spreadsheet: names of files, refs, notes, the service."""
+"""Hostile file names, refs, notes and texts of the service are escaped for terminals, shells and spreadsheets."""
 
 import csv
 import io

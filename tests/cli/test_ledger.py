@@ -1,4 +1,4 @@
-"""`tgmembership ledger`, and every command that takes one: a file or a PostgreSQL server, copied there and back."""
+"""`tgmembership ledger`, and commands with `--ledger`: files and PostgreSQL servers, and copies between them."""
 
 import getpass
 import json
@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
 
 
 async def fill(ledger: Ledger) -> None:
-    """Write a row in every state but sending, with a past of every kind."""
+    """Write a row in every status except sending, with all kinds of attempts and decisions."""
     await ledger.plan(GrantRequest("planned", 1, 1, 'a note, "quoted"; and\tüber alles'))
     for number, ref in enumerate(("granted", "delivered", "purged", "refused", "unknown", "abandoned", "again"), 2):
         assert (await ledger.claim(GrantRequest(ref, 2**63 - 1 if ref == "granted" else 1, number))).mine
@@ -91,7 +91,7 @@ def run(*arguments: object) -> Result:
 
 
 def test_a_copy_from_a_file_to_a_server_and_back_keeps_everything(tmp_path: Path, url: str) -> None:
-    """Run the commands as processes, with a password in the URL that nobody gets to see."""
+    """Run the commands as child processes, with a password in the URL that must not be printed."""
     there, back = tmp_path / "grants.db", tmp_path / "back.db"
     make(SqliteLedger(there))
     before = told(SqliteLedger(there))

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, version, and what happens without its extra."""
+"""The root command: help, version, and errors about missing extras."""
 
 import re
 import subprocess

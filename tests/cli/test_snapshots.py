@@ -1,4 +1,4 @@
-"""Every command as its user sees it: a process in a pipe and on a terminal, against approved outputs."""
+"""The output of every command, in a pipe and on a terminal, compared to approved snapshots."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def service() -> FakeService:
 
 @frozen
 class Commands:
-    """The command in an environment, in a pipe or on a terminal."""
+    """Runs commands with an environment, in a pipe or on a terminal."""
 
     environment: dict[str, str]
 
@@ -59,7 +59,7 @@ class Commands:
 
 @pytest.fixture(scope="module")
 def commands(service: FakeService) -> Iterator[Commands]:
-    """Run commands against the service that nobody changes."""
+    """Return commands for a service that no test changes."""
     with serve(service) as server:
         yield Commands({**ENVIRONMENT, **server.env(), "NO_COLOR": "1", "NO_PROXY": "*"})
 
@@ -106,7 +106,7 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error(commands: Commands) -> No
 
 
 class TestWhatGrants:
-    """Each has a service and a ledger of its own, and is looked at in a pipe or on a terminal."""
+    """Commands that change service or ledger: each test has its own."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

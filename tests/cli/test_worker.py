@@ -1,4 +1,4 @@
-"""`tgmembership worker` and what feeds it: several machines on one PostgreSQL, as processes, stopped and killed."""
+"""`tgmembership worker` and `provision --enqueue`: several processes on one PostgreSQL, stopped and killed."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 def setenv(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Set a variable here, and for the processes that are started from here."""
+    """Set a variable in this process and its child processes."""
 
     def setenv(name: str, value: str) -> None:
         monkeypatch.setenv(name, value)
@@ -46,7 +46,7 @@ def setenv(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
 @pytest.fixture(autouse=True)
 def surroundings(service: FakeService, url: str, setenv: Callable[[str, str], None]) -> Iterator[None]:
-    """Name the service and the ledger in the environment."""
+    """Set the variables of the service and the ledger."""
     with serve(service) as server:
         for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": url}.items():
             setenv(name, value)
@@ -87,7 +87,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_enqueued_members_are_granted_once(members: Callable[[int], Path], service: FakeService, url: str) -> None:
-    """Two workers at the same time share what was enqueued twice, and tell each member on one line."""
+    """Two concurrent workers share members that were enqueued twice, and print each member once."""
     file = members(60)
     first = run("provision", file, "--plan-id", 1, "--enqueue")
     assert (first.exit_code, json.loads(first.stdout)) == (0, {"members": 60, "enqueued": 60})

@@ -1,4 +1,4 @@
-"""`examples/aiogram_bot.py` as a real process between a fake Telegram and a fake service, killed at bad moments."""
+"""`examples/aiogram_bot.py` as a child process with a fake Telegram and a fake service, killed at critical points."""
 
 import asyncio
 import os

@@ -20,7 +20,7 @@ _VERBS: Final = {endpoint.method.lower(): endpoint.verb for endpoint in reversed
 _SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if endpoint.secret)
 _HARMLESS: Final = frozenset((endpoint.method.lower(), endpoint.verb) for endpoint in ENDPOINTS if not endpoint.secret)
 _BETTER: Final = {
-    "addmember": "tgmembership grant, which keeps the token in a ledger and grants nobody twice",
+    "addmember": "tgmembership grant, which stores the token in a ledger and grants once per ref",
     "webhook": "tgmembership webhook set, which keeps the secret in a file",
 }
 _EPILOG: Final = """

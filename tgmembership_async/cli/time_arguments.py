@@ -10,7 +10,7 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO: Final = re.compile(r"([0-9]{1,6})([mhdw])")
 
 
-def moment(text: str, now: datetime) -> datetime | None:
+def parse_time(text: str, now: datetime) -> datetime | None:
     """Return `text` as an aware datetime, or None. Without an offset it is UTC; `7d` is seven days before `now`."""
     ago = _AGO.fullmatch(text)
     try:
@@ -24,7 +24,7 @@ def moment(text: str, now: datetime) -> datetime | None:
 
 def option(_context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
     """Return the time of an option as an aware datetime. A click callback; raises BadParameter with examples."""
-    found = None if value is None else moment(value, datetime.now(UTC))
+    found = None if value is None else parse_time(value, datetime.now(UTC))
     if value is not None and found is None:
         msg = f"{value!r} is not a time: use 2026-11-01, 2026-11-01T18:30+01:00, or 90m, 12h, 7d, 2w before now"
         raise click.BadParameter(msg, param=parameter)

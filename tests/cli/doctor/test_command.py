@@ -1,4 +1,4 @@
-"""`tgmembership doctor`: what it finds wrong, what is new in a reply, and that no value and no key is in its report."""
+"""`tgmembership doctor`: failed checks, unknown fields, and a report without values and without the API key."""
 
 import json
 import re
@@ -161,7 +161,7 @@ def test_a_method_that_fails_is_reported_without_its_body(service: FakeService, 
 
 
 def answering(results: Mapping[str, Any], date: datetime | None = None, **envelope: Any) -> Script:
-    """Answer each method as told, and the others with nothing, until the client goes."""
+    """Answer each method with its entry in `results`, else an empty list, until the client disconnects."""
 
     def answer(connection: Connection) -> None:
         while request := connection.request():
@@ -239,7 +239,7 @@ def test_a_hostile_date_or_content_type_is_handled(
 
 
 class TestTLS:
-    """On the way: certificates, and a tunnel through a proxy."""
+    """Certificates, and a tunnel through a proxy."""
 
     @pytest.fixture
     def server(self, serve: Serve, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:

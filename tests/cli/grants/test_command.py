@@ -1,4 +1,4 @@
-"""`tgmembership grants`: what is shown and decided, beside a living owner, in a pipe and on a terminal."""
+"""`tgmembership grants`: listing and resolving, also while the owner runs, in a pipe and on a terminal."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from command_line import COMMAND, ENVIRONMENT, Terminal
 from forked import Forked
 
 from tgmembership_async.cli.root import command
-from tgmembership_async.cli.time_arguments import moment
+from tgmembership_async.cli.time_arguments import parse_time
 from tgmembership_async.errors import Forbidden, OutcomeUnknown, ReplyLost
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
 from tgmembership_async.testing import FakeService, serve
@@ -41,7 +41,7 @@ async def fill(ledger: SqliteLedger) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a ledger whose owner died while it was sending."""
+    """Create a ledger whose owner died while it was sending."""
     path = tmp_path / "grants.db"
 
     async def make() -> None:
@@ -327,7 +327,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
     ],
 )
 def test_a_time_is_a_date_or_a_duration_before_now(text: str, found: datetime | None) -> None:
-    assert moment(text, NOW) == found
+    assert parse_time(text, NOW) == found
 
 
 @pytest.mark.usefixtures("ledger")

@@ -1,4 +1,4 @@
-"""`tgmembership provision`: as a process, on pipes and on a terminal, run again, interrupted and turned away."""
+"""`tgmembership provision`: in a pipe and on a terminal, run again, interrupted and rate limited."""
 
 import json
 import os

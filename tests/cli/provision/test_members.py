@@ -1,4 +1,4 @@
-"""Members from a file: what is read, and which line is to blame for what is not."""
+"""Reading members from a file: valid rows, and problems with their line numbers."""
 
 from pathlib import Path
 

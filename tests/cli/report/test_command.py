@@ -1,4 +1,4 @@
-"""`tgmembership report`: its figures, its page in a real browser, and what it does where the service tells little."""
+"""`tgmembership report`: figures, the page in a real browser, and missing figures."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    """Make a ledger of ten days, with a grant more on each."""
+    """Create a ledger of ten days, with one more grant on each day."""
     path, now = tmp_path / "grants.db", NOW
 
     async def fill() -> None:
@@ -116,7 +116,7 @@ def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 class TestPage:
-    """What is in the page, before a browser sees it."""
+    """The content of the page, without a browser."""
 
     BARS = Section("Orders <by> plan", "How often.", "bars", (NASTY, "b"), (Series("orders", (3, None)),))
     COLUMNS = Section(
@@ -176,7 +176,7 @@ class TestPage:
 
 
 class TestFigures:
-    """From replies and a ledger to sections."""
+    """Conversion of replies and grants to sections."""
 
     def test_the_totals_leave_out_missing_figures(self) -> None:
         revenue = Revenue((Money(Decimal("9.99"), "EUR"), Money(Decimal(5), "")))

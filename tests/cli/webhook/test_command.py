@@ -1,4 +1,4 @@
-"""`tgmembership webhook`: set, delete, listen, verify and sign, each as a process against the fake service."""
+"""`tgmembership webhook`: set, delete, listen, verify and sign, as child processes with the fake service."""
 
 import json
 import signal
@@ -181,7 +181,7 @@ class TestListen:
 
 
 def invoked(*arguments: str) -> Result:
-    """Run a command that touches neither network nor signals, without a process of its own."""
+    """Run a command that uses neither network nor signals in this process."""
     return CliRunner().invoke(command, ["webhook", *arguments])
 
 
