@@ -59,11 +59,11 @@ def dependencies(group: str) -> list[str]:
 
 
 def run_tests(session: nox.Session, *pytest: str) -> None:
-    """Run all tests; those that fail run once more, alone: a busy machine is no fault of theirs."""
+    """Run all tests, and run those that fail once more, alone, because they may fail on a busy machine."""
     try:
         session.run(*pytest, *PARALLEL)
     except CommandFailed:
-        session.warn("what failed above must pass now, alone")
+        session.warn("running the failed tests again, alone; they must pass now")
         session.run(*pytest, "--last-failed", "--last-failed-no-failures=none")
 
 
