@@ -57,7 +57,7 @@ ORDER = {
         ["intake"],
         ["receiver"],
     ],
-    "webhooks.inboxes": [["sqlite", "postgres"]],
+    "webhooks.inboxes": [["database"], ["sqlite", "postgres"]],
 }
 PURE = ["errors", "values", "protocol"]
 IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}

@@ -1,1 +1,1 @@
-"""The inboxes, one module for each database; users import them from `tgmembership_async.webhooks`."""
+"""The inboxes in databases, one module for each database. Users import them from `tgmembership_async.webhooks`."""

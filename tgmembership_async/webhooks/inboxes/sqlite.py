@@ -1,20 +1,18 @@
-"""An inbox in a SQLite file: what was answered with 200 survives the process, and is processed after it."""
+"""An inbox in a SQLite file."""
 
 import json
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.lifecycle import Lived
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
-from tgmembership_async.storage.text import storable
-from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
-from tgmembership_async.webhooks.signature import Delivery
+from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt
+from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect
 
+T = TypeVar("T")
 _DELIVERY: Final = """
     CREATE TABLE delivery (
         id INTEGER PRIMARY KEY,
@@ -35,10 +33,10 @@ _DELIVERY: Final = """
     ) STRICT
 """
 _PURGED: Final = """
-    CREATE TABLE delivery_purged ( -- what is left of a delivery, to know it or its event when it comes again
+    CREATE TABLE delivery_purged ( -- recognises a purged delivery, or its event, when it is sent again
         digest BLOB PRIMARY KEY,
         status TEXT NOT NULL CHECK (status IN ('done', 'repeat', 'unreadable')),
-        fingerprint TEXT, -- NULL for what was never handled
+        fingerprint TEXT, -- NULL if the delivery was never handled
         received_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID
 """
@@ -56,35 +54,70 @@ INBOX: Final = Component(
         ),
     ),
 )
-_COLUMNS: Final = (
-    "id, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note"
-)
 _FIND: Final = """
     SELECT status FROM delivery WHERE digest = :digest
     UNION ALL SELECT status FROM delivery_purged WHERE digest = :digest
 """
-_LATELY: Final = """
-    SELECT 1 FROM delivery WHERE fingerprint = :same AND received_at > :since AND status <> 'repeat'
-    UNION ALL SELECT 1 FROM delivery_purged WHERE fingerprint = :same AND received_at > :since
-    LIMIT 1
+_INSERT: Final = """
+    INSERT INTO delivery (digest, status, name, fingerprint, signed_at, received_at, nonce, body, due_at, note)
+    VALUES (:digest, :status, :name, :fingerprint, :signed_at, :received_at, :nonce, :body, :due_at, :note)
 """
-_FORGET: Final = """
-    INSERT OR IGNORE INTO delivery_purged (digest, status, fingerprint, received_at)
-    SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM delivery
-"""
+_CLAIM: Final = f"""
+    UPDATE delivery SET status = 'processing', attempts = attempts + 1, due_at = NULL
+    WHERE id IN (SELECT id FROM delivery WHERE status = 'stored' AND due_at <= ? ORDER BY due_at, id LIMIT ?)
+    RETURNING {COLUMNS}
+"""  # noqa: S608 - constants
+_TAKE_OVER: Final = "UPDATE delivery SET status = 'stored', due_at = received_at WHERE status = 'processing'"
+_OLD: Final = "WHERE received_at < :before AND status IN ('done', 'repeat', 'unreadable')"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-class SqliteInbox(Lived):
-    """An Inbox in the file at `path`, which may be a ledger's file too. One process at a time owns it, and receives.
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND
 
-    With `owner=False` it opens beside a living owner to read, to retry and to purge. Whoever opens it as owner finds
-    what a dead owner was processing stored again. Raises StorageError where the disk fails; nothing was kept then.
 
-    `must_exist`, `restored` and `wait` are as those of a `SqliteLedger`; deliveries that a restored copy lacks are lost
-    or come again, and are then processed again.
+class SqliteInbox(DatabaseInbox[SqliteStorage]):
+    """An Inbox in the file at `path`, which may also hold a ledger. One process at a time owns the file and receives.
+
+    With `owner=False` a process opens the file beside the owner, to read, to retry and to purge. A new owner stores
+    again the entries that the previous owner was processing. Raises StorageError if the disk fails; the change was not
+    made then.
+
+    `must_exist`, `restored` and `wait` have the same meaning as in `SqliteLedger`. Deliveries that are missing in a
+    restored copy are lost, unless the service sends them again; then they are processed again.
     """
+
+    _dialect = Dialect(
+        recent="""
+            SELECT 1 FROM delivery WHERE fingerprint = :fingerprint AND received_at > :since AND status <> 'repeat'
+            UNION ALL SELECT 1 FROM delivery_purged WHERE fingerprint = :fingerprint AND received_at > :since
+            LIMIT 1
+        """,
+        next_due="SELECT min(due_at) FROM delivery WHERE status = 'stored'",
+        page=f"""
+            SELECT {COLUMNS} FROM delivery WHERE id > :after AND status IN (SELECT value FROM json_each(:states))
+            ORDER BY id LIMIT :limit
+        """,  # noqa: S608 - constants
+        retry="""
+            UPDATE delivery SET status = 'stored', attempts = 0, due_at = received_at
+            WHERE id = :id AND status IN ('dead', 'unreadable', 'repeat')
+        """,
+        settle="""
+            UPDATE delivery SET status = :status, handled = :handled, note = :note, due_at = :due_at
+            WHERE id = :id AND status = 'processing'
+        """,
+        purge=(
+            f"""
+            INSERT OR IGNORE INTO delivery_purged (digest, status, fingerprint, received_at)
+            SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM delivery {_OLD}
+            """,  # noqa: S608 - constants
+            f"DELETE FROM delivery {_OLD}",  # noqa: S608 - constants
+        ),
+        stored_time=_microseconds,
+        loaded_time=lambda number: _EPOCH + number * _MICROSECOND,
+        stored_list=json.dumps,
+    )
 
     def __init__(
         self,
@@ -100,188 +133,43 @@ class SqliteInbox(Lived):
     def _shown(self) -> str:
         return f"<SqliteInbox at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
 
-    @property
-    def is_open(self) -> bool:
-        """Tell whether it was opened and not closed since."""
-        return self._storage.is_open
-
     async def open(self) -> Self:
-        """Open the file, for the owner a new one if need be. Raises UsageError where it is no inbox or has an owner."""
+        """Open the file; the owner creates the file if it does not exist.
+
+        Raises UsageError if the file is not an inbox, or if another process owns it.
+        """
         await self._storage.open()
         if self._storage.owner:
             try:
-                await self._storage.write(_take_over)
+                await self._storage.write(lambda connection: connection.execute(_TAKE_OVER))
             except BaseException:
                 await self._storage.aclose()
                 raise
         return self
 
-    async def aclose(self) -> None:
-        """Finish what is being written, and let go of the file."""
-        await self._storage.aclose()
-
-    async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
-        """Keep a delivery, unless this very one is there; one whose event came in the last seconds is a repeat."""
-        self._check_owner()
-        since = arrival.received_at - timedelta(seconds=repeat_window)
-        return await self._storage.write(partial(_store, arrival=arrival, since=since))
-
     async def claim(self, limit: int, now: datetime) -> list[Entry]:
-        """Take up to `limit` entries that are due to `processing`, the oldest first, counting an attempt for each."""
-        self._check_owner()
-        return await self._storage.write(partial(_claim, limit=limit, now=now))
-
-    async def settle(self, entry_id: int, verdict: Verdict) -> None:
-        """Record what became of an entry that was claimed."""
-        self._check_owner()
-        await self._storage.write(partial(_settle, entry_id=entry_id, verdict=verdict))
-
-    async def next_due(self) -> datetime | None:
-        """Return when the next entry is due, or None where nothing waits."""
-        return await self._storage.read(_next_due)
-
-    async def entries(
-        self, status: Collection[EntryStatus] | None = None, *, after: int = 0, limit: int = 500
-    ) -> list[Entry]:
-        """Return up to `limit` entries of these states, the oldest first, from behind the id `after`."""
-        states = tuple(EntryStatus if status is None else status)
-        return await self._storage.read(partial(_page, states=states, after=after, limit=limit))
-
-    async def retry(self, entry_id: int) -> None:
-        """Have a dead, unreadable or repeated entry handed out again, its attempts counted from 1.
-
-        Beside a living owner that takes up to a minute. Raises UsageError for an entry that is none of these.
-        """
-        await self._storage.write(partial(_retry, entry_id=entry_id))
-
-    async def purge(self, received_before: datetime) -> int:
-        """Delete what is done, repeated or unreadable and was received before then; return how many there were.
-
-        A digest of each stays, so that it is known when it comes again.
-        """
-        return await self._storage.write(partial(_purge, before=received_before))
+        """Change at most `limit` due entries to `processing`, oldest first, count an attempt for each, return them."""
+        due = (_microseconds(now), limit)
+        rows = await self._write(lambda connection: connection.execute(_CLAIM, due).fetchall(), receives=True)
+        return self._loaded(rows)
 
     async def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the inbox as it is now to a new file (mode 0600), as `SqliteLedger.backup` does."""
         await self._storage.backup(path)
 
-    def _check_owner(self) -> None:
-        if not self._storage.owner:
-            msg = "an inbox opened with owner=False is read and mended; only its owner receives"
+    async def _read(self, job: Callable[[Any], T]) -> T:
+        return await self._storage.read(job)
+
+    async def _write(self, job: Callable[[Any], T], *, receives: bool = False) -> T:
+        if receives and not self._storage.owner:
+            msg = "an inbox opened with owner=False can be read, retried and purged; only its owner receives"
             raise UsageError(msg)
+        return await self._storage.write(job)
 
-
-def _number(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _moment(number: int) -> datetime:
-    return _EPOCH + number * _MICROSECOND
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    number, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note = (
-        row
-    )
-    return Entry(
-        id=number,
-        status=EntryStatus(status),
-        delivery=Delivery(_moment(signed_at), nonce, body, digest.hex()),
-        received_at=_moment(received_at),
-        name=name,
-        fingerprint=fingerprint,
-        attempts=attempts,
-        due_at=None if due_at is None else _moment(due_at),
-        handled=frozenset(json.loads(handled)),
-        note=note,
-    )
-
-
-def _take_over(connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE delivery SET status = 'stored', due_at = received_at WHERE status = 'processing'")
-
-
-def _store(connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> Receipt:
-    digest = bytes.fromhex(arrival.delivery.digest)
-    found = connection.execute(_FIND, {"digest": digest}).fetchone()
-    if found is not None:
-        return Receipt(new=False, status=EntryStatus(found[0]))
-    status = _status_of_new(connection, arrival, since)
-    received_at = _number(arrival.received_at)
-    connection.execute(
-        "INSERT INTO delivery (digest, status, name, fingerprint, signed_at, received_at, nonce, body, due_at, note)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            digest,
-            status,
-            None if arrival.name is None else storable(arrival.name),
-            arrival.fingerprint,
-            _number(arrival.delivery.signed_at),
-            received_at,
-            arrival.delivery.nonce,
-            arrival.delivery.body,
-            received_at if status is EntryStatus.STORED else None,
-            storable(arrival.note),
-        ),
-    )
-    return Receipt(new=True, status=status)
-
-
-def _status_of_new(connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> EntryStatus:
-    if arrival.fingerprint is None:
-        return EntryStatus.UNREADABLE
-    same = {"same": arrival.fingerprint, "since": _number(since)}
-    return EntryStatus.STORED if connection.execute(_LATELY, same).fetchone() is None else EntryStatus.REPEAT
-
-
-def _claim(connection: sqlite3.Connection, limit: int, now: datetime) -> list[Entry]:
-    due = "SELECT id FROM delivery WHERE status = 'stored' AND due_at <= ? ORDER BY due_at, id LIMIT ?"
-    rows = connection.execute(
-        "UPDATE delivery SET status = 'processing', attempts = attempts + 1, due_at = NULL"  # noqa: S608 - constants
-        f" WHERE id IN ({due}) RETURNING {_COLUMNS}",
-        (_number(now), limit),
-    ).fetchall()
-    return sorted(map(_entry, rows), key=lambda entry: entry.id)
-
-
-def _settle(connection: sqlite3.Connection, entry_id: int, verdict: Verdict) -> None:
-    due_at = None if verdict.due_at is None else _number(verdict.due_at)
-    handled = json.dumps(sorted(verdict.handled))
-    changed = connection.execute(
-        "UPDATE delivery SET status = ?, handled = ?, note = ?, due_at = ? WHERE id = ? AND status = 'processing'",
-        (verdict.status, handled, storable(verdict.note), due_at, entry_id),
-    )
-    if changed.rowcount != 1:
-        msg = f"delivery {entry_id} is not being processed: is the file in use by something else?"
-        raise UsageError(msg)
-
-
-def _next_due(connection: sqlite3.Connection) -> datetime | None:
-    [first] = connection.execute("SELECT min(due_at) FROM delivery WHERE status = 'stored'").fetchone()
-    return None if first is None else _moment(first)
-
-
-def _page(connection: sqlite3.Connection, states: tuple[EntryStatus, ...], after: int, limit: int) -> list[Entry]:
-    marks = ", ".join("?" * len(states))
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM delivery WHERE id > ? AND status IN ({marks}) ORDER BY id LIMIT ?",  # noqa: S608 - marks
-        (after, *states, limit),
-    ).fetchall()
-    return list(map(_entry, rows))
-
-
-def _retry(connection: sqlite3.Connection, entry_id: int) -> None:
-    changed = connection.execute(
-        "UPDATE delivery SET status = 'stored', attempts = 0, due_at = received_at WHERE id = ?"
-        " AND status IN ('dead', 'unreadable', 'repeat')",
-        (entry_id,),
-    )
-    if changed.rowcount != 1:
-        msg = f"there is no delivery {entry_id} that is dead, unreadable or a repeat"
-        raise UsageError(msg)
-
-
-def _purge(connection: sqlite3.Connection, before: datetime) -> int:
-    old = "WHERE received_at < ? AND status IN ('done', 'repeat', 'unreadable')"
-    connection.execute(f"{_FORGET} {old}", (_number(before),))
-    return connection.execute(f"DELETE FROM delivery {old}", (_number(before),)).rowcount  # noqa: S608 - constants
+    def _store(self, connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> Receipt:
+        found = connection.execute(_FIND, {"digest": bytes.fromhex(arrival.delivery.digest)}).fetchone()
+        if found is not None:
+            return Receipt(new=False, status=EntryStatus(found[0]))
+        status = self._status_of_new(connection, arrival, since)
+        connection.execute(_INSERT, self._row_of_new(arrival, status))
+        return Receipt(new=True, status=status)
