@@ -47,7 +47,7 @@ ORDER = {
         ["granter"],
     ],
     "storage": [["component", "text", "wakeups"], ["sqlite", "postgres"]],
-    "testing": [["rules"], ["fake"], ["chaos", "conformance"], ["plugin"]],
+    "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
         ["headers", "policy", "refusals", "replay"],
         ["signature", "answers"],

@@ -1,4 +1,4 @@
-"""Rules by method, probability, count and seed: which of them strike this time. Pure."""
+"""Fault rules with method, probability, count and seed, and how those that fire are drawn. No I/O."""
 
 from collections.abc import Iterable
 from random import Random
@@ -8,36 +8,36 @@ from attrs import mutable
 
 
 class Rule(Protocol):
-    """What every rule has: its kind, and which occasions it strikes."""
+    """The fields that all fault rules have."""
 
     @property
     def kind(self) -> str:
-        """Name what goes wrong; "latency" goes together with any other kind."""
+        """The kind of fault. "latency" combines with any other kind."""
         ...
 
     @property
     def method(self) -> str | None:
-        """Name the only method that it strikes, in any case; None is all."""
+        """The method that the rule matches, without regard to case, or None for every method."""
         ...
 
     @property
     def probability(self) -> float:
-        """Give the chance of each occasion, from 0 to 1."""
+        """The probability that a match fires, from 0 to 1."""
         ...
 
     @property
     def count(self) -> int | None:
-        """Give how many it strikes at most; None is no limit."""
+        """The maximum number of faults, or None for no limit."""
         ...
 
     @property
     def skip(self) -> int:
-        """Give how many it spares first."""
+        """The number of matches at the beginning that do not fire."""
         ...
 
     @property
     def seed(self) -> int | None:
-        """Give a randomness of its own; None is that of the book."""
+        """The seed of the rule, or None for one derived from the seed of the rulebook."""
         ...
 
 
@@ -46,25 +46,25 @@ R = TypeVar("R", bound=Rule)
 
 @mutable
 class _Entry(Generic[R]):
-    """A rule with its state: how many occasions it has seen, how many it has struck, and its own randomness."""
+    """A rule with its state: how often it has matched and fired, and its random generator."""
 
     rule: R
     random: Random
-    seen: int = 0
-    struck: int = 0
+    matched: int = 0
+    fired: int = 0
 
     def fires(self, method: str) -> bool:
-        """Say whether it strikes; one draw for each occasion that matches, so that no other rule shifts it."""
+        """Tell whether the rule fires. Each match draws once, so that other rules do not change the sequence."""
         if self.rule.method is not None and self.rule.method.lower() != method.lower():
             return False
-        self.seen += 1
+        self.matched += 1
         drawn = self.random.random() < self.rule.probability
-        spent = self.rule.count is not None and self.struck >= self.rule.count
-        return drawn and self.seen > self.rule.skip and not spent
+        spent = self.rule.count is not None and self.fired >= self.rule.count
+        return drawn and self.matched > self.rule.skip and not spent
 
 
 class Rulebook(Generic[R]):
-    """Rules in their order. Latencies add up; of all the others the first that fires decides."""
+    """An ordered list of rules. Latencies add up; of the other rules only the first that fires takes effect."""
 
     def __init__(self, seed: int | str) -> None:
         self._seed = seed
@@ -72,24 +72,24 @@ class Rulebook(Generic[R]):
 
     @property
     def rules(self) -> tuple[R, ...]:
-        """Return the rules as they were given."""
+        """Return the rules in order."""
         return tuple(entry.rule for entry in self._entries)
 
     def add(self, rules: Iterable[R]) -> None:
-        """Add rules behind those that stand."""
+        """Append rules."""
         for rule in rules:
             seed = f"{self._seed}/{len(self._entries)}" if rule.seed is None else rule.seed
             self._entries.append(_Entry(rule, Random(seed)))  # noqa: S311 - reproducible on purpose
 
     def clear(self) -> None:
-        """Forget all rules."""
+        """Remove all rules."""
         self._entries.clear()
 
     def draw(self, method: str) -> tuple[R, ...]:
-        """Return the rules that strike this occasion."""
+        """Return the rules that fire for one request or connection."""
         firing = [entry for entry in self._entries if entry.fires(method)]
         deciding = next((entry for entry in firing if entry.rule.kind != "latency"), None)
-        striking = [entry for entry in firing if entry.rule.kind == "latency" or entry is deciding]
-        for entry in striking:
-            entry.struck += 1
-        return tuple(entry.rule for entry in striking)
+        chosen = [entry for entry in firing if entry.rule.kind == "latency" or entry is deciding]
+        for entry in chosen:
+            entry.fired += 1
+        return tuple(entry.rule for entry in chosen)

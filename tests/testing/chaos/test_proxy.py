@@ -379,7 +379,7 @@ def test_it_ends_at_once_whatever_hangs_in_it(server: FakeServer, fake: FakeServ
     for sock in socks:
         assert heard(sock) in (b"", RESET)
         sock.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "chaos"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "ChaosProxy"]
     assert fake.requests == []
 
 
@@ -410,7 +410,7 @@ def test_it_is_started_and_closed_again_and_again(server: FakeServer) -> None:
 
 def test_a_port_in_use_is_a_clear_error(server: FakeServer) -> None:
     proxy = ChaosProxy(server.url, port=server.port)
-    with pytest.raises(UsageError, match=f"cannot listen on port {server.port}: .*another port"):
+    with pytest.raises(UsageError, match=f"cannot listen on port {server.port} of 127.0.0.1: .*another port"):
         proxy.start()
     with pytest.raises(UsageError, match="from 0"):
         ChaosProxy(server.url, port=70_000)

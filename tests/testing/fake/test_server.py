@@ -73,7 +73,7 @@ def test_it_is_ready_and_gone_in_well_under_a_second(fake: FakeService) -> None:
         return time.perf_counter() - began
 
     assert min(seconds() for _ in range(3)) < 0.2
-    assert not [thread for thread in threading.enumerate() if thread.name == "fake"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "FakeServer"]
 
 
 def test_a_closed_server_has_no_port(fake: FakeService) -> None:

@@ -1,1 +1,1 @@
-"""The proxy that injects TCP faults; users import `ChaosProxy` from `tgmembership_async.testing`."""
+"""A proxy that injects network faults. Users import `ChaosProxy` from `tgmembership_async.testing`."""

@@ -1,4 +1,4 @@
-"""Whole HTTP/1.1 messages from a stream, byte for byte as they came."""
+"""Read whole HTTP/1.1 messages from a stream, byte for byte."""
 
 from asyncio import IncompleteReadError, StreamReader
 from typing import Final
@@ -6,12 +6,12 @@ from typing import Final
 from attrs import field, frozen
 
 _WITHOUT_BODY: Final = frozenset({b"204", b"304"})
-_AT_A_TIME: Final = 65_536
+_CHUNK_SIZE: Final = 65_536
 
 
 @frozen
 class Message:
-    """One whole request; its bytes hold whatever the client sent, keys included."""
+    """One whole request. Its bytes may contain credentials, and are not part of its repr."""
 
     verb: str
     target: bytes = field(repr=False)
@@ -19,7 +19,10 @@ class Message:
 
 
 async def read_request(stream: StreamReader) -> Message | None:
-    """Return the next whole request, or None where the stream ends before one."""
+    """Return the next whole request, or None if the stream ends before it begins.
+
+    Raises EOFError if the stream ends inside a request, and ValueError if the request is not HTTP/1.1.
+    """
     raw = bytearray()
     try:
         head = await _read_head(stream, raw)
@@ -33,7 +36,10 @@ async def read_request(stream: StreamReader) -> Message | None:
 
 
 async def read_reply(stream: StreamReader, verb: str, into: bytearray) -> None:
-    """Read one whole reply to a `verb` request; what came of it is in `into`, also when the stream breaks off."""
+    """Read one whole reply to a `verb` request and append it to `into`.
+
+    If the stream ends early, `into` holds the bytes that arrived. Raises EOFError then.
+    """
     head = await _read_head(stream, into)
     while (status := head.split(b" ", 2)[1]).startswith(b"1"):
         head = await _read_head(stream, into)
@@ -58,7 +64,7 @@ async def _read_body(stream: StreamReader, head: bytes, into: bytearray, *, unti
     elif b"content-length" in fields:
         await _read_exactly(stream, int(fields[b"content-length"]), into)
     elif until_end:
-        while part := await stream.read(_AT_A_TIME):
+        while part := await stream.read(_CHUNK_SIZE):
             into += part
 
 
@@ -74,16 +80,16 @@ async def _read_chunks(stream: StreamReader, into: bytearray) -> None:
         into += line
         size = int(line.split(b";")[0], 16)
         await _read_exactly(stream, size, into)
-        into += await stream.readuntil(b"\r\n")  # after the last chunk: its end, or the first trailer
+        into += await stream.readuntil(b"\r\n")  # after the last chunk: the empty line, or the first trailer
     while not into.endswith(b"\r\n\r\n"):
         into += await stream.readuntil(b"\r\n")
 
 
 async def _read_exactly(stream: StreamReader, size: int, into: bytearray) -> None:
     while size:
-        part = await stream.read(min(size, _AT_A_TIME))
+        part = await stream.read(min(size, _CHUNK_SIZE))
         if not part:
-            msg = f"{size} bytes are missing"
+            msg = f"the stream ended {size} bytes before the end of the body"
             raise EOFError(msg)
         into += part
         size -= len(part)

@@ -1,4 +1,4 @@
-"""One of the two sockets of a connection through a `ChaosProxy`, with endings that asyncio does not offer."""
+"""A stream on a socket, with FIN and RST, which asyncio streams do not offer."""
 
 import asyncio
 import socket
@@ -10,17 +10,17 @@ from typing import Any, Final, cast
 from attrs import Factory, field, frozen
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-_AT_A_TIME: Final = 65_536
-_CLOSING_TAKES_AT_MOST: Final = 1.0
+_CHUNK_SIZE: Final = 65_536
+_CLOSE_TIMEOUT: Final = 1.0
 
 
-def _socket_of(leg: "Leg") -> socket.socket:
-    return cast("socket.socket", leg.writer.get_extra_info("socket"))
+def _socket_of(stream: "SocketStream") -> socket.socket:
+    return cast("socket.socket", stream.writer.get_extra_info("socket"))
 
 
 @frozen
-class Leg:
-    """A stream to read from, one to write to, and the socket under both, which asyncio forgets too early."""
+class SocketStream:
+    """A reader, a writer and their socket. The socket is kept because asyncio drops it when it closes the transport."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -31,38 +31,38 @@ class Leg:
         return cast("asyncio.Transport", self.writer.transport)
 
     def pause(self) -> None:
-        """Read nothing more from the socket."""
+        """Stop reading from the socket."""
         self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading from the socket."""
         self._transport.resume_reading()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
-        """Answer a handshake; what was read before is not part of it."""
-        # asyncio learns this only afterwards, and would warn of every client that leaves in the middle of it.
+        """Accept a TLS handshake. Bytes that were read before are not part of the handshake."""
+        # asyncio sets this only after the handshake, and would warn for each client that disconnects during it.
         protocol: Any = self._transport.get_protocol()
         protocol._over_ssl = True  # noqa: SLF001 - it has no other name
         await self.writer.start_tls(context)
 
     async def write(self, part: bytes | bytearray) -> None:
-        """Write, and wait until there is room for more."""
+        """Write, and wait until the write buffer has room."""
         self.writer.write(part)
         await self.writer.drain()
 
     async def discard(self) -> None:
-        """Read until the other side ends, and forget it."""
-        while await self.reader.read(_AT_A_TIME):
+        """Read and discard until the other side sends FIN."""
+        while await self.reader.read(_CHUNK_SIZE):
             pass
 
-    async def pour_into(self, sink: "Leg") -> None:
-        """Hand on all that comes, and the FIN at its end."""
-        while part := await self.reader.read(_AT_A_TIME):
+    async def copy_to(self, sink: "SocketStream") -> None:
+        """Copy everything that is read to `sink`, and FIN at the end."""
+        while part := await self.reader.read(_CHUNK_SIZE):
             await sink.write(part)
         sink.fin()
 
     def fin(self) -> None:
-        """Send FIN, under TLS without a word of goodbye; reading goes on."""
+        """Send FIN, under TLS without close_notify. Reading is still possible."""
         with suppress(OSError):
             if self.writer.can_write_eof():
                 self.writer.write_eof()
@@ -70,18 +70,18 @@ class Leg:
                 self._socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """End it with RST."""
+        """Close the connection with RST."""
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.abort()
 
     def abort(self) -> None:
-        """End it at once; what is not written yet is lost."""
+        """Close the connection at once, and drop unwritten bytes."""
         self._transport.abort()
 
     async def close(self) -> None:
-        """Say goodbye, but do not wait for long until the other side does."""
+        """Close the connection, and wait at most a second until the other side does so too."""
         self.writer.close()
         with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSING_TAKES_AT_MOST):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self.writer.wait_closed()

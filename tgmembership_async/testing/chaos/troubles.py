@@ -1,19 +1,19 @@
-"""Troubles on the way: rules that say which connections and requests of a `ChaosProxy` go wrong, where, and how.
+"""Network faults: rules that select connections and requests of a `ChaosProxy`, and say which fault they get.
 
-| kind         | what the client meets                                              | when                          |
-| ------------ | ------------------------------------------------------------------ | ----------------------------- |
-| `latency`    | it goes on `seconds` later                                         | request, connect, sent, reply |
-| `reset`      | the connection is torn down (RST)                                  | request, connect, sent, reply |
-| `fin`        | the connection ends (FIN) without an answer                        | request, connect, sent, reply |
-| `black_hole` | everything is read and nothing is ever answered                    | connect, request, sent, reply |
-| `stall`      | the connection is accepted and nothing is ever read from it        | connect                       |
-| `half_close` | FIN comes at once, and yet its request goes upstream and is obeyed | request                       |
-| `cut`        | the reply ends (FIN) after `size` bytes                            | reply                         |
-| `dribble`    | the reply comes byte by byte, `seconds` between two of them        | reply                         |
+| kind         | effect                                                          | when                          |
+| ------------ | --------------------------------------------------------------- | ----------------------------- |
+| `latency`    | the connection pauses for `seconds`                             | request, connect, sent, reply |
+| `reset`      | the connection is reset (RST)                                   | request, connect, sent, reply |
+| `fin`        | the connection is closed (FIN) without a reply                  | request, connect, sent, reply |
+| `black_hole` | everything is read and nothing is sent                          | connect, request, sent, reply |
+| `stall`      | the connection is accepted and nothing is read                  | connect                       |
+| `half_close` | the client gets FIN at once, and the upstream gets the request  | request                       |
+| `cut`        | the connection is closed (FIN) after `size` bytes of the reply  | reply                         |
+| `dribble`    | the reply is sent byte by byte, with `seconds` between two      | reply                         |
 
-`connect`: the connection was accepted; nothing was read yet, and with TLS in front no handshake begun. `request`: a
-whole request was read, and the upstream has seen nothing of it. `sent`: the upstream has the whole request. `reply`: it
-has answered, and nothing of that was passed on.
+`connect`: the connection was accepted, and nothing was read, not even a TLS handshake. `request`: a whole request was
+read, and nothing of it was sent to the upstream. `sent`: the upstream has the whole request. `reply`: the upstream has
+replied, and nothing of the reply was sent to the client.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,21 +42,21 @@ _TAKES_SECONDS: Final = frozenset({"latency", "dribble"})
 _HARMLESS: Final = frozenset({"latency", "dribble"})
 
 
-def _usual_when(trouble: "Trouble") -> Point:
+def _default_when(trouble: "Trouble") -> Point:
     return WHEN.get(trouble.kind, _ANY)[0]
 
 
 @frozen
 class Trouble:
-    """A rule: what matches goes wrong, each with `probability`, `count` of them at most, after `skip` were spared.
+    """A rule: after `skip` matches, each match gets the fault with `probability`, at most `count` times.
 
-    At `connect` it is drawn for each connection, elsewhere for each request; `method` is matched in any case, None
-    matches all. `seconds` belong to `latency` and `dribble`, `size` to `cut`. Without `seed` the rule draws from the
-    seed of its proxy.
+    At `connect` the rule is drawn for each connection, at other points for each request. `method` is compared without
+    regard to case; None matches every method. `seconds` is for `latency` and `dribble`, `size` for `cut`. Without
+    `seed` the rule uses the seed of its proxy. Raises UsageError for values that do not fit together.
     """
 
     kind: Kind
-    when: Point = field(default=Factory(_usual_when, takes_self=True), kw_only=True)
+    when: Point = field(default=Factory(_default_when, takes_self=True), kw_only=True)
     method: str | None = field(default=None, kw_only=True)
     probability: float = field(default=1.0, kw_only=True)
     count: int | None = field(default=None, kw_only=True)
@@ -73,11 +73,11 @@ class Trouble:
 
     @property
     def label(self) -> str:
-        """Return a short name for tables: `reset at sent`, say."""
+        """Return a short name for tables, for example `reset at sent`."""
         return f"{self.kind} at {self.when}"
 
     def destroys(self, reply: bytes | bytearray) -> bool:
-        """Say whether the upstream has, or will have, the request and yet no client sees its whole `reply`."""
+        """Tell whether the upstream gets the request, but the client does not get the whole `reply`."""
         if self.kind == "cut":
             return self.size < len(reply)
         return self.kind == "half_close" or (self.when in ("sent", "reply") and self.kind not in _HARMLESS)
@@ -87,22 +87,26 @@ def _rules(trouble: Trouble) -> Iterable[tuple[str, bool]]:
     allowed = WHEN.get(trouble.kind, ())
     yield f"the kinds are {', '.join(sorted(WHEN))}", bool(allowed)
     yield f"when is one of {', '.join(allowed)}", trouble.when in allowed
-    yield "at 'connect' no method is known yet", trouble.method is None or trouble.when != "connect"
+    yield "method must be None when when is 'connect'", trouble.method is None or trouble.when != "connect"
     yield "probability is a number from 0 to 1", 0 <= trouble.probability <= 1
     yield "count is None or an int of at least 1", trouble.count is None or trouble.count >= 1
     yield "skip is an int of at least 0", trouble.skip >= 0
     yield (
-        "seconds, more than 0, belong to latency and dribble",
+        "seconds must be above 0 for latency and dribble, and 0 for other kinds",
         (trouble.seconds > 0) is (trouble.kind in _TAKES_SECONDS),
     )
-    yield "size, 0 or more, belongs to cut", trouble.size == 0 or (trouble.kind == "cut" and trouble.size > 0)
+    yield (
+        "size must be at least 0 for cut, and 0 for other kinds",
+        trouble.size == 0 or (trouble.kind == "cut" and trouble.size > 0),
+    )
 
 
 @frozen
 class Incident:
-    """What was done to which connection: its number from 1, and the number and method of the request on it.
+    """A fault that a proxy injected. `connection` and `request` are numbers from 1; `request` counts per connection.
 
-    `request` is 0 before there is one. `reply_destroyed`: the request went upstream, and no client saw a whole reply.
+    `request` is 0 before the first request. `reply_destroyed`: the request reached the upstream, and the client did not
+    get the whole reply.
     """
 
     connection: int
