@@ -1,4 +1,4 @@
-"""A TGmembership of your own for tests: in process or over real HTTP, with faults on demand."""
+"""A fake TGmembership service for tests, in process or over HTTP, with faults, and checks for ledgers."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -41,10 +41,10 @@ __all__ = [
 def serve(
     service: "FakeService", *, host: str = "127.0.0.1", port: int = 0, postal: "Postal | None" = None
 ) -> "FakeServer":
-    """Return a server that answers for `service` on loopback, over real HTTP, while it is entered (a plain `with`).
+    """Return a server for `service` over HTTP on loopback. The server runs inside a `with` block.
 
-    It also delivers to the webhook what the service has to tell; `postal` says how often, how doubled and how mixed up.
-    Raises UsageError where the extra `testing` is not installed, and on entering where the port cannot be had.
+    The server also delivers the events of the service to its webhook, with the settings in `postal`. Raises UsageError
+    if the extra `testing` is not installed, and on entering if the port is not available.
     """
     server = cast("type[FakeServer]", load("testing.fake.server", "FakeServer", "testing"))
     return server(service, host=host, port=port, postal=postal)

@@ -1,7 +1,7 @@
-"""The pytest plugin: a fake service, and what talks to it, for tests of your own program.
+"""The pytest plugin: fixtures with a fake service, its HTTP server, a Session and a webhook sender.
 
-Plain fixtures without an event loop, so that they serve pytest-asyncio in both modes and anyio alike: you enter the
-Session in your test, or your program does. All that a test asks for shares one service; the next test has a new one.
+The fixtures need no event loop, so that they work with pytest-asyncio in both modes and with anyio. Your test or your
+program enters the Session. All fixtures of one test share one service; each test has a new one.
 """
 
 from typing import TYPE_CHECKING
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from tgmembership_async.testing.fake.server import FakeServer
     from tgmembership_async.testing.fake.service import FakeService
 
-# ruff: noqa: PLC0415 - pytest imports this at every start, also where no test asks for any of it
+# ruff: noqa: PLC0415 - pytest imports this at every start, even if no test uses a fixture
 
 
 @pytest.fixture
 def tgm_service() -> "FakeService":
-    """Give a fake TGmembership: let things go wrong with `inject`, and see in `audit` what it granted."""
+    """Return a fake service. `inject` adds faults, and `audit` lists the grants."""
     from tgmembership_async.testing.fake.service import FakeService
 
     return FakeService()
@@ -29,7 +29,7 @@ def tgm_service() -> "FakeService":
 
 @pytest.fixture
 def tgm_server(tgm_service: "FakeService") -> "Iterator[FakeServer]":
-    """Serve `tgm_service` over HTTP on loopback, for other processes: `.url`, and `.env()` for `Session.from_env()`."""
+    """Serve `tgm_service` over HTTP on loopback: `.url`, and `.env()` for `Session.from_env()` in another process."""
     from tgmembership_async.testing import serve
 
     with serve(tgm_service) as server:
@@ -38,7 +38,7 @@ def tgm_server(tgm_service: "FakeService") -> "Iterator[FakeServer]":
 
 @pytest.fixture
 def tgm_session(tgm_service: "FakeService") -> "Session":
-    """Give a Session that is not entered yet and talks to `tgm_service` in process."""
+    """Return a Session that calls `tgm_service` in process, and is not entered yet."""
     from tgmembership_async.session import Session
     from tgmembership_async.testing.fake.transport import FakeTransport
 
@@ -47,9 +47,9 @@ def tgm_session(tgm_service: "FakeService") -> "Session":
 
 @pytest.fixture
 def tgm_webhooks() -> "WebhookSender":
-    """Give webhook events for your handlers: `await tgm_webhooks.post(receiver, "order_completed", user_id="42")`.
+    """Return a sender of webhook events: `await tgm_webhooks.post(receiver, "order_completed", user_id="42")`.
 
-    Your Verifier gets `tgm_webhooks.secret`; `signed()` gives headers and body to a client of your own.
+    Pass `tgm_webhooks.secret` to your Verifier. `signed()` returns headers and body for your own HTTP client.
     """
     from tgmembership_async.testing.fake.sender import WebhookSender
 

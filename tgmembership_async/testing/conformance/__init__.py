@@ -1,1 +1,1 @@
-"""Checks for any ledger; users import `LEDGER_CHECKS` from `tgmembership_async.testing`."""
+"""Checks that every ledger must pass. Users import `LEDGER_CHECKS` from `tgmembership_async.testing`."""

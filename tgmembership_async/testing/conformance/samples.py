@@ -1,4 +1,4 @@
-"""What the checks of `LEDGER_CHECKS` are written with: samples, expectations, and the way to every state."""
+"""Sample values, assertions and steps for the checks of `LEDGER_CHECKS`."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -33,25 +33,25 @@ ERRORS: Final[Mapping[GrantStatus, CallError]] = {
 
 
 def settlement(end: GrantStatus) -> Settlement:
-    """Return an end of an exchange, with token, error and evidence."""
+    """Return a settlement with this status, and with a token, an error and evidence as far as it has them."""
     token = TOKEN if end is GrantStatus.GRANTED else None
     return Settlement(end, token=token, error=ERRORS.get(end), evidence=f"it ended as {end}")
 
 
-def same(found: object, expected: object) -> None:
-    """Raise AssertionError unless the two are equal; not by assert, which -O leaves out."""
+def check_equal(found: object, expected: object) -> None:
+    """Raise AssertionError unless both are equal. `assert` is not used because -O removes it."""
     if found != expected:
         msg = f"expected {expected!r}, found {found!r}"
         raise AssertionError(msg)
 
 
-def true(claim: object, what: str) -> None:
-    """Raise AssertionError that says what is wrong, unless the claim holds."""
-    if not claim:
-        raise AssertionError(what)
+def check(condition: object, message: str) -> None:
+    """Raise AssertionError with this message unless the condition is true."""
+    if not condition:
+        raise AssertionError(message)
 
 
-async def raises(error: type[Exception], awaitable: Awaitable[object]) -> None:
+async def check_raises(error: type[Exception], awaitable: Awaitable[object]) -> None:
     """Raise AssertionError unless awaiting raises an error of this class."""
     try:
         found = await awaitable
@@ -63,7 +63,7 @@ async def raises(error: type[Exception], awaitable: Awaitable[object]) -> None:
 
 @asynccontextmanager
 async def opened(make: MakeLedger) -> AsyncGenerator[Ledger, None]:
-    """Give a ledger that is open, and close it at the end."""
+    """Open a new ledger, and close it at the end."""
     ledger = await make().open()
     try:
         yield ledger
@@ -72,17 +72,17 @@ async def opened(make: MakeLedger) -> AsyncGenerator[Ledger, None]:
 
 
 async def refs_of(rows: AsyncIterator[Grant]) -> list[str]:
-    """Return the refs of all rows, as they come."""
+    """Return the refs of all rows, in their order."""
     return [grant.ref async for grant in rows]
 
 
 def request(ref: str) -> GrantRequest:
-    """Return the same wish for any ref."""
+    """Return a request that is the same for every ref."""
     return GrantRequest(ref, plan_id=1, member_id=42, note="chat 7")
 
 
-async def bring(ledger: Ledger, ref: str, to: GrantStatus) -> Grant:
-    """Take a new ref to a state on the shortest way."""
+async def bring_to(ledger: Ledger, ref: str, to: GrantStatus) -> Grant:
+    """Plan a new ref, and bring it to a status by the fewest steps."""
     grant = await ledger.plan(request(ref))
     if to is GrantStatus.PLANNED:
         return grant
@@ -97,10 +97,10 @@ async def bring(ledger: Ledger, ref: str, to: GrantStatus) -> Grant:
 
 
 async def claim_it(ledger: Ledger, ref: str) -> object:
-    """Claim as a step like the others: one that is not mine is an error."""
+    """Claim a ref. Raises GrantError if the claim is not mine."""
     claim = await ledger.claim(request(ref))
     if not claim.mine:
-        msg = "not mine"
+        msg = "another caller has claimed the grant"
         raise GrantError(msg)
     return claim.grant
 
@@ -118,7 +118,7 @@ async def _deliver(ledger: Ledger, ref: str) -> object:
 
 
 def steps() -> Iterable[tuple[Step, frozenset[GrantStatus], GrantStatus]]:
-    """Return every step with the states that it leads out of, and the one it leads to."""
+    """Return every step with the statuses from which it is legal, and the status to which it leads."""
     yield claim_it, frozenset({GrantStatus.PLANNED}), GrantStatus.SENDING
     for end in SETTLES:
         yield partial(_settle, end=end), frozenset({GrantStatus.SENDING}), end
@@ -128,6 +128,6 @@ def steps() -> Iterable[tuple[Step, frozenset[GrantStatus], GrantStatus]]:
 
 
 async def plan_all(ledger: Ledger, refs: Iterable[str]) -> None:
-    """Plan refs one after the other."""
+    """Plan refs in order."""
     for ref in refs:
         await ledger.plan(request(ref))

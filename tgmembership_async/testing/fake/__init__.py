@@ -1,1 +1,1 @@
-"""The fake service, in process and over HTTP; users import it from `tgmembership_async.testing`."""
+"""The fake service, in process and over HTTP. Users import it from `tgmembership_async.testing`."""

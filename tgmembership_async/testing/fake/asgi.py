@@ -1,4 +1,4 @@
-"""The fake service as an ASGI application that can also hang up: FIN, RST and cut bodies, for real."""
+"""The fake service as an ASGI application. It can also end connections with FIN, RST or a cut body."""
 
 import asyncio
 import socket
@@ -19,21 +19,21 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Connection(H11Protocol):
-    """One connection, whose transport the application finds in `scope["state"]`. No access log: paths hold the key."""
+    """One connection. Its transport is in `scope["state"]`. No access log: paths contain the API key."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take note of the transport."""
+        """Store the transport for the application."""
         self.access_log = False
         self.app_state: dict[str, Any] = {**self.app_state, "transport": transport}
         super().connection_made(transport)
 
 
 Before = Callable[[str, bytes, Headers, bytes], Awaitable[None]]
-"""Is called with verb, target, headers and body of every request before the service acts on it."""
+"""Called with verb, target, headers and body of each request before the service handles it."""
 
 
 class Application:
-    """The ASGI application around a service."""
+    """The ASGI application for a service."""
 
     def __init__(self, service: Service, closing: asyncio.Event, before: Before | None = None) -> None:
         self._service = service
@@ -41,7 +41,7 @@ class Application:
         self._before = before
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or end the connection, as the service and its faults say."""
+        """Answer one request, or end the connection, according to the service and its faults."""
         try:
             body = await HTTPRequest(scope, receive).body()
         except ClientDisconnect:
@@ -55,7 +55,7 @@ class Application:
         await _ENDINGS[ending](answer)(scope, receive, send)
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the server: what has arrived is carried out before."""
+        """Wait, at most until the server closes: requests that have arrived still take effect."""
         try:
             await asyncio.wait_for(self._closing.wait(), seconds)
         except TimeoutError:
@@ -67,7 +67,7 @@ def _whole(answer: Response) -> ASGIApp:
 
 
 def _cut(answer: Response) -> ASGIApp:
-    """Send half of the body that Content-Length announces, then FIN."""
+    """Send half of the body that Content-Length declares, then FIN."""
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         announced = (*answer.headers, ("content-length", str(len(answer.body))))
@@ -75,41 +75,41 @@ def _cut(answer: Response) -> ASGIApp:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         half = answer.body[: len(answer.body) // 2]
         await send({"type": "http.response.body", "body": half, "more_body": True})
-        await _hang_up(scope, receive)
+        await _close(scope, receive)
 
     return respond
 
 
 def _closed(_: Response) -> ASGIApp:
-    """Send nothing but FIN."""
+    """Send FIN without a response."""
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - the signature is ASGI's
-        await _hang_up(scope, receive)
+        await _close(scope, receive)
 
     return respond
 
 
 def _reset(_: Response) -> ASGIApp:
-    """Send nothing but RST."""
+    """Send RST without a response."""
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - the signature is ASGI's
         transport: asyncio.Transport = scope["state"]["transport"]
         if not transport.is_closing():
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
-        await _gone(receive)
+        await _wait_for_disconnect(receive)
 
     return respond
 
 
-async def _hang_up(scope: Scope, receive: Receive) -> None:
+async def _close(scope: Scope, receive: Receive) -> None:
     transport: asyncio.Transport = scope["state"]["transport"]
-    transport.close()  # what is written goes out first
-    await _gone(receive)
+    transport.close()  # sends what is in the buffer first
+    await _wait_for_disconnect(receive)
 
 
-async def _gone(receive: Receive) -> None:
-    """Wait until uvicorn knows that the connection has ended; it would send a 500 of its own otherwise."""
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """Wait until uvicorn notices that the connection has ended; otherwise uvicorn would send a 500."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""The fake service's own calls: events, signed and delivered to the webhook, with repeats, duplicates and forgeries."""
+"""Delivery of the fake service's events to its webhook: signed requests, with repeats, duplicates and forgeries."""
 
 import asyncio
 import ssl
@@ -17,26 +17,29 @@ from attrs import evolve, field, frozen
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import is_loopback
 from tgmembership_async.protocol.wire import Headers
-from tgmembership_async.testing.fake.http import Arrival, webhook_to_probe
+from tgmembership_async.testing.fake.http import ReceivedRequest, webhook_to_probe
 from tgmembership_async.testing.fake.outbox import DeliveryKind, DeliveryRecord, FakeEvent
 from tgmembership_async.testing.fake.service import FakeService
 from tgmembership_async.testing.fake.values import FakeWebhook
 from tgmembership_async.webhooks.signature import sign
 
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int | None]]
-"""Makes one POST to a URL with these headers and this body; returns the status of the answer, None without one."""
+"""Sends one POST to a URL with these headers and this body; returns the status, or None without a response."""
 
 _OK: Final = 200
-_ANSWERS_WITHIN: Final = 10.0
+_TIMEOUT: Final = 10.0
 
 
 @frozen(kw_only=True)
 class Postal:
-    """How deliveries go: what is not answered 200 is repeated, up to `attempts` in all, `pause` seconds apart, doubled.
+    """The delivery settings of the fake service. A delivery that is not answered 200 is repeated.
 
-    `signed_anew` says whether a repeat has a new nonce and time (the real service: unknown). `duplicated` and `forged`
-    are shares, from 0 to 1: so many deliveries come twice, and with so many comes a forgery, whose data says `forged`.
-    `shuffled` mixes all that waits. `later_generation` signs as that one does. `concurrency` requests are out at most.
+    `attempts` is the maximum number of requests for one delivery, `pause` the seconds before the first repeat, doubled
+    for each further one. With `signed_anew` a repeat has a new nonce and time (unknown for the real service).
+    `duplicated` and `forged` are shares from 0 to 1: of deliveries that are sent twice, and of deliveries that are
+    accompanied by a forgery, whose data contains `forged`. With `shuffled`, waiting deliveries are sent in random
+    order. With `later_generation`, requests are signed with HMAC-SHA256 and without a nonce. `concurrency` is the
+    maximum number of requests in flight. Raises UsageError for values out of range.
     """
 
     attempts: int = 5
@@ -58,17 +61,17 @@ class Postal:
 
 
 @frozen
-class _Parcel:
+class _Pending:
     event: FakeEvent
     kind: DeliveryKind
     headers: Mapping[str, str] = field(repr=False)
 
 
 class Courier:
-    """Deliver what waits in a service's outbox to its webhook: `await Courier(service).deliver()`.
+    """Delivers the events in a service's outbox to its webhook: `await Courier(service).deliver()`.
 
-    `post` makes the requests, by default over HTTP and to loopback hosts only; a function of your own may call a
-    receiver in process. Works on asyncio and trio.
+    `post` sends the requests, by default over HTTP and to loopback hosts only; pass a function of your own to call a
+    receiver in process. `clock` returns unix seconds, for signatures. Works on asyncio and trio.
     """
 
     def __init__(
@@ -82,60 +85,62 @@ class Courier:
     ) -> None:
         self._service = service
         self._postal = Postal() if postal is None else postal
-        self._is_yours = post is not None
+        self._has_own_post = post is not None
         self._post = post or post_over_http
         self._clock = clock
         self._random = Random(seed)  # noqa: S311 - reproducible on purpose
 
     async def deliver(self) -> list[DeliveryRecord]:
-        """Deliver all that waits, and return what came of it."""
+        """Deliver all waiting events, and return a record of each request. Raises what `post` raises."""
         webhook, events = self._service.webhook, self._service.outbox.take()
-        if webhook is None or not events or not (self._is_yours or _is_local(webhook.url)):
+        if webhook is None or not events or not (self._has_own_post or _is_local(webhook.url)):
             return []
-        parcels = list(self._pack(events, webhook.secret))
+        deliveries = list(self._prepare(events, webhook.secret))
         if self._postal.shuffled:
-            self._random.shuffle(parcels)
+            self._random.shuffle(deliveries)
         records: list[DeliveryRecord] = []
-        waiting = iter(parcels)
+        waiting = iter(deliveries)
 
-        async def carry() -> None:
-            for parcel in waiting:
-                await self._carry(parcel, webhook, records)
+        async def work() -> None:
+            for delivery in waiting:
+                await self._deliver_one(delivery, webhook, records)
 
-        await _side_by_side(carry, min(self._postal.concurrency, len(parcels)))
+        await _run_concurrently(work, min(self._postal.concurrency, len(deliveries)))
         return records
 
-    def _pack(self, events: Iterable[FakeEvent], secret: str) -> Iterable[_Parcel]:
+    def _prepare(self, events: Iterable[FakeEvent], secret: str) -> Iterable[_Pending]:
         for event in events:
             headers = self._sign(event, secret)
-            yield _Parcel(event, "first", headers)
+            yield _Pending(event, "first", headers)
             if self._random.random() < self._postal.duplicated:
                 again = self._sign(event, secret) if self._random.random() < 0.5 else headers  # noqa: PLR2004 - half
-                yield _Parcel(event, "duplicate", again)
+                yield _Pending(event, "duplicate", again)
             if self._random.random() < self._postal.forged:
                 forged = evolve(event, data={**event.data, "forged": "yes"})
-                yield _Parcel(forged, "forged", self._sign(forged, f"not{secret}"))
+                yield _Pending(forged, "forged", self._sign(forged, f"not{secret}"))
 
     def _sign(self, event: FakeEvent, secret: str) -> dict[str, str]:
         nonce = None if self._postal.later_generation else f"{self._random.getrandbits(52):013x}"
         return sign(secret, event.body(), nonce=nonce, timestamp=self._clock())
 
-    async def _carry(self, parcel: _Parcel, webhook: FakeWebhook, records: list[DeliveryRecord]) -> None:
-        headers, kind, pause = parcel.headers, parcel.kind, self._postal.pause
+    async def _deliver_one(self, delivery: _Pending, webhook: FakeWebhook, records: list[DeliveryRecord]) -> None:
+        headers, kind, pause = delivery.headers, delivery.kind, self._postal.pause
         for _ in range(1 if kind == "forged" else self._postal.attempts):
-            status = await self._post(webhook.url, {"content-type": "application/json", **headers}, parcel.event.body())
-            record = DeliveryRecord(parcel.event, kind, status)
+            status = await self._post(
+                webhook.url, {"content-type": "application/json", **headers}, delivery.event.body()
+            )
+            record = DeliveryRecord(delivery.event, kind, status)
             records.append(record)
             self._service.outbox.note(record)
             if status == _OK or kind == "forged":
                 return
             await anyio.sleep(pause)
             kind, pause = "repeat", 2 * pause
-            headers = self._sign(parcel.event, webhook.secret) if self._postal.signed_anew else headers
+            headers = self._sign(delivery.event, webhook.secret) if self._postal.signed_anew else headers
 
 
-async def _side_by_side(work: Callable[[], Awaitable[None]], times: int) -> None:
-    """Run `work` so many times at once; what one raises ends them all, and is raised as it is."""
+async def _run_concurrently(work: Callable[[], Awaitable[None]], times: int) -> None:
+    """Run `work` in this number of tasks. An exception of one task cancels the others and is raised unwrapped."""
     failed: Exception | None = None
 
     async def one() -> None:
@@ -154,31 +159,31 @@ async def _side_by_side(work: Callable[[], Awaitable[None]], times: int) -> None
 
 
 async def deliver_until(closing: asyncio.Event, service: FakeService, postal: Postal | None) -> None:
-    """Deliver what the service has to tell, as it comes, until `closing` is set. Several bunches may be under way."""
+    """Deliver events as they occur, until `closing` is set. Several batches may be in flight."""
     loop, courier = asyncio.get_running_loop(), Courier(service, postal)
-    under_way: set[asyncio.Task[Any]] = set()
+    in_flight: set[asyncio.Task[Any]] = set()
 
     def start() -> None:
         task = loop.create_task(courier.deliver())
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        in_flight.add(task)
+        task.add_done_callback(in_flight.discard)
 
     service.outbox.listen(partial(loop.call_soon_threadsafe, start))
-    start()  # what was told before
+    start()  # events from before
     await closing.wait()
     service.outbox.listen(None)
-    for task in under_way:
+    for task in in_flight:
         task.cancel()
-    if under_way:
-        await asyncio.wait(under_way)
+    if in_flight:
+        await asyncio.wait(in_flight)
 
 
 async def probe_webhook(service: FakeService, verb: str, target: bytes, headers: Headers, body: bytes) -> None:
-    """Ask a URL that shall become the webhook whether it answers 200, as the service does (the verb is *assumed*).
+    """Send a GET to the URL of a `setWebhook` request and record its status (*documented*; the verb is *assumed*).
 
-    Only on this machine: `https://shop.example/` in somebody's test is taken as it is, and nobody there is bothered.
+    Only loopback URLs are requested: a URL such as `https://shop.example/` in a test is accepted without a request.
     """
-    url = webhook_to_probe(service, Arrival(0, verb, target, headers, body))
+    url = webhook_to_probe(service, ReceivedRequest(0, verb, target, headers, body))
     if url is not None and _is_local(url):
         service.outbox.note_probe(url, await _over_http("GET", url, {}, b""))
 
@@ -188,19 +193,19 @@ def _is_local(url: str) -> bool:
 
 
 async def post_over_http(url: str, headers: Mapping[str, str], body: bytes) -> int | None:
-    """Make one POST; return the status of the answer, None without one."""
+    """Send one POST; return the status, or None without a response."""
     return await _over_http("POST", url, headers, body)
 
 
 async def _over_http(verb: str, url: str, headers: Mapping[str, str], body: bytes) -> int | None:
-    # Threads and the standard library: who receives is under test, and who sends shall not be of its make.
-    return await anyio.to_thread.run_sync(partial(_ask, verb, url, headers, body), abandon_on_cancel=True)
+    # Threads and the standard library: the sender must not share code with the receiver under test.
+    return await anyio.to_thread.run_sync(partial(_request, verb, url, headers, body), abandon_on_cancel=True)
 
 
-def _ask(verb: str, url: str, headers: Mapping[str, str], body: bytes) -> int | None:
+def _request(verb: str, url: str, headers: Mapping[str, str], body: bytes) -> int | None:
     parts = urlsplit(url)
-    kind = partial(HTTPSConnection, context=_no_questions()) if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_ANSWERS_WITHIN)
+    kind = partial(HTTPSConnection, context=_unverified()) if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT)
     try:
         connection.request(verb, f"{parts.path or '/'}{parts.query and '?'}{parts.query}", body, dict(headers))
         return connection.getresponse().status
@@ -210,10 +215,8 @@ def _ask(verb: str, url: str, headers: Mapping[str, str], body: bytes) -> int | 
         connection.close()
 
 
-def _no_questions() -> ssl.SSLContext:
+def _unverified() -> ssl.SSLContext:
     context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = (
-        False,
-        ssl.CERT_NONE,
-    )  # on loopback, a certificate is nobody's business
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # loopback only
     return context

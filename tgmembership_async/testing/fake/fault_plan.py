@@ -1,4 +1,4 @@
-"""What faults make of one request: the one place that says whether it takes effect, and what the client sees of it."""
+"""The effect of faults on one request: whether the request takes effect, and what the client receives."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -15,8 +15,8 @@ _ENDINGS: Final[Mapping[str, Ending]] = {"cut": "cut", "closed": "closed", "rese
 
 
 @frozen
-class Fate:
-    """What happens to one request: wait, take effect or not, wait, answer in this way."""
+class FaultPlan:
+    """What happens to one request: a wait, the effect or none, a wait, and the response that a fault changes."""
 
     number: int
     wait_before: float = 0.0
@@ -26,17 +26,17 @@ class Fate:
 
     @property
     def ending(self) -> Ending:
-        """Return how the answer ends on the wire."""
+        """Return how the connection ends."""
         return "whole" if self.fault is None else _ENDINGS.get(self.fault.kind, "whole")
 
-    def dress(self, answer: Response) -> Response:
-        """Return the answer that goes out in place of the true one."""
+    def disguised(self, answer: Response) -> Response:
+        """Return the response that is sent in place of the real one."""
         if self.fault is None or self.fault.kind in ("closed", "reset"):
             return answer
         if self.fault.kind == "html":
             return _page(self.fault)
         if self.fault.kind in ("throttled", "error"):
-            return _envelope(self.fault.status, "the fault you asked for", _told(self.fault))
+            return _envelope(self.fault.status, "the fault you asked for", _retry_after(self.fault))
         return evolve(answer, body=_damage(answer.body)) if self.fault.kind == "damaged" else answer
 
 
@@ -47,10 +47,10 @@ def _envelope(code: int, description: str, headers: tuple[tuple[str, str], ...] 
 
 def _page(fault: Fault) -> Response:
     body = f"<!doctype html><html><head><title>{fault.status}</title></head><body>Try later.</body></html>".encode()
-    return Response(fault.status, Headers((("content-type", "text/html; charset=utf-8"), *_told(fault))), body)
+    return Response(fault.status, Headers((("content-type", "text/html; charset=utf-8"), *_retry_after(fault))), body)
 
 
-def _told(fault: Fault) -> tuple[tuple[str, str], ...]:
+def _retry_after(fault: Fault) -> tuple[tuple[str, str], ...]:
     wait = fault.retry_after
     if wait is None:
         return ()
@@ -58,33 +58,33 @@ def _told(fault: Fault) -> tuple[tuple[str, str], ...]:
 
 
 def _damage(body: bytes) -> bytes:
-    """Overwrite the middle with bytes that are neither UTF-8 nor allowed in JSON; the length stays."""
+    """Overwrite the middle with bytes that are neither UTF-8 nor allowed in JSON. The length does not change."""
     middle = len(body) // 2
     return (body[:middle] + b"\xff\x00" + body[middle + 2 :])[: len(body)]
 
 
-def fate_of(number: int, faults: Iterable[Fault]) -> Fate:
-    """Return what the faults that struck make of a request."""
-    struck = tuple(faults)
-    deciding = next((fault for fault in struck if fault.kind != "latency"), None)
-    return Fate(
+def plan_of(number: int, faults: Iterable[Fault]) -> FaultPlan:
+    """Return the plan for a request on which these faults fired."""
+    fired = tuple(faults)
+    deciding = next((fault for fault in fired if fault.kind != "latency"), None)
+    return FaultPlan(
         number,
-        wait_before=sum(fault.seconds for fault in struck if fault.when == "before"),
+        wait_before=sum(fault.seconds for fault in fired if fault.when == "before"),
         effect=deciding is None or deciding.when == "after",
-        wait_after=sum(fault.seconds for fault in struck if fault.when == "after"),
+        wait_after=sum(fault.seconds for fault in fired if fault.when == "after"),
         fault=deciding,
     )
 
 
 class Service(Protocol):
-    """What the rule below needs of a service."""
+    """The methods of a service that `exchange` calls."""
 
-    def fate(self, verb: str, target: bytes) -> Fate:
-        """Take note of a request that arrived, and say what happens to it."""
+    def fate(self, verb: str, target: bytes) -> FaultPlan:
+        """Record a request, and return the plan for it."""
         ...
 
     def handle(self, verb: str, target: bytes, headers: Headers, body: bytes, *, number: int | None = None) -> Response:
-        """Act on a request, and answer it."""
+        """Handle a request, and return the response."""
         ...
 
 
@@ -97,18 +97,18 @@ async def exchange(
     *,
     sleep: Callable[[float], Awaitable[None]],
 ) -> tuple[Response, Ending]:
-    """Carry a request through its fate; return the answer to send, and how it ends on the wire.
+    """Handle a request according to its fault plan; return the response, and how the connection ends.
 
-    The effect takes place even if the client goes away meanwhile: a real service does not notice either.
+    The request takes effect even if the client disconnects during the wait, as on a real service.
     """
-    fate = service.fate(verb, target)
+    plan = service.fate(verb, target)
     answer = _envelope(500, "nothing was done")
     try:
-        if fate.wait_before:
-            await sleep(fate.wait_before)
+        if plan.wait_before:
+            await sleep(plan.wait_before)
     finally:
-        if fate.effect:
-            answer = service.handle(verb, target, headers, body, number=fate.number)
-    if fate.wait_after:
-        await sleep(fate.wait_after)
-    return fate.dress(answer), fate.ending
+        if plan.effect:
+            answer = service.handle(verb, target, headers, body, number=plan.number)
+    if plan.wait_after:
+        await sleep(plan.wait_after)
+    return plan.disguised(answer), plan.ending

@@ -1,15 +1,15 @@
-"""Faults on demand: rules that say which requests go wrong, and how.
+"""Faults of the fake service: rules that select requests, and say which fault they get.
 
-| kind        | what the client sees                            | when                          |
-| ----------- | ----------------------------------------------- | ----------------------------- |
-| `latency`   | the answer comes `seconds` later                | before or after the effect    |
-| `throttled` | 429, 421, 425 or 503, with or without a wait    | before: nothing was done      |
-| `error`     | 500 or another error in an envelope             | before or after the effect    |
-| `html`      | a page of HTML, as a proxy in between sends it  | before or after the effect    |
-| `damaged`   | a body that is no JSON                          | after, or before (of a 500)   |
-| `cut`       | a body that ends before its Content-Length      | after, or before (of a 500)   |
-| `closed`    | the connection ends without an answer (FIN)     | before or after the effect    |
-| `reset`     | the connection is torn down (RST)               | before or after the effect    |
+| kind        | what the client receives                            | when                          |
+| ----------- | --------------------------------------------------- | ----------------------------- |
+| `latency`   | the response, `seconds` later                       | before or after the effect    |
+| `throttled` | 429, 421, 425 or 503, with or without Retry-After   | before: nothing was done      |
+| `error`     | 500 or another error in an envelope                 | before or after the effect    |
+| `html`      | an HTML page, as a gateway sends it                 | before or after the effect    |
+| `damaged`   | a body that is not JSON                             | after, or before (of a 500)   |
+| `cut`       | a body that is shorter than its Content-Length      | after, or before (of a 500)   |
+| `closed`    | no response; the connection is closed (FIN)         | before or after the effect    |
+| `reset`     | no response; the connection is reset (RST)          | before or after the effect    |
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,37 +29,38 @@ _KINDS: Final = frozenset(get_args(Kind))
 _TURNING_AWAY: Final = frozenset({421, 425, 429})
 _IN_AN_ENVELOPE: Final = frozenset({"throttled", "error"})
 _UNAVAILABLE: Final = 503
-"""It turns away only in the service's own envelope; a gateway's page with this status proves nothing."""
+"""Means "nothing was done" only in the service's own envelope, not in a gateway's page."""
 _ERROR_STATUSES: Final = range(400, 600)
 _REFUSALS: Final = range(400, 500)
 
 
-def _usual_when(fault: "Fault") -> When:
+def _default_when(fault: "Fault") -> When:
     return _WHEN.get(fault.kind, "before")
 
 
-def _usual_status(fault: "Fault") -> int:
+def _default_status(fault: "Fault") -> int:
     return _STATUS.get(fault.kind, 0)
 
 
 @frozen
 class Fault:
-    """A rule: requests that match go wrong, each with `probability`, `count` of them at most, after `skip` were spared.
+    """A rule: after `skip` matches, each match gets the fault with `probability`, at most `count` times.
 
-    `method` is matched in any case, None matches all. `when` says whether the service acts first (`"after"`) or not at
-    all (`"before"`). `seconds` belong to `latency`; `status` to `throttled`, `error` and `html`; `retry_after` (seconds
-    or the text of the header) to `throttled` and `html`. Without `seed` the rule draws from the seed of its service.
+    `method` is compared without regard to case; None matches every method. With `when="after"` the request takes effect
+    before the fault, with `"before"` it has no effect. `seconds` is for `latency`; `status` for `throttled`, `error`
+    and `html`; `retry_after` (seconds, or the text of the header) for `throttled` and `html`. Without `seed` the rule
+    uses the seed of its service. Raises UsageError for values that do not fit together.
     """
 
     kind: Kind
     method: str | None = field(default=None, kw_only=True)
-    when: When = field(default=Factory(_usual_when, takes_self=True), kw_only=True)
+    when: When = field(default=Factory(_default_when, takes_self=True), kw_only=True)
     probability: float = field(default=1.0, kw_only=True)
     count: int | None = field(default=None, kw_only=True)
     skip: int = field(default=0, kw_only=True)
     seed: int | None = field(default=None, kw_only=True)
     seconds: float = field(default=0.0, kw_only=True)
-    status: int = field(default=Factory(_usual_status, takes_self=True), kw_only=True)
+    status: int = field(default=Factory(_default_status, takes_self=True), kw_only=True)
     retry_after: float | str | None = field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -70,13 +71,13 @@ class Fault:
 
     @property
     def turns_away(self) -> bool:
-        """Return whether the answer says that nothing was done."""
+        """Tell whether the response says that nothing was done."""
         enveloped = self.kind in _IN_AN_ENVELOPE
         return self.status in _TURNING_AWAY or (self.status == _UNAVAILABLE and enveloped)
 
     @property
     def label(self) -> str:
-        """Return a short name for tables: `500 after the effect`, say."""
+        """Return a short name for tables, for example `error 500 after the effect`."""
         name = f"{self.kind} {self.status}" if self.kind in _STATUS else self.kind
         wait = "" if self.retry_after is None else ", told a wait"
         return f"{name}{wait}" if self.turns_away else f"{name} {self.when} the effect{wait}"
@@ -111,9 +112,9 @@ FaultBook = Rulebook[Fault]
 def nasty(
     probability: float, *, method: str | None = None, seconds: float = 0.2, wait: float = 0.05
 ) -> tuple[Fault, ...]:
-    """Return every kind of fault, before and after the effect, each with `probability`.
+    """Return rules for every kind of fault, before and after the effect, each with `probability`.
 
-    `seconds` is the latency, `wait` what a 429 with Retry-After tells.
+    `seconds` is the latency, `wait` the Retry-After of a 429. Both are in seconds.
     """
     either: tuple[When, ...] = ("before", "after")
     twofold: tuple[Kind, ...] = ("error", "html", "damaged", "cut", "closed", "reset")

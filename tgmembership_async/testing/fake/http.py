@@ -1,4 +1,4 @@
-"""What the fake service looks like over HTTP: paths, credentials, parameters and envelopes. Pure."""
+"""The HTTP interface of the fake service: paths, credentials, parameters and envelopes. No I/O."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import check_local_url
 from tgmembership_async.protocol.wire import Headers, Response
 from tgmembership_async.testing.fake.shapes import Subscribers
-from tgmembership_async.testing.fake.state import World
+from tgmembership_async.testing.fake.state import ServiceState
 from tgmembership_async.testing.fake.values import Refusal
 from tgmembership_async.values.secret import Secret
 
@@ -24,8 +24,8 @@ _MAX_ID: Final = 2**63 - 1
 _OK: Final = 200
 
 
-class Served(World, ABC):
-    """The state of a service that answers over HTTP: whose it is, and how it words its replies."""
+class HTTPServiceState(ServiceState, ABC):
+    """The state of a fake service together with its credentials and the shapes of its replies."""
 
     bot_id: int
     api_key: Secret
@@ -34,12 +34,12 @@ class Served(World, ABC):
 
     @abstractmethod
     def speak(self, method: str, facts: object) -> Any:
-        """Return a result in the shape that was chosen for `method`."""
+        """Return a result in the shape that is configured for `method`."""
 
 
 @frozen
-class Arrival:
-    """One request as it came in; `number` counts the requests of its service from 1."""
+class ReceivedRequest:
+    """One request as it was received. `number` counts the requests of its service from 1."""
 
     number: int
     verb: str
@@ -50,14 +50,14 @@ class Arrival:
 
 @frozen
 class Call:
-    """What one request asks of a service."""
+    """One method call: the service, the number of the request, and the parameters."""
 
-    service: Served
+    service: HTTPServiceState
     number: int
     params: Mapping[str, object]
 
     def id(self, name: str) -> int | None:
-        """Return a parameter as a positive id, or None where it is missing."""
+        """Return a parameter as a positive id, or None if it is missing. Raises Refusal for other values."""
         value = self.params.get(name)
         if value is None:
             return None
@@ -69,8 +69,8 @@ class Call:
 
 
 @frozen
-class Place:
-    """What a request path names: whose key, which bot, which method, what query."""
+class ParsedPath:
+    """The parts of a request path: bot id, API key, method and query."""
 
     bot_id: str
     key: Secret
@@ -78,36 +78,36 @@ class Place:
     query: str = field(repr=False)
 
 
-def place(target: bytes) -> Place | None:
-    """Take a request target apart, or return None where it is no path of the service."""
+def parse_path(target: bytes) -> ParsedPath | None:
+    """Return the parts of a request target, or None if it is not a path of the service."""
     found = _PATH.fullmatch(target.decode("latin-1"))
     if found is None:
         return None
-    return Place(found["bot"], Secret(unquote(found["key"])), unquote(found["method"]), found["query"] or "")
+    return ParsedPath(found["bot"], Secret(unquote(found["key"])), unquote(found["method"]), found["query"] or "")
 
 
 def method_of(target: bytes) -> str:
-    """Return the name of the method that is asked for, as the service spells it; "" where there is none."""
-    asked = place(target)
-    return "" if asked is None else _NAMES.get(asked.method.lower(), asked.method[:100])
+    """Return the name of the called method as the service spells it, or "" if there is none."""
+    path = parse_path(target)
+    return "" if path is None else _NAMES.get(path.method.lower(), path.method[:100])
 
 
-def answer(service: Served, arrival: Arrival) -> Response:
-    """Answer one request in an envelope, whatever it is."""
+def answer(service: HTTPServiceState, request: ReceivedRequest) -> Response:
+    """Return the response to one request; errors are responses too."""
     try:
-        run = _admit(service, arrival.verb, place(arrival.target))
-        result = run(Call(service, arrival.number, _params(arrival)))
+        run = _admit(service, request.verb, parse_path(request.target))
+        result = run(Call(service, request.number, _params(request)))
     except Refusal as refusal:
-        return _envelope(service, arrival.number, refusal.code, description=refusal.description)
-    return _envelope(service, arrival.number, 200, result=result)
+        return _envelope(service, request.number, refusal.code, description=refusal.description)
+    return _envelope(service, request.number, 200, result=result)
 
 
-def _admit(service: Served, verb: str, asked: Place | None) -> "Run":
-    if asked is None:
+def _admit(service: HTTPServiceState, verb: str, path: ParsedPath | None) -> "Run":
+    if path is None:
         raise Refusal(404, "no such path")
-    if asked.bot_id != str(service.bot_id) or asked.key != service.api_key:
+    if path.bot_id != str(service.bot_id) or path.key != service.api_key:
         raise Refusal(401, "wrong bot id or API key")
-    verbs = _METHODS.get(asked.method.lower())
+    verbs = _METHODS.get(path.method.lower())
     if verbs is None:
         raise Refusal(404, "no such method")
     if verb not in verbs:
@@ -115,15 +115,15 @@ def _admit(service: Served, verb: str, asked: Place | None) -> "Run":
     return verbs[verb]
 
 
-def _params(arrival: Arrival) -> Mapping[str, object]:
-    _, _, query = arrival.target.decode("latin-1").partition("?")
+def _params(request: ReceivedRequest) -> Mapping[str, object]:
+    _, _, query = request.target.decode("latin-1").partition("?")
     in_query = dict(parse_qsl(query, keep_blank_values=True))
-    if arrival.verb != "POST" or not arrival.body:
+    if request.verb != "POST" or not request.body:
         return in_query
-    if "json" not in (arrival.headers.get("content-type") or ""):
-        return in_query | dict(parse_qsl(arrival.body.decode("latin-1"), keep_blank_values=True))
+    if "json" not in (request.headers.get("content-type") or ""):
+        return in_query | dict(parse_qsl(request.body.decode("latin-1"), keep_blank_values=True))
     try:
-        read: Any = json.loads(arrival.body)
+        read: Any = json.loads(request.body)
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):
@@ -131,7 +131,7 @@ def _params(arrival: Arrival) -> Mapping[str, object]:
     return in_query | cast("dict[str, object]", read)
 
 
-def _envelope(service: Served, number: int, code: int, **content: object) -> Response:
+def _envelope(service: HTTPServiceState, number: int, code: int, **content: object) -> Response:
     reply: dict[str, object] = {"ok": code == _OK, "code": code, **content}
     if service.request_ids:
         reply["request_id"] = f"req_{number:08d}"
@@ -171,11 +171,11 @@ def _get_revenue(call: Call) -> Any:
     return call.service.speak("getRevenue", call.service.revenue())
 
 
-def _popular(call: Call) -> Any:
+def _get_payment_methods(call: Call) -> Any:
     return call.service.speak("mostPopularPaymentMethods", call.service.payment_methods())
 
 
-def _performance(call: Call) -> Any:
+def _get_sales(call: Call) -> Any:
     return call.service.speak("plansPerformance", call.service.sales())
 
 
@@ -190,7 +190,7 @@ def _set_webhook(call: Call) -> Any:
 
 
 def _is_webhook_url(url: object) -> TypeGuard[str]:
-    """Tell whether the service takes a URL: https (documented), or http to a loopback host, for this one is a fake."""
+    """Tell whether a URL is accepted: https (*documented*), or http to a loopback host (the fake only)."""
     try:
         check_local_url("url", url)
     except UsageError:
@@ -198,11 +198,11 @@ def _is_webhook_url(url: object) -> TypeGuard[str]:
     return True
 
 
-def webhook_to_probe(service: Served, arrival: Arrival) -> str | None:
-    """Return the URL that a request wants to be the webhook, or None where it does not get that far."""
+def webhook_to_probe(service: HTTPServiceState, request: ReceivedRequest) -> str | None:
+    """Return the webhook URL of a valid `setWebhook` request, or None for any other request."""
     try:
-        run = _admit(service, arrival.verb, place(arrival.target))
-        url = _params(arrival).get("url")
+        run = _admit(service, request.verb, parse_path(request.target))
+        url = _params(request).get("url")
     except Refusal:
         return None
     return url if run is _set_webhook and _is_webhook_url(url) else None
@@ -222,8 +222,8 @@ _NAMED: Final[Mapping[str, Mapping[str, Run]]] = {
     "countOrders": {"GET": _count_orders},
     "countUsers": {"GET": _count_users},
     "getRevenue": {"GET": _get_revenue},
-    "mostPopularPaymentMethods": {"GET": _popular},
-    "plansPerformance": {"GET": _performance},
+    "mostPopularPaymentMethods": {"GET": _get_payment_methods},
+    "plansPerformance": {"GET": _get_sales},
     "webhook": {"POST": _set_webhook, "DELETE": _delete_webhook},
 }
 _METHODS: Final = {name.lower(): verbs for name, verbs in _NAMED.items()}

@@ -1,4 +1,4 @@
-"""What the fake service has to tell a webhook, and what came of telling it. Pure state, thread-safe."""
+"""The events of the fake service, and the records of their deliveries. Thread-safe; no I/O."""
 
 import json
 from collections import deque
@@ -18,20 +18,20 @@ _TIME: Final = "%Y-%m-%d %H:%M:%S"
 
 @frozen
 class FakeEvent:
-    """Something that happened, as the service tells it (its `data` is *assumed*, and all in strings)."""
+    """An event of the fake service. The fields of `data` are *assumed*; all values are strings."""
 
     name: str
     debug_id: str
     data: Mapping[str, Any] = field(hash=False)
 
     def body(self) -> bytes:
-        """Return it as a delivery carries it."""
+        """Return the body of its delivery."""
         return json.dumps({"event": self.name, "debug_id": self.debug_id, "data": dict(self.data)}).encode()
 
 
 @frozen
 class DeliveryRecord:
-    """One request to the webhook: `status` is what it answered, None where it did not."""
+    """One request to the webhook. `status` is that of the response, or None without a response."""
 
     event: FakeEvent
     kind: DeliveryKind
@@ -39,11 +39,11 @@ class DeliveryRecord:
 
 
 class Outbox:
-    """Events in the order in which they happened; those not yet taken wait to be delivered."""
+    """All events in order, and a queue of those that are not yet delivered."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._told: list[FakeEvent] = []
+        self._all: list[FakeEvent] = []
         self._waiting: deque[FakeEvent] = deque()
         self._deliveries: list[DeliveryRecord] = []
         self._probes: dict[str, int | None] = {}
@@ -51,54 +51,54 @@ class Outbox:
 
     @property
     def events(self) -> list[FakeEvent]:
-        """Return all events that were told, in order."""
+        """Return all events, in order."""
         with self._lock:
-            return list(self._told)
+            return list(self._all)
 
     @property
     def deliveries(self) -> list[DeliveryRecord]:
-        """Return every request that was made to the webhook, in the order of their ends."""
+        """Return a record of each request to the webhook, in the order in which they ended."""
         with self._lock:
             return list(self._deliveries)
 
     def put(self, event: FakeEvent) -> None:
-        """Have an event delivered."""
+        """Add an event to the queue."""
         with self._lock:
-            self._told.append(event)
+            self._all.append(event)
             self._waiting.append(event)
             if self._on_event is not None:
                 self._on_event()
 
     def listen(self, on_event: Callable[[], object] | None) -> None:
-        """Have a function called, in any thread, whenever there is something to deliver; after None it never is."""
+        """Set a function that is called, in any thread, for each new event; None removes it."""
         with self._lock:
             self._on_event = on_event
 
     def take(self) -> list[FakeEvent]:
-        """Take all that waits, to deliver it."""
+        """Remove all events from the queue, and return them."""
         with self._lock:
             taken = list(self._waiting)
             self._waiting.clear()
             return taken
 
     def note(self, record: DeliveryRecord) -> None:
-        """Take note of a request that was made."""
+        """Record a request to the webhook."""
         with self._lock:
             self._deliveries.append(record)
 
     def note_probe(self, url: str, status: int | None) -> None:
-        """Take note of what a URL answered when it was to become the webhook."""
+        """Record the status of a URL that a `setWebhook` request names."""
         with self._lock:
             self._probes[url] = status
 
     def probed(self, url: str) -> int | None:
-        """Return what a URL answered, None if nothing; without a network nobody asked, and it counts as 200."""
+        """Return the recorded status of a URL, None without a response, 200 if it was not requested."""
         with self._lock:
             return self._probes.get(url, 200)
 
 
 def order_data(number: int, order: FakeOrder, plan: FakePlan) -> dict[str, str]:
-    """Return what the service tells of a paid order (*assumed*)."""
+    """Return the data of an `order_completed` event (*assumed*)."""
     return {
         "order_id": str(number),
         "user_id": str(order.user_id),
@@ -112,7 +112,7 @@ def order_data(number: int, order: FakeOrder, plan: FakePlan) -> dict[str, str]:
 
 
 def termination_data(user_id: int, plan: FakePlan, reason: str, at: datetime) -> dict[str, str]:
-    """Return what the service tells of access that has ended (*assumed*)."""
+    """Return the data of a `membership_terminated` event (*assumed*)."""
     return {
         "user_id": str(user_id),
         "plan_id": str(plan.plan_id),

@@ -1,4 +1,4 @@
-"""Webhook events for tests of your own handlers: signed as the service signs them, posted where you say."""
+"""Signed webhook events for tests of your own handlers."""
 
 import json
 import time
@@ -10,11 +10,11 @@ from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks.receiver import Receiver
 from tgmembership_async.webhooks.signature import sign
 
-SAMPLE_SECRET = "whsec-for-tests-only"  # noqa: S105 - that is what it is for
+SAMPLE_SECRET = "whsec-for-tests-only"  # noqa: S105 - not a secret of anyone
 
 
 class WebhookSender:
-    """Sign events with `secret`, which belongs into the Verifier under test, and deliver each of them once."""
+    """Signs events with `secret` and sends each of them once. Pass the same secret to the Verifier under test."""
 
     def __init__(self, secret: str | Secret = SAMPLE_SECRET, *, clock: Callable[[], float] = time.time) -> None:
         self.secret: Secret = secret if isinstance(secret, Secret) else Secret(secret)
@@ -22,9 +22,9 @@ class WebhookSender:
         self._number = 0
 
     def signed(self, name: str = "order_completed", /, **data: Any) -> tuple[dict[str, str], bytes]:
-        """Return headers and body of an event with this `data`, signed now, for a client of your own to post.
+        """Return the headers and the body of an event with this `data`, signed now, to be posted by your own client.
 
-        Each has an `order_id` of its own unless you give one: the same event again would not be handled again.
+        Each event gets a new `order_id` unless `data` has one, because a repeated event is not handled again.
         """
         self._number += 1
         data = {"order_id": str(self._number), **data}
@@ -34,7 +34,7 @@ class WebhookSender:
         return {"content-type": "application/json", **headers}, body
 
     async def post(self, target: str | Receiver, name: str = "order_completed", /, **data: Any) -> int | None:
-        """Post an event to a URL, or hand it to a Receiver in process; return the status, None without an answer."""
+        """Post an event to a URL, or pass it to a Receiver in process; return the status, or None."""
         headers, body = self.signed(name, **data)
         if isinstance(target, Receiver):
             return (await target.handle(headers, body)).status

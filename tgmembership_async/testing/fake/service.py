@@ -1,13 +1,13 @@
-"""The fake service: a world in memory that answers requests, with a log of them and faults on demand. No I/O."""
+"""The fake service: state in memory, responses to requests, a log of requests, and faults. No I/O."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from tgmembership_async.protocol.wire import Headers, Response
-from tgmembership_async.testing.fake.fault_plan import Fate, fate_of
+from tgmembership_async.testing.fake.fault_plan import FaultPlan, plan_of
 from tgmembership_async.testing.fake.faults import Fault, FaultBook
-from tgmembership_async.testing.fake.http import Arrival, Served, answer, method_of
+from tgmembership_async.testing.fake.http import HTTPServiceState, ReceivedRequest, answer, method_of
 from tgmembership_async.testing.fake.shapes import choose
 from tgmembership_async.testing.fake.state import now_in_utc
 from tgmembership_async.testing.fake.values import SAMPLE_PLANS, FakePlan, RequestRecord
@@ -16,13 +16,14 @@ from tgmembership_async.values.secret import Secret
 SAMPLE_BOT_ID: Final = 8047883872
 
 
-class FakeService(Served):
-    """A TGmembership of your own, for tests. Thread-safe; everything has a default.
+class FakeService(HTTPServiceState):
+    """A fake TGmembership service for tests. Thread-safe; every parameter has a default.
 
-    `members` are the Telegram users it knows (None: any positive id), `silent` those of them who have not talked to the
-    bot, `unused_cap` how many unused tokens may be out. `shapes` picks how each method speaks (the names are in
-    `shapes.py`), `faults` what goes wrong. `always_200` sends errors with HTTP status 200; `request_ids` adds the later
-    generation's `request_id` to the envelope. `api_key` is drawn from `seed` unless given.
+    `members` are the ids of known Telegram users (None: any positive id), `silent` the ids of users who have not talked
+    to the bot, `unused_cap` the maximum number of unused tokens. `shapes` selects the reply shape of each method (the
+    names are in `shapes.py`), `faults` are the initial fault rules. `always_200` sends errors with HTTP status 200.
+    `request_ids` adds the later generation's `request_id` to the envelope. `api_key` is generated from `seed` unless
+    given. Raises UsageError for an unknown shape.
     """
 
     def __init__(
@@ -56,40 +57,40 @@ class FakeService(Served):
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """Return every request that arrived, in order, those that faults kept from taking effect included."""
+        """Return all requests in order, including those that had no effect because of a fault."""
         with self._lock:
             return list(self._requests)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """Return the rules that are in force."""
+        """Return the current fault rules."""
         return self._book.rules
 
     def count_requests(self, method: str | None = None) -> int:
-        """Return how many requests arrived, for `method` or in all."""
+        """Return the number of requests, for `method` or in total."""
         wanted = None if method is None else method.lower()
         return sum(wanted in (None, record.method.lower()) for record in self.requests)
 
     def inject(self, *faults: Fault) -> None:
-        """Let more go wrong from now on."""
+        """Add fault rules."""
         with self._lock:
             self._book.add(faults)
 
     def heal(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all fault rules."""
         with self._lock:
             self._book.clear()
 
     def session_options(self) -> dict[str, Any]:
-        """Return bot id and key as a Session takes them: `Session(**service.session_options(), transport=...)`."""
+        """Return bot id and API key as options: `Session(**service.session_options(), transport=...)`."""
         return {"bot_id": self.bot_id, "api_key": self.api_key}
 
-    def fate(self, verb: str, target: bytes) -> Fate:
-        """Take note of a request that arrived, and say what the faults in force make of it."""
+    def fate(self, verb: str, target: bytes) -> FaultPlan:
+        """Record a request, and return what the fault rules do to it."""
         method = method_of(target)
         with self._lock:
-            struck = self._book.draw(method)
-            return fate_of(self._note(verb, method, struck), struck)
+            fired = self._book.draw(method)
+            return plan_of(self._record(verb, method, fired), fired)
 
     def handle(
         self,
@@ -100,20 +101,21 @@ class FakeService(Served):
         *,
         number: int | None = None,
     ) -> Response:
-        """Act on one request and answer it, without faults.
+        """Handle one request without faults, and return the response.
 
-        `target` is path and query as they stand on the wire; `number` is what `fate` gave the request, if it was asked.
+        `target` is path and query as they stand on the wire; `number` is the number of the request if `fate` has
+        recorded it.
         """
         with self._lock:
-            noted = self._note(verb, method_of(target), ()) if number is None else number
-            return answer(self, Arrival(noted, verb, target, Headers.of(headers), body))
+            recorded = self._record(verb, method_of(target), ()) if number is None else number
+            return answer(self, ReceivedRequest(recorded, verb, target, Headers.of(headers), body))
 
     def speak(self, method: str, facts: object) -> Any:
-        """Return a result in the shape that was chosen for `method`."""
+        """Return a result in the shape that is configured for `method`."""
         return self._shapes[method](facts)
 
-    def _note(self, verb: str, method: str, struck: Iterable[Fault]) -> int:
+    def _record(self, verb: str, method: str, fired: Iterable[Fault]) -> int:
         number = len(self._requests) + 1
-        labels = tuple(fault.label for fault in struck)
+        labels = tuple(fault.label for fault in fired)
         self._requests.append(RequestRecord(number, self._clock(), verb, method, labels))
         return number

@@ -1,7 +1,7 @@
-"""Every reply shape that the client accepts (*assumed*, but for the published sample), as one table.
+"""The table of reply shapes that the client accepts. All are *assumed* except that of the published sample.
 
-`FakeService(shapes={"addMember": "link"})` picks one by name; the first of a method is its default. Numbers are strings
-by default, as in the published sample.
+`FakeService(shapes={"addMember": "link"})` selects one by name; the first shape of a method is its default. Numbers are
+strings by default, as in the published sample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ Shape = Callable[[Any], Any]
 
 @frozen
 class Tally:
-    """A total, and what it is made of."""
+    """A total, and the counts that it is the sum of."""
 
     total: int
     parts: Mapping[str, int]
@@ -27,7 +27,7 @@ class Tally:
 
 @frozen
 class Subscribers:
-    """Who was found, and whether one user was asked for."""
+    """The subscribers that were found, and whether the request named one user."""
 
     found: Sequence[FakeSubscriber]
     one_user: bool
@@ -54,18 +54,18 @@ def _plan_of_numbers(plan: FakePlan) -> dict[str, Any]:
 
 
 def _plans(row: Callable[[FakePlan], dict[str, Any]]) -> Shape:
-    def speak(plans: Sequence[FakePlan]) -> list[dict[str, Any]]:
+    def render(plans: Sequence[FakePlan]) -> list[dict[str, Any]]:
         return [row(plan) for plan in plans]
 
-    return speak
+    return render
 
 
 def _token(token_name: str | None, link_name: str | None) -> Shape:
-    def speak(token: FakeToken) -> dict[str, str]:
+    def render(token: FakeToken) -> dict[str, str]:
         named = {token_name: token.value, link_name: token.link}
         return {name: value for name, value in named.items() if name is not None}
 
-    return speak
+    return render
 
 
 def _bare_token(token: FakeToken) -> str:
@@ -77,10 +77,10 @@ def _bare_link(token: FakeToken) -> str:
 
 
 def _constant(value: object) -> Shape:
-    def speak(_: object) -> object:
+    def render(_: object) -> object:
         return value
 
-    return speak
+    return render
 
 
 def _moment(at: datetime | None) -> str | None:
@@ -97,18 +97,18 @@ def _subscriber(subscriber: FakeSubscriber) -> dict[str, Any]:
 
 
 def _subscribers(*, empty: object, one_as_object: bool) -> Shape:
-    def speak(result: Subscribers) -> Any:
+    def render(result: Subscribers) -> Any:
         rows = [_subscriber(subscriber) for subscriber in result.found]
         return rows[0] if len(rows) == 1 and result.one_user and one_as_object else rows or empty
 
-    return speak
+    return render
 
 
 def _count(total_name: str, *, breakdown: bool = False) -> Shape:
-    def speak(tally: Tally) -> dict[str, Any]:
+    def render(tally: Tally) -> dict[str, Any]:
         return {total_name: str(tally.total), **(tally.parts if breakdown else {})}
 
-    return speak
+    return render
 
 
 def _count_as_string(tally: Tally) -> str:
@@ -120,18 +120,18 @@ def _count_as_number(tally: Tally) -> int:
 
 
 def _sums(amount_name: str) -> Shape:
-    def speak(sums: Mapping[str, Decimal]) -> list[dict[str, str]]:
+    def render(sums: Mapping[str, Decimal]) -> list[dict[str, str]]:
         return [{amount_name: str(amount), "currency": currency} for currency, amount in sums.items()]
 
-    return speak
+    return render
 
 
 def _first_sum(amount_name: str, *, currency: bool = True) -> Shape:
-    def speak(sums: Mapping[str, Decimal]) -> dict[str, str]:
+    def render(sums: Mapping[str, Decimal]) -> dict[str, str]:
         code, amount = next(iter(sums.items()), ("EUR", Decimal(0)))
         return {amount_name: str(amount), **({"currency": code} if currency else {})}
 
-    return speak
+    return render
 
 
 def _first_sum_as_string(sums: Mapping[str, Decimal]) -> str:
@@ -147,10 +147,10 @@ def _sum_by_currency(sums: Mapping[str, Decimal]) -> dict[str, str]:
 
 
 def _usage(name: str, count_name: str) -> Shape:
-    def speak(usage: Mapping[str, int]) -> list[dict[str, str]]:
+    def render(usage: Mapping[str, int]) -> list[dict[str, str]]:
         return [{name: method, count_name: str(count)} for method, count in usage.items()]
 
-    return speak
+    return render
 
 
 def _usage_by_name(usage: Mapping[str, int]) -> dict[str, int]:
@@ -168,10 +168,10 @@ def _sales_row(sales: PlanSales, orders_name: str, amount_name: str) -> dict[str
 
 
 def _sales(orders_name: str, amount_name: str) -> Shape:
-    def speak(rows: Sequence[PlanSales]) -> list[dict[str, str]]:
+    def render(rows: Sequence[PlanSales]) -> list[dict[str, str]]:
         return [_sales_row(row, orders_name, amount_name) for row in rows]
 
-    return speak
+    return render
 
 
 def _sales_by_plan(rows: Sequence[PlanSales]) -> dict[str, dict[str, str]]:
@@ -180,10 +180,10 @@ def _sales_by_plan(rows: Sequence[PlanSales]) -> dict[str, dict[str, str]]:
 
 
 def _secret(name: str) -> Shape:
-    def speak(secret: str) -> dict[str, str]:
+    def render(secret: str) -> dict[str, str]:
         return {name: secret}
 
-    return speak
+    return render
 
 
 def _as_it_is(secret: str) -> str:
@@ -255,10 +255,10 @@ SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
 
 
 def choose(shapes: Mapping[str, str]) -> dict[str, Shape]:
-    """Return how each method speaks: as named in `shapes`, or as by default."""
+    """Return the shape of each method, by `shapes` or by default. Raises UsageError for unknown names."""
     for method, name in shapes.items():
         if name not in SHAPES.get(method, {}):
             known = ", ".join(SHAPES[method]) if method in SHAPES else f"the methods are {', '.join(SHAPES)}"
-            msg = f"the fake service knows no shape {name!r} of {method!r}: {known}"
+            msg = f"the fake service has no shape {name!r} for {method!r}: {known}"
             raise UsageError(msg)
     return {method: known[shapes.get(method, next(iter(known)))] for method, known in SHAPES.items()}

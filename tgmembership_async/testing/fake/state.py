@@ -1,4 +1,4 @@
-"""What the fake service knows and what can happen in it: pure state, with the clock and the randomness handed in."""
+"""The state of the fake service and its changes. No I/O; clock and seed are parameters."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -30,14 +30,14 @@ _PAYMENT_METHODS: Final = ("Stripe", "PayPal", "Telegram Stars", "Crypto")
 
 
 def now_in_utc() -> datetime:
-    """Return the time of day, aware."""
+    """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
 
 
-class World:
-    """Plans, members, tokens, orders, subscribers, the webhook, and an audit of every grant. Thread-safe.
+class ServiceState:
+    """Plans, members, tokens, orders, subscribers, the webhook, and an audit log of every grant. Thread-safe.
 
-    What is read is a copy. What the rules of the service forbid raises `Refusal`.
+    Properties return copies. Methods raise `Refusal` if the rules of the service forbid the change.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class World:
 
     @property
     def plans(self) -> list[FakePlan]:
-        """Return the plans, in their order."""
+        """Return the plans in order."""
         return list(self._plans.values())
 
     @property
@@ -78,7 +78,7 @@ class World:
 
     @property
     def tokens(self) -> list[FakeToken]:
-        """Return every access token that was given out, in order."""
+        """Return every access token that was created, in order."""
         with self._lock:
             return list(self._tokens.values())
 
@@ -90,22 +90,22 @@ class World:
 
     @property
     def subscribers(self) -> list[FakeSubscriber]:
-        """Return who has access to what."""
+        """Return the users with access, one row for each user and plan."""
         with self._lock:
             return list(self._subscribers.values())
 
     @property
     def webhook(self) -> FakeWebhook | None:
-        """Return the webhook, or None while there is none."""
+        """Return the webhook, or None if none is set."""
         return self._webhook
 
     def granted_twice(self) -> dict[tuple[int, int | None], int]:
-        """Return how often each plan was granted to each member, where that is more than once."""
+        """Return (plan_id, member_id) with the number of grants, for those with more than one grant."""
         counts = Counter((grant.plan_id, grant.member_id) for grant in self.audit)
         return {key: count for key, count in counts.items() if count > 1}
 
     def grant(self, plan_id: int, member_id: int | None = None, *, number: int = 0) -> FakeToken:
-        """Give out one more token, and write it into the audit: twice is twice."""
+        """Create a token and record it in the audit log. Calling this twice grants twice."""
         with self._lock:
             self._check_grant(plan_id, member_id)
             value = self._letters(24)
@@ -126,7 +126,7 @@ class World:
             raise Refusal(409, "too many unused access tokens")
 
     def redeem(self, token: str, user_id: int | None = None) -> FakeSubscriber:
-        """Let a user, by default the member it was made for, open the link: once."""
+        """Use a token for a user, by default the member it was created for. A token can be used once."""
         with self._lock:
             found = self._tokens.get(token)
             user = user_id if found is None or user_id is not None else found.member_id
@@ -137,7 +137,7 @@ class World:
             return self._subscribe(user, self._plans[found.plan_id], self._clock())
 
     def order(self, plan_id: int, user_id: int, payment_method: str = "Stripe", *, at: datetime | None = None) -> None:
-        """Let a user pay for a plan: an order, and access."""
+        """Add a paid order of a user, and give the user access to the plan."""
         with self._lock:
             if plan_id not in self._plans:
                 raise Refusal(404, "no such plan")
@@ -155,13 +155,13 @@ class World:
             self.tell("membership_terminated", data)
 
     def tell(self, name: str, data: Mapping[str, Any]) -> None:
-        """Have an event delivered to the webhook, if there is one; see `serve`, or `hooks.Courier`."""
+        """Queue an event for the webhook, if one is set. `serve` and `Courier` deliver it."""
         with self._lock:
             if self._webhook is not None:
                 self.outbox.put(FakeEvent(name, f"dbg_{self._random.randrange(1000):03d}", dict(data)))
 
     def populate(self, orders: int = 60) -> None:
-        """Add paid orders of the last ninety days, drawn from the seed."""
+        """Add random paid orders of the last ninety days."""
         with self._lock:
             for _ in range(orders):
                 ago = timedelta(minutes=self._random.randrange(90 * 24 * 60))
@@ -173,13 +173,13 @@ class World:
                 )
 
     def set_webhook(self, url: str) -> FakeWebhook:
-        """Set the one webhook of the bot, and draw a new secret for it."""
+        """Set the webhook of the bot, and generate a new secret for it."""
         with self._lock:
             self._webhook = FakeWebhook(url, self._letters(40))
             return self._webhook
 
     def delete_webhook(self) -> None:
-        """Forget the webhook, if there is one."""
+        """Remove the webhook, if one is set."""
         self._webhook = None
 
     def order_tally(self) -> Tally:
@@ -188,13 +188,13 @@ class World:
         return Tally(parts.total(), dict(sorted(parts.items())))
 
     def user_tally(self) -> Tally:
-        """Count the users who were seen, and those of them with access."""
+        """Count the known users, and those with access."""
         paying = {subscriber.user_id for subscriber in self.subscribers}
         seen = paying | {grant.member_id for grant in self.audit if grant.member_id is not None}
         return Tally(len(seen), {"with_access": len(paying)})
 
     def revenue(self) -> dict[str, Decimal]:
-        """Add up what was paid, by currency."""
+        """Return the sum of payments for each currency."""
         sums: dict[str, Decimal] = {}
         for sales in self.sales():
             currency = sales.plan.currency
@@ -202,11 +202,11 @@ class World:
         return sums
 
     def payment_methods(self) -> dict[str, int]:
-        """Count the payments of each method, the most popular first."""
+        """Return the number of payments for each method, most popular first."""
         return dict(Counter(order.payment_method for order in self.orders).most_common())
 
     def sales(self) -> list[PlanSales]:
-        """Return what each plan has brought."""
+        """Return orders and revenue of each plan."""
         counts = Counter(order.plan_id for order in self.orders)
         return [PlanSales(plan, counts[plan.plan_id], plan.cost * counts[plan.plan_id]) for plan in self.plans]
 

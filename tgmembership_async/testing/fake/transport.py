@@ -1,4 +1,4 @@
-"""The fake service in process: a Transport without a socket."""
+"""A Transport that calls the fake service in process, without a socket."""
 
 from typing import Final
 
@@ -17,17 +17,17 @@ _REASONS: Final[dict[Ending, str]] = {
 
 
 class FakeTransport:
-    """Hand requests to a `FakeService` in process, faults included, on asyncio and trio.
+    """Passes requests to a `FakeService` in process, with its faults, on asyncio and trio.
 
-    What would break a connection raises `TransportFailure` with the testimony that a real transport gives: each request
-    that arrives was begun, and an answer later than the read or exchange timeout is lost, its effect is not.
+    A fault that would end a connection raises `TransportFailure`, as a real transport does. The request counts as
+    begun. A response after the read or exchange timeout is lost, although the request has taken effect.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def send(self, request: Request) -> Response:
-        """Let the service act on one request once."""
+        """Send one request to the service, and return the response. Raises TransportFailure."""
         request.progress.begun = False
         await anyio.lowlevel.checkpoint()
         target, headers, body = request.encode()
@@ -43,5 +43,5 @@ class FakeTransport:
         raise TransportFailure(reason)
 
     async def aclose(self) -> None:
-        """Let go of nothing: there is no connection."""
+        """Do nothing: there is no connection."""
         await anyio.lowlevel.checkpoint()

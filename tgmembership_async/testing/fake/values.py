@@ -1,4 +1,4 @@
-"""What the fake service keeps: frozen values, and plans to play with."""
+"""The frozen values of the fake service, and sample plans."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,7 +15,7 @@ def _amount(value: str | int | Decimal) -> Decimal:
 
 @frozen
 class FakePlan:
-    """A plan that members can be granted; `duration` is the service's own text."""
+    """A plan. `duration` is a text such as "1 month", as the service has it."""
 
     plan_id: int
     name: str = "My first plan"
@@ -25,7 +25,7 @@ class FakePlan:
     recurring: bool = False
 
     def expiry(self, start: datetime) -> datetime | None:
-        """Return when access that began at `start` ends, or None where the text does not say (months of 30 days)."""
+        """Return when access from `start` ends, or None if `duration` is not a number of units (a month is 30 days)."""
         number, _, unit = self.duration.partition(" ")
         days = _UNIT_DAYS.get(unit.removesuffix("s"))
         return start + timedelta(days=int(number) * days) if days and number.isdecimal() else None
@@ -41,7 +41,7 @@ SAMPLE_PLANS: Final = (
 
 @frozen
 class FakeToken:
-    """A one-time access token; `used_by` is the Telegram user who opened the link, None while nobody has."""
+    """A one-time access token. `used_by` is the id of the Telegram user who opened the link, or None."""
 
     value: str
     link: str
@@ -62,7 +62,7 @@ class FakeOrder:
 
 @frozen
 class FakeSubscriber:
-    """A user with access to a plan; `expires_at` is None where the plan's text does not say."""
+    """A user with access to a plan. `expires_at` is None if the plan's `duration` has no number."""
 
     user_id: int
     plan_id: int
@@ -72,7 +72,7 @@ class FakeSubscriber:
 
 @frozen
 class FakeWebhook:
-    """Where the service would send its events, and the secret it would sign them with."""
+    """The URL to which events are sent, and the secret with which they are signed."""
 
     url: str
     secret: str = field(repr=False)
@@ -80,7 +80,7 @@ class FakeWebhook:
 
 @frozen
 class GrantRecord:
-    """One grant that took effect: the number of the request that made it, when, and the token that came of it."""
+    """One grant that took effect: the number of its request, the time, and its token."""
 
     number: int
     at: datetime
@@ -91,7 +91,7 @@ class GrantRecord:
 
 @frozen
 class RequestRecord:
-    """One request that arrived; `faults` are the labels of the rules that fired. The key is not in it."""
+    """One request. `faults` are the labels of the rules that fired. The API key is not recorded."""
 
     number: int
     at: datetime
@@ -102,7 +102,7 @@ class RequestRecord:
 
 @frozen
 class PlanSales:
-    """What one plan has brought."""
+    """The number of orders and the revenue of one plan."""
 
     plan: FakePlan
     orders: int
@@ -110,7 +110,7 @@ class PlanSales:
 
 
 class Refusal(Exception):
-    """The service says no: a code, which is the HTTP status too, and a description for the envelope."""
+    """An error reply: a code, which is also the HTTP status, and a description for the envelope."""
 
     def __init__(self, code: int, description: str) -> None:
         super().__init__(code, description)
