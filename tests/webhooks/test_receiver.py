@@ -77,7 +77,7 @@ class TestRouting:
 
         run(scenario)
         assert [record.getMessage()[:20] for record in caplog.records if record.levelno == logging.WARNING] == [
-            "no handler takes the"
+            "no handler is registered for the"
         ]
 
     def test_the_decorators_give_the_function_back(self) -> None:

@@ -188,7 +188,7 @@ class TestInTheBackground:
         async with (to := receiver(SqliteInbox(path))):
             to.on(Event)(Seen(GeneratorExit()))
             await deliver(to, body())
-            await until(lambda: "goes on only after the next start" in caplog.text)
+            await until(lambda: "events are handled again after the next start" in caplog.text)
             assert await deliver(to, body(2)) == 200
 
     async def test_what_is_old_and_done_is_purged(self, path: Path) -> None:
@@ -419,7 +419,7 @@ class TestDiskTrouble:
     async def test_a_handler_that_cannot_be_cancelled_does_not_keep_it_open(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("tgmembership_async.webhooks.intake._LEAVING_TAKES_AT_MOST", 0.02)
+        monkeypatch.setattr("tgmembership_async.webhooks.intake._CANCEL_TIMEOUT", 0.02)
         began, go = asyncio.Event(), asyncio.Event()
         async with (to := receiver(SqliteInbox(path), policy=HandlingPolicy(handler_timeout=0.05))):
 
@@ -432,7 +432,7 @@ class TestDiskTrouble:
 
             await deliver(to, body())
             await began.wait()
-        assert "closing goes on without it" in caplog.text
+        assert "the Receiver closes without waiting for it" in caplog.text
         go.set()
         await until(lambda: len(asyncio.all_tasks()) == 1)
 

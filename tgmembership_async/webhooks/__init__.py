@@ -1,4 +1,4 @@
-"""Webhooks in: verified, safe against replays, stored before they are answered, processed once."""
+"""Receiving webhooks: verify deliveries, store them before the response, and pass each event to its handlers once."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The Receiver on aiohttp's server, beside aiogram's own route; loaded on use."""
+"""The adapter from aiohttp's server to the Receiver, for example next to aiogram's route. Loaded on use."""
 
 from aiohttp import web
 
@@ -7,14 +7,14 @@ from tgmembership_async.webhooks.answers import Answer, DeliveryEndpoint, in_tim
 
 
 async def respond(receiver: DeliveryEndpoint, request: web.Request) -> web.Response:
-    """Return the answer to a request, of whose body no more is read than the Receiver takes."""
+    """Return the response to a request. At most `max_body` bytes of the body are kept."""
     answer = receiver.before_body(request.method, request.headers.get("content-length"))
     if answer is None:
         body = await in_time(_read(request, receiver.max_body), receiver.body_timeout)
         answer = body if isinstance(body, Answer) else await receiver.handle(request.raw_headers, body)
     response = web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
     if answer is answers.TOO_SLOW:
-        response.force_close()  # the server would wait for the rest of the body before the next request
+        response.force_close()  # else the server would wait for the rest of the body
     return response
 
 

@@ -1,4 +1,4 @@
-"""What the service is answered: one table of statuses, and nothing in it that helps a forger."""
+"""The HTTP responses to deliveries. Their texts give a forger no information."""
 
 from collections.abc import Awaitable, Mapping
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ PLAIN: Final = ("content-type", "text/plain; charset=utf-8")
 
 @frozen
 class Answer:
-    """An HTTP answer to a delivery."""
+    """An HTTP response to a delivery."""
 
     status: int
     body: bytes = b""
@@ -23,25 +23,25 @@ class Answer:
 
 
 class DeliveryEndpoint(Protocol):
-    """What an adapter to a web server needs of a Receiver."""
+    """The part of a Receiver that the adapters to web servers use."""
 
     max_body: int
     body_timeout: float
 
     def before_body(self, verb: str, length: str | None = None) -> Answer | None:
-        """Return what to answer without reading a body, or None."""
+        """Return the response if it does not depend on the body, else None."""
         ...
 
     async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
-        """Return what to answer to a POST."""
+        """Return the response to a POST."""
         ...
 
     async def open(self) -> object:
-        """Begin to take deliveries."""
+        """Begin to accept deliveries."""
         ...
 
     async def aclose(self) -> None:
-        """Take no more deliveries."""
+        """Stop accepting deliveries."""
         ...
 
 
@@ -62,12 +62,12 @@ NOT_STORED: Final = _answer(503, "cannot store it now, send it again", retry_aft
 
 
 def not_allowed(allowed: str) -> Answer:
-    """Return the answer to any other verb than those."""
+    """Return the response to a verb that is not allowed."""
     return _answer(405, "method not allowed", allow=allowed)
 
 
 async def in_time(reading: Awaitable[T], seconds: float) -> T | Answer:
-    """Return the body that is read, or TOO_SLOW: a client that sends a byte now and then would hold a connection."""
+    """Return the body, or TOO_SLOW if reading takes too long: a slow client must not occupy a connection."""
     with _limit(seconds):
         return await reading
     return TOO_SLOW
@@ -76,9 +76,9 @@ async def in_time(reading: Awaitable[T], seconds: float) -> T | Answer:
 def _limit(seconds: float) -> CancelScope | nullcontext[None]:
     try:
         return move_on_after(seconds)
-    except RuntimeError:  # no event loop, and so no clock: somebody steps through the application by hand
+    except RuntimeError:  # no event loop, and so no clock: the application is stepped by hand
         return nullcontext()
 
 
 ALLOWED: Final[Mapping[bool, tuple[str, ...]]] = {False: ("POST",), True: ("GET", "HEAD", "POST")}
-"""The verbs that are answered, without and with probes."""
+"""The allowed verbs, without and with `probes`."""

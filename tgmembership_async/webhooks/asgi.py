@@ -1,4 +1,4 @@
-"""The Receiver as a bare ASGI application: no Starlette needed, no path looked at, every verb answered."""
+"""The Receiver as an ASGI application. It does not need Starlette, ignores the path and responds to every verb."""
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
@@ -14,10 +14,10 @@ _CLOSE: Final = (b"connection", b"close")
 
 
 class ASGIReceiver:
-    """An application for any ASGI server or framework: Starlette's `Route("/tgmembership", receiver.asgi)`, say.
+    """An application for any ASGI server or framework, for example Starlette's `Route("/tgmembership", receiver.asgi)`.
 
-    An object, not a function: frameworks wrap functions, and add verbs and redirects of their own. Run as a whole
-    application it opens and closes the Receiver with the server; in another application that one does.
+    This is an object because frameworks wrap functions and restrict their verbs. If a server runs it as the whole
+    application, it opens and closes the Receiver with the server. Another application has to do that itself.
     """
 
     def __init__(self, receiver: DeliveryEndpoint) -> None:
@@ -27,13 +27,13 @@ class ASGIReceiver:
         return f"{self._receiver!r}.asgi"
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one connection as ASGI 3 has it."""
+        """Handle one connection as ASGI 3 specifies."""
         if scope["type"] == "http":
             answer = await self._answer(scope, receive)
             if answer is not None:
                 await _respond(send, answer, scope)
         elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         else:
             await send({"type": "websocket.close"})
 
@@ -46,7 +46,7 @@ class ASGIReceiver:
         body = await in_time(_read(receive, self._receiver.max_body), self._receiver.body_timeout)
         return body if body is None or isinstance(body, Answer) else await self._receiver.handle(headers, body)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self._receiver.open()
@@ -60,7 +60,7 @@ class ASGIReceiver:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | Answer | None:
-    """Return the body, 413 as soon as it is too long, or None if the client went away."""
+    """Return the body, TOO_LARGE as soon as it exceeds `limit`, or None if the client has disconnected."""
     body = bytearray()
     while True:
         message = await receive()
@@ -78,6 +78,6 @@ async def _respond(send: Send, answer: Answer, scope: Message) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
     headers.append((b"content-length", str(len(answer.body)).encode()))
     if answer is answers.TOO_SLOW and scope.get("http_version", "1.1").startswith("1"):
-        headers.append(_CLOSE)  # the server would wait for the rest of the body before the next request
+        headers.append(_CLOSE)  # else the server would wait for the rest of the body
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})

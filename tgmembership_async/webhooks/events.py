@@ -1,7 +1,7 @@
-"""What happened: an authentic body to an Event.
+"""Parse the body of an authentic delivery into an Event.
 
-The envelope `{"event", "debug_id", "data"}` and two names of events are *documented*, the fields of `data` are not: how
-they are read is *assumed*, and stands in the tables below and nowhere else. Nothing that arrives is lost.
+The envelope `{"event", "debug_id", "data"}` and two event names are *documented*. The fields of `data` are not
+documented: the tables below say which fields are read, and all of that is *assumed*. Unread fields are kept in `extra`.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ _LONGEST_NAME: Final = 200
 
 @frozen(kw_only=True)
 class Event:
-    """One event of the service. Times are aware UTC; `data` is the service's own object, whole.
+    """One event of the service. Times are aware UTC. `data` is the complete object that the service sent.
 
-    `debug_id` is for its support team and not unique (documented), so it tells no events apart. `fingerprint` does: the
-    same for a repeat of this event, however it was signed; use it as your own idempotency key. `attempt` counts, from
-    1, how often this event was handed to handlers. `envelope` is what stands in the body beside the documented fields.
+    `debug_id` is for the service's support team and not unique (*documented*). `fingerprint` identifies the event: a
+    repeat has the same fingerprint, even if it was signed again. Use it as your idempotency key. `attempt` is the
+    number, from 1, of this attempt to handle the event. `envelope` holds the undocumented fields of the body.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Event:
 
 @frozen(kw_only=True)
 class OrderCompleted(Event):
-    """A customer has paid (`order_completed`, documented). What is absent or unreadable is None (all of it *assumed*).
+    """A customer has paid (`order_completed`, *documented*). A missing or unreadable field is None (*assumed*).
 
-    `user_id` is a Telegram id; what of `data` was not read stands in `extra`.
+    `user_id` is a Telegram id. `extra` holds the fields of `data` that were not read.
     """
 
     order_id: str | None = None
@@ -62,9 +62,9 @@ class OrderCompleted(Event):
 
 @frozen(kw_only=True)
 class MembershipTerminated(Event):
-    """Access has ended (`membership_terminated`, documented). What is absent or unreadable is None (*assumed*).
+    """Access has ended (`membership_terminated`, *documented*). A missing or unreadable field is None (*assumed*).
 
-    `user_id` is a Telegram id; what of `data` was not read stands in `extra`.
+    `user_id` is a Telegram id. `extra` holds the fields of `data` that were not read.
     """
 
     user_id: int | None = None
@@ -77,7 +77,7 @@ class MembershipTerminated(Event):
 
 @frozen(kw_only=True)
 class UnknownEvent(Event):
-    """An event of any other name: renewals, cancellations and donations exist, nobody outside knows their names."""
+    """An event with another name. Those of renewals, cancellations and donations are not documented."""
 
 
 _ORDER: Final = (
@@ -103,7 +103,7 @@ _KNOWN: Final[Mapping[str, tuple[Callable[..., Event], tuple[Column, ...]]]] = {
 
 
 def read_event(delivery: Delivery, received_at: datetime) -> Event:
-    """Return the event of an authentic delivery, or raise Unreadable."""
+    """Return the event of an authentic delivery. Raises Unreadable if the body is not an event."""
     content = _content(delivery.body)
     name, data = _name(content.pop("event", None)), _data(content.pop("data", None))
     kind, columns = _KNOWN.get(name, (UnknownEvent, ()))
@@ -124,10 +124,10 @@ def read_event(delivery: Delivery, received_at: datetime) -> Event:
 
 
 def fingerprint(name: str, data: Mapping[str, Any], unique_id: object = None) -> str:
-    """Return what an event has in common with its repeats and with no other event: a digest of its name and its data.
+    """Return a digest of the name and the data of an event, which is the same for its repeats.
 
-    `unique_id` is the `id` that a later generation of the service gives each event (documented, v2). Raises Unreadable
-    for what nests too deeply.
+    `unique_id` is the `id` of an event in the later generation of the service (*documented*, v2). Raises Unreadable if
+    the data is nested too deeply.
     """
     same = [name, data] if unique_id is None else [name, data, unique_id]
     try:
@@ -138,7 +138,7 @@ def fingerprint(name: str, data: Mapping[str, Any], unique_id: object = None) ->
 
 
 def _number(value: object) -> list[str]:
-    return ["number", str(value)]  # a Decimal, to its last digit
+    return ["number", str(value)]  # a Decimal with all its digits
 
 
 def _content(body: bytes) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _name(value: object) -> str:
 
 def _data(value: object) -> dict[str, Any]:
     if value is None or value == []:
-        return {}  # an empty object is `[]` to a service written in PHP
+        return {}  # PHP serializes an empty object as `[]`
     if is_object(value):
         return value
     why = "'data' is not an object"

@@ -1,4 +1,4 @@
-"""Who wants to know of which event, and what came of telling them."""
+"""The registered handlers, and dispatching an event to them."""
 
 import inspect
 import logging
@@ -21,9 +21,9 @@ Handler = Callable[[E], Awaitable[object]]
 
 @frozen
 class Subscription:
-    """A handler and what it is for: the name of an event, a class of events, or None: whatever nobody else takes.
+    """A handler and its events: the name of an event, a class of events, or None for events without another handler.
 
-    `label` names the handler, in the inbox too, so it stays the same after a restart.
+    `label` identifies the handler, also in the inbox, so it must not change with a restart.
     """
 
     label: str
@@ -31,22 +31,22 @@ class Subscription:
     handler: Handler[Any]
 
     def takes(self, event: Event) -> bool:
-        """Tell whether the handler asked for this event."""
+        """Tell whether the handler is registered for this event."""
         if self.wants is None:
             return False
         return event.name == self.wants if isinstance(self.wants, str) else isinstance(event, self.wants)
 
 
 @frozen
-class Told:
-    """What came of one attempt: the labels of the handlers that are done with the event, and why others are not."""
+class HandlingResult:
+    """The result of one attempt: the labels of the handlers that are done, and one problem for each that failed."""
 
     done: frozenset[str]
     problems: tuple[str, ...] = ()
 
 
 class Handlers:
-    """The handlers of one receiver."""
+    """The handlers of one Receiver."""
 
     def __init__(self) -> None:
         self._subscriptions: list[Subscription] = []
@@ -54,14 +54,14 @@ class Handlers:
         self._missed: set[str] = set()
 
     def add(self, wants: str | type[Event] | None, handler: Handler[Any]) -> None:
-        """Add a handler; raise UsageError unless it is an async function and for something that can happen."""
+        """Add a handler. Raises UsageError unless it is an async function for an event name, an event class or None."""
         kind: object = wants
         named = isinstance(kind, str) and kind.strip()
         if kind is not None and not named and not (isinstance(kind, type) and issubclass(kind, Event)):
             msg = f"a handler is for the name of an event or a class of events, not for {kind!r:.80}"
             raise UsageError(msg)
         if not _is_async(handler):
-            msg = f"a handler is an async function of one argument, the event; {handler!r:.80} is none"
+            msg = f"a handler is an async function of one argument, the event; {handler!r:.80} is not"
             raise UsageError(msg)
         self._subscriptions.append(Subscription(self._label(handler), wants, handler))
 
@@ -72,12 +72,15 @@ class Handlers:
         return label if self._labels[label] == 1 else f"{label}#{self._labels[label]}"
 
     def of(self, event: Event) -> list[Subscription]:
-        """Return who is to be told of an event, in the order in which they were added."""
+        """Return the subscriptions for an event, in the order in which they were added."""
         takers = [one for one in self._subscriptions if one.takes(event)]
         return takers or [one for one in self._subscriptions if one.wants is None]
 
-    async def tell(self, event: Event, *, timeout: float, done: Collection[str] = ()) -> Told:  # noqa: ASYNC109 - of each
-        """Tell everybody but those who are done; a failure, or `timeout` seconds without an end, stops nobody else."""
+    async def dispatch(self, event: Event, *, timeout: float, done: Collection[str] = ()) -> HandlingResult:  # noqa: ASYNC109 - of each
+        """Run the handlers of an event, except those in `done`, each for at most `timeout` seconds.
+
+        A handler that fails does not prevent the others from running.
+        """
         takers = self.of(event)
         if not takers:
             self._report_missed(event)
@@ -90,12 +93,14 @@ class Handlers:
                 finished.add(one.label)
             else:
                 problems.append(problem)
-        return Told(frozenset(finished), tuple(problems))
+        return HandlingResult(frozenset(finished), tuple(problems))
 
     def _report_missed(self, event: Event) -> None:
         if event.name not in self._missed:
             self._missed.add(event.name)
-            _logger.warning("no handler takes the event %s: add one, or @receiver.on_unknown", printable(event.name))
+            _logger.warning(
+                "no handler is registered for the event %s: add one, or use @receiver.on_unknown", printable(event.name)
+            )
 
 
 def _is_async(handler: object) -> bool:
@@ -104,11 +109,11 @@ def _is_async(handler: object) -> bool:
 
 
 async def _failure(one: Subscription, event: Event, timeout: float) -> str | None:  # noqa: ASYNC109 - fail_after is in here
-    """Run one handler; return None, or why it failed."""
+    """Run one handler. Return None, or the reason why it failed."""
     try:
         with fail_after(timeout):
             await one.handler(event)
-    except (Exception, SystemExit) as error:  # an exit of the handler's shall not be the server's
+    except (Exception, SystemExit) as error:  # sys.exit() in a handler must not stop the server
         _logger.exception("%s failed on %s, attempt %d", one.label, printable(event.name), event.attempt)
         return f"{one.label}: {type(error).__name__}"
     return None

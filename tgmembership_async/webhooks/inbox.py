@@ -1,4 +1,4 @@
-"""What an inbox must do: keep each delivery before it is answered, and what became of it until nobody asks any more."""
+"""The protocol of an inbox, which stores each delivery before it is answered, and its values."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -11,25 +11,25 @@ from tgmembership_async.webhooks.signature import Delivery
 
 
 class EntryStatus(StrEnum):
-    """Where a stored delivery stands."""
+    """The status of a stored delivery."""
 
     STORED = "stored"
-    """It waits for its handlers, for the first time or again."""
+    """Waiting for its handlers, for the first time or again."""
     PROCESSING = "processing"
-    """Its handlers run."""
+    """Its handlers are running."""
     DONE = "done"
-    """All handlers are done with it."""
+    """All handlers have succeeded."""
     DEAD = "dead"
-    """Handlers failed as often as they may; it waits for `retry`."""
+    """Handlers failed in the last allowed attempt. `retry` stores it again."""
     REPEAT = "repeat"
-    """The same event, signed anew, is in the inbox already; kept, and not processed."""
+    """The same event with another signature is in the inbox already. Kept, and not processed."""
     UNREADABLE = "unreadable"
-    """Authentic, but not an event; kept, and not processed."""
+    """Authentic, but not an event. Kept, and not processed."""
 
 
 @frozen
 class Receipt:
-    """What `Inbox.store` did: `new` unless this very delivery was stored before, and where it stands."""
+    """The result of `Inbox.store`. `new` is False if the same delivery was stored before."""
 
     new: bool
     status: EntryStatus
@@ -37,7 +37,7 @@ class Receipt:
 
 @frozen
 class Arrival:
-    """A delivery to be stored. `name` and `fingerprint` are its event's, None where it is unreadable."""
+    """A delivery to be stored. `name` and `fingerprint` are those of its event, or None if it is unreadable."""
 
     delivery: Delivery
     received_at: datetime
@@ -48,9 +48,9 @@ class Arrival:
 
 @frozen
 class Entry:
-    """A stored delivery. `attempts` counts how often it was handed to handlers, `handled` names those that are done.
+    """A stored delivery. `attempts` is the number of attempts, `handled` holds the labels of handlers that are done.
 
-    `due_at` is when it is to be handed out next, `note` what was wrong the last time. Times are aware UTC.
+    `due_at` is the time of the next attempt, `note` the problem of the last one. Times are aware UTC.
     """
 
     id: int
@@ -67,7 +67,7 @@ class Entry:
 
 @frozen
 class Verdict:
-    """What became of one attempt at an entry; `due_at` is for one that is `stored` again."""
+    """The result of one attempt at an entry. `due_at` is the time of the next attempt, if the status is `stored`."""
 
     status: EntryStatus
     handled: frozenset[str] = frozenset()
@@ -77,50 +77,53 @@ class Verdict:
 
 @runtime_checkable
 class Inbox(Protocol):
-    """Deliveries, each durable when the coroutine that stored it returns; all of them raise StorageError on failure."""
+    """A durable store of deliveries. Each change is durable when its coroutine returns; failures raise StorageError."""
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it was opened and not closed since."""
+        """Tell whether the inbox is open."""
         ...
 
     async def open(self) -> Self:
-        """Make the inbox ready; what a dead owner was processing is stored again."""
+        """Open the inbox, and store again the entries that a dead owner was processing."""
         ...
 
     async def aclose(self) -> None:
-        """Finish what is being written, and let go."""
+        """Finish pending writes and close the inbox."""
         ...
 
     async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
-        """Keep a delivery, unless this very one is there; one whose event came in the last seconds is a repeat."""
+        """Store a delivery unless it is stored already.
+
+        The delivery is a repeat if the same event was received in the last `repeat_window` seconds.
+        """
         ...
 
     async def claim(self, limit: int, now: datetime) -> list[Entry]:
-        """Take up to `limit` entries that are due to `processing`, the oldest first, counting an attempt for each."""
+        """Change at most `limit` due entries to `processing`, oldest first, count an attempt for each, return them."""
         ...
 
     async def settle(self, entry_id: int, verdict: Verdict) -> None:
-        """Record what became of an entry that was claimed."""
+        """Record the result of an attempt. Raises UsageError if the entry is not being processed here."""
         ...
 
     async def next_due(self) -> datetime | None:
-        """Return when the next entry is due, or None where nothing waits."""
+        """Return when the next stored entry is due, or None if no entry is stored."""
         ...
 
     async def entries(
         self, status: Collection[EntryStatus] | None = None, *, after: int = 0, limit: int = 500
     ) -> list[Entry]:
-        """Return up to `limit` entries of these states, the oldest first, from behind the id `after`."""
+        """Return at most `limit` entries with one of these statuses and an id greater than `after`, by id."""
         ...
 
     async def retry(self, entry_id: int) -> None:
-        """Have a dead, unreadable or repeated entry handed out again, its attempts counted from 1."""
+        """Store a dead, unreadable or repeated entry again, with 0 attempts. Raises UsageError for other entries."""
         ...
 
     async def purge(self, received_before: datetime) -> int:
-        """Delete what is done, repeated or unreadable and was received before then; return how many there were.
+        """Delete entries that are done, repeated or unreadable and were received before then; return their number.
 
-        What is deleted is known when it comes again: `store` answers as if it were there.
+        `store` still recognises a deleted delivery, and returns the same receipt as before.
         """
         ...

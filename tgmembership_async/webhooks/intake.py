@@ -1,4 +1,4 @@
-"""What happens to a delivery that is authentic: it is handled before the answer, or stored before it."""
+"""The two ways to process an authentic delivery: handle it before the response, or store it before the response."""
 
 import asyncio
 import logging
@@ -21,24 +21,24 @@ from tgmembership_async.webhooks.replay import MemoryReplay
 from tgmembership_async.webhooks.worker import Worker
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
-_LEAVING_TAKES_AT_MOST: Final = 2.0
+_CANCEL_TIMEOUT: Final = 2.0
 
 
 class Intake(Protocol):
-    """One of the two ways."""
+    """A way to process authentic deliveries."""
 
     @property
     def ready(self) -> bool:
-        """Tell whether deliveries can be taken now."""
+        """Tell whether deliveries can be accepted now."""
         ...
 
     async def take(self, arrival: Arrival, event: Event | None) -> Answer:
-        """Take an authentic delivery, whose event is None where it is unreadable, and return what to answer."""
+        """Process an authentic delivery, and return the response. `event` is None if the body is unreadable."""
         ...
 
 
 class DirectIntake:
-    """Handle first, then answer: what fails is answered 500, and the service sends it again."""
+    """Handles an event before the response. If a handler fails, the response is 500, and the service repeats."""
 
     ready = True
 
@@ -48,7 +48,7 @@ class DirectIntake:
         self._replay = replay
 
     async def take(self, arrival: Arrival, event: Event | None) -> Answer:
-        """Hand the event to its handlers, unless that was done before."""
+        """Run the handlers, unless the event was handled before."""
         if event is None:
             return answers.UNREADABLE
         digest = arrival.delivery.digest
@@ -57,15 +57,15 @@ class DirectIntake:
             return answers.OK
         handled = False
         try:
-            told = await self._handlers.tell(event, timeout=self._policy.handler_timeout)
-            handled = not told.problems
+            result = await self._handlers.dispatch(event, timeout=self._policy.handler_timeout)
+            handled = not result.problems
         finally:
             (self._replay.commit if handled else self._replay.release)(keys)
         return answers.OK if handled else answers.FAILED
 
 
 class StoredIntake:
-    """Store first, then answer, then handle, in a task of its own on asyncio if `background` is set."""
+    """Stores a delivery before the response, and handles it later; on asyncio in a task if `background` is set."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class StoredIntake:
 
     @property
     def worker(self) -> Worker:
-        """Return what handles the entries, or raise UsageError."""
+        """Return the worker. Raises UsageError if the Receiver is not open, or was opened on another event loop."""
         if self._worker is None:
             msg = "the Receiver is not open: use `async with receiver:`, or await receiver.open() first"
             raise UsageError(msg)
@@ -103,23 +103,23 @@ class StoredIntake:
         return self._worker
 
     async def take(self, arrival: Arrival, event: Event | None) -> Answer:
-        """Store the delivery, unless it is there."""
+        """Store the delivery, unless it is stored already."""
         worker = self.worker
         if event is not None:
             arrival = evolve(arrival, name=event.name, fingerprint=event.fingerprint)
         try:
             receipt = await self._inbox.store(arrival, repeat_window=self._policy.repeat_window)
-        except TGMembershipError:  # the disk, or an inbox that its owner closed under us
+        except TGMembershipError:  # the disk failed, or the inbox was closed by its owner
             _logger.exception("a delivery could not be stored; the service is asked to send it again")
             return answers.NOT_STORED
         finally:
-            worker.wake()  # after a cancellation too: what is on its way to the disk arrives there
+            worker.wake()  # also after a cancellation: a write in progress is completed
         if receipt.new and receipt.status is EntryStatus.REPEAT:
-            _logger.info("an event came again, signed anew; it was stored, and is not handled twice")
+            _logger.info("an event was repeated with another signature; it was stored, and is not handled again")
         return answers.UNREADABLE if receipt.status is EntryStatus.UNREADABLE else answers.OK
 
     async def open(self) -> None:
-        """Open the inbox, unless it is open already, and begin to handle what it holds."""
+        """Open the inbox unless it is open, and begin to handle its entries."""
         if self._worker is not None:
             msg = "this Receiver is open already"
             raise UsageError(msg)
@@ -133,31 +133,33 @@ class StoredIntake:
             self._task.add_done_callback(_report)
 
     async def aclose(self) -> None:
-        """Take nothing more, let what runs end, at most `handler_timeout`, and close the inbox that it opened."""
+        """Wait at most `handler_timeout` seconds for running handlers, and close the inbox if it was opened here."""
         worker, self._worker = self._worker, None
         task, self._task = self._task, None
         try:
             if worker is not None:
                 worker.end()
             if task is not None:
-                await _ended(task, self._policy.handler_timeout)
+                await _finish(task, self._policy.handler_timeout)
         finally:
             if self._opened_inbox:
                 self._opened_inbox = False
                 await self._inbox.aclose()
 
 
-async def _ended(task: asyncio.Task[Any], patience: float) -> None:
-    """Wait for a task, and cancel it if that takes too long, or if the one who waits is cancelled."""
+async def _finish(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for a task, and cancel it after this time, or if the caller is cancelled."""
     try:
-        await asyncio.wait({task}, timeout=patience)
+        await asyncio.wait({task}, timeout=seconds)
     finally:
         task.cancel()
-    await asyncio.wait({task}, timeout=_LEAVING_TAKES_AT_MOST)
+    await asyncio.wait({task}, timeout=_CANCEL_TIMEOUT)
     if not task.done():
-        _logger.error("a handler does not let itself be cancelled; closing goes on without it")
+        _logger.error("a handler ignores its cancellation; the Receiver closes without waiting for it")
 
 
 def _report(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.critical("handling has ended with an error, and goes on only after the next start", exc_info=error)
+        _logger.critical(
+            "the task that handles events has failed; events are handled again after the next start", exc_info=error
+        )

@@ -1,4 +1,4 @@
-"""How long and how often a receiver tries: one value, checked when it is built."""
+"""The settings for handling events."""
 
 from attrs import field, frozen
 
@@ -10,26 +10,26 @@ _DAY = 86_400.0
 
 @frozen(kw_only=True)
 class HandlingPolicy:
-    """What a Receiver does with what it has received. All times are seconds.
+    """Attempts, backoff, timeouts and retention of a Receiver. All times are in seconds.
 
-    Without an inbox only `repeat_window` and `handler_timeout` count: handlers run once, before the answer, and the
-    service repeats what failed.
+    Without an inbox only `repeat_window` and `handler_timeout` are used: handlers run once, before the response, and
+    the service repeats a delivery that failed. Raises UsageError for values out of range.
     """
 
     max_attempts: int = field(default=10)
-    """So often an event is handed to its handlers; then it is dead, and waits for `inbox.retry`. A crash counts too."""
+    """Maximum number of attempts per event. After that the event is dead until `inbox.retry`. A crash counts too."""
     backoff_base: float = field(default=1.0)
-    """The wait before the second attempt, doubled before each further one, less up to half of it by chance."""
+    """The wait before the second attempt, doubled for each further attempt, minus a random part of up to half."""
     backoff_cap: float = field(default=600.0)
-    """No wait is longer than this."""
+    """Maximum wait between attempts."""
     handler_timeout: float = field(default=60.0)
-    """So long one handler may take with one event; then it is cancelled, and counts as failed."""
+    """Maximum duration of one handler for one event. After that the handler is cancelled, and has failed."""
     concurrency: int = field(default=16)
-    """So many events of the inbox are handled at a time."""
+    """Maximum number of events of the inbox that are handled concurrently."""
     repeat_window: float = 3_600.0
-    """An event that comes again within this time, signed anew, is a repeat and not handled; 0: every one is handled."""
+    """The same event with another signature within this time is a repeat and not handled; 0 handles every event."""
     keep: float = field(default=30 * _DAY)
-    """What is done leaves the inbox after this time."""
+    """Entries that are done are deleted from the inbox after this time."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("backoff_base", "backoff_cap", "handler_timeout", "keep"):
@@ -43,7 +43,7 @@ class HandlingPolicy:
                 raise UsageError(msg)
 
     def backoff(self, attempt: int, chance: float) -> float:
-        """Return the seconds to wait after a failed attempt; `chance` is drawn from 0 to 1."""
-        # 2 ** 40 of any base is beyond the cap, and 2 ** 5000 is no float.
+        """Return the seconds to wait after failed attempt `attempt`. `chance` is a random number from 0 to 1."""
+        # The exponent is limited because 2.0 ** 5000 overflows; the cap is reached long before 2 ** 40.
         longest = min(self.backoff_cap, self.backoff_base * 2.0 ** min(attempt - 1, 40))
         return longest * (1 - chance / 2)

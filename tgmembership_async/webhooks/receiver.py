@@ -1,4 +1,4 @@
-"""The Receiver: headers and body in, an Answer out; in between, a delivery is verified, stored, handed to handlers."""
+"""The Receiver verifies deliveries, stores them and passes their events to handlers."""
 
 import logging
 import time
@@ -36,20 +36,20 @@ H = TypeVar("H", bound=Handler[Any])
 
 
 class Receiver(Lived):
-    """Take the service's webhook deliveries: `@receiver.on(...)` for the handlers, `receiver.asgi` for the server.
+    """Receives the webhook deliveries of the service: `@receiver.on(...)` for handlers, `receiver.asgi` for the server.
 
-    With an `inbox` a delivery is stored, then answered 200, then handled, again and again where a handler fails. Enter
-    it with `async with`, or call `open()` and `aclose()`, perhaps in different tasks; before that it answers 503. It
-    opens and closes the inbox unless that is open already. On asyncio it handles in the background, in a task of its
-    own; on trio, or with `background=False`, call `process_pending()`, or let `run()` run.
+    With an `inbox` a delivery is stored, then answered 200, then handled, in several attempts if a handler fails. Enter
+    the Receiver with `async with`, or call `open()` and `aclose()`, also from different tasks; before that the response
+    is 503. The Receiver opens and closes the inbox unless it is open already. On asyncio a background task handles the
+    events. On trio, or with `background=False`, call `process_pending()`, or start `run()` in a task.
 
-    Without an inbox it needs no entering: handlers run before the answer, a failing one answers 500 so that the service
-    repeats, and `replay` remembers, in this process, what was handled.
+    Without an inbox the Receiver need not be entered. Handlers run before the response. If one fails, the response is
+    500, and the service repeats the delivery. `replay` remembers the handled deliveries in this process.
 
-    `max_body` bounds a body in bytes, and `body_timeout` the seconds in which all of it must come, or it is answered
-    408: who sends a byte now and then would hold a connection for ever. `probes=True` answers 200 to GET and HEAD and
-    to an empty body, for the service takes a URL only if it answers 200, and it asks before there is a secret
-    (documented). `clock` gives unix seconds.
+    `max_body` is the maximum size of a body in bytes, `body_timeout` the maximum seconds for reading it; after that the
+    response is 408. `probes=True` responds 200 to GET and HEAD and to an empty body: the service accepts a webhook URL
+    only if it responds 200, and asks before there is a secret (*documented*). `clock` returns unix seconds. Raises
+    UsageError for a wrong argument.
     """
 
     def __init__(
@@ -92,10 +92,11 @@ class Receiver(Lived):
     @overload
     def on(self, what: type[E]) -> Callable[[Handler[E]], Handler[E]]: ...
     def on(self, what: str | type[Event]) -> Callable[[Any], Any]:
-        """Register an async function for the events of a name, or of a class and its subclasses: `Event` is all.
+        """Register an async function for events with a name, or of a class and its subclasses (`Event` matches all).
 
-        It gets the event. It runs again if it fails, or if the process dies while it runs: `event.fingerprint` is a key
-        to recognise what was done, `event.attempt` says whether this is the first time.
+        The function is called with the event. It is called again if it fails, or if the process dies while it runs: use
+        `event.fingerprint` to recognise an event, and `event.attempt` to recognise the first attempt. Raises UsageError
+        if the function is not async.
         """
 
         def register(handler: Handler[Any]) -> Handler[Any]:
@@ -105,15 +106,16 @@ class Receiver(Lived):
         return register
 
     def on_unknown(self, handler: H) -> H:
-        """Register an async function for all events that no other handler takes."""
+        """Register an async function for all events without another handler."""
         self._handlers.add(None, handler)
         return handler
 
     async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
-        """Return what to answer to a POST with these headers and this raw body. Any framework will do.
+        """Return the response to a POST with these headers and this raw body, for use with any framework.
 
-        401: not authentic. 400: authentic, but not an event (stored all the same). 413: too large. 503: not entered, or
-        it cannot be stored. 500: a handler failed (without an inbox). 200: it is stored, or handled, or was before.
+        401: not authentic. 400: authentic, but not an event (stored anyway). 413: too large. 503: the Receiver is not
+        open, or the delivery cannot be stored. 500: a handler failed (without an inbox). 200: the delivery is stored or
+        handled, now or before.
         """
         if not self._intake.ready:
             return answers.NOT_READY
@@ -135,7 +137,7 @@ class Receiver(Lived):
         return await self._intake.take(Arrival(delivery, received_at), event)
 
     def before_body(self, verb: str, length: str | None = None) -> Answer | None:
-        """Return what to answer without reading a body, by the verb and the Content-Length, or None: read it first."""
+        """Return the response that depends only on the verb and the Content-Length, or None to read the body."""
         allowed = answers.ALLOWED[self._probes]
         if verb not in allowed:
             return answers.not_allowed(", ".join(allowed))
@@ -148,31 +150,31 @@ class Receiver(Lived):
         return None
 
     async def aiohttp_handler(self, request: "web.Request") -> "web.Response":
-        """Answer a request to aiohttp's server: `router.add_route("*", "/tgmembership", receiver.aiohttp_handler)`."""
+        """Handle a request of aiohttp's server: `router.add_route("*", "/tgmembership", receiver.aiohttp_handler)`."""
         from tgmembership_async.webhooks.aiohttp import respond  # noqa: PLC0415 - aiohttp is loaded on use
 
         return await respond(self, request)
 
     async def open(self) -> Self:
-        """Open the inbox and begin to handle what it holds. Raises what the inbox raises, and UsageError if open."""
+        """Open the inbox, and begin to handle its entries. Raises UsageError if it is open, and errors of the inbox."""
         if self._stored is not None:
             await self._stored.open()
         return self
 
     async def aclose(self) -> None:
-        """Answer 503 from now on, let handlers that run end, at most `handler_timeout` seconds, and close the inbox."""
+        """Respond 503 from now on, wait at most `handler_timeout` seconds for handlers, and close the inbox."""
         if self._stored is not None:
             await self._stored.aclose()
 
     async def process_pending(self) -> int:
-        """Handle what the inbox holds until nothing is due any more, and return how many attempts that took.
+        """Handle entries of the inbox until none is due, and return the number of attempts.
 
-        For trio, and for tests with `background=False`.
+        For trio, and for tests with `background=False`. Raises UsageError if the Receiver is not open.
         """
         return 0 if self._stored is None else await self._stored.worker.process_pending()
 
     async def run(self) -> None:
-        """Handle what the inbox holds, as it becomes due, until the Receiver is closed: for a task of your own."""
+        """Handle entries of the inbox when they are due, until the Receiver is closed. Start this in your own task."""
         if self._stored is not None:
             await self._stored.worker.run()
 

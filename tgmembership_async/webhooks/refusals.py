@@ -1,4 +1,4 @@
-"""Refusals in the log: the first at once, then one line a minute, for strangers shall not be able to fill a disk."""
+"""Log refused deliveries: the first at once, then at most one line a minute, so that a forger cannot fill the disk."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ _QUIET_FOR: Final = 60.0
 
 
 class RefusalLog:
-    """Report deliveries that were not authentic. `clock` is monotonic seconds."""
+    """Logs deliveries that were not authentic. `clock` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -18,7 +18,7 @@ class RefusalLog:
         self._unreported = 0
 
     def note(self, why: str) -> None:
-        """Report a refusal, or count it for the next report."""
+        """Log a refusal, or count it for the next log line."""
         self._unreported += 1
         now = self._clock()
         if now >= self._quiet_until:

@@ -1,6 +1,7 @@
-"""What was processed lately, in memory: the same delivery, or the same event signed anew, is not processed twice.
+"""Replay protection in memory, for a Receiver without an inbox.
 
-For a Receiver without an inbox; an inbox keeps this in its file, and knows it after a restart too.
+A delivery, or an event with another signature, is not processed twice. An inbox provides this durably, also after a
+restart.
 """
 
 import time
@@ -17,7 +18,10 @@ _MOST_KEPT: Final = 100_000
 
 
 class MemoryReplay:
-    """Remember at most `max_entries` keys, each for `keep` seconds; the oldest go first. `clock` is monotonic."""
+    """Remembers at most `max_entries` processed keys, oldest dropped first, each for `keep` seconds.
+
+    `clock` returns monotonic seconds. Raises UsageError for values out of range.
+    """
 
     def __init__(
         self, *, max_entries: int = _MOST_KEPT, keep: float = KEPT_FOR, clock: Callable[[], float] = time.monotonic
@@ -35,11 +39,12 @@ class MemoryReplay:
         return len(self._processed)
 
     async def reserve(self, keys: Collection[str]) -> bool:
-        """Return True to whoever is to process this now and then commits or releases it; False if it was processed.
+        """Reserve keys for processing. Return True if the caller must process them, and then commit or release them.
 
-        While another one is at it, wait for how that ends: an answer before would say too much or too little.
+        Return False if one of the keys was processed. If another task has reserved one of the keys, wait until that
+        task commits or releases it.
         """
-        while (signal := self._under_way(keys)) is not None:
+        while (signal := self._reserved_by_another(keys)) is not None:
             await signal.wait()
         self._forget()
         if any(key in self._processed for key in keys):
@@ -48,11 +53,11 @@ class MemoryReplay:
         self._reserved.update(dict.fromkeys(keys, signal))
         return True
 
-    def _under_way(self, keys: Collection[str]) -> Signal | None:
+    def _reserved_by_another(self, keys: Collection[str]) -> Signal | None:
         return next((self._reserved[key] for key in keys if key in self._reserved), None)
 
     def commit(self, keys: Collection[str]) -> None:
-        """Remember that this was processed."""
+        """Remember the keys as processed."""
         until = self._clock() + self._keep
         for key in keys:
             self._processed.pop(key, None)
@@ -60,7 +65,7 @@ class MemoryReplay:
         self.release(keys)
 
     def release(self, keys: Collection[str]) -> None:
-        """Give up: whoever brings this again may process it."""
+        """Drop the reservation, so that the keys can be reserved again."""
         for key in keys:
             signal = self._reserved.pop(key, None)
             if signal is not None:

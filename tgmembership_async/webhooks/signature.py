@@ -1,8 +1,8 @@
-"""Is a delivery the service's own? Headers and body in, a Delivery or NotAuthentic out. No I/O.
+"""Verify the signature of a delivery. No I/O.
 
 *Documented*: upper-case hex HMAC-SHA512 with the webhook secret over `nonce.timestamp.payload`, one header
-`t=<unix seconds>,v1=<hex>`, the nonce in a header of its own. The later generation signs `timestamp.payload` with
-HMAC-SHA256. Where which header is found is `headers.py`.
+`t=<unix seconds>,v1=<hex>`, and the nonce in another header. The later generation signs `timestamp.payload` with
+HMAC-SHA256. `headers.py` finds the headers.
 """
 
 import hashlib
@@ -35,15 +35,16 @@ from tgmembership_async.webhooks.headers import (
 SIGNATURE_HEADER: Final = "X-Webhook-Signature"
 NONCE_HEADER: Final = "X-Webhook-Nonce"
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
-_UNFIT_FOR_A_SECRET: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
+_NOT_IN_SECRETS: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_NAME: Final = 80
 
 
 @frozen
 class Delivery:
-    """One authentic delivery: when it was signed (aware UTC), its nonce, the raw body, and the MAC in lower-case hex.
+    """One authentic delivery: the time of signing (aware UTC), the nonce, the raw body, and the MAC in lower-case hex.
 
-    `digest` names the signed delivery: a repeat that was signed anew has another. The later generation has none: "".
+    `digest` is the MAC and identifies the signed delivery: a repeat with another signature has another digest. `nonce`
+    is "" in the later generation, which has none.
     """
 
     signed_at: datetime
@@ -54,17 +55,17 @@ class Delivery:
 
 @frozen
 class HeaderNames:
-    """The names of the headers, in lower case, of a signature and its nonce; "" where nothing has a nonce."""
+    """The lower-case names of the headers with the signature and the nonce; `nonce` is "" if there is no nonce."""
 
     signature: str
     nonce: str
 
 
 class _Key:
-    """One secret, ready to be used: both hashes of HMAC (RFC 2104) have their half of the key already.
+    """One secret as prepared hash objects: the inner and outer hash of HMAC (RFC 2104) have processed the key already.
 
-    To copy them takes a third less than `hmac.digest`, which schedules the key each time; and no frame on the way holds
-    the secret.
+    Copying them takes a third less time than `hmac.digest`, which processes the key each time. And no frame holds the
+    secret during verification.
     """
 
     __slots__ = ("_sha256", "_sha512")
@@ -80,7 +81,7 @@ class _Key:
         else:
             (inner, outer), prefix = self._sha512, f"{nonce}.{seconds}."
         inner, outer = inner.copy(), outer.copy()
-        inner.update(prefix.encode("ascii") + body)  # one update: a second one costs more than joining
+        inner.update(prefix.encode("ascii") + body)  # one update: a second one takes longer than joining
         outer.update(inner.digest())
         return outer.hexdigest()
 
@@ -92,11 +93,12 @@ def _halves(algorithm: Callable[[bytes], "hashlib._Hash"], key: bytes) -> "tuple
 
 
 class Verifier:
-    """Tell the service's deliveries from everybody else's.
+    """Verifies that deliveries come from the service.
 
-    `secrets` is the webhook secret, or several while one replaces the other: all are tried, in constant time. What was
-    signed more than `tolerance` seconds ago, or ahead, is refused. `signature_header` and `nonce_header` pin the names,
-    which are not documented; without them, what is found is reported once at INFO. `clock` gives unix seconds.
+    `secrets` is the webhook secret, or several during a rotation: all are tried, in constant time. A delivery that was
+    signed more than `tolerance` seconds ago, or in the future, is refused. `signature_header` and `nonce_header` pin
+    the names of the headers, which are not documented. Without them the names that were found are logged once at INFO.
+    `clock` returns unix seconds. Raises UsageError for a wrong argument.
     """
 
     @hides_arguments
@@ -125,14 +127,14 @@ class Verifier:
 
     @property
     def found(self) -> HeaderNames | None:
-        """Return the names under which the last authentic delivery had its signature and nonce, None before any."""
+        """Return the header names of the last authentic delivery, or None before the first one."""
         return self._found
 
     def verify(self, headers: HeadersLike, body: bytes) -> Delivery:
-        """Return the authentic delivery, or raise NotAuthentic, whatever the headers and the body hold.
+        """Return the delivery. Raises NotAuthentic if the signature is missing, wrong or too old.
 
-        `headers` is a mapping or pairs, of str or bytes, as frameworks have them; `body` is the raw body. UsageError is
-        for a caller who passes no bytes: parsed and written again, JSON has another signature.
+        `headers` is a mapping or pairs, of str or bytes. `body` is the raw body: JSON that was parsed and serialized
+        again has another signature. Raises UsageError if `headers` are not pairs or `body` is not bytes.
         """
         if not isinstance(body, bytes):
             body = _as_bytes(body)
@@ -149,7 +151,7 @@ class Verifier:
         return Delivery(datetime.fromtimestamp(signed_at, UTC), nonce[1], body, claim.mac)
 
     def _known(self, headers: HeadersLike, body: bytes) -> tuple[Claim, Pair] | None:
-        """Look under the names that the last delivery had: half the time of a search, and all of them agree on it."""
+        """Try the header names of the last delivery, in half the time of a search. Return None if they fail."""
         names = self._found
         if names is None:
             return None
@@ -161,10 +163,10 @@ class Verifier:
         nonce = (names.nonce, values[names.nonce]) if claim.has_nonce else NO_NONCE
         if nonce is not NO_NONCE and not is_nonce(nonce[1]):
             return None
-        return (claim, nonce) if _agreeing(self._keys, (nonce,), claim, body) else None
+        return (claim, nonce) if _matching_nonce(self._keys, (nonce,), claim, body) else None
 
     def _search(self, headers: HeadersLike, body: bytes) -> tuple[Claim, Pair]:
-        """Return the one signature and the nonce with which it is right."""
+        """Return the only signature and the nonce for which it is right. Raises NotAuthentic."""
         pairs = flat(headers)
         found = claims(pairs, self._signature_header)
         if not found:
@@ -174,16 +176,16 @@ class Verifier:
             msg = "more than one header looks like a signature; pin the right one with signature_header"
             raise NotAuthentic(msg)
         claim = found[0]
-        _refuse_twice(claim.header, pairs)
-        worth_trying = nonces(pairs, claim, self._nonce_header)
-        if not worth_trying:
+        _refuse_duplicate(claim.header, pairs)
+        candidates = nonces(pairs, claim, self._nonce_header)
+        if not candidates:
             msg = f"no usable nonce in {self._nonce_header or 'any header'}"
             raise NotAuthentic(msg)
-        nonce = _agreeing(self._keys, worth_trying, claim, body)
+        nonce = _matching_nonce(self._keys, candidates, claim, body)
         if nonce is None:
             msg = "the signature does not match; check the webhook secret, and that the body is the raw one"
             raise NotAuthentic(msg)
-        _refuse_twice(nonce[0], pairs)
+        _refuse_duplicate(nonce[0], pairs)
         return claim, nonce
 
     def _note(self, claim: Claim, nonce: Pair) -> None:
@@ -200,9 +202,9 @@ def _as_bytes(body: object) -> bytes:
     raise UsageError(msg)
 
 
-def _refuse_twice(header: str, pairs: Sequence[Pair]) -> None:
+def _refuse_duplicate(header: str, pairs: Sequence[Pair]) -> None:
     if sum(name == header for name, _ in pairs) > 1:
-        msg = f"the header {printable(header, _LONGEST_NAME)} stands there twice"
+        msg = f"the header {printable(header, _LONGEST_NAME)} is present twice"
         raise NotAuthentic(msg)
 
 
@@ -211,7 +213,7 @@ def _checked(secret: object) -> Secret:
     if not isinstance(value, str):
         msg = f"a webhook secret is a str or a Secret, not {type(value).__name__}"
         raise UsageError(msg)
-    if not value or _UNFIT_FOR_A_SECRET.search(value):
+    if not value or _NOT_IN_SECRETS.search(value):
         msg = "the webhook secret is empty or holds white space: look for a line end or quotes around it"
         raise UsageError(msg)
     return Secret(value)
@@ -226,25 +228,25 @@ def _name(parameter: str, value: object) -> str | None:
     return value.strip().lower()
 
 
-def _agreeing(keys: Sequence[_Key], worth_trying: Sequence[Pair], claim: Claim, body: bytes) -> Pair | None:
-    """Return the nonce with which any secret gives the MAC. Every pair is computed and compared: time tells nothing.
+def _matching_nonce(keys: Sequence[_Key], candidates: Sequence[Pair], claim: Claim, body: bytes) -> Pair | None:
+    """Return the nonce with which one of the secrets gives the MAC. All pairs are compared, so that timing is constant.
 
-    A function of its own, so that no right MAC stands in a frame that an error's traceback could show.
+    This is a separate function so that no correct MAC is in a frame that the traceback of an error could show.
     """
-    agreeing: Pair | None = None
-    for nonce in worth_trying:
+    matching: Pair | None = None
+    for nonce in candidates:
         for key in keys:
             if hmac.compare_digest(key.mac(nonce[1] if claim.has_nonce else None, claim.seconds, body), claim.mac):
-                agreeing = nonce
-    return agreeing
+                matching = nonce
+    return matching
 
 
 @hides_arguments
 def sign(secret: str | Secret, body: bytes, *, nonce: str | None, timestamp: float) -> dict[str, str]:
-    """Return the headers under which `body` is authentic, as the service would sign it at `timestamp` (unix seconds).
+    """Return the headers with which the service would sign `body` at `timestamp` (unix seconds).
 
     `nonce` is printable ASCII without a dot; None signs as the later generation does. The names of the headers are
-    *assumed*: a Verifier without pinned names finds the values under any.
+    *assumed*: a Verifier without pinned names accepts any names. Raises UsageError for values out of range.
     """
     if not 0 <= timestamp < 10**11 or (nonce is not None and not is_nonce(nonce)):
         msg = "sign() takes a nonce of printable ASCII without dots, and unix seconds of at most eleven digits"

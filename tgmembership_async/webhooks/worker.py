@@ -1,4 +1,4 @@
-"""Out of the inbox, to the handlers: each entry by itself, again after a while where a handler failed, not for ever."""
+"""Pass entries of an inbox to the handlers, with a limited number of attempts for each entry."""
 
 import logging
 import time
@@ -16,19 +16,19 @@ from tgmembership_async.errors import StorageError, TGMembershipError, Unreadabl
 from tgmembership_async.event_loop import cancelled_by_nobody
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.webhooks.events import read_event
-from tgmembership_async.webhooks.handlers import Handlers, Told
+from tgmembership_async.webhooks.handlers import Handlers, HandlingResult
 from tgmembership_async.webhooks.inbox import Entry, EntryStatus, Inbox, Verdict
 from tgmembership_async.webhooks.policy import HandlingPolicy
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
-_LOOKS_AT_LEAST_EVERY: Final = 60.0  # a clock may jump, and another process may have said `retry`
-_FIRST_PAUSE: Final = 1.0  # after the inbox failed; doubled each time
+_LONGEST_WAIT: Final = 60.0  # the clock may jump, and another process may call `retry`
+_FIRST_PAUSE: Final = 1.0  # after a failure of the inbox; doubled each time
 _LONGEST_PAUSE: Final = 30.0
-_PURGES_EVERY: Final = 3_600.0
+_PURGE_INTERVAL: Final = 3_600.0
 
 
 class Worker:
-    """Process what is due in an inbox. `clock` gives unix seconds, `chance` a number from 0 to 1 for the backoff."""
+    """Processes due entries of an inbox. `clock` returns unix seconds, `chance` a number from 0 to 1."""
 
     def __init__(
         self,
@@ -44,40 +44,40 @@ class Worker:
         self._policy = policy
         self._clock = clock
         self._chance = chance
-        self._news: Signal | None = None
+        self._wake_up: Signal | None = None
         self._running = 0
         self._ending = False
         self._purge_at = 0.0
 
     def wake(self) -> None:
-        """Say that there may be something to do."""
-        if self._news is not None:
-            self._news.set()
+        """Make `run` look for due entries now."""
+        if self._wake_up is not None:
+            self._wake_up.set()
 
     def end(self) -> None:
-        """Take nothing new; `run` returns when what runs has ended."""
+        """Claim no more entries. `run` returns when the running handlers have ended."""
         self._ending = True
         self.wake()
 
     async def run(self) -> None:
-        """Process what is due, as it becomes due, until `end` is called or the inbox is closed."""
+        """Process entries when they are due, until `end` is called or the inbox is closed."""
         pause = _FIRST_PAUSE
         async with create_task_group() as group:
             while not self._ending and self._inbox.is_open:
-                self._news = Signal()
+                self._wake_up = Signal()
                 try:
                     if not await self._start_due(group):
-                        await self._wait_for_news()
+                        await self._wait()
                     pause = _FIRST_PAUSE
                 except Exception:
                     if self._ending:
-                        return  # the inbox was closed meanwhile
-                    _logger.exception("the inbox fails; what it holds is processed as soon as it works again")
+                        return  # the inbox was closed in the meantime
+                    _logger.exception("the inbox fails; its entries are processed when it works again")
                     await sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def process_pending(self) -> int:
-        """Process until nothing is due any more, and return how many attempts that took."""
+        """Process entries until none is due, and return the number of attempts."""
         count = 0
         while entries := await self._inbox.claim(self._policy.concurrency, self._now()):
             count += len(entries)
@@ -94,23 +94,23 @@ class Worker:
     def _start(self, group: TaskGroup, entries: Sequence[Entry]) -> None:
         self._running += len(entries)
         for entry in entries:
-            group.start_soon(self._carry_out, entry)
+            group.start_soon(self._process, entry)
 
-    async def _wait_for_news(self) -> None:
-        """Wait until something has come, a place is free, or the next entry is due."""
+    async def _wait(self) -> None:
+        """Wait for a wake-up, for a handler to end, or until the next entry is due."""
         await self._purge()
         due = await self._inbox.next_due() if self._running < self._policy.concurrency else None
-        wait = _LOOKS_AT_LEAST_EVERY if due is None else (due - self._now()).total_seconds()
-        if self._news is not None and not self._ending:
-            with move_on_after(min(wait, _LOOKS_AT_LEAST_EVERY)):
-                await self._news.wait()
+        wait = _LONGEST_WAIT if due is None else (due - self._now()).total_seconds()
+        if self._wake_up is not None and not self._ending:
+            with move_on_after(min(wait, _LONGEST_WAIT)):
+                await self._wake_up.wait()
 
     async def _purge(self) -> None:
         if self._clock() >= self._purge_at:
-            self._purge_at = self._clock() + _PURGES_EVERY
+            self._purge_at = self._clock() + _PURGE_INTERVAL
             await self._inbox.purge(self._now() - timedelta(seconds=self._policy.keep))
 
-    async def _carry_out(self, entry: Entry) -> None:
+    async def _process(self, entry: Entry) -> None:
         try:
             verdict = await self._attempt(entry)
             await self._record(entry, verdict)
@@ -120,38 +120,40 @@ class Worker:
 
     async def _attempt(self, entry: Entry) -> Verdict:
         if entry.attempts > self._policy.max_attempts:
-            return self._verdict(entry, Told(entry.handled, (entry.note or "the process died in the last attempt",)))
+            return self._verdict(
+                entry, HandlingResult(entry.handled, (entry.note or "the process died in the last attempt",))
+            )
         try:
             event = evolve(read_event(entry.delivery, entry.received_at), attempt=entry.attempts)
         except Unreadable as error:
             return Verdict(EntryStatus.UNREADABLE, note=str(error))
         try:
-            told = await self._handlers.tell(event, timeout=self._policy.handler_timeout, done=entry.handled)
+            result = await self._handlers.dispatch(event, timeout=self._policy.handler_timeout, done=entry.handled)
         except get_cancelled_exc_class():
             if not cancelled_by_nobody():
                 raise
-            told = Told(entry.handled, ("a handler let a cancellation of its own out",))
-        return self._verdict(entry, told)
+            result = HandlingResult(entry.handled, ("a handler raised a cancellation that nobody requested",))
+        return self._verdict(entry, result)
 
-    def _verdict(self, entry: Entry, told: Told) -> Verdict:
-        note = "; ".join(told.problems)
-        if not told.problems:
-            return Verdict(EntryStatus.DONE, told.done)
+    def _verdict(self, entry: Entry, result: HandlingResult) -> Verdict:
+        note = "; ".join(result.problems)
+        if not result.problems:
+            return Verdict(EntryStatus.DONE, result.done)
         if entry.attempts >= self._policy.max_attempts:
             name = printable(entry.name or "")
             _logger.error("delivery %d (%s) is dead after %d attempts: %s", entry.id, name, entry.attempts, note)
-            return Verdict(EntryStatus.DEAD, told.done, note)
+            return Verdict(EntryStatus.DEAD, result.done, note)
         wait = timedelta(seconds=self._policy.backoff(entry.attempts, self._chance()))
-        return Verdict(EntryStatus.STORED, told.done, note, self._now() + wait)
+        return Verdict(EntryStatus.STORED, result.done, note, self._now() + wait)
 
     async def _record(self, entry: Entry, verdict: Verdict) -> None:
-        """Write the verdict, as often as the disk wants: what is done must not be done again for its sake."""
+        """Write the verdict, and repeat this while the disk fails, so that a handled event is not handled again."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 return await self._inbox.settle(entry.id, verdict)
             except TGMembershipError as error:
-                _logger.exception("what became of delivery %d cannot be written", entry.id)
+                _logger.exception("the result of delivery %d cannot be written", entry.id)
                 if self._ending or not isinstance(error, StorageError):
                     return None
             await sleep(pause)
