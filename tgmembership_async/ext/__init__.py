@@ -1,1 +1,1 @@
-"""The package at home in other frameworks: one module for each, loaded on use, with an extra of the same name."""
+"""Integrations with other frameworks: one module for each, loaded on use, with an extra of the same name."""

@@ -1,4 +1,4 @@
-"""FastAPI: the Session and the Granter live as long as the application, and endpoints get them as dependencies.
+"""FastAPI: a lifespan that opens and closes the Session and the Granter, and dependencies for endpoints.
 
     app = FastAPI(lifespan=lifespan(Session.from_env(), granter, receiver))
     app.include_router(receiver_router(receiver, "/tgmembership"))
@@ -6,10 +6,10 @@
 
     @app.post("/payments")
     async def pay(payment: Payment, granter: GranterDep, background: BackgroundTasks) -> None:
-        await granter.plan(payment.id, plan_id=1, member_id=payment.user)          # from here on nothing can lose it
+        await granter.plan(payment.id, plan_id=1, member_id=payment.user)          # durable from here on
         background.add_task(granter.grant, payment.id, plan_id=1, member_id=payment.user)
 
-What a dying process had planned and not granted is carried out by `granter.run_planned()` after the next start.
+If a process dies between `plan` and `grant`, call `granter.run_planned()` after the next start.
 """
 
 import logging
@@ -55,7 +55,7 @@ STATUSES: Final[Mapping[type[TGMembershipError], int]] = {
     errors.Unreadable: 400,
     TGMembershipError: 500,
 }
-"""What `answer_error` answers; the first entry of an error's own classes counts. Rejected credentials are ours: 502."""
+"""The statuses of `answer_error`, by the first class of an error that is listed. Rejected credentials are a 502."""
 
 _logger: Final = logging.getLogger("tgmembership_async.ext.fastapi")
 
@@ -69,14 +69,15 @@ def lifespan(
     own: OwnLifespan | None = None,
     wait: float = 30.0,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
-    """Return what `FastAPI(lifespan=...)` takes: it opens all of them with the application, and closes them after it.
+    """Return a lifespan for `FastAPI(lifespan=...)`, which opens these objects with the application and closes them.
 
-    What you have opened yourself is left alone. `own` is a lifespan of your application: it runs inside, finds the
-    Session open, and what it yields joins the state of requests. A Session has one life: make application and Session
-    in one function, so that each test, too, has its own.
+    Objects that are open already are neither opened nor closed. `own` is the lifespan of your application: it runs
+    inside, with the Session open, and the mapping that it yields is added to the state of requests. A Session can be
+    opened once: create application and Session in one function, so that each test has its own.
 
-    `wait` is how many seconds a ledger or inbox in a file waits for the process that has it to end, as in a rolling
-    restart, unless it was built with a `wait` of its own.
+    `wait` is the maximum number of seconds to wait until another process closes a ledger or inbox in a file, for a
+    rolling restart. A ledger or inbox that was created with `wait` uses its own value. Raises UsageError for a wrong
+    argument.
     """
     granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
     _check(session, granter, receiver, fulfillment)
@@ -85,7 +86,7 @@ def lifespan(
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         async with AsyncExitStack() as opened:
-            # The outermost first: a Session that a Granter opened it can also end early, when only backoff is left.
+            # A Granter that has opened its Session can also close it early, when only backoff is left.
             with waiting_for_owners(wait):
                 for part in (fulfillment, granter, session):
                     if part is not None and not part.is_open:
@@ -103,7 +104,7 @@ def _check(session: object, granter: object, receiver: object, fulfillment: obje
     if not (
         isinstance(session, Session) and isinstance(granter, Granter | None) and isinstance(receiver, Receiver | None)
     ):
-        msg = "lifespan takes a Session, perhaps a Granter, perhaps a Receiver: lifespan(session, granter, receiver)"
+        msg = "lifespan takes a Session, and optionally a Granter and a Receiver: lifespan(session, granter, receiver)"
         raise UsageError(msg)
     if not isinstance(fulfillment, Fulfillment | None):
         msg = f"fulfillment must be a Fulfillment or None, not {type(fulfillment).__name__}"
@@ -114,7 +115,7 @@ def _check(session: object, granter: object, receiver: object, fulfillment: obje
 
 
 def get_session(connection: HTTPConnection) -> Session:
-    """Return the Session of the application; a key for `app.dependency_overrides`."""
+    """Return the Session of the application. Raises UsageError without one. A key for `app.dependency_overrides`."""
     found: Session | None = getattr(connection.state, SESSION_NAME, None)
     if found is None:
         msg = "this application has no Session: FastAPI(lifespan=lifespan(session)), and let the server run it"
@@ -123,7 +124,7 @@ def get_session(connection: HTTPConnection) -> Session:
 
 
 def get_granter(connection: HTTPConnection) -> Granter:
-    """Return the Granter of the application; a key for `app.dependency_overrides`."""
+    """Return the Granter of the application. Raises UsageError without one. A key for `app.dependency_overrides`."""
     found: Granter | None = getattr(connection.state, GRANTER_NAME, None)
     if found is None:
         msg = "this application has no Granter: FastAPI(lifespan=lifespan(session, granter)), and let the server run it"
@@ -132,7 +133,7 @@ def get_granter(connection: HTTPConnection) -> Granter:
 
 
 def get_fulfillment(connection: HTTPConnection) -> Fulfillment:
-    """Return the Fulfillment of the application; a key for `app.dependency_overrides`."""
+    """Return the Fulfillment of the application. Raises UsageError without one. A key for overrides."""
     found: Fulfillment | None = getattr(connection.state, FULFILLMENT_NAME, None)
     if found is None:
         msg = "this application has no Fulfillment: FastAPI(lifespan=lifespan(session, fulfillment=fulfillment))"
@@ -141,7 +142,7 @@ def get_fulfillment(connection: HTTPConnection) -> Fulfillment:
 
 
 def get_access(connection: HTTPConnection) -> AccessCheck:
-    """Return the AccessCheck of the application's Session; a key for `app.dependency_overrides`."""
+    """Return the AccessCheck of the application's Session. Raises UsageError without one. A key for overrides."""
     found: AccessCheck | None = getattr(connection.state, ACCESS_NAME, None)
     if found is None:
         msg = "this application has no Session: FastAPI(lifespan=lifespan(session)), and let the server run it"
@@ -151,7 +152,7 @@ def get_access(connection: HTTPConnection) -> AccessCheck:
 
 SessionDep = Annotated[Session, Depends(get_session)]
 TGMDep = SessionDep
-"""The same as SessionDep, for applications where that name is a database's."""
+"""The same as SessionDep, for applications that use this name for a database session."""
 GranterDep = Annotated[Granter, Depends(get_granter)]
 FulfillmentDep = Annotated[Fulfillment, Depends(get_fulfillment)]
 AccessDep = Annotated[AccessCheck, Depends(get_access)]
@@ -160,11 +161,12 @@ AccessDep = Annotated[AccessCheck, Depends(get_access)]
 def require_access(
     plan_id: int | None = None, *, user_id: Callable[..., Any]
 ) -> Callable[..., Coroutine[Any, Any, Access]]:
-    """Return a dependency that lets a request through if its user has access to a plan, or to any.
+    """Return a dependency that requires access of the user to a plan, or to any plan if `plan_id` is None.
 
-    `user_id` is a dependency of yours that returns the Telegram id of the user who is logged in: this package does not
-    know who that is, and a number in a request proves nothing. The answer is 403 without access. Where neither the
-    service nor an older answer says, the error of the package is raised, for `answer_error`.
+    `user_id` is your dependency that returns the Telegram id of the authenticated user. Do not take this id from the
+    request without authentication. The response is 403 without access. If the service does not answer and no earlier
+    answer is known, the dependency raises the error of the package, which `answer_error` handles. Raises UsageError for
+    an invalid `plan_id`.
     """
     checked = None if plan_id is None else check_id("plan_id", plan_id)
 
@@ -178,9 +180,9 @@ def require_access(
 
 
 def receiver_router(receiver: Receiver, path: str) -> APIRouter:
-    """Return a router that hands every request to `path`, whatever its verb, to the Receiver.
+    """Return a router that passes every request to `path`, with any verb, to the Receiver.
 
-    The path counts with and without a slash at its end: a redirect is not the 200 that the service wants.
+    The path matches with and without a trailing slash, because the service requires a 200 and not a redirect.
     """
     router = APIRouter()
     bare = path.rstrip("/")
@@ -191,13 +193,13 @@ def receiver_router(receiver: Receiver, path: str) -> APIRouter:
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer an error of this package with its status in STATUSES, its name, and whether it may have had an effect.
+    """Return a response with the error's status in STATUSES, its class name, and whether it may have had an effect.
 
-    The message stays in the log: it is for the owner of the shop, not for its customers.
+    The message of the error is logged and not part of the response.
     """
     status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
     level = logging.ERROR if status == STATUSES[TGMembershipError] else logging.WARNING
-    # What a stranger wrote must not look like a line of ours: a path may hold line ends.
+    # A path may contain line ends, which must not start a forged log line.
     path, message = printable(str(request.scope.get("path"))), printable(str(error))
     _logger.log(level, "%s: %s", path, message, exc_info=error if level == logging.ERROR else None)
     wait: float | None = getattr(error, "retry_after", None)

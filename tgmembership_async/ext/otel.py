@@ -1,6 +1,6 @@
-"""OpenTelemetry: a span for each call, with its attempts as events, and metrics. No URL in them holds the key.
+"""OpenTelemetry: a span for each call, with its attempts as events, and metrics. No attribute contains the API key.
 
-A Session takes both as options:
+Pass both to a Session as options:
 
     Session.from_env(**OpenTelemetry().options())
 """
@@ -20,16 +20,16 @@ from tgmembership_async.version import __version__
 
 _NAME: Final = "tgmembership_async"
 CANCELLED: Final = "cancelled"
-"""The outcome of a call that its caller, or its deadline, ended."""
+"""The outcome of a call that was cancelled by its caller or its deadline."""
 
 
 class OpenTelemetry:
-    """Two rings for a Session's chain, by the global providers of OpenTelemetry or by yours.
+    """Two middlewares for a Session, with the global providers of OpenTelemetry or with your own.
 
-    A span named after the method lasts from the call to its result, backoff included. Its attributes: `url.template`,
-    `server.address`, `http.request.method`, the last `http.response.status_code`, `tgmembership.attempts`, and
-    `tgmembership.outcome`: done, refused, turned away, not sent, unknown or cancelled. `tgmembership.maybe_applied`
-    says whether the service may have acted all the same. Each attempt is an event.
+    The span of a call is named after the method and lasts until the result, including backoff. Its attributes are
+    `url.template`, `server.address`, `http.request.method`, the last `http.response.status_code`,
+    `tgmembership.attempts`, and `tgmembership.outcome`: done, refused, turned away, not sent, unknown or cancelled.
+    `tgmembership.maybe_applied` tells whether a failed call may have taken effect. Each attempt is an event.
 
     The metrics are `tgmembership.client.call.duration`, in seconds, and `tgmembership.client.attempts`, each by method
     and outcome.
@@ -46,16 +46,16 @@ class OpenTelemetry:
         self._attempts = meter.create_counter("tgmembership.client.attempts", "{attempt}", "Requests that were tried.")
 
     def options(self) -> dict[str, Any]:
-        """Return what a Session takes: `Session(..., **OpenTelemetry().options())`."""
+        """Return the options of a Session: `Session(..., **OpenTelemetry().options())`."""
         return {"middleware": [self.call], "attempt_middleware": [self.attempt]}
 
     async def call(self, request: Request, call_next: Next) -> Response:
-        """Wrap a whole call in a span: a member of `middleware`."""
+        """Wrap a call in a span. For the `middleware` of a Session."""
         began = perf_counter()
         with self._tracer.start_as_current_span(
             request.method,
             kind=SpanKind.CLIENT,
-            attributes=_asked(request),
+            attributes=_attributes(request),
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -72,23 +72,23 @@ class OpenTelemetry:
             return response
 
     async def attempt(self, request: Request, call_next: Next) -> Response:
-        """Note an attempt as an event of its call: a member of `attempt_middleware`."""
-        began, told = perf_counter(), dict[str, AttributeValue]()
+        """Add an attempt to the span of its call. For the `attempt_middleware` of a Session."""
+        began, attributes = perf_counter(), dict[str, AttributeValue]()
         outcome: Outcome | str = CANCELLED
         try:
             response = await call_next(request)
             outcome, _ = verdict(response, request)
-            told["http.response.status_code"] = response.status
+            attributes["http.response.status_code"] = response.status
         except TransportFailure as failure:
             outcome, _ = verdict(failure, request)
             raise
         finally:
-            told |= {
+            attributes |= {
                 "tgmembership.attempt": request.attempt,
                 "tgmembership.outcome": str(outcome),
                 "seconds": perf_counter() - began,
             }
-            trace.get_current_span().add_event("attempt", told)
+            trace.get_current_span().add_event("attempt", attributes)
             self._attempts.add(1, _labels(request, str(outcome)))
         return response
 
@@ -102,16 +102,16 @@ class OpenTelemetry:
         self._duration.record(seconds, _labels(request, outcome))
 
 
-def _asked(request: Request) -> dict[str, AttributeValue]:
+def _attributes(request: Request) -> dict[str, AttributeValue]:
     account = request.account
-    asked: dict[str, AttributeValue] = {
+    attributes: dict[str, AttributeValue] = {
         "http.request.method": request.verb,
         "server.address": account.host,
         "url.template": f"{account.prefix}/bot{{bot_id}}/{{api_key}}/{request.method}",
         "tgmembership.bot_id": account.bot_id,
         "tgmembership.safety": str(request.safety),
     }
-    return asked if account.port is None else {**asked, "server.port": account.port}
+    return attributes if account.port is None else {**attributes, "server.port": account.port}
 
 
 def _labels(request: Request, outcome: str) -> dict[str, AttributeValue]:

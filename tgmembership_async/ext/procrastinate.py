@@ -1,15 +1,15 @@
-"""procrastinate: grants as jobs on PostgreSQL, for any number of worker processes, with the ledger inside the task.
+"""procrastinate: grants as jobs on PostgreSQL, for any number of worker processes. The task uses the ledger.
 
     app = App(connector=PsycopgConnector(conninfo="postgresql://..."))
     setup(app, Granter(Session.from_env(), PostgresLedger("postgresql://...")))
 
-    await defer_grants(app, requests)                                     # anywhere, ten thousand in seconds
-    procrastinate --app=shop.app worker --concurrency 8                   # as often as you like, on any machine
+    await defer_grants(app, requests)                                     # ten thousand in seconds
+    procrastinate --app=shop.app worker --concurrency 8                   # any number, on any machine
 
-A job is a reminder, and the ledger decides. So it does no harm that a job runs twice, or after its worker was killed:
-what was granted is not sent again, and what may have been granted ends in GrantHeld, as a failed job, and waits for a
-decision. No grant is ever retried by the engine. A job that failed with its row still `planned` (no connection, turned
-away for too long, credentials rejected) did nothing: defer it again, or let `granter.run_planned()` carry it out.
+The ledger decides what is sent, not the job. A job may run twice, or again after its worker was killed: a grant that
+succeeded is not sent again, and a grant that may have succeeded fails its job with GrantHeld and waits for a decision.
+procrastinate never retries a grant. If a job failed and its row is still `planned` (no connection, turned away for too
+long, credentials rejected), nothing was granted: defer it again, or call `granter.run_planned()`.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ _WAITING: Final = (
 
 
 def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = None) -> None:
-    """Give an App the task `tgmembership.grant_member`, and the periodic one that returns what dead workers left.
+    """Add the task `tgmembership.grant_member` to an App, and a periodic task that returns the jobs of dead workers.
 
-    Workers of the App carry it out through `granter`, which opens with their first grant and closes with their event
-    loop; one that you have opened yourself is left alone. A process that only defers needs no Granter. `ended` is
-    called with each request and what came of it. Call it once for each App; raises UsageError otherwise.
+    Workers run the task with `granter`. They open it with their first grant and close it with their event loop, unless
+    it is open already. A process that only defers jobs needs no Granter. `ended` is called with each request and its
+    result, a Grant or an error. Raises UsageError for a wrong argument, and if called twice for one App.
     """
     if not isinstance(app, App) or not isinstance(granter, Granter | None):
-        msg = "setup takes procrastinate's App and, in what workers import, a Granter: setup(app, granter)"
+        msg = "setup takes a procrastinate App and, in the module that workers import, a Granter: setup(app, granter)"
         raise UsageError(msg)
     opened = _opener(granter)
 
@@ -78,14 +78,14 @@ def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = Non
 
 
 def _opener(granter: Granter | None) -> Callable[[], Awaitable[Granter]]:
-    """Return what gives the open Granter: the first caller opens it, for as long as the event loop runs."""
+    """Return a function that returns the open Granter. Its first call opens the Granter, until the event loop ends."""
     turn = asyncio.Lock()
     kept: set[asyncio.Task[None]] = set()
 
     async def close_at_the_end(granter: Granter) -> None:
         try:
             await asyncio.Event().wait()
-        except get_cancelled_exc_class():  # the loop ends: procrastinate has no hook for it
+        except get_cancelled_exc_class():  # the loop ends; procrastinate has no hook for that
             await granter.aclose()
             raise
 
@@ -103,10 +103,11 @@ def _opener(granter: Granter | None) -> Callable[[], Awaitable[Granter]]:
 
 
 async def defer_grants(app: App, requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest]) -> int:
-    """Enqueue one job for each request, in batches, and return how many are new.
+    """Enqueue one job for each request, in batches, and return the number of new jobs.
 
-    A ref that waits in the queue already is not enqueued again: the `ref` is the queueing lock. One that was carried
-    out before is, and then finds its row in the ledger. Memory stays flat. `app` is open; it need not be set up here.
+    A ref that is in the queue already is not enqueued again: the `ref` is the queueing lock. A ref whose job has ended
+    is enqueued again, and the job finds the row in the ledger. Memory use is constant. `app` must be open; `setup` is
+    not required in this process. Raises UsageError for values that are not GrantRequests.
     """
     new = 0
     async for batch in _batches(requests):
@@ -117,7 +118,7 @@ async def defer_grants(app: App, requests: Iterable[GrantRequest] | AsyncIterabl
 async def _batches(
     requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest],
 ) -> AsyncIterator[dict[str, GrantRequest]]:
-    """Yield requests by their locks, so many at a time; of one that stands there twice the first counts."""
+    """Yield batches of requests by their locks. Of several requests with one lock the first is used."""
     batch: dict[str, GrantRequest] = {}
     async for request in _each(requests):
         if not isinstance(request, GrantRequest):
@@ -141,7 +142,7 @@ async def _each(requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest]) 
 
 
 def _lock_of(ref: str) -> str:
-    # An index of PostgreSQL takes no more than 2,704 bytes.
+    # An index entry of PostgreSQL has at most 2,704 bytes.
     return f"{GRANT_MEMBER}:{ref if len(ref) <= _LONGEST_LOCK // 4 else sha256(ref.encode()).hexdigest()}"
 
 
@@ -149,16 +150,16 @@ async def _defer(app: App, batch: dict[str, GrantRequest]) -> int:
     for _ in range(_TRIES):
         rows = await app.connector.execute_query_all_async(query=_WAITING, locks=list(batch))
         waiting = {row["queueing_lock"] for row in rows}
-        # In the order of their locks, so that two who defer the same ones wait for each other in turn.
+        # Sorted by lock, so that two processes that defer the same refs cannot deadlock.
         jobs = [_job_of(app, batch[lock], lock) for lock in sorted(batch.keys() - waiting)]
         if not jobs:
             return 0
         try:
             await app.job_manager.batch_defer_jobs_async(jobs)
         except AlreadyEnqueued:
-            continue  # somebody was quicker with one of them; nothing of this batch was written
+            continue  # another process has enqueued one of them; nothing of this batch was written
         return len(jobs)
-    msg = f"others kept enqueueing the same refs, {_TRIES} times in a row; defer them again, it does no harm"
+    msg = f"other processes enqueued the same refs {_TRIES} times in a row; defer them again, which is safe"
     raise UsageError(msg)
 
 
@@ -173,10 +174,10 @@ def _job_of(app: App, request: GrantRequest, lock: str) -> Job:
 
 
 async def put_back(app: App, seconds_since_heartbeat: float = 30) -> int:
-    """Put the jobs of workers that died back into the queue, and return how many.
+    """Put the jobs of dead workers back into the queue, and return their number.
 
-    That is no retry: run again, a job whose grant may have been sent ends in GrantHeld, for so says the ledger. Workers
-    do this every minute by themselves; one counts as dead after `seconds_since_heartbeat` without a sign of life.
+    This does not retry grants: if the grant of a job may have been sent, the job fails with GrantHeld. Workers call
+    this every minute. A worker is dead if it has sent no heartbeat for `seconds_since_heartbeat` seconds.
     """
     back = 0
     for job in await app.job_manager.get_stalled_jobs(
@@ -184,9 +185,9 @@ async def put_back(app: App, seconds_since_heartbeat: float = 30) -> int:
     ):
         try:
             await app.job_manager.retry_job(job)
-        except UniqueViolation:  # its ref waits in the queue again anyway, as another job
+        except UniqueViolation:  # its ref is in the queue again as another job
             await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
-        except ConnectorException:  # its worker was only slow, and has ended it meanwhile
+        except ConnectorException:  # its worker was slow, and has ended the job in the meantime
             continue
         else:
             back += 1
