@@ -76,7 +76,7 @@ class TestRouting:
                 assert await deliver(to, body(number)) == 200
 
         run(scenario)
-        assert [record.getMessage()[:20] for record in caplog.records if record.levelno == logging.WARNING] == [
+        assert [record.getMessage()[:32] for record in caplog.records if record.levelno == logging.WARNING] == [
             "no handler is registered for the"
         ]
 
