@@ -57,6 +57,10 @@ async def granting(
         yield granter, transport, ledger
 
 
+async def statuses(ledger: MemoryLedger) -> list[GrantStatus]:
+    return [grant.status async for grant in ledger.grants()]
+
+
 def on(backend: str, scenario: Any) -> None:
     async def bounded() -> None:
         with anyio.fail_after(60):
@@ -203,6 +207,44 @@ def test_what_is_abandoned_is_never_granted(backend: str) -> None:
             await granter.resolve(REF, "abandon", reason="refunded")
             with pytest.raises(GrantError, match="abandoned"):
                 await granter.grant(REF, plan_id=1)
+            assert len(transport.requests) == 1
+
+    on(backend, scenario)
+
+
+def test_a_payment_that_is_refunded_before_it_is_sent_is_not_granted(backend: str) -> None:
+    async def scenario() -> None:
+        async with granting(granted()) as (granter, transport, ledger):
+            await granter.plan(REF, plan_id=1)
+            grant = await granter.resolve(REF, "abandon", reason="refunded")
+            assert grant.status is GrantStatus.ABANDONED
+            await granter.run_planned()
+            with pytest.raises(GrantError, match="abandoned"):
+                await granter.grant(REF, plan_id=1)
+            assert [made.reason for made in await ledger.decisions(REF)] == ["refunded"]
+            await granter.plan("other", plan_id=1)
+            for decision in ("granted", "retry"):
+                with pytest.raises(GrantError, match="other is planned"):
+                    await granter.resolve("other", decision)
+            assert not transport.requests
+
+    on(backend, scenario)
+
+
+def test_a_grant_that_waits_to_be_sent_again_can_be_abandoned(backend: str) -> None:
+    async def scenario() -> None:
+        busy = reply("", 429, retry_after="1")
+        async with granting(busy, granted()) as (granter, transport, ledger):
+
+            async def grant() -> None:
+                with pytest.raises(GrantError, match="abandoned"):
+                    await granter.grant(REF, plan_id=1)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(grant)
+                while not transport.requests or GrantStatus.PLANNED not in await statuses(ledger):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                await granter.resolve(REF, "abandon", reason="refunded")
             assert len(transport.requests) == 1
 
     on(backend, scenario)

@@ -251,7 +251,8 @@ class Granter(Lived):
         self, ref: str, decision: Decision, *, token: AccessToken | str | None = None, reason: str = ""
     ) -> Grant:
         """Decide about an unknown or refused row: it was "granted" (with the token, if you have it), "retry" it, or
-        "abandon" it. The decision is kept with time and reason; GrantError if the row's state does not allow it.
+        "abandon" it, which a planned row can be too: it is not sent any more. The decision is kept with time and
+        reason; GrantError if the row's state does not allow it.
         """  # noqa: D205 - the three words are the contract
         self._check_open()
         checked = check_decision(decision)
@@ -261,7 +262,7 @@ class Granter(Lived):
         if self._owed.get(check_ref(ref)) is not None:
             msg = f"{ref}: its outcome is known, and the ledger is still to record it"
             raise GrantError(msg)
-        if ref in self._running:
+        if ref in self._running and checked != "abandon":  # what still waits to be sent may be abandoned
             msg = f"{ref} is being sent right now; decide when its outcome is known"
             raise GrantError(msg)
         found = AccessToken(token=token, raw=token) if isinstance(token, str) else token

@@ -64,7 +64,7 @@ class Ledger(Protocol):
         ...
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
         ...
 
     async def mark_delivered(self, ref: str) -> Grant:

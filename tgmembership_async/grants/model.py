@@ -5,6 +5,7 @@ planned → sending → granted → delivered
              ├→ refused     the service said no
              └→ unknown     it may or may not have acted
 refused, unknown → granted | planned | abandoned      only by a decision
+planned → abandoned                                   likewise: it was refunded before it was sent
 """
 
 import json
@@ -47,10 +48,16 @@ DECIDES: Final[Mapping[Decision, GrantStatus]] = {
     "retry": GrantStatus.PLANNED,
     "abandon": GrantStatus.ABANDONED,
 }
+DECIDED_FROM: Final[Mapping[Decision, frozenset[GrantStatus]]] = {
+    "granted": UNDECIDED,
+    "retry": UNDECIDED,
+    "abandon": UNDECIDED | {GrantStatus.PLANNED},
+}
+"""The states that each decision may be about."""
 LEGAL: Final[frozenset[tuple[GrantStatus, GrantStatus]]] = frozenset(
     {(GrantStatus.PLANNED, GrantStatus.SENDING), (GrantStatus.GRANTED, GrantStatus.DELIVERED)}
     | {(GrantStatus.SENDING, end) for end in SETTLES}
-    | {(held, decided) for held in UNDECIDED for decided in DECIDES.values()}
+    | {(before, DECIDES[decision]) for decision, sources in DECIDED_FROM.items() for before in sources}
 )
 
 

@@ -11,8 +11,8 @@ from attrs import evolve
 
 from tgmembership_async.errors import GrantError, OutcomeUnknown, RefConflict, TGMembershipError, UsageError
 from tgmembership_async.grants.model import (
+    DECIDED_FROM,
     DECIDES,
-    UNDECIDED,
     Attempt,
     Decision,
     Grant,
@@ -114,12 +114,13 @@ def doubted(grant: Grant, period: str, now: datetime) -> Grant:
 
 
 def decided(grant: Grant, decision: Decision, token: AccessToken | None, now: datetime) -> Grant:
-    """Return a held or refused row where the decision leads; on "retry" it keeps the reason why it was held."""
+    """Return a row where a decision about it leads; on "retry" it keeps the reason why it was held."""
     if token is not None and decision != "granted":
         msg = "a token goes with the decision 'granted' only"
         raise UsageError(msg)
     error = grant.error if decision == "retry" else None
-    return _step(grant, UNDECIDED, DECIDES[check_decision(decision)], now, token=token, error=error)
+    checked = check_decision(decision)
+    return _step(grant, DECIDED_FROM[checked], DECIDES[checked], now, token=token, error=error)
 
 
 def delivered(grant: Grant, now: datetime) -> Grant:

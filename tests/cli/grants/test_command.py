@@ -186,6 +186,17 @@ def test_a_grant_that_a_dead_owner_was_sending_can_be_resolved(ledger: Path) -> 
     assert ask(ledger, lambda rows: rows.get("sending")).status is GrantStatus.ABANDONED
 
 
+def test_a_planned_grant_is_abandoned_and_nothing_else(ledger: Path) -> None:
+    async def plan() -> None:
+        async with SqliteLedger(ledger, owner=False) as rows:
+            await rows.plan(GrantRequest("later", 1, 9))
+
+    anyio.run(plan)
+    assert run("resolve", "later", "retry", "--reason", "x").exit_code != 0
+    assert run("resolve", "later", "abandon", "--reason", "refunded").exit_code == 0
+    assert ask(ledger, lambda rows: rows.get("later")).status is GrantStatus.ABANDONED
+
+
 def test_every_command_works_while_the_owner_runs(ledger: Path) -> None:
     async def own() -> None:
         async with SqliteLedger(ledger) as rows:

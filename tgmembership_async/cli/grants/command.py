@@ -41,7 +41,7 @@ _DECISIONS: Final = """
 Decisions:
   granted  the customer has access; store the token or link with --token-file
   retry    the next run sends the grant again; if the first attempt took effect, the customer gets a second token
-  abandon  no access is granted for this ref, now or later
+  abandon  no access is granted for this ref, now or later; also for a planned grant
 
 \b
 Examples:
@@ -124,7 +124,7 @@ def show(*, ref: str, ledger: Place, show_links: bool, form: Format) -> None:
 @click.option("--token-file", type=click.File(encoding="utf-8"), help="File with the token or link, - for stdin.")
 @format_option
 def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: TextIO | None, form: Format) -> None:
-    """Resolve the unknown or refused grant of REF.
+    """Resolve the unknown or refused grant of REF, or abandon a planned one.
 
     The decision is stored with its time and reason.
     """

@@ -8,9 +8,9 @@ from typing import Final
 from tgmembership_async.errors import BadRequest, CallError, GrantError, NotSent, OutcomeUnknown
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import (
+    DECIDED_FROM,
     DECIDES,
     SETTLES,
-    UNDECIDED,
     Decision,
     Grant,
     GrantRequest,
@@ -123,7 +123,7 @@ def steps() -> Iterable[tuple[Step, frozenset[GrantStatus], GrantStatus]]:
     for end in SETTLES:
         yield partial(_settle, end=end), frozenset({GrantStatus.SENDING}), end
     for decision, end in DECIDES.items():
-        yield partial(_decide, decision=decision), UNDECIDED, end
+        yield partial(_decide, decision=decision), DECIDED_FROM[decision], end
     yield _deliver, frozenset({GrantStatus.GRANTED, GrantStatus.DELIVERED}), GrantStatus.DELIVERED
 
 
