@@ -1,13 +1,15 @@
 """Fulfillment: a payment that was taken ends as a delivered link, or as a question to the owner."""
 
 import logging
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from anyio.lowlevel import checkpoint
 from own_schema import own_schema
@@ -233,6 +235,110 @@ def test_take_keeps_trying_while_the_ledger_cannot_write(run: Run, caplog: pytes
 
     run(scenario)
     assert "cannot be recorded yet" in caplog.text
+
+
+def test_it_can_take_a_payment_while_the_ledger_can_write(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        async with Shop().open(make_ledger()) as fulfillment:
+            assert await fulfillment.can_take()
+            assert not await fulfillment.pending(), "the proof leaves nothing behind"
+            with pytest.raises(UsageError, match="timeout"):
+                await fulfillment.can_take(0)
+
+    run(scenario)
+
+
+def test_it_can_take_nothing_while_another_process_keeps_the_file_locked(run: Run, quick_path: Path) -> None:
+    async def scenario() -> None:
+        ledger = SqliteLedger(quick_path / "grants.db")
+        async with Shop().open(ledger) as fulfillment:
+            with closing(sqlite3.connect(quick_path / "grants.db", isolation_level=None)) as other:
+                await anyio.sleep(0.05)  # the first steps of the background read
+                other.execute("BEGIN EXCLUSIVE")
+                assert not await fulfillment.can_take(0.1)
+                other.execute("ROLLBACK")
+            assert await fulfillment.can_take()
+
+    run(scenario)
+
+
+def test_it_can_take_nothing_on_a_full_disk(run: Run, quick_path: Path) -> None:
+    async def limit(ledger: SqliteLedger, pages: int) -> None:
+        await ledger._storage.write(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchone())
+
+    async def scenario() -> None:
+        ledger = SqliteLedger(quick_path / "grants.db")
+        async with Shop().open(ledger) as fulfillment:
+            await limit(ledger, 1)
+            assert not await fulfillment.can_take()
+            await limit(ledger, 1_000_000)
+            assert await fulfillment.can_take()
+
+    run(scenario)
+
+
+def test_it_can_take_nothing_while_a_table_is_locked_on_the_server(run: Run) -> None:
+    with own_schema() as url:
+
+        async def scenario() -> None:
+            async with Shop().open(PostgresLedger(url)) as fulfillment:
+                with psycopg.connect(url) as other:
+                    other.execute("LOCK TABLE tgm_grants IN SHARE MODE")
+                    assert not await fulfillment.can_take(0.3)
+                assert await fulfillment.can_take()
+
+        run(scenario)
+
+
+def test_a_refund_before_the_grant_is_not_granted(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=401)]))
+        async with shop.open(make_ledger()) as fulfillment:
+            await fulfillment.take("planned", plan_id=1, member_id=1)
+            refunded = await fulfillment.refunded("planned", plan_id=1, member_id=1)
+            assert refunded.status is GrantStatus.ABANDONED
+            await fulfillment.refunded("told late", plan_id=1, member_id=2, reason="refunded by Telegram")
+            assert (await fulfillment.take("told late", plan_id=1, member_id=2)).status is GrantStatus.ABANDONED
+            await fulfillment.refunded("told late", plan_id=1, member_id=2)
+            made = await fulfillment.granter.ledger.decisions("told late")
+            assert [decision.reason for decision in made] == ["refunded by Telegram"]
+            assert not await fulfillment.pending()
+        assert not shop.questions
+
+    run(scenario)
+
+
+def test_a_refund_after_the_grant_is_told_to_the_owner(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop, told = Shop(), list[Grant]()
+
+        async def tell(grant: Grant) -> None:
+            told.append(grant)
+
+        async with shop.open(make_ledger(), attention=tell) as fulfillment:
+            await fulfillment.take("a", plan_id=1, member_id=1)
+            await done(fulfillment)
+            assert (await fulfillment.refunded("a", plan_id=1)).status is GrantStatus.DELIVERED
+        (grant,) = told
+        assert "a was refunded, and is delivered" in str(grant.error)
+
+    run(scenario)
+
+
+def test_a_decision_is_carried_out_at_once(make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=404, count=2)]))
+        async with shop.open(make_ledger(), every=600) as fulfillment:
+            for ref in ("again", "granted"):
+                await fulfillment.take(ref, plan_id=1)
+                await until(lambda ref=ref: (ref, "refused") in shop.questions)
+            await fulfillment.decide("again", "retry", reason="the plan is there now")
+            await fulfillment.decide("granted", "granted", token="by hand", reason="granted by hand")
+            await done(fulfillment)
+        assert sorted(ref for ref, _ in shop.links) == ["again", "granted"]
+        assert len(shop.service.audit) == 1
+
+    run(scenario)
 
 
 def test_what_a_callback_raises_is_not_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,21 +5,24 @@ import math
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
+from contextlib import suppress
 from random import random
 from typing import Final, Self
 
-from anyio import CancelScope, current_time, sleep
-from attrs import frozen
+from anyio import CancelScope, current_time, move_on_after, sleep
+from attrs import evolve, frozen
 
-from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.fulfillment.background import Background
 from tgmembership_async.fulfillment.callbacks import Callback, Callbacks
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy, check_hours
 from tgmembership_async.grants.follow_ups import OPEN, FollowUps
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
+from tgmembership_async.grants.model import DECIDED_FROM, Decision, Grant, GrantRequest, GrantStatus, check_ref
+from tgmembership_async.grants.transitions import known
 from tgmembership_async.lifecycle import Lived
 from tgmembership_async.settings import seconds
+from tgmembership_async.values.models import AccessToken
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 _DEFAULT_POLICY: Final = FulfillmentPolicy()
@@ -82,6 +85,8 @@ class Fulfillment(Lived):
             msg = f"policy must be a FulfillmentPolicy, not {type(policy).__name__}"
             raise UsageError(msg)
         self._granter = granter
+        self._ledger = ledger
+        self._attention = attention
         self._every = seconds("every", every)
         self._deadline = seconds("deadline", deadline)
         self._policy = policy
@@ -155,9 +160,12 @@ class Fulfillment(Lived):
         request = GrantRequest(ref, plan_id, member_id, note, paid_at)
         grant = await self._planned(request)
         if grant.status is GrantStatus.PLANNED:
-            self._taken.append(request)
-            self._background.wake("grant")
+            self._begin(request)
         return grant
+
+    def _begin(self, request: GrantRequest) -> None:
+        self._taken.append(request)
+        self._background.wake("grant")
 
     async def _planned(self, request: GrantRequest) -> Grant:
         end, pause = current_time() + self._deadline, _FIRST_PAUSE
@@ -178,6 +186,59 @@ class Fulfillment(Lived):
                 await sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         raise last
+
+    async def can_take(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109 - False where it passes, not an error
+        """Tell whether the ledger can write now, proved by a small durable write within `timeout` seconds.
+
+        Ask before a customer pays (a pre-checkout query, a checkout page): a payment that nothing can record is not
+        to be accepted. It promises nothing for later: `take` still says itself whether it is durable.
+        """
+        self._check_open()
+        with move_on_after(seconds("timeout", timeout)):
+            try:
+                await self._ledger.check_writable()
+            except StorageError as error:
+                _logger.warning("no payment can be recorded now: %s", error)
+                return False
+            return True
+        _logger.warning("no payment can be recorded now: the ledger has not written anything for %g s", timeout)
+        return False
+
+    async def refunded(
+        self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "", reason: str = "refunded"
+    ) -> Grant:
+        """Record that a payment was refunded; return its row.
+
+        What was not granted yet is abandoned, a ref that is not there is planned and abandoned, so that it is not
+        granted when its payment is told late. Where the customer has the access, or the link, that is for the owner to
+        decide: `attention` gets the row, whose `error` says that it was refunded. Raises what `attention` raises, and
+        StorageError where the ledger cannot write: record it again then.
+        """
+        self._check_open()
+        grant = await self._ledger.get(check_ref(ref))
+        if grant is None:
+            grant = await self._granter.plan(ref, plan_id=plan_id, member_id=member_id, note=note)
+        if grant.status in DECIDED_FROM["abandon"]:
+            with suppress(GrantError):  # it has gone on meanwhile
+                return await self._granter.resolve(ref, "abandon", reason=reason)
+            grant = known(ref, await self._ledger.get(ref))
+        if grant.status is not GrantStatus.ABANDONED:
+            msg = f"{ref} was {reason}, and is {grant.status}: take the access back, if the customer is to lose it"
+            await self._attention(evolve(grant, error=GrantError(msg)))
+        return grant
+
+    async def decide(
+        self, ref: str, decision: Decision, *, token: AccessToken | str | None = None, reason: str = ""
+    ) -> Grant:
+        """Decide about a row as `Granter.resolve` does, and begin at once with what follows from it."""
+        self._check_open()
+        grant = await self._granter.resolve(ref, decision, token=token, reason=reason)
+        if grant.status is GrantStatus.PLANNED:
+            self._begin(GrantRequest(ref, grant.plan_id, grant.member_id, grant.note))
+        else:
+            self._callbacks.hand(ref)
+            self._background.wake("follow up")
+        return grant
 
     async def pending(self) -> Pending:
         """Count what is not done yet; true while there is anything, and `int(pending)` is the sum."""

@@ -53,6 +53,10 @@ class FollowUps(Ledger, Protocol):
         """Give a lease back where the row has gone on to another status."""
         ...
 
+    async def check_writable(self) -> None:
+        """Make a small durable write that leaves nothing behind; raises StorageError where the ledger cannot write."""
+        ...
+
 
 @frozen
 class Kept:

@@ -86,7 +86,7 @@ class MemoryLedger(Lived):
         return self._settle(self._known(ref), settlement, ended_at=self._clock())
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
         await self._turn()
         now = self._clock()
         grant = self._keep(transitions.decided(self._known(ref), decision, token, now))
@@ -161,6 +161,10 @@ class MemoryLedger(Lived):
         """Give a lease back where the row has gone on to another status."""
         await self._turn()
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
+
+    async def check_writable(self) -> None:
+        """Return: memory can be written to."""
+        await self._turn()
 
     async def _turn(self) -> None:
         if not self._is_open:

@@ -35,6 +35,7 @@ from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
 from tgmembership_async.values.secret import Secret, hides_arguments
 
+_PROVED_WITHIN: Final = 2.0  # seconds
 _UNCONFIRMED: Final = "the intent could not be confirmed, and so it was not sent"
 
 
@@ -143,7 +144,7 @@ class PostgresLedger(Lived):
         return grant
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
         made = DecisionMade(check_ref(ref), check_decision(decision), self._clock(), reason)
         advance = partial(transitions.decided, decision=made.decision, token=token, now=made.decided_at)
         return await self._storage.run(StepRef(made.ref, advance, partial(statements.decide, made=made)))
@@ -197,6 +198,10 @@ class PostgresLedger(Lived):
     async def end_follow_up(self, follow_up: FollowUp) -> None:
         """Give a lease back where the row has gone on to another status."""
         await self._storage.run(partial(follow_ups.end, follow_up=follow_up))
+
+    async def check_writable(self) -> None:
+        """Make a durable write that leaves nothing behind; raises StorageError where that fails or takes seconds."""
+        await self._storage.run(statements.prove_writable, patience=_PROVED_WITHIN, abandon=True)
 
     def _look(self, lane: Lane) -> None:
         """Offer what the server did not take, and take to unknown what dead workers were sending; in a thread."""

@@ -124,7 +124,7 @@ class SqliteLedger(Lived):
         return await self._storage.write_together(_settle_all, (ref, claimed, settlement, self._clock()))
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a `refused` or `unknown` row where the decision leads, and record it with time and reason."""
+        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
         made = DecisionMade(check_ref(ref), decision, self._clock(), storable(reason))
         return await self._storage.write(partial(_decide, made=made, token=token))
 
@@ -218,6 +218,10 @@ class SqliteLedger(Lived):
             " and ".join(map(str, recent)),
             request.ref,
         )
+
+    async def check_writable(self) -> None:
+        """Make a durable write as large as a payment's that leaves nothing behind. Raises StorageError if it fails."""
+        await self._storage.write(statements.prove_writable)
 
     def _check_owner(self) -> None:
         if not self._storage.owner:

@@ -29,6 +29,7 @@ _SELECT: Final = """
     FROM grants LEFT JOIN token ON token.id = token_id
 """
 _PAGE: Final = 500
+_ROOM: Final = 16_384  # bytes: more than the longest ref and note take, with their places in the index
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -200,6 +201,13 @@ def keep_follow_up(connection: sqlite3.Connection, ref: str, kept: Kept) -> None
         " SELECT id, ?, ?, ? FROM grants WHERE ref = ?",
         (kept.about, kept.failures, _number(kept.due_at), ref),
     )
+
+
+def prove_writable(connection: sqlite3.Connection) -> None:
+    """Take room in the file as new rows do, and give it back: a write to pages that exist would prove too little."""
+    connection.execute("CREATE TABLE room (body BLOB)")
+    connection.execute("INSERT INTO room VALUES (zeroblob(?))", (_ROOM,))
+    connection.execute("DROP TABLE room")
 
 
 def last_id(connection: sqlite3.Connection) -> int:
