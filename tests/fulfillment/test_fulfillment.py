@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,7 @@ def test_a_decision_is_carried_out_at_once(make_ledger: MakeLedger, run: Run) ->
         async with shop.open(make_ledger(), every=600) as fulfillment:
             for ref in ("again", "granted"):
                 await fulfillment.take(ref, plan_id=1)
-                await until(lambda ref=ref: (ref, "refused") in shop.questions)
+                await until(partial(shop.questions.__contains__, (ref, "refused")))
             await fulfillment.decide("again", "retry", reason="the plan is there now")
             await fulfillment.decide("granted", "granted", token="by hand", reason="granted by hand")
             await done(fulfillment)

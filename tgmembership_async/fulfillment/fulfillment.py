@@ -4,8 +4,8 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
 from contextlib import suppress
+from datetime import datetime
 from random import random
 from typing import Final, Self
 

@@ -1,28 +1,14 @@
-"""aiogram 3: the Session and the Granter live as long as the bot, and handlers get them by parameter name.
+"""`setup`: open what the bot needs with the bot, close it after it, and hand it to handlers by parameter name."""
 
-    setup(dispatcher, Session.from_env(), granter)
-
-    @dispatcher.message(F.successful_payment)
-    async def paid(message: Message, granter: Granter) -> None: ...
-
-Polling hands out updates as tasks and tells Telegram at once that it has them: what dies with the process is then lost.
-`dispatcher.start_polling(bot, handle_as_tasks=False)` confirms an update only when its handler has returned, and
-`SimpleRequestHandler(..., handle_in_background=False)` does the same for webhooks.
-"""
-
-import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
 from aiogram import Dispatcher, Router
-from aiogram.filters import Filter
-from aiogram.types import TelegramObject, User
 
-from tgmembership_async.access import Access, AccessCheck
-from tgmembership_async.errors import CallError, UsageError
+from tgmembership_async.access import AccessCheck
+from tgmembership_async.errors import UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.session import Session
 from tgmembership_async.storage.sqlite.database import waiting_for_owners
 
@@ -31,7 +17,6 @@ GRANTER_NAME: Final = "granter"
 FULFILLMENT_NAME: Final = "fulfillment"
 ACCESS_NAME: Final = "access"
 
-_logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 _WAIT: Final = 30.0  # seconds for the bot that is being replaced to let go of its ledger
 
 
@@ -83,29 +68,13 @@ def _last(router: Router) -> Router:
     return router
 
 
-class HasAccess(Filter):
-    """Let an update through if its user has access to a plan, or to any if `plan_id` is None.
-
-    The Access is handed on by the parameter name `has_access`. While the service is down an older answer serves, as
-    AccessCheck says; where there is none the update does not pass, and a WARNING says why. It needs `setup`, or an
-    AccessCheck under the name `access` in the dispatcher's data.
-    """
-
-    def __init__(self, plan_id: int | None = None) -> None:
-        self._plan_id = None if plan_id is None else check_id("plan_id", plan_id)
-
-    async def __call__(
-        self, _: TelegramObject, access: AccessCheck, event_from_user: User | None = None
-    ) -> bool | dict[str, Access]:
-        """Return whether the update passes, with the Access if it does."""
-        if event_from_user is None:
-            return False
-        try:
-            found = await access(event_from_user.id, self._plan_id)
-        except CallError as error:
-            _logger.warning("whether user %d has access is not known, and it is denied: %s", event_from_user.id, error)
-            return False
-        return {"has_access": found} if found else False
+async def require_fulfillment(router: Router) -> None:
+    """Raise UsageError at the start of a bot that could not record what its customers pay."""
+    while router.parent_router is not None:
+        router = router.parent_router
+    if not (isinstance(router, Dispatcher) and isinstance(router.get(FULFILLMENT_NAME), Fulfillment)):
+        msg = "this bot has no Fulfillment: call setup(dispatcher, session, fulfillment=...) before it starts"
+        raise UsageError(msg)
 
 
 def _check(dispatcher: object, session: object, granter: object, fulfillment: object) -> None:

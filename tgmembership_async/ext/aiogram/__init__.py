@@ -1,0 +1,26 @@
+"""aiogram 3: a bot that sells access, delivers the links, and asks its owner what only a person can decide.
+
+    fulfillment = Fulfillment(granter, deliver=deliver_link(bot), attention=ask_owner(bot, owner_ids))
+    setup(dispatcher, session, fulfillment=fulfillment)
+    dispatcher.include_routers(shop_router(), owner_router(owner_ids))
+    dispatcher.run_polling(bot, handle_as_tasks=False)
+
+`setup` alone gives handlers of your own what they need, by parameter name; each of the other parts works without the
+rest.
+
+Polling hands out updates as tasks and tells Telegram at once that it has them: what dies with the process is then lost.
+`handle_as_tasks=False` confirms an update only when its handler has returned, and
+`SimpleRequestHandler(..., handle_in_background=False)` does the same for webhooks.
+"""
+
+from tgmembership_async.ext.aiogram.access import HasAccess
+from tgmembership_async.ext.aiogram.lifespan import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, setup
+
+__all__ = [
+    "ACCESS_NAME",
+    "FULFILLMENT_NAME",
+    "GRANTER_NAME",
+    "SESSION_NAME",
+    "HasAccess",
+    "setup",
+]
