@@ -20,12 +20,14 @@ class FakeTelegram:
     """Serve it while entered, on the running loop: queue updates with `send`, and read `calls`.
 
     An update is handed out until a `getUpdates` with a higher offset confirms it, as Telegram does. Calls to a method
-    in `paused` arrive and are not answered, until `resume`.
+    in `paused` arrive and are not answered, until `resume`. Calls for which `refuse` returns a text are refused with
+    it.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.paused: set[str] = set()
+        self.refuse: Callable[[str, dict[str, Any]], str | None] = lambda _method, _arguments: None
         self.updates: list[dict[str, Any]] = []
         self._sent: dict[int, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
@@ -64,26 +66,31 @@ class FakeTelegram:
         self.updates.append(self._sent[number])
         self._tell()
 
-    def write(self, text: str, *, user_id: int = CUSTOMER["id"]) -> int:
+    def write(self, text: str, *, user_id: int = CUSTOMER["id"], language: str | None = None) -> int:
         """Let the customer, or somebody else, write to the bot."""
         message = self._from_customer(text=text, entities=_commands(text))
-        return self.send(message={**message, "from": {**CUSTOMER, "id": user_id}})
+        return self.send(message={**message, "from": {**CUSTOMER, "id": user_id, "language_code": language}})
 
-    def check_out(self, payload: str, *, amount: int = 250) -> int:
+    def press(self, data: str, *, user_id: int = CUSTOMER["id"], language: str | None = None) -> int:
+        """Let somebody press a button."""
+        sender = {**CUSTOMER, "id": user_id, "language_code": language}
+        message = {**self._from_customer(text="with buttons"), "from": BOT}
+        return self.send(
+            callback_query={"id": "1", "from": sender, "message": message, "chat_instance": "1", "data": data}
+        )
+
+    def check_out(self, payload: str, *, amount: int = 250, currency: str = "XTR") -> int:
         """Ask the bot whether the customer may pay."""
-        query = {"id": "1", "from": CUSTOMER, "currency": "XTR", "total_amount": amount, "invoice_payload": payload}
+        query = {"id": "1", "from": CUSTOMER, "currency": currency, "total_amount": amount, "invoice_payload": payload}
         return self.send(pre_checkout_query=query)
 
-    def pay(self, payload: str, *, charge: str = "stars-1", amount: int = 250) -> int:
+    def pay(self, payload: str, *, charge: str = "stars-1", amount: int = 250, **more: Any) -> int:
         """Tell the bot that the customer has paid."""
-        payment = {
-            "currency": "XTR",
-            "total_amount": amount,
-            "invoice_payload": payload,
-            "telegram_payment_charge_id": charge,
-            "provider_payment_charge_id": "",
-        }
-        return self.send(message=self._from_customer(successful_payment=payment))
+        return self.send(message=self._from_customer(successful_payment=_payment(payload, charge, amount, **more)))
+
+    def refund(self, payload: str, *, charge: str = "stars-1", amount: int = 250) -> int:
+        """Tell the bot that the customer has got the money back."""
+        return self.send(message={**self._from_customer(refunded_payment=_payment(payload, charge, amount))})
 
     def said(self, method: str = "sendMessage") -> list[dict[str, Any]]:
         """Return what the bot asked of a method, in order."""
@@ -121,6 +128,9 @@ class FakeTelegram:
         self._tell()
         while method in self.paused:
             await self._news.wait()
+        refusal = self.refuse(method, arguments)
+        if refusal is not None:
+            return web.json_response({"ok": False, "error_code": 400, "description": refusal}, status=400)
         answer = self._answers.get(method)
         return _answer(True if answer is None else answer(arguments))
 
@@ -135,6 +145,17 @@ class FakeTelegram:
     def _message(self, arguments: dict[str, Any]) -> dict[str, Any]:
         chat = {"id": arguments["chat_id"], "type": "private"}
         return {"message_id": next(self._numbers), "date": 1_700_000_000, "chat": chat, "text": "sent"}
+
+
+def _payment(payload: str, charge: str, amount: int, **more: Any) -> dict[str, Any]:
+    return {
+        "currency": "XTR",
+        "total_amount": amount,
+        "invoice_payload": payload,
+        "telegram_payment_charge_id": charge,
+        "provider_payment_charge_id": "",
+        **more,
+    }
 
 
 def _commands(text: str) -> list[dict[str, Any]]:

@@ -1,0 +1,108 @@
+"""Questions to the owner: a message with the facts of a grant, and buttons for what may be decided about it."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from aiogram.filters.callback_data import CallbackData
+from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
+
+from tgmembership_async.ext.aiogram.texts import Texts
+from tgmembership_async.grants.model import DecisionMade, Grant, GrantStatus
+
+_KEY_LENGTH: Final = 16  # hex digits; Telegram takes 64 bytes on a button, and a ref may have 1,000 characters
+_LONGEST_LINE: Final = 1_000  # characters; Telegram takes 4,096 in a message
+
+Action = Literal["granted", "retry", "abandon", "delivered"]
+Step = Literal["ask", "do", "back"]
+
+ACTIONS: Final[Mapping[GrantStatus, tuple[Action, ...]]] = {
+    GrantStatus.UNKNOWN: ("granted", "retry", "abandon"),
+    GrantStatus.REFUSED: ("granted", "retry", "abandon"),
+    GrantStatus.PLANNED: ("abandon",),
+    GrantStatus.GRANTED: ("delivered",),
+}
+"""What the owner may do about a grant in each state."""
+
+
+class Press(CallbackData, prefix="tgm-own"):
+    """A press on a button: `seen` is the state of the grant that it was made for, `key` stands for the ref."""
+
+    step: Step
+    action: Action
+    seen: str
+    key: str
+
+    def is_about(self, grant: Grant) -> bool:
+        """Tell whether the grant is still as the button shows it."""
+        return self.seen == _seen(grant)
+
+
+def key_of(ref: str) -> str:
+    """Return what stands for a ref on a button."""
+    return hashlib.sha256(ref.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def _seen(grant: Grant) -> str:
+    return f"{grant.status}{grant.attempts}"
+
+
+def name_of(action: Action, said: Texts) -> str:
+    """Return the text of an action's button."""
+    names: dict[Action, str] = {
+        "granted": said.granted_button,
+        "retry": said.retry_button,
+        "abandon": said.abandon_button,
+        "delivered": said.delivered_button,
+    }
+    return names[action]
+
+
+def buttons(grant: Grant, said: Texts) -> InlineKeyboardMarkup | None:
+    """Return a button for each action that the grant's state allows, or None."""
+    actions = ACTIONS.get(grant.status, ())
+    row = [_button(name_of(action, said), "ask", action, grant) for action in actions]
+    return InlineKeyboardMarkup(inline_keyboard=[row]) if row else None
+
+
+def ask_again(grant: Grant, action: Action, said: Texts) -> InlineKeyboardMarkup:
+    """Return the buttons that ask once more."""
+    sure = said.sure.format(action=name_of(action, said))
+    return InlineKeyboardMarkup(
+        inline_keyboard=[[_button(sure, "do", action, grant), _button(said.back, "back", action, grant)]]
+    )
+
+
+def _button(text: str, step: Step, action: Action, grant: Grant) -> InlineKeyboardButton:
+    press = Press(step=step, action=action, seen=_seen(grant), key=key_of(grant.ref))
+    return InlineKeyboardButton(text=text, callback_data=press.pack())
+
+
+def facts(grant: Grant, said: Texts, made: list[DecisionMade] | None = None) -> str:
+    """Return what an owner should know of a grant: no token, no link."""
+    questions = {
+        GrantStatus.UNKNOWN: said.unknown,
+        GrantStatus.REFUSED: said.refused,
+        GrantStatus.PLANNED: said.planned,
+        GrantStatus.GRANTED: said.undelivered,
+    }
+    lines = [
+        said.facts.format(
+            ref=_short(grant.ref),
+            plan_id=grant.plan_id,
+            user="-" if grant.member_id is None else grant.member_id,
+            note=_short(grant.note) or "-",
+            status=grant.status,
+            since=f"{grant.updated_at:%Y-%m-%d %H:%M} UTC",
+            attempts=grant.attempts,
+        ),
+        "" if grant.error is None else _short(str(grant.error)),
+        *(f"{one.decided_at:%Y-%m-%d %H:%M}: {one.decision}, {_short(one.reason, 200)}" for one in (made or [])[-3:]),
+        questions.get(grant.status, ""),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _short(text: str, longest: int = _LONGEST_LINE) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"

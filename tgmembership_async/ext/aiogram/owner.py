@@ -1,0 +1,216 @@
+"""The owner's side: questions that arrive as messages, and commands to look into the ledger."""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from aiogram import Bot, F, Router
+from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
+from aiogram.filters import Command, CommandObject
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
+
+from tgmembership_async.errors import GrantError, StorageError, UsageError
+from tgmembership_async.ext.aiogram.customers import comfort
+from tgmembership_async.ext.aiogram.decisions import ACTIONS, Press, ask_again, buttons, facts, key_of, name_of
+from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
+from tgmembership_async.ext.aiogram.shop import ref_of
+from tgmembership_async.ext.aiogram.texts import Languages, Texts
+from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.model import UNDECIDED, Grant, GrantStatus
+from tgmembership_async.protocol.endpoints import check_id
+
+_MOST_SHOWN: Final = 10
+_PAID: Final = (GrantStatus.GRANTED, GrantStatus.DELIVERED)
+_TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
+"""The states in which the customer waits for something that only the owner, or time, can bring."""
+_logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
+
+
+def ask_owner(
+    bot: Bot,
+    owner_ids: Collection[int],
+    *,
+    texts: Mapping[str, Texts] | None = None,
+    language: str = "en",
+    tell_customer: bool = True,
+) -> Callable[[Grant], Awaitable[None]]:
+    """Return the `attention` of a Fulfillment: it sends each owner the facts, with buttons for what may be decided.
+
+    `owner_ids` are the Telegram ids of users who have written to the bot; `owner_router` answers their presses. With
+    `tell_customer` the customer hears that it takes longer. It fails, and so is tried again, if no owner can be
+    reached.
+    """
+    owners, languages = _checked(owner_ids), Languages(texts)
+
+    async def ask(grant: Grant) -> None:
+        said, failures = languages[language], list[TelegramAPIError]()
+        for owner in owners:
+            try:
+                await bot.send_message(owner, facts(grant, said), reply_markup=buttons(grant, said), parse_mode=None)
+            except TelegramAPIError as error:
+                _logger.warning("%s: owner %d cannot be asked: %s", grant.ref, owner, error)
+                failures.append(error)
+        if len(failures) == len(owners):
+            raise failures[0]
+        if tell_customer and grant.status in _TOLD:
+            await comfort(bot, languages, grant)
+
+    return ask
+
+
+def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | None = None) -> Router:
+    """Return a router for the owners: commands to look into the ledger, and the buttons of `ask_owner`.
+
+    `/held` shows what waits for a decision, `/undelivered` the links that nobody has, `/sales` numbers, and
+    `/find <ref or user>` one payment or those of a user. Each button asks once more; a decision is kept in the ledger
+    with the owner's id in its reason; a button that was pressed before, or whose grant has changed, changes nothing.
+    Nobody else gets an answer to the commands, and buttons are refused. It needs `setup(..., fulfillment=...)`.
+    """
+    desk, owners = _Desk(Languages(texts)), frozenset(_checked(owner_ids))
+    router = Router(name="tgmembership owner")
+    mine = F.from_user.id.in_(owners)
+    router.message.register(desk.held, Command("held"), mine)
+    router.message.register(desk.undelivered, Command("undelivered"), mine)
+    router.message.register(desk.sales, Command("sales"), mine)
+    router.message.register(desk.find, Command("find"), mine)
+    router.callback_query.register(desk.press, Press.filter(), mine)
+    router.callback_query.register(desk.refuse, Press.filter())
+    router.startup.register(require_fulfillment)
+    return router
+
+
+def _checked(owner_ids: Collection[int]) -> tuple[int, ...]:
+    owners = tuple(dict.fromkeys(check_id("owner_ids", owner) for owner in owner_ids))
+    if not owners:
+        msg = "owner_ids must name at least one user: somebody has to be asked"
+        raise UsageError(msg)
+    return owners
+
+
+class _Desk:
+    """The handlers of the owners' router."""
+
+    def __init__(self, languages: Languages) -> None:
+        self._languages = languages
+
+    async def held(self, message: Message, fulfillment: Fulfillment) -> None:
+        """Show what waits for a decision."""
+        said = self._said(message)
+        await self._show(message, fulfillment, fulfillment.granter.grants(UNDECIDED), said.nothing_held)
+
+    async def undelivered(self, message: Message, fulfillment: Fulfillment) -> None:
+        """Show the links that nobody has."""
+        said = self._said(message)
+        await self._show(message, fulfillment, fulfillment.granter.undelivered(), said.nothing_undelivered)
+
+    async def find(self, message: Message, command: CommandObject, fulfillment: Fulfillment) -> None:
+        """Show one payment, or those of a user."""
+        wanted = (command.args or "").strip()
+        await self._show(message, fulfillment, _found(fulfillment.granter, wanted), self._said(message).nothing_found)
+
+    async def sales(self, message: Message, fulfillment: Fulfillment) -> None:
+        """Show how much was granted, by the time at which the rows last changed, and what waits."""
+        said, now = self._said(message), datetime.now(UTC)
+        ages, plans = list[timedelta](), Counter[int]()
+        async for grant in fulfillment.granter.grants(_PAID, now - timedelta(days=30)):
+            ages.append(now - grant.updated_at)
+            plans[grant.plan_id] += 1
+        day, week = (sum(age <= timedelta(days=days) for age in ages) for days in (1, 7))
+        sold = [said.sold.format(plan_id=plan_id, count=count) for plan_id, count in plans.most_common(_MOST_SHOWN)]
+        pending = await fulfillment.pending()
+        waiting = said.waiting.format(
+            planned=pending.planned, undelivered=pending.undelivered, undecided=pending.undecided
+        )
+        text = said.sales.format(day=day, week=week, month=len(ages), plans="\n".join(sold), waiting=waiting)
+        await message.answer(text, parse_mode=None)
+
+    async def press(self, query: CallbackQuery, callback_data: Press, fulfillment: Fulfillment) -> None:
+        """Ask once more, go back, or decide."""
+        said = self._languages[query.from_user.language_code]
+        grant = await _behind(fulfillment.granter, callback_data.key)
+        if grant is None or not callback_data.is_about(grant):
+            await _edit(query, None)
+            await query.answer(said.stale, show_alert=True)
+        elif callback_data.step == "do":
+            await self._decide(query, callback_data, fulfillment, grant)
+        else:
+            asks = callback_data.step == "ask"
+            await _edit(query, ask_again(grant, callback_data.action, said) if asks else buttons(grant, said))
+            await query.answer()
+
+    async def refuse(self, query: CallbackQuery) -> None:
+        """Refuse what a stranger pressed."""
+        _logger.warning("user %d is no owner, and pressed a button of the owners", query.from_user.id)
+        await query.answer(self._languages[query.from_user.language_code].strangers, show_alert=True)
+
+    async def _decide(self, query: CallbackQuery, press: Press, fulfillment: Fulfillment, grant: Grant) -> None:
+        said, owner = self._languages[query.from_user.language_code], query.from_user.id
+        try:
+            if press.action == "delivered":
+                after = await fulfillment.granter.mark_delivered(grant.ref)
+            else:
+                reason = f"decided by owner {owner} in Telegram"
+                after = await fulfillment.decide(grant.ref, press.action, reason=reason)
+        except GrantError:  # another owner was faster
+            await query.answer(said.stale, show_alert=True)
+            return
+        except StorageError as error:
+            _logger.warning("%s: a decision could not be stored: %s", grant.ref, error)
+            await query.answer(said.not_stored, show_alert=True)
+            return
+        done = said.decided.format(action=name_of(press.action, said), owner=owner)
+        _logger.info("%s: owner %d decided %s", grant.ref, owner, press.action)
+        await _edit(query, None, f"{facts(after, said).splitlines()[0]}\n{done}")
+        await query.answer(done)
+
+    async def _show(self, message: Message, fulfillment: Fulfillment, rows: AsyncIterator[Grant], nothing: str) -> None:
+        said, count = self._said(message), 0
+        async for grant in rows:
+            count += 1
+            if count <= _MOST_SHOWN:
+                made = await fulfillment.granter.ledger.decisions(grant.ref)
+                await message.answer(facts(grant, said, made), reply_markup=buttons(grant, said), parse_mode=None)
+        if not count:
+            await message.answer(nothing, parse_mode=None)
+        elif count > _MOST_SHOWN:
+            await message.answer(said.more.format(count=count - _MOST_SHOWN), parse_mode=None)
+
+    def _said(self, message: Message) -> Texts:
+        return self._languages[None if message.from_user is None else message.from_user.language_code]
+
+
+async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
+    """Yield the grant with this ref, or with this charge id of Telegram's, or those of the user with this id."""
+    for ref in (wanted, ref_of(wanted)):
+        with suppress(UsageError):  # what cannot be a ref is none
+            grant = await granter.ledger.get(ref)
+            if grant is not None:
+                yield grant
+                return
+    if wanted.isdecimal():
+        async for grant in granter.grants():
+            if grant.member_id == int(wanted):
+                yield grant
+
+
+async def _behind(granter: Granter, key: str) -> Grant | None:
+    """Return the grant that a button stands for, if anything is left to be done about it."""
+    async for grant in granter.grants(tuple(ACTIONS)):
+        if key_of(grant.ref) == key:
+            return grant
+    return None
+
+
+async def _edit(query: CallbackQuery, markup: InlineKeyboardMarkup | None, text: str | None = None) -> None:
+    """Change the message under a button; one that is too old, or is so already, stays as it is."""
+    if not isinstance(query.message, Message):
+        return
+    with suppress(TelegramBadRequest):
+        if text is None:
+            await query.message.edit_reply_markup(reply_markup=markup)
+        else:
+            await query.message.edit_text(text, reply_markup=markup, parse_mode=None)
