@@ -53,7 +53,8 @@ def elsewhere(fence: Fence) -> bool:
         return True
     named = f'"{fence.page.name}"'
     tests = OTHER_TESTS if fence.page.parent == DOCS else []
-    return fence.code in BOTS_AND_SHOPS or any(named in text and fence.language in text.lower() for text in tests)
+    shown_there = fence.code in BOTS_AND_SHOPS and fence.file is None
+    return shown_there or any(named in text and fence.language in text.lower() for text in tests)
 
 
 @pytest.fixture
@@ -106,6 +107,12 @@ def test_the_readme_shows_what_the_pages_show() -> None:
     page = (DOCS / "bots_and_shops.md").read_text(encoding="utf-8")
     assert len(handlers) == 2
     assert all(code in page for code in handlers)
+
+
+def test_the_bot_in_ten_lines_is_the_example() -> None:
+    example = (ROOT / "examples" / "aiogram_bot.py").read_text(encoding="utf-8").partition('"""\n\n')[2]
+    for page in (ROOT / "README.md", DOCS / "bots_and_shops.md", DOCS / "tutorial.md"):
+        assert [fence.code for fence in fences(page) if "run_polling" in fence.code] == [example], page
 
 
 @each_page

@@ -1,21 +1,27 @@
 """`examples/aiogram_bot.py` as a child process with a fake Telegram and a fake service, killed at critical points."""
 
+import ast
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
 from forked import CAN_FORK, Forked, Forks
+from ports import free_port
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault
 from tgmembership_async.testing import serve as serve_fake
+
+if sys.platform == "linux":
+    import resource
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
 
@@ -27,7 +33,8 @@ LOADED = (
     "tgmembership_async.transport.httpx",
 )
 Process = subprocess.Popen[bytes]
-Start = Callable[[], AbstractAsyncContextManager[Process]]
+Start = Callable[..., AbstractAsyncContextManager[Process]]
+OWNER = 4242
 
 
 @pytest.fixture
@@ -53,17 +60,19 @@ def service() -> FakeService:
 
 @pytest.fixture
 def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path, forks: str | None) -> Start:
-    """Run the bot beside the test, and end it at the end."""
+    """Run the bot beside the test, and end it at the end; `away`: while it runs nobody serves."""
 
     @asynccontextmanager
-    async def start() -> AsyncIterator[Process]:
+    async def start(*, away: bool = False) -> AsyncIterator[Process]:
         with serve_fake(service) as server:
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
                 **server.env(),
+                **({"TGMEMBERSHIP_BASE_URL": f"http://127.0.0.1:{free_port()}"} if away else {}),
                 "PYTHONPATH": str(EXAMPLE.parents[1]),  # the package beside the example, installed or not
                 "TELEGRAM_BOT_TOKEN": TOKEN,
                 "TELEGRAM_API_URL": telegram.url,
+                "TELEGRAM_OWNER_IDS": str(OWNER),
                 "GRANTS_DB": str(tmp_path / "grants.db"),
             }
             process = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], forks=forks, env=environment)
@@ -101,7 +110,25 @@ async def sell(telegram: FakeTelegram) -> str:
 
 
 def links(telegram: FakeTelegram) -> list[str]:
-    return [text.rpartition(" ")[2] for message in telegram.said() if "access: " in (text := message["text"])]
+    """Return the links that customers got, as buttons."""
+    rows = [row for said in telegram.said() for row in said.get("reply_markup", {}).get("inline_keyboard", [])]
+    return [button["url"] for row in rows for button in row if "url" in button]
+
+
+def told(telegram: FakeTelegram, chat_id: int) -> str:
+    return "\n\n".join(said["text"] for said in telegram.said() if said["chat_id"] == chat_id)
+
+
+def test_it_has_ten_lines() -> None:
+    tree = ast.parse(EXAMPLE.read_text(encoding="utf-8"))
+    imports = ast.Import | ast.ImportFrom
+    lines = {
+        line
+        for node in tree.body[1:]
+        if not isinstance(node, imports)
+        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    assert len(lines) == 10
 
 
 async def test_killed_twice_it_grants_each_payment_once_and_every_customer_hears_of_it(
@@ -118,7 +145,7 @@ async def test_killed_twice_it_grants_each_payment_once_and_every_customer_hears
     telegram.repeat(in_doubt)
 
     async with start() as bot:
-        await telegram.until(lambda: telegram.said() and telegram.confirmed(in_doubt))
+        await telegram.until(lambda: len(telegram.said()) == 2 and telegram.confirmed(in_doubt))
         assert await becomes(GrantStatus.UNKNOWN, "telegram:in-doubt", tmp_path)
         telegram.paused.add("sendMessage")
         granted = telegram.pay(await sell(telegram), charge="granted")
@@ -134,6 +161,53 @@ async def test_killed_twice_it_grants_each_payment_once_and_every_customer_hears
         assert await ended(bot) == 0
 
     assert [(grant.plan_id, grant.member_id) for grant in service.audit] == [(4, CUSTOMER["id"])] * 2
-    assert "looking into" in telegram.said()[0]["text"]
+    assert "looking into" in told(telegram, CUSTOMER["id"])
+    assert told(telegram, OWNER).count("telegram:in-doubt") == 1, "asked once, over all restarts"
     assert links(telegram) == [service.tokens[1].link] * 2
     assert await becomes(GrantStatus.UNKNOWN, "telegram:in-doubt", tmp_path)
+
+
+async def test_without_service_ledger_or_disk_nobody_is_let_pay_and_no_payment_is_lost(
+    telegram: FakeTelegram, service: FakeService, start: Start, tmp_path: Path
+) -> None:
+    async with start(away=True) as bot:
+        away = telegram.pay("4", charge="away")
+        await telegram.until(lambda: telegram.confirmed(away))
+        assert await let_pay(telegram) is False
+        bot.kill()
+
+    async with start() as bot:
+        assert await becomes(GrantStatus.DELIVERED, "telegram:away", tmp_path)
+        assert await let_pay(telegram) is True
+        with closing(sqlite3.connect(tmp_path / "grants.db", isolation_level=None, timeout=60)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            await stays_unconfirmed(telegram, telegram.pay("4", charge="locked"))
+            other.execute("ROLLBACK")
+        assert await becomes(GrantStatus.DELIVERED, "telegram:locked", tmp_path)
+        if sys.platform == "linux":
+            limits = resource.prlimit(bot.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(bot.pid, resource.RLIMIT_FSIZE, (0, limits[1]))  # it can write to no file any more
+            assert await let_pay(telegram) is False
+            await stays_unconfirmed(telegram, telegram.pay("4", charge="full"))
+            resource.prlimit(bot.pid, resource.RLIMIT_FSIZE, limits)
+            assert await becomes(GrantStatus.DELIVERED, "telegram:full", tmp_path)
+        bot.send_signal(signal.SIGTERM)
+        assert await ended(bot) == 0
+
+    assert sorted(links(telegram)) == sorted(str(token.link) for token in service.tokens)
+    assert len(service.audit) == len(service.tokens)
+    assert not told(telegram, OWNER)
+
+
+async def let_pay(telegram: FakeTelegram) -> bool:
+    """Ask whether the customer may pay."""
+    asked = len(telegram.said("answerPreCheckoutQuery"))
+    telegram.check_out("4")
+    await telegram.until(lambda: len(telegram.said("answerPreCheckoutQuery")) > asked)
+    return bool(telegram.said("answerPreCheckoutQuery")[-1]["ok"])
+
+
+async def stays_unconfirmed(telegram: FakeTelegram, update: int) -> None:
+    """See that an update that was handed out is not confirmed."""
+    await asyncio.sleep(0.5)
+    assert not telegram.confirmed(update)

@@ -179,21 +179,21 @@ def surroundings(service: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.usefixtures("surroundings")
-async def test_a_bot_in_ten_lines(service: FakeService) -> None:
-    from aiogram import Bot  # noqa: PLC0415 - it takes its time
-    from aiogram.client.session.aiohttp import AiohttpSession  # noqa: PLC0415 - likewise
-    from aiogram.client.telegram import TelegramAPIServer  # noqa: PLC0415 - likewise
-
-    dispatcher = executed("bots_and_shops.md", "A bot in ten lines")["dispatcher"]
+async def test_a_bot_in_ten_lines(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     async with FakeTelegram() as telegram:
-        bot = Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(telegram.url)))
-        polling = asyncio.create_task(dispatcher.start_polling(bot, handle_as_tasks=False, handle_signals=False))
+        for name, value in {"BOT_TOKEN": TOKEN, "API_URL": telegram.url, "OWNER_IDS": "1"}.items():
+            monkeypatch.setenv(f"TELEGRAM_{name}", value)
+        bot = executed("bots_and_shops.md", "A bot in ten lines")
+        polling = asyncio.create_task(
+            bot["dispatcher"].start_polling(bot["bot"], handle_as_tasks=False, handle_signals=False)
+        )
         payment = telegram.pay("4")
-        await telegram.until(lambda: telegram.confirmed(payment))
-        await dispatcher.stop_polling()
+        await telegram.until(lambda: telegram.confirmed(payment) and telegram.said())
+        await bot["dispatcher"].stop_polling()
         await polling
 
-        assert service.tokens[0].link in telegram.said()[0]["text"]
+        assert bot["shop"].name == "tgmembership shop"
+        assert telegram.said()[0]["reply_markup"]["inline_keyboard"][0][0]["url"] == service.tokens[0].link
     assert len(service.audit) == 1
 
 
