@@ -107,6 +107,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def crash_bot(session: nox.Session) -> None:
+    """Kill the example bot a hundred times, and count the payments that ended neither as a link nor as a question."""
+    session.install("-e", ".[all]", *dependencies("test"))
+    session.run("pytest", "-m", "crash_bot", *session.posargs)
+
+
+@nox.session
 def crash_postgres(session: nox.Session) -> None:
     """Kill four workers on a PostgreSQL server that is restarted, and count members granted twice and members lost."""
     session.install("-e", ".[all]", *dependencies("test"))

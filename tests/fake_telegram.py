@@ -84,9 +84,13 @@ class FakeTelegram:
         query = {"id": "1", "from": CUSTOMER, "currency": currency, "total_amount": amount, "invoice_payload": payload}
         return self.send(pre_checkout_query=query)
 
-    def pay(self, payload: str, *, charge: str = "stars-1", amount: int = 250, **more: Any) -> int:
-        """Tell the bot that the customer has paid."""
-        return self.send(message=self._from_customer(successful_payment=_payment(payload, charge, amount, **more)))
+    def pay(
+        self, payload: str, *, charge: str = "stars-1", amount: int = 250, user_id: int = CUSTOMER["id"], **more: Any
+    ) -> int:
+        """Tell the bot that the customer, or somebody else, has paid."""
+        payment = self._from_customer(successful_payment=_payment(payload, charge, amount, **more))
+        user = {"from": {**CUSTOMER, "id": user_id}, "chat": {"id": user_id, "type": "private"}}
+        return self.send(message={**payment, **user})
 
     def refund(self, payload: str, *, charge: str = "stars-1", amount: int = 250) -> int:
         """Tell the bot that the customer has got the money back."""
@@ -95,6 +99,11 @@ class FakeTelegram:
     def said(self, method: str = "sendMessage") -> list[dict[str, Any]]:
         """Return what the bot asked of a method, in order."""
         return [arguments for name, arguments in self.calls if name == method]
+
+    @property
+    def sent(self) -> int:
+        """Return how many updates were queued so far."""
+        return len(self._sent)
 
     async def until(self, done: Callable[[], object], seconds: float = 180) -> None:
         """Wait until `done` is true; calls of the bot are when it is asked again."""

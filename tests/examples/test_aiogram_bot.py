@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+from crash_bot import EXAMPLE, LOADED, OWNER
 from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
 from forked import CAN_FORK, Forked, Forks
 from ports import free_port
@@ -23,18 +24,8 @@ from tgmembership_async.testing import serve as serve_fake
 if sys.platform == "linux":
     import resource
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "aiogram_bot.py"
-
-LOADED = (
-    "aiogram.client.session.aiohttp",
-    "anyio._backends._asyncio",
-    "tgmembership_async.ext.aiogram",
-    "tgmembership_async.grants.sqlite.ledger",
-    "tgmembership_async.transport.httpx",
-)
 Process = subprocess.Popen[bytes]
 Start = Callable[..., AbstractAsyncContextManager[Process]]
-OWNER = 4242
 
 
 @pytest.fixture

@@ -1,0 +1,23 @@
+"""However often the bot is killed, each payment ends as a link or as a question to the owner, and is granted once."""
+
+from pathlib import Path
+
+import pytest
+from crash_bot import crash_the_bot
+from forked import CAN_FORK
+
+
+@pytest.mark.crash_bot
+@pytest.mark.skipif(not CAN_FORK, reason="each start of the bot would import for five seconds")
+async def test_a_hundred_kills_lose_no_payment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = await crash_the_bot(tmp_path, payments=2_000, kills=100, seed=1)
+    with capsys.disabled():
+        print(  # noqa: T201 - what the long run is for
+            f"\n{len(ends.refs):,} payments, {ends.kills} kills: {len(ends.granted_twice)} granted twice, "
+            f"{len(ends.lost)} lost, {len(ends.silent)} without link or question, {len(ends.said.links):,} links, "
+            f"{ends.repeats} of them repeated, {len(ends.said.questions)} questions to the owner"
+        )
+    assert ends.granted_twice == []
+    assert ends.lost == []
+    assert ends.silent == []
+    assert ends.with_two_links == []
