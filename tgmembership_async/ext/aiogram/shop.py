@@ -130,7 +130,7 @@ class _Shop:
         plan_id, note = int(payment.invoice_payload), str(Customer.who_paid(user, message.chat))
         await self.recording.until_written(
             ref,
-            lambda: fulfillment.take(ref, plan_id=plan_id, member_id=user.id, note=note),
+            lambda: fulfillment.take(ref, plan_id=plan_id, member_id=user.id, note=note, paid_at=message.date),
             polling=bots is not None,
         )
 
