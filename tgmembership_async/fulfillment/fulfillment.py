@@ -28,6 +28,7 @@ _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 _DEFAULT_POLICY: Final = FulfillmentPolicy()
 _FIRST_PAUSE: Final = 0.1  # after the ledger failed; doubled each time
 _LONGEST_PAUSE: Final = 5.0
+_STILL_REFUNDABLE: Final = DECIDED_FROM["abandon"] | {GrantStatus.SENDING}
 
 
 @frozen
@@ -218,9 +219,12 @@ class Fulfillment(Lived):
         grant = await self._ledger.get(check_ref(ref))
         if grant is None:
             grant = await self._granter.plan(ref, plan_id=plan_id, member_id=member_id, note=note)
-        if grant.status in DECIDED_FROM["abandon"]:
-            with suppress(GrantError):  # it has gone on meanwhile
+        end, pause = current_time() + self._deadline, _FIRST_PAUSE
+        while grant.status in _STILL_REFUNDABLE and current_time() < end:
+            with suppress(GrantError):  # an exchange for it is under way: what that ends in decides
                 return await self._granter.resolve(ref, "abandon", reason=reason)
+            await sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
             grant = known(ref, await self._ledger.get(ref))
         if grant.status is not GrantStatus.ABANDONED:
             msg = f"{ref} was {reason}, and is {grant.status}: take the access back, if the customer is to lose it"
