@@ -146,8 +146,3 @@ def test_the_methods_are_those_that_the_code_knows() -> None:
     told = rows("reference/service.md", "| method | what it takes | what it answers | kind |")
     known = {f"{endpoint.verb} `{endpoint.method}`" for endpoint in ENDPOINTS}
     assert set(told) == known
-
-
-def test_the_tree_of_errors_is_the_same_in_the_readme() -> None:
-    (tree,) = [fence.code for fence in fences(DOCS / "reference" / "errors.md")]
-    assert tree in (ROOT / "README.md").read_text(encoding="utf-8")
