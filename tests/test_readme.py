@@ -71,3 +71,7 @@ def test_the_error_tree_names_every_error() -> None:
     (tree,) = re.findall(r"^```text\n(.*?)^```", ERRORS, re.MULTILINE | re.DOTALL)
     for name in names:
         assert name.startswith("_") or re.search(rf"\b{name}\b", tree), name
+
+
+def test_the_readme_has_at_most_150_lines() -> None:
+    assert len(README.splitlines()) <= 150
