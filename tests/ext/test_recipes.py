@@ -198,7 +198,7 @@ async def test_a_bot_in_ten_lines(service: FakeService, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("surroundings")
-async def test_a_shop_in_ten_lines(service: FakeService) -> None:
+async def test_a_shop_in_ten_lines(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     app = executed("bots_and_shops.md", "A shop in ten lines")["app"]
     async with app.router.lifespan_context(app) as state:
 
@@ -206,6 +206,10 @@ async def test_a_shop_in_ten_lines(service: FakeService) -> None:
             await app({**scope, "state": dict(state)}, receive, send)
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://shop") as shop:
-            answers = [(await shop.post("/payments/pi_1?user_id=42")).json() for _ in range(2)]
-    assert answers == ["planned", "granted"]
+            payment = "/payments/pi_1?user_id=42&email=ann@example.com"
+            assert (await shop.post(payment)).json() == "planned"
+            async with asyncio.timeout(10):
+                while (await shop.post(payment)).json() != "delivered":  # noqa: ASYNC110 - delivered in the background
+                    await asyncio.sleep(0.01)
     assert len(service.audit) == 1
+    assert service.tokens[0].link in capsys.readouterr().out
