@@ -64,6 +64,7 @@ class PostgresStorage:
             raise UsageError(msg)
 
         def prepare(lane: Lane) -> None:
+            self.check_connection(lane)
             self.schema = adopt(lane, self.server, self._components)
             first(lane)
 
@@ -77,6 +78,9 @@ class PostgresStorage:
             self._close()
             raise
         self._opened = True
+
+    def check_connection(self, lane: Lane) -> None:
+        """Raise UsageError where a connection cannot do what these tables need; in a thread."""
 
     async def aclose(self) -> None:
         """Wait for what runs, and disconnect. Closing twice is fine."""

@@ -9,6 +9,7 @@ from psycopg import errors as pg
 
 from tgmembership_async.errors import StorageError, TGMembershipError, UsageError
 from tgmembership_async.storage.postgres.server import Server
+from tgmembership_async.storage.postgres.sessions import SESSION_MODE
 
 _KEPT: Final = "nothing of this was kept, and what was kept before is intact"
 _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
@@ -21,6 +22,8 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
     "(?options=-csearch_path%3Dshop)",
     pg.UndefinedTable: "its tables are not here: was the database, or the search_path, another one when it was opened?",
     pg.LockNotAvailable: f"another transaction keeps this row locked: end or shorten that one; {_KEPT}",
+    pg.InvalidSqlStatementName: SESSION_MODE,
+    pg.DuplicatePreparedStatement: SESSION_MODE,
     pg.DiskFull: f"the server's disk is full: make room, and try again; {_KEPT}",
 }
 _WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.ReadOnlySqlTransaction, pg.DuplicateTable)

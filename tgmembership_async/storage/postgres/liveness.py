@@ -3,6 +3,9 @@
 The server frees the lock as soon as the process is gone; where the network is cut it cannot know, and after `LEASE`
 seconds without a beat the worker counts as dead as well. After a restart of the server, when all locks are gone, each
 worker has as long to come back. A slow worker beats on, from a thread of its own, and lives.
+
+A pooler in transaction mode gives the lock to a connection that is somebody else's a moment later. So each beat proves
+that the lock is held by the very backend that answers, and a worker whose lock is not is refused.
 """
 
 import logging
@@ -12,14 +15,16 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from threading import Condition, Event, Thread
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from anyio import CancelScope, to_thread
 
+from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.database import Job, PostgresStorage
 from tgmembership_async.storage.postgres.server import Lane, Server
+from tgmembership_async.storage.postgres.sessions import prove_session, shared
 from tgmembership_async.values.secret import Secret
 
 LEASE: Final = 15.0
@@ -60,6 +65,7 @@ ALIVE: Final = f"""
 """The ids of the workers that are alive, as a subquery."""
 _END_GHOSTS: Final = f"SELECT pg_terminate_backend(pid) {_LOCKS} AND objid::bigint = %s AND pid <> pg_backend_pid()"
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_lock('tgm_worker'::regclass::oid::integer, %s)"
+_HOLDERS: Final = f"SELECT pg_backend_pid(), ARRAY(SELECT pid {_LOCKS} AND objid::bigint = %s)"
 _BEAT_ONCE: Final = f"""
     INSERT INTO tgm_worker (id, label, server_started, lease_until)
     VALUES (%s, %s, pg_postmaster_start_time(), clock_timestamp() + interval '{LEASE} s')
@@ -84,20 +90,27 @@ class Life:
         self._good_until = float("-inf")
         self._ending = False
         self._trouble: psycopg.Error | None = None
+        self._refusal: UsageError | None = None
         self.interruptions: int = 0
 
     def secure(self) -> int:
         """Return this worker's id once its life is on record; psycopg.OperationalError if that takes over a second.
 
-        Called in a thread. Whoever sends asks first: what a worker sends that nobody can see would pass for abandoned.
+        UsageError if the connections turn out to be a pooler's in transaction mode. Called in a thread. Whoever sends
+        asks first: what a worker sends that nobody can see would pass for abandoned.
         """
         with self._news:
             if self._thread is None and not self._ending:
                 self._thread = Thread(target=self._work, name=f"worker on {self._server}", daemon=True)
                 self._thread.start()
-            if self._news.wait_for(lambda: time.monotonic() < self._good_until, 1.0) and self._worker is not None:
+            if self._news.wait_for(self._is_decided, 1.0) and self._worker is not None and self._refusal is None:
                 return self._worker
+            if self._refusal is not None:
+                raise UsageError(*self._refusal.args)
         raise psycopg.OperationalError(str(self._trouble or "this worker could not register itself in time"))
+
+    def _is_decided(self) -> bool:
+        return self._refusal is not None or time.monotonic() < self._good_until
 
     def nudge(self) -> None:
         """Say that the server may have been away: look now, not at the next beat."""
@@ -120,6 +133,9 @@ class Life:
                     self._begin(lane)
                     pause = _FIRST_PAUSE
                     self._live(lane)
+            except UsageError as refusal:
+                self._refuse(refusal.with_traceback(None))
+                return
             except psycopg.Error as error:
                 self._trouble = error.with_traceback(None)
                 self._good_until = float("-inf")
@@ -128,6 +144,14 @@ class Life:
                     _logger.info("this worker lost its connection to %s, and connects again", self._server)
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _refuse(self, refusal: UsageError) -> None:
+        with self._news:
+            self._refusal = refusal
+            self._good_until = float("-inf")
+            self.interruptions += 1
+            self._news.notify_all()
+        _logger.error("this worker sends nothing more: %s", refusal)
 
     def _begin(self, lane: Lane) -> None:
         """Take the lock: a new one, or after a lost connection the same again, away from the ghost of that one."""
@@ -140,12 +164,20 @@ class Life:
                 msg = "another connection holds the lock of this worker"
                 raise psycopg.OperationalError(msg)
             time.sleep(_FIRST_PAUSE)
+        self._prove(lane)
+
+    def _prove(self, lane: Lane) -> None:
+        """Raise UsageError unless this worker's lock is held by the backend that answers, and by no other one."""
+        backend, holders = _row(lane, _HOLDERS, self._worker)
+        if holders != [backend]:
+            raise shared(self._server)
 
     def _live(self, lane: Lane) -> None:
         label = f"{socket.gethostname()}:{os.getpid()}"
         while not self._ending:
             self._wake.clear()
             began = time.monotonic()
+            self._prove(lane)
             lane.execute(_BEAT_ONCE.encode(), (self._worker, label))
             with self._news:
                 self._good_until = float("-inf") if self._ending else began + LEASE
@@ -167,7 +199,7 @@ class Life:
             )
 
 
-def _row(lane: Lane, statement: str, *values: object) -> tuple[int, ...]:
+def _row(lane: Lane, statement: str, *values: object) -> tuple[Any, ...]:
     row = lane.execute(statement.encode(), values).fetchone()
     assert row is not None  # noqa: S101 - one row, always
     return row
@@ -192,6 +224,10 @@ class WorkersStorage(PostgresStorage):
         await super().open(first)
         self._life = Life(self.server, first)
         self.on_trouble: Callable[[], None] = self._life.nudge
+
+    def check_connection(self, lane: Lane) -> None:
+        """Raise UsageError where a pooler gives each transaction a connection of its own."""
+        prove_session(lane, self.server)
 
     async def aclose(self) -> None:
         """Wait for what runs, disconnect, and end this worker's life."""
