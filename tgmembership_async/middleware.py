@@ -20,6 +20,7 @@ from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
 from tgmembership_async.protocol.reply_limits import takes_long
 from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, obey, told_wait
+from tgmembership_async.protocol.service_clock import ServiceClock
 from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.transport.reasons import reason_of
@@ -273,10 +274,11 @@ class Departure:
 class Exchange:
     """Hand the request to the transport, take its testimony, and keep the key out of what comes back."""
 
-    __slots__ = ("_transport",)
+    __slots__ = ("_clock", "_transport")
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, clock: ServiceClock) -> None:
         self._transport = transport
+        self._clock = clock
 
     async def __call__(self, request: Request) -> Response:
         """Return the answer, or raise TransportFailure."""
@@ -292,7 +294,10 @@ class Exchange:
         progress.attempts += 1
         progress.begun = True
         try:
-            response = _scrubbed(await self._within_bounds(request), request)
+            sent = self._clock.now()
+            response = await self._within_bounds(request)
+            self._clock.learn(response.headers, sent)
+            response = _scrubbed(response, request)
             return await opened(response, request) if takes_long(response.body) else response
         except (TransportFailure, OSError) as error:
             failure = _stamped(error, request)

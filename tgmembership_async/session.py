@@ -22,6 +22,7 @@ from tgmembership_async.protocol.endpoints import Endpoint
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
+from tgmembership_async.protocol.service_clock import ServiceClock
 from tgmembership_async.protocol.structuring import results
 from tgmembership_async.protocol.wire import BodyFormat, Gateway503, Hold, Params, Progress, Request, Safety, Verb
 from tgmembership_async.transport.base import Transport
@@ -306,6 +307,11 @@ def departure_of(session: Session) -> Departure:
     return session._shared.departure  # noqa: SLF001 - for whoever asks before it claims
 
 
+def clock_of(session: Session) -> ServiceClock:
+    """Return what a Session has learned about the service's clock."""
+    return session._shared.clock  # noqa: SLF001 - for whoever compares its times with ours
+
+
 def _running_loop() -> tuple[object, Callable[[], float]]:
     """Return what tells this event loop from others, and its clock; asking anyio for both costs five times as much."""
     loop = asyncio_loop()
@@ -337,6 +343,7 @@ class _Shared:
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
         self.departure = Departure(gate, places, shared_gate, pause_cap=pause_cap)
+        self.clock = ServiceClock()
         self._loop: object = None
 
     def chain(self, deadline: Deadline, retry: Retry) -> Next:
@@ -349,7 +356,7 @@ class _Shared:
             self.departure,
             *self._attempt_middleware,
         )
-        return chain(rings, Exchange(self._transport))
+        return chain(rings, Exchange(self._transport, self.clock))
 
     async def open(self) -> None:
         """Begin the one life of a Session."""

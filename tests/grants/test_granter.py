@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import anyio
@@ -568,7 +569,8 @@ def test_reconciling_settles_only_what_it_can_prove(case: str, backend: str) -> 
         async def service(request: Request) -> Response:
             if request.method == "addMember":
                 return reply("", 500)
-            return reply(json.dumps({"ok": True, "code": 200, "result": seen}))
+            date = format_datetime(datetime.now(UTC), usegmt=True)
+            return reply(json.dumps({"ok": True, "code": 200, "result": seen}), date=date)
 
         async with granting(service) as (granter, _, ledger):
             member = None if case == "no member" else 42

@@ -18,9 +18,10 @@ from tgmembership_async.grants.model import (
 from tgmembership_async.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from tgmembership_async.grants.granter import Finding, Granter
+    from tgmembership_async.grants.granter import Granter
     from tgmembership_async.grants.postgres.ledger import PostgresLedger
     from tgmembership_async.grants.provisioning import Run, StopReason, Summary
+    from tgmembership_async.grants.reconciling import Finding
     from tgmembership_async.grants.sqlite.ledger import SqliteLedger
     from tgmembership_async.storage.sqlite.generations import Gap
 
@@ -54,9 +55,10 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
-            "grants.granter": ["Finding", "Granter"],
+            "grants.granter": ["Granter"],
             "grants.postgres.ledger": ["PostgresLedger"],
             "grants.provisioning": ["Run", "StopReason", "Summary"],
+            "grants.reconciling": ["Finding"],
             "grants.sqlite.ledger": ["SqliteLedger"],
             "storage.sqlite.generations": ["Gap"],
         },

@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from anyio import CancelScope, current_time, move_on_after
 from anyio.lowlevel import checkpoint
-from attrs import evolve, frozen
+from attrs import evolve
 
 from tgmembership_async.errors import GrantError, RefConflict, UsageError
 from tgmembership_async.event_loop import asyncio_loop
@@ -17,22 +17,13 @@ from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
 from tgmembership_async.grants.owing import Owed
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
+from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.lifecycle import Lived
 from tgmembership_async.session import Session
 from tgmembership_async.settings import seconds
-from tgmembership_async.values.models import AccessToken, Subscriber
+from tgmembership_async.values.models import AccessToken
 
 _AUTOMATIC: Final = "regrant_limit"
-
-
-@frozen
-class Finding:
-    """What `reconcile` saw for one unknown row: whether that settled it, and why or why not."""
-
-    grant: Grant
-    settled: bool
-    why: str
-    seen: tuple[Subscriber, ...] = ()
 
 
 class Granter(Lived):
@@ -272,42 +263,12 @@ class Granter(Lived):
         """Ask `getSubscribers` about each unknown row with a member, and settle to granted what that proves.
 
         Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
-        ledger that it could belong to. Everything else is left as it is, and reported with what was seen.
+        ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
+        service's, as the Date of its replies tells. Everything else is left as it is, and reported with what was seen;
+        so is a row whose call failed. Raises Unauthorized where the credentials are rejected.
         """
         self._check_open()
-        held = [grant async for grant in self._ledger.grants([GrantStatus.UNKNOWN])]
-        rivals = await self._rivals({(grant.plan_id, grant.member_id) for grant in held})
-        return [await self._look_at(grant, rivals[grant.plan_id, grant.member_id]) for grant in held]
-
-    async def _rivals(self, pairs: set[tuple[int, int | None]]) -> dict[tuple[int, int | None], int]:
-        """Count the rows that a subscription of each pair of plan and member could belong to."""
-        counts = dict.fromkeys(pairs, 0)
-        possible = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
-        async for grant in self._ledger.grants(possible if pairs else []):
-            pair = grant.plan_id, grant.member_id
-            if pair in counts:
-                counts[pair] += 1
-        return counts
-
-    async def _look_at(self, grant: Grant, rivals: int) -> Finding:
-        if grant.member_id is None:
-            return Finding(grant, settled=False, why="it names no member to ask about")
-        seen = tuple(await self._session.get_subscribers(grant.member_id))
-        attempts = await self._ledger.attempts(grant.ref)
-        began = max((attempt.began_at for attempt in attempts), default=grant.updated_at)
-        mine = [found for found in seen if found.plan_id == grant.plan_id]
-        later = [found for found in mine if found.started_at is not None and found.started_at >= began]
-        if rivals > 1:
-            why = "another row of the ledger has the same plan and member, and the subscription may be that one's"
-        elif later:
-            why = f"a subscription to plan {grant.plan_id} began at {later[0].started_at}, after the attempt"
-            settled = await self._ledger.decide(grant.ref, "granted", None, f"reconciled: {why}")
-            return Finding(settled, settled=True, why=why, seen=seen)
-        elif mine:
-            why = "the member has this plan, but nothing shows that it began after the attempt"
-        else:
-            why = "the member has no subscription to this plan; an unused token would not show here"
-        return Finding(grant, settled=False, why=why, seen=seen)
+        return await reconcile(self._session, self._ledger)
 
     async def grants(
         self, status: GrantStatus | str | Collection[GrantStatus | str] | None = None, since: datetime | None = None

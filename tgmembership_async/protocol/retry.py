@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from enum import Enum
 from math import isfinite
 from typing import Final
@@ -12,6 +11,7 @@ from attrs import frozen
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.outcome import Outcome
+from tgmembership_async.protocol.service_clock import http_date
 from tgmembership_async.protocol.wire import Headers, Safety
 
 EVERYBODY: Final = frozenset(Safety)
@@ -146,17 +146,9 @@ def told_wait(headers: Headers, now: datetime) -> float | None:
     value = (headers.get("retry-after") or "").strip()
     if _SECONDS.fullmatch(value):
         return float(value)
-    until = _http_date(value)
+    until = http_date(value)
     if until is None:
         return None
-    since = _http_date(headers.get("date") or "") or now
+    since = http_date(headers.get("date") or "") or now
     seconds = (until - since).total_seconds()
     return max(0.0, seconds) if isfinite(seconds) else None
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return date.replace(tzinfo=UTC) if date.tzinfo is None else date

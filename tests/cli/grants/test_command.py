@@ -232,8 +232,8 @@ def test_delivered_links_are_marked_and_purged(ledger: Path) -> None:
 
 
 def test_reconcile_settles_grants_that_the_subscribers_prove(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = FakeService(clock=lambda: datetime.now(UTC) + timedelta(minutes=1))
-    service.order(1, 3)
+    service = FakeService()
+    service.order(1, 3, at=datetime.now(UTC) + timedelta(minutes=6))
     with serve(service) as server:
         for name, value in {**server.env(), "NO_PROXY": "*"}.items():
             monkeypatch.setenv(name, value)

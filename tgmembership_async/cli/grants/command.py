@@ -18,9 +18,10 @@ from tgmembership_async.cli.grants.view import COLOURS, show_findings, show_gran
 from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.errors import GrantError, UsageError
-from tgmembership_async.grants.granter import Finding, Granter
+from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, Grant, GrantStatus, check_decision
+from tgmembership_async.grants.reconciling import Finding
 from tgmembership_async.values.models import AccessToken
 
 T = TypeVar("T")
@@ -145,8 +146,8 @@ def resolve(*, ref: str, decision: str, ledger: Place, reason: str, token_file: 
 def reconcile(*, ledger: Place, form: Format) -> None:
     """Check unknown grants against the service's subscribers.
 
-    An unknown grant becomes granted if the member has a subscription to the same plan that began after the attempt.
-    All other unknown grants stay unchanged and are listed with the subscriptions found. Credentials are read from
+    An unknown grant becomes granted if the member has a subscription to the same plan that began at least five minutes
+    after the attempt, since clocks may be wrong. All other unknown grants stay unchanged and are listed with the subscriptions found. Credentials are read from
     TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown,
     else 4.
     """

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from tgmembership_async.cli.grant_lines import columns, fields_of, status_of
 from tgmembership_async.cli.output import Format, note, resolved, write_one, writing
-from tgmembership_async.grants.granter import Finding
 from tgmembership_async.grants.model import Attempt, DecisionMade, Grant
+from tgmembership_async.grants.reconciling import Finding
 
 TERMINAL_LIMIT: Final = 100
 _MAX_REASON: Final = 80

@@ -4,6 +4,8 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from datetime import UTC
+from email.utils import format_datetime
 from typing import Any, Final, TypeGuard, cast
 from urllib.parse import parse_qsl, unquote
 
@@ -136,7 +138,8 @@ def _envelope(service: HTTPServiceState, number: int, code: int, **content: obje
     if service.request_ids:
         reply["request_id"] = f"req_{number:08d}"
     status = 200 if service.always_200 else code
-    return Response(status, Headers((("content-type", "application/json"),)), json.dumps(reply).encode())
+    date = format_datetime(service.now.astimezone(UTC), usegmt=True)
+    return Response(status, Headers((("content-type", "application/json"), ("date", date))), json.dumps(reply).encode())
 
 
 def _add_member(call: Call) -> Any:

@@ -66,6 +66,11 @@ class ServiceState:
         self._audit: list[GrantRecord] = []
 
     @property
+    def now(self) -> datetime:
+        """Return the time on the service's clock, which each of its replies tells as `Date`."""
+        return self._clock()
+
+    @property
     def plans(self) -> list[FakePlan]:
         """Return the plans in order."""
         return list(self._plans.values())

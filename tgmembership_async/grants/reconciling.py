@@ -1,0 +1,119 @@
+"""What `getSubscribers` proves about an unknown row, and the round that asks about all of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from anyio import create_task_group
+from attrs import frozen
+
+from tgmembership_async.errors import TGMembershipError, Unauthorized, UsageError
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant, GrantStatus
+from tgmembership_async.protocol.service_clock import Offset
+from tgmembership_async.session import Session, clock_of
+from tgmembership_async.values.models import Subscriber
+
+MARGIN: Final = timedelta(minutes=5)
+"""How long after the attempt a subscription must have begun: the clock may have been wrong when that was recorded."""
+_CONCURRENCY: Final = 8
+_ENDS_THE_ROUND: Final = (UsageError, Unauthorized)
+_POSSIBLE: Final = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
+
+
+@frozen
+class Finding:
+    """What `reconcile` saw for one unknown row: whether that settled it, and why or why not."""
+
+    grant: Grant
+    settled: bool
+    why: str
+    seen: tuple[Subscriber, ...] = ()
+
+
+def judged(
+    plan_id: int, began: datetime, seen: Iterable[Subscriber], *, rivals: int, offset: Offset | None
+) -> tuple[bool, str]:
+    """Tell whether a member's subscriptions prove that an attempt was carried out, and why.
+
+    `began` is when the attempt began by our clock, `rivals` how many rows a subscription may belong to, this one
+    included. Proof began by the service's clock after the attempt, by `MARGIN` at least: our clock may be slow, by what
+    the service's Date tells or, if it was set meanwhile, by what nobody can tell any more.
+    """
+    mine = [found for found in seen if found.plan_id == plan_id]
+    latest = max((found.started_at for found in mine if found.started_at is not None), default=None)
+    slow = max(timedelta(), timedelta() if offset is None else offset.most)
+    if rivals > 1:
+        return False, "another row of the ledger has the same plan and member, and the subscription may be that one's"
+    if not mine:
+        return False, "the member has no subscription to this plan; an unused token would not show here"
+    if latest is None or latest < began:
+        return False, "the member has this plan, but nothing shows that it began after the attempt"
+    if offset is None:
+        return False, (
+            f"a subscription to plan {plan_id} began at {latest}, but how far the service's clock is from ours is not "
+            "known: its reply has no Date that could be true"
+        )
+    if latest - began < slow + MARGIN:
+        return False, (
+            f"a subscription to plan {plan_id} began at {latest}, too close to the attempt: clocks may differ by "
+            f"{(slow + MARGIN).total_seconds():.0f} s"
+        )
+    return True, f"a subscription to plan {plan_id} began at {latest}, after the attempt"
+
+
+async def reconcile(session: Session, ledger: Ledger) -> list[Finding]:
+    """Ask about each unknown row, several at a time, and settle what is proved; a call that fails is a Finding too.
+
+    Rejected credentials and a closed Session end the round, and are raised.
+    """
+    held = [grant async for grant in ledger.grants([GrantStatus.UNKNOWN])]
+    rivals = await _rivals(ledger, {(grant.plan_id, grant.member_id) for grant in held})
+    findings: dict[int, Finding] = {}
+    failures: list[Exception] = []
+    rest = iter(enumerate(held))
+
+    async def look() -> None:
+        for number, grant in rest:
+            if failures:
+                return
+            try:
+                findings[number] = await _look_at(session, ledger, grant, rivals[grant.plan_id, grant.member_id])
+            except Exception as failure:  # noqa: BLE001 - raised below, not as a group
+                failures.append(failure)
+
+    async with create_task_group() as group:
+        for _ in held[:_CONCURRENCY]:
+            group.start_soon(look)
+    for failure in failures:
+        raise failure
+    return [findings[number] for number in range(len(held))]
+
+
+async def _rivals(ledger: Ledger, pairs: set[tuple[int, int | None]]) -> Counter[tuple[int, int | None]]:
+    """Count the rows that a subscription of each pair of plan and member could belong to."""
+    counts: Counter[tuple[int, int | None]] = Counter()
+    async for grant in ledger.grants(_POSSIBLE if pairs else []):
+        pair = grant.plan_id, grant.member_id
+        if pair in pairs:
+            counts[pair] += 1
+    return counts
+
+
+async def _look_at(session: Session, ledger: Ledger, grant: Grant, rivals: int) -> Finding:
+    if grant.member_id is None:
+        return Finding(grant, settled=False, why="it names no member to ask about")
+    seen: Sequence[Subscriber] = ()
+    try:
+        seen = await session.get_subscribers(grant.member_id)
+        attempts = await ledger.attempts(grant.ref)
+        began = max((attempt.began_at for attempt in attempts), default=grant.updated_at)
+        settled, why = judged(grant.plan_id, began, seen, rivals=rivals, offset=clock_of(session).offset)
+        if settled:
+            grant = await ledger.decide(grant.ref, "granted", None, f"reconciled: {why}")
+    except _ENDS_THE_ROUND:
+        raise
+    except TGMembershipError as error:
+        settled, why = False, f"nothing was found out: {error}"
+    return Finding(grant, settled=settled, why=why, seen=tuple(seen))
