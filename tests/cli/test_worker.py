@@ -90,7 +90,7 @@ def test_enqueued_members_are_granted_once(members: Callable[[int], Path], servi
     """Two concurrent workers share members that were enqueued twice, and print each member once."""
     file = members(60)
     first = run("provision", file, "--plan-id", 1, "--enqueue")
-    assert (first.exit_code, json.loads(first.stdout)) == (0, {"members": 60, "enqueued": 60})
+    assert (first.exit_code, json.loads(first.stdout)) == (0, {"members": 60, "enqueued": 60, "conflicts": 0})
     assert f"Process them: tgmembership worker --ledger '{url}'" in first.stderr
     assert json.loads(run("provision", file, "--plan-id", 1, "--enqueue").stdout)["enqueued"] == 0
     with started("worker", "--until-empty") as one, started("worker", "--until-empty") as two:
@@ -209,6 +209,18 @@ def test_a_ref_of_another_member_is_a_conflict(tmp_path: Path, service: FakeServ
         done = tgmembership("worker", "--until-empty")
     assert [line["status"] for line in lines(done.stdout)] == ["conflict"]
     assert len(service.audit) == 1
+
+
+def test_a_ref_that_waits_for_another_member_is_a_conflict(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "members.csv"
+    path.write_text("ref,member_id\na,1\nb,2\n")
+    assert run("provision", path, "--plan-id", 1, "--enqueue").exit_code == 0
+    path.write_text("ref,member_id\na,1\nb,3\nc,4\n")
+    done = run("provision", path, "--plan-id", 1, "--enqueue", "--ledger", url)
+    assert done.exit_code == 3
+    assert json.loads(done.stdout) == {"members": 3, "enqueued": 1, "conflicts": 1}
+    assert "b waits in the queue for plan 1 and member 2: use another ref" in done.stderr
+    assert "1 of 3 members are enqueued; 1 were waiting in the queue already." in done.stderr
 
 
 def test_queues_need_a_server(members: Callable[[int], Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from forked import Forked
 from own_schema import own_schema
 
 from tgmembership_async import Session, UsageError
-from tgmembership_async.errors import GrantHeld, TGMembershipError
+from tgmembership_async.errors import GrantHeld, RefConflict, TGMembershipError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger
 from tgmembership_async.testing import FakeService, FakeTransport, Fault, serve
 
@@ -94,6 +94,21 @@ async def test_ten_thousand_are_enqueued_in_seconds(app: Any, count: int) -> Non
     assert await defer_grants(app, requests(count)) == count
     assert await defer_grants(app, requests(count, first=count // 2)) == count // 2
     assert time.monotonic() - began < 30
+
+
+async def test_a_ref_that_waits_for_another_member_is_told(app: Any) -> None:
+    told: list[tuple[GrantRequest, str]] = []
+
+    def conflicting(request: GrantRequest, conflict: RefConflict) -> None:
+        told.append((request, str(conflict)))
+
+    wrong = [GrantRequest("a", 1, 43), GrantRequest("a", 2, 42), GrantRequest("a", 1)]
+    assert await defer_grants(app, [GrantRequest("a", 1, 42), wrong[0]], conflicting=conflicting) == 1
+    assert await defer_grants(app, [wrong[1], GrantRequest("b", 1)], conflicting=conflicting) == 1
+    with pytest.raises(RefConflict, match="a waits in the queue for plan 1 and member 42"):
+        await defer_grants(app, [wrong[2], GrantRequest("b", 1), GrantRequest("c", 1)])
+    assert [request for request, _ in told] == wrong[:2]
+    assert set(await statuses(app)) == {"a", "b", "c"}, "the others are enqueued"
 
 
 async def test_a_ref_waits_once_and_is_granted_once(app: Any, granter: Granter, service: FakeService) -> None:

@@ -1,12 +1,12 @@
 """The job queue next to a ledger on PostgreSQL: procrastinate's tables in the same database."""
 
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from tgmembership_async.cli.ledger_option import Server, opened
-from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.errors import RefConflict, StorageError, UsageError
 from tgmembership_async.grants.model import GrantRequest
 
 if TYPE_CHECKING:
@@ -58,10 +58,15 @@ async def prepare(app: "App") -> bool:
     return True
 
 
-async def enqueue(place: Server, requests: Iterable[GrantRequest]) -> int:
-    """Enqueue a job for each request, and return how many are new. The ledger's tables are made too."""
+async def enqueue(
+    place: Server, requests: Iterable[GrantRequest], conflicting: Callable[[GrantRequest, RefConflict], object]
+) -> int:
+    """Enqueue a job for each request, and return how many are new. The ledger's tables are made too.
+
+    `conflicting` is called with each request whose ref waits for another plan or member.
+    """
     app = app_at(place)
     from tgmembership_async.ext.procrastinate import defer_grants  # noqa: PLC0415 - an extra
 
     async with opened(place), opened_queue(app):
-        return await defer_grants(app, requests)
+        return await defer_grants(app, requests, conflicting=conflicting)

@@ -22,7 +22,7 @@ from procrastinate import App, JobContext
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, TaskAlreadyRegistered, UniqueViolation
 from procrastinate.jobs import Job, Status
 
-from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest
 
@@ -32,13 +32,15 @@ RETURN_STALLED: Final = "tgmembership.return_stalled"
 EVERY_MINUTE: Final = "* * * * *"
 
 Ended = Callable[[GrantRequest, Grant | TGMembershipError], object]
+Conflicting = Callable[[GrantRequest, RefConflict], object]
 
 _BATCH: Final = 1_000
 _TRIES: Final = 10
 _LONGEST_LOCK: Final = 1_000
-_WAITING: Final = (
-    "SELECT queueing_lock FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock = ANY(%(locks)s::text[])"
-)
+_WAITING: Final = """
+    SELECT queueing_lock, (args->>'plan_id')::bigint AS plan_id, (args->>'member_id')::bigint AS member_id
+    FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock = ANY(%(locks)s::text[])
+"""
 
 
 def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = None) -> None:
@@ -102,21 +104,38 @@ def _opener(granter: Granter | None) -> Callable[[], Awaitable[Granter]]:
     return opened
 
 
-async def defer_grants(app: App, requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest]) -> int:
+async def defer_grants(
+    app: App,
+    requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest],
+    *,
+    conflicting: Conflicting | None = None,
+) -> int:
     """Enqueue one job for each request, in batches, and return the number of new jobs.
 
     A ref that is in the queue already is not enqueued again: the `ref` is the queueing lock. A ref whose job has ended
     is enqueued again, and the job finds the row in the ledger. Memory use is constant. `app` must be open; `setup` is
     not required in this process. Raises UsageError for values that are not GrantRequests.
+
+    A request whose ref waits for another plan or member is not enqueued, and `conflicting` is called with it and the
+    reason. Without that, all others are enqueued, and then RefConflict is raised for one of them.
     """
+    first: RefConflict | None = None
+
+    def keep(_: GrantRequest, conflict: RefConflict) -> None:
+        nonlocal first
+        first = first or conflict
+
+    tell = conflicting or keep
     new = 0
-    async for batch in _batches(requests):
-        new += await _defer(app, batch)
+    async for batch in _batches(requests, tell):
+        new += await _defer(app, batch, tell)
+    if first is not None:
+        raise first
     return new
 
 
 async def _batches(
-    requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest],
+    requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest], conflicting: Conflicting
 ) -> AsyncIterator[dict[str, GrantRequest]]:
     """Yield batches of requests by their locks. Of several requests with one lock the first is used."""
     batch: dict[str, GrantRequest] = {}
@@ -124,12 +143,21 @@ async def _batches(
         if not isinstance(request, GrantRequest):
             msg = f"requests must hold GrantRequest values, not {type(request).__name__}"
             raise UsageError(msg)
-        batch.setdefault(_lock_of(request.ref), request)
+        first = batch.setdefault(_lock_of(request.ref), request)
+        _compare(request, first.plan_id, first.member_id, conflicting)
         if len(batch) == _BATCH:
             yield batch
             batch = {}
     if batch:
         yield batch
+
+
+def _compare(request: GrantRequest, plan_id: int, member_id: int | None, conflicting: Conflicting) -> None:
+    """Tell of a request whose ref waits for another plan or member."""
+    if (request.plan_id, request.member_id) != (plan_id, member_id):
+        who = "no member" if member_id is None else f"member {member_id}"
+        msg = f"{request.ref} waits in the queue for plan {plan_id} and {who}: use another ref for another grant"
+        conflicting(request, RefConflict(msg))
 
 
 async def _each(requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest]) -> AsyncIterator[GrantRequest]:
@@ -146,18 +174,19 @@ def _lock_of(ref: str) -> str:
     return f"{GRANT_MEMBER}:{ref if len(ref) <= _LONGEST_LOCK // 4 else sha256(ref.encode()).hexdigest()}"
 
 
-async def _defer(app: App, batch: dict[str, GrantRequest]) -> int:
+async def _defer(app: App, batch: dict[str, GrantRequest], conflicting: Conflicting) -> int:
     for _ in range(_TRIES):
         rows = await app.connector.execute_query_all_async(query=_WAITING, locks=list(batch))
-        waiting = {row["queueing_lock"] for row in rows}
+        waiting = {row["queueing_lock"]: (row["plan_id"], row["member_id"]) for row in rows}
         # Sorted by lock, so that two processes that defer the same refs cannot deadlock.
-        jobs = [_job_of(app, batch[lock], lock) for lock in sorted(batch.keys() - waiting)]
-        if not jobs:
-            return 0
-        try:
-            await app.job_manager.batch_defer_jobs_async(jobs)
-        except AlreadyEnqueued:
-            continue  # another process has enqueued one of them; nothing of this batch was written
+        jobs = [_job_of(app, batch[lock], lock) for lock in sorted(batch.keys() - waiting.keys())]
+        if jobs:
+            try:
+                await app.job_manager.batch_defer_jobs_async(jobs)
+            except AlreadyEnqueued:
+                continue  # another process has enqueued one of them; nothing of this batch was written
+        for lock, (plan_id, member_id) in waiting.items():
+            _compare(batch[lock], plan_id, member_id, conflicting)
         return len(jobs)
     msg = f"other processes enqueued the same refs {_TRIES} times in a row; defer them again, which is safe"
     raise UsageError(msg)

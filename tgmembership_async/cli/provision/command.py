@@ -20,7 +20,7 @@ from tgmembership_async.cli.provision.members import Problem, open_members, read
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
 from tgmembership_async.cli.signals import interruptible
-from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import GrantRequest
 from tgmembership_async.grants.provisioning import Run, Summary
@@ -138,10 +138,20 @@ def command(
 def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: Format) -> None:
     from tgmembership_async.cli.queue import enqueue  # noqa: PLC0415 - an extra, and slow to load
 
-    new = anyio.run(enqueue, place, requests)
-    write_one(form, {"members": total, "enqueued": new})
-    note(f"{new:,} of {total:,} members are enqueued; the others were waiting in the queue already.")
+    conflicts = 0
+
+    def conflicting(_: GrantRequest, conflict: RefConflict) -> None:
+        nonlocal conflicts
+        conflicts += 1
+        note(str(conflict))
+
+    new = anyio.run(enqueue, place, requests, conflicting)
+    write_one(form, {"members": total, "enqueued": new, "conflicts": conflicts})
+    note(f"{new:,} of {total:,} members are enqueued; {total - new - conflicts:,} were waiting in the queue already.")
+    if conflicts:
+        note(f"{conflicts:,} rows name a ref that waits for another plan or member: give them refs of their own.")
     note(f"Process them: {hint('worker', '--ledger', place)}")
+    raise SystemExit(Exit.REFUSED if conflicts else Exit.OK)
 
 
 def _check(file: Path, plan_id: int | None) -> int:
