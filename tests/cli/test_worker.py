@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from command_line import ENVIRONMENT, started, tgmembership
 from own_schema import own_schema
 
+from tgmembership_async import StorageError
 from tgmembership_async.cli.root import command
-from tgmembership_async.grants import Grant, GrantStatus, PostgresLedger
+from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, PostgresLedger
 from tgmembership_async.testing import FakeService, Fault, serve
 
 pytest.importorskip("procrastinate")
@@ -148,7 +149,7 @@ def test_a_worker_that_is_stopped_finishes_what_is_in_flight(
     assert {line["status"] for line in told} == {"granted"}
     assert all(line["link"] for line in told)
     assert len(told) == len(service.audit) < 20
-    assert {grant.status for grant in rows(url).values()} == {"granted"}
+    assert Counter(grant.status for grant in rows(url).values()) == {"granted": len(told), "planned": 20 - len(told)}
 
 
 def test_a_worker_that_is_killed_leaves_what_it_sent_unknown(
@@ -202,12 +203,12 @@ def test_a_service_that_fails_stops_the_worker(
 
 
 def test_a_ref_of_another_member_is_a_conflict(tmp_path: Path, service: FakeService) -> None:
-    path = tmp_path / "members.csv"
+    path, exits = tmp_path / "members.csv", []
     for member in (1, 2):
         path.write_text(f"ref,member_id\na,{member}\n")
-        run("provision", path, "--plan-id", 1, "--enqueue")
-        done = tgmembership("worker", "--until-empty")
-    assert [line["status"] for line in lines(done.stdout)] == ["conflict"]
+        exits.append(run("provision", path, "--plan-id", 1, "--enqueue").exit_code)
+        tgmembership("worker", "--until-empty")
+    assert exits == [0, 3]
     assert len(service.audit) == 1
 
 
@@ -219,7 +220,7 @@ def test_a_ref_that_waits_for_another_member_is_a_conflict(tmp_path: Path, url: 
     done = run("provision", path, "--plan-id", 1, "--enqueue", "--ledger", url)
     assert done.exit_code == 3
     assert json.loads(done.stdout) == {"members": 3, "enqueued": 1, "conflicts": 1}
-    assert "b waits in the queue for plan 1 and member 2: use another ref" in done.stderr
+    assert "b is planned with plan 1 and member 2" in done.stderr
     assert "1 of 3 members are enqueued; 1 were waiting in the queue already." in done.stderr
 
 
@@ -230,3 +231,31 @@ def test_queues_need_a_server(members: Callable[[int], Path], tmp_path: Path) ->
         assert done.exit_code == 2
         assert "requires a ledger on a server: --ledger postgresql://" in done.stderr
     assert not path.exists()
+
+
+def test_a_ledger_that_fails_is_told_by_the_exit_code(
+    members: Callable[[int], Path], url: str, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, full = PostgresLedger.claim, StorageError("the disk is full")
+
+    async def failing(ledger: PostgresLedger, request: GrantRequest) -> Any:
+        if request.ref == "r1":
+            raise full
+        return await claim(ledger, request)
+
+    assert run("provision", members(3), "--plan-id", 1, "--enqueue").exit_code == 0
+    assert {grant.status for grant in rows(url).values()} == {"planned"}
+    with monkeypatch.context() as patched:
+        patched.setattr(PostgresLedger, "claim", failing)
+        done = run("worker", "--until-empty")
+    assert done.exit_code == 1
+    assert "The ledger failed for 1 of them. They are back in the queue" in done.stderr
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE procrastinate_jobs SET scheduled_at = NULL")
+    assert run("worker", "--until-empty").exit_code == 0
+    assert {ref: grant.status for ref, grant in rows(url).items()} == {
+        "r0": "granted",
+        "r1": "granted",
+        "r2": "granted",
+    }
+    assert len(service.audit) == 3

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from forked import Forked
 from own_schema import own_schema
 
 from tgmembership_async import Session, UsageError
-from tgmembership_async.errors import GrantHeld, RefConflict, TGMembershipError
+from tgmembership_async.errors import GrantHeld, RefConflict, StorageError, TGMembershipError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger
 from tgmembership_async.testing import FakeService, FakeTransport, Fault, serve
 
@@ -212,3 +213,67 @@ async def test_a_killed_worker_leaves_unknowns_that_nobody_sends_again(
     assert (ends.count(GrantStatus.GRANTED), ends.count(GrantStatus.UNKNOWN)) == (8, 4)
     assert list((await statuses(app)).values()).count("failed") == 4
     assert len(service.audit) == len({grant.member_id for grant in service.audit}) == 12
+
+
+async def test_what_is_enqueued_is_planned_first(app: Any, granter: Granter) -> None:
+    ledger = granter.ledger
+    assert isinstance(ledger, PostgresLedger)
+    await granter.plan("r1", plan_id=1, member_id=7)
+    conflicts: list[str] = []
+    new = await defer_grants(
+        app, requests(3), ledger=ledger, conflicting=lambda request, _: conflicts.append(request.ref)
+    )
+    assert (new, conflicts) == (2, ["r1"])
+    rows = {grant.ref: (grant.status, grant.member_id) async for grant in granter.grants()}
+    assert rows == {"r0": ("planned", 1000), "r1": ("planned", 7), "r2": ("planned", 1002)}
+    with pytest.raises(RefConflict, match="r1"):
+        await defer_grants(app, requests(4), ledger=ledger)
+    assert await statuses(app) == {"r0": "todo", "r2": "todo", "r3": "todo"}
+
+
+@pytest.fixture
+def granter_with_timeout(url: str, service: FakeService) -> Granter:
+    session = Session(**service.session_options(), transport=FakeTransport(service))
+    return Granter(session, PostgresLedger(f"{url}%20-cstatement_timeout%3D500"))
+
+
+async def test_no_member_is_forgotten_while_the_table_is_locked(
+    app: Any, granter_with_timeout: Granter, url: str, service: FakeService
+) -> None:
+    """Sixty members, and a lock that outlasts statement_timeout several times."""
+    async with granter_with_timeout as granter:
+        setup(app, granter)
+        assert await defer_grants(app, requests(60)) == 60
+        async with await psycopg.AsyncConnection.connect(url) as other:
+            await other.execute("LOCK TABLE tgm_grants")
+            working = asyncio.create_task(work(app))
+            await asyncio.sleep(1.2)
+            assert service.audit == []
+        await working
+        assert set((await statuses(app)).values()) == {"succeeded"}
+        assert len(service.audit) == 60
+        assert granter.ledger.interruptions == 0, "its life went on"  # type: ignore[attr-defined]
+
+
+async def test_a_job_whose_ledger_fails_goes_back_into_the_queue(
+    app: Any, granter: Granter, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = StorageError("the disk is full")
+
+    async def failing(*_: object) -> Any:
+        raise full
+
+    ends: list[Any] = []
+    setup(app, granter, ended=lambda _, end: ends.append(end))
+    await defer_grants(app, requests(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(PostgresLedger, "claim", failing)
+        await work(app)
+    assert await statuses(app) == {"r0": "todo"}
+    await work(app)
+    assert await statuses(app) == {"r0": "todo"}, "it is not tried again at once"
+    await app.connector.execute_query_async("UPDATE procrastinate_jobs SET scheduled_at = NULL")
+    await work(app)
+    assert await statuses(app) == {"r0": "succeeded"}
+    assert [type(end) for end in ends] == [StorageError, Grant]
+    assert len(service.audit) == 1

@@ -61,12 +61,14 @@ async def prepare(app: "App") -> bool:
 async def enqueue(
     place: Server, requests: Iterable[GrantRequest], conflicting: Callable[[GrantRequest, RefConflict], object]
 ) -> int:
-    """Enqueue a job for each request, and return how many are new. The ledger's tables are made too.
+    """Plan each request in the ledger and enqueue a job for it; return how many jobs are new.
 
     `conflicting` is called with each request whose ref waits for another plan or member.
     """
     app = app_at(place)
     from tgmembership_async.ext.procrastinate import defer_grants  # noqa: PLC0415 - an extra
+    from tgmembership_async.grants.postgres.ledger import PostgresLedger  # noqa: PLC0415 - an extra
 
-    async with opened(place), opened_queue(app):
-        return await defer_grants(app, requests, conflicting=conflicting)
+    async with opened(place) as ledger, opened_queue(app):
+        assert isinstance(ledger, PostgresLedger)  # noqa: S101 - for the queue is on a server
+        return await defer_grants(app, requests, ledger=ledger, conflicting=conflicting)

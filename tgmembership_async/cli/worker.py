@@ -18,7 +18,7 @@ from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, o
 from tgmembership_async.cli.output import Format, Writer, note, stream_option, writing
 from tgmembership_async.cli.queue import app_at, opened_queue
 from tgmembership_async.cli.signals import interruptible
-from tgmembership_async.errors import CallError, GrantHeld, RefConflict, TGMembershipError, Unauthorized
+from tgmembership_async.errors import CallError, GrantHeld, RefConflict, StorageError, TGMembershipError, Unauthorized
 from tgmembership_async.grants.exchange import settlement_of
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
@@ -92,7 +92,9 @@ def command(
         anyio.run(work.carry_out)
     counts = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "no grants"
     note(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {counts}.")
-    raise SystemExit(_CODES[work.stopped])
+    if work.put_back:
+        note(f"The ledger failed for {len(work.put_back):,} of them. They are back in the queue: run the worker again.")
+    raise SystemExit(_CODES[work.stopped] or (Exit.FAILED if work.put_back else Exit.OK))
 
 
 @mutable
@@ -106,6 +108,7 @@ class Work:
     until_empty: bool
     links: bool
     counts: Counter[str] = field(factory=Counter[str])
+    put_back: set[str] = field(factory=set[str])
     stopped: StopReason | None = None
     running: asyncio.Task[None] | None = None
 
@@ -136,6 +139,10 @@ class Work:
         row = fields_of(end, links=self.links) if isinstance(end, Grant) else _fields_after(request, end)
         self.counts[row["status"]] += 1
         self.out.row(row)
+        if isinstance(end, StorageError):
+            self.put_back.add(request.ref)
+        else:
+            self.put_back.discard(request.ref)
         if isinstance(end, Unauthorized):
             self.stopped = StopReason.CREDENTIALS
         elif row["status"] == GrantStatus.PLANNED and self.session.retry_tokens < COST_TRANSIENT:

@@ -8,8 +8,9 @@
 
 The ledger decides what is sent, not the job. A job may run twice, or again after its worker was killed: a grant that
 succeeded is not sent again, and a grant that may have succeeded fails its job with GrantHeld and waits for a decision.
-procrastinate never retries a grant. If a job failed and its row is still `planned` (no connection, turned away for too
-long, credentials rejected), nothing was granted: defer it again, or call `granter.run_planned()`.
+procrastinate retries a job only if the ledger failed before anything was sent (StorageError). If a job failed and its
+row is still `planned` (no connection, turned away for too long, credentials rejected), nothing was granted: defer it
+again, or call `granter.run_planned()`.
 """
 
 import asyncio
@@ -21,10 +22,13 @@ from anyio import get_cancelled_exc_class
 from procrastinate import App, JobContext
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, TaskAlreadyRegistered, UniqueViolation
 from procrastinate.jobs import Job, Status
+from procrastinate.retry import BaseRetryStrategy, RetryDecision
 
-from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError
+from tgmembership_async.errors import RefConflict, StorageError, TGMembershipError, UsageError
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest
+from tgmembership_async.grants.postgres.ledger import PostgresLedger
 
 QUEUE: Final = "tgmembership"
 GRANT_MEMBER: Final = "tgmembership.grant_member"
@@ -37,10 +41,21 @@ Conflicting = Callable[[GrantRequest, RefConflict], object]
 _BATCH: Final = 1_000
 _TRIES: Final = 10
 _LONGEST_LOCK: Final = 1_000
+_LONGEST_PAUSE: Final = 60
 _WAITING: Final = """
     SELECT queueing_lock, (args->>'plan_id')::bigint AS plan_id, (args->>'member_id')::bigint AS member_id
     FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock = ANY(%(locks)s::text[])
 """
+
+
+class _BackInTheQueue(BaseRetryStrategy):
+    """Put a job back that met a failing ledger: nothing was sent, and its row may not even be planned."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        """Return a decision for StorageError, to run again after a pause that doubles up to a minute."""
+        if not isinstance(exception, StorageError):
+            return None
+        return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 10), _LONGEST_PAUSE)})
 
 
 def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = None) -> None:
@@ -71,7 +86,7 @@ def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = Non
         return await put_back(context.app)
 
     try:
-        app.task(name=GRANT_MEMBER, queue=QUEUE)(grant_member)
+        app.task(name=GRANT_MEMBER, queue=QUEUE, retry=_BackInTheQueue())(grant_member)
     except TaskAlreadyRegistered:
         msg = "this App has the task grant_member already: call setup once"
         raise UsageError(msg) from None
@@ -108,6 +123,7 @@ async def defer_grants(
     app: App,
     requests: Iterable[GrantRequest] | AsyncIterable[GrantRequest],
     *,
+    ledger: PostgresLedger | None = None,
     conflicting: Conflicting | None = None,
 ) -> int:
     """Enqueue one job for each request, in batches, and return the number of new jobs.
@@ -116,8 +132,12 @@ async def defer_grants(
     is enqueued again, and the job finds the row in the ledger. Memory use is constant. `app` must be open; `setup` is
     not required in this process. Raises UsageError for values that are not GrantRequests.
 
-    A request whose ref waits for another plan or member is not enqueued, and `conflicting` is called with it and the
-    reason. Without that, all others are enqueued, and then RefConflict is raised for one of them.
+    With an open `ledger`, the one that the workers have, each request is planned there before it is enqueued: whatever
+    becomes of its job, its row is there, and `granter.run_planned()` carries it out.
+
+    A request whose ref waits, or stands in `ledger`, for another plan or member is not enqueued, and `conflicting` is
+    called with it and the reason. Without that, all others are enqueued, and then RefConflict is raised for one of
+    them.
     """
     first: RefConflict | None = None
 
@@ -128,6 +148,8 @@ async def defer_grants(
     tell = conflicting or keep
     new = 0
     async for batch in _batches(requests, tell):
+        if ledger is not None:
+            batch = await _planned(ledger, batch, tell)  # noqa: PLW2901 - without what conflicts
         new += await _defer(app, batch, tell)
     if first is not None:
         raise first
@@ -150,6 +172,21 @@ async def _batches(
             batch = {}
     if batch:
         yield batch
+
+
+async def _planned(
+    ledger: PostgresLedger, batch: dict[str, GrantRequest], conflicting: Conflicting
+) -> dict[str, GrantRequest]:
+    """Plan a batch in the ledger, and return those whose rows have the same plan and member."""
+    same: dict[str, GrantRequest] = {}
+    for (lock, request), row in zip(batch.items(), await ledger.plan_all(batch.values()), strict=True):
+        try:
+            transitions.same(row, request)
+        except RefConflict as conflict:
+            conflicting(request, conflict)
+        else:
+            same[lock] = request
+    return same
 
 
 def _compare(request: GrantRequest, plan_id: int, member_id: int | None, conflicting: Conflicting) -> None:

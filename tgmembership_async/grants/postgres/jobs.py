@@ -54,6 +54,15 @@ def plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant
     return transitions.same(_known(lane, request.ref).grant, request)
 
 
+def plan_all(lane: Lane, requests: Collection[GrantRequest], now: datetime, schema: str) -> list[Grant]:
+    """Record the intents whose refs are new, in one transaction; return the rows of all of them as they are."""
+    with lane.transaction():
+        lane.execute(*statements.insert_all(requests, now, schema))
+        find = statements.find_all((request.ref for request in requests), schema)
+        grants = statements.grants_by_ref(lane.execute(*find).fetchall())
+    return [grants[request.ref] for request in requests]
+
+
 def _known(lane: Lane, ref: str) -> Row:
     row = statements.find(lane, ref)
     transitions.known(ref, None if row is None else row.grant)

@@ -26,7 +26,16 @@ from tgmembership_async.grants.model import (
 )
 from tgmembership_async.grants.paging import by_id
 from tgmembership_async.grants.postgres import follow_ups, statements
-from tgmembership_async.grants.postgres.jobs import ClaimRef, SettleRef, StepRef, check_fits, give_up, plan, plan_in
+from tgmembership_async.grants.postgres.jobs import (
+    ClaimRef,
+    SettleRef,
+    StepRef,
+    check_fits,
+    give_up,
+    plan,
+    plan_all,
+    plan_in,
+)
 from tgmembership_async.grants.postgres.statements import Row
 from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.lifecycle import Lived
@@ -90,6 +99,16 @@ class PostgresLedger(Lived):
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
         check_fits(request)
         return await self._storage.run(partial(plan, request=request, now=self._clock(), schema=self._storage.schema))
+
+    async def plan_all(self, requests: Collection[GrantRequest]) -> list[Grant]:
+        """Record the intents of those whose refs are new, all or none; return the rows of all, in their order.
+
+        A row that was planned with another plan or member is returned as it is: compare it.
+        """
+        for request in requests:
+            check_fits(request)
+        schema = self._storage.schema
+        return await self._storage.run(partial(plan_all, requests=requests, now=self._clock(), schema=schema))
 
     @overload
     def plan_in(self, connection: Connection[Any], *requests: GrantRequest) -> list[Grant]: ...

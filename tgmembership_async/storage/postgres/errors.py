@@ -21,7 +21,8 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
     pg.DuplicateTable: "another program has a table of this name: use a schema of your own "
     "(?options=-csearch_path%3Dshop)",
     pg.UndefinedTable: "its tables are not here: was the database, or the search_path, another one when it was opened?",
-    pg.LockNotAvailable: f"another transaction keeps this row locked: end or shorten that one; {_KEPT}",
+    pg.LockNotAvailable: f"another transaction keeps this locked: end or shorten that one; {_KEPT}",
+    pg.QueryCanceled: f"another transaction keeps this locked, or statement_timeout is too short; {_KEPT}",
     pg.InvalidSqlStatementName: SESSION_MODE,
     pg.DuplicatePreparedStatement: SESSION_MODE,
     pg.DiskFull: f"the server's disk is full: make room, and try again; {_KEPT}",
@@ -51,7 +52,9 @@ _OF_LIBPQ: Final = (
     "another connection holds the lock of this worker",
     "this worker could not register itself in time",
 )
-_TRANSIENT: Final = ("08", "40", "53300", "57P")
+WAITED: Final = ("57014", "55P03")
+"""SQLSTATEs of a statement that waited for a lock until statement_timeout or lock_timeout ended it."""
+_TRANSIENT: Final = ("08", "40", "53300", "57P", *WAITED)
 """The first characters of SQLSTATEs: connection lost, transaction given up, too many connections, server stopping."""
 
 

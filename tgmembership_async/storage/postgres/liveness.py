@@ -23,6 +23,7 @@ from anyio import CancelScope, to_thread
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.database import Job, PostgresStorage
+from tgmembership_async.storage.postgres.errors import WAITED
 from tgmembership_async.storage.postgres.server import Lane, Server
 from tgmembership_async.storage.postgres.sessions import prove_session, shared
 from tgmembership_async.values.secret import Secret
@@ -32,6 +33,7 @@ _BEAT: Final = LEASE / 3
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 _LOCK_TAKES_AT_MOST: Final = 5.0
+_WAITS_AT_MOST: Final = "SELECT set_config('lock_timeout', '1s', false)"  # far less than the lease
 _logger: Final = logging.getLogger("tgmembership_async.storage")
 
 WORKERS: Final = Component(
@@ -155,6 +157,7 @@ class Life:
 
     def _begin(self, lane: Lane) -> None:
         """Take the lock: a new one, or after a lost connection the same again, away from the ghost of that one."""
+        lane.execute(_WAITS_AT_MOST)
         if self._worker is None:
             (self._worker,) = _row(lane, "SELECT nextval(pg_get_serial_sequence('tgm_worker', 'id'))::integer")
         end = time.monotonic() + _LOCK_TAKES_AT_MOST
@@ -191,8 +194,11 @@ class Life:
         try:
             self._look(lane)
             lane.execute(_BURY.encode())
-        except psycopg.OperationalError:
-            raise
+        except psycopg.OperationalError as error:
+            if error.sqlstate not in WAITED:
+                raise
+            # A table is locked. Who gave up the connection for that would pass for dead itself.
+            _logger.info("a look at what dead workers left on %s waited too long; the next one is soon", self._server)
         except Exception:
             _logger.exception(
                 "a look at what dead workers left on %s failed; the next one is in a moment", self._server
