@@ -18,7 +18,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 # its neighbours. In the folders that are not listed any order will do, as long as there is no circle.
 ORDER = {
     "": [
-        ["version", "lifecycle", "event_loop"],
+        ["version", "lifecycle", "event_loop", "descriptors"],
         ["errors"],
         ["lazy"],
         ["values"],
@@ -43,7 +43,7 @@ ORDER = {
         ["paging", "owing"],
         ["claiming"],
         ["exchange"],
-        ["memory", "sqlite", "postgres", "provisioning"],
+        ["memory", "sqlite", "postgres", "provisioning", "reconciling"],
         ["granter"],
     ],
     "storage": [["component", "text", "wakeups"], ["sqlite", "postgres"]],

@@ -1,5 +1,6 @@
 """The Session: one bot's way to the service. Lifecycle first, then one coroutine per method."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from functools import partial
@@ -12,6 +13,7 @@ from attrs import evolve
 
 from tgmembership_async import settings
 from tgmembership_async.calls import Observer, perform, read
+from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.lifecycle import Lived
@@ -42,6 +44,7 @@ from tgmembership_async.values.secret import Secret, hides_arguments
 T = TypeVar("T")
 Extra = Mapping[str, str | int] | None
 _DEFAULT_POLICY: Final = RetryPolicy()
+_logger: Final = logging.getLogger("tgmembership_async")
 _METHODS_WITH_A_GRANT: Final = frozenset({endpoints.ADD_MEMBER.method})
 
 
@@ -344,6 +347,7 @@ class _Shared:
         self._deadlines: WeakSet[Deadline] = WeakSet()
         self.departure = Departure(gate, places, shared_gate, pause_cap=pause_cap)
         self.clock = ServiceClock()
+        self._connections = places
         self._loop: object = None
 
     def chain(self, deadline: Deadline, retry: Retry) -> Next:
@@ -366,6 +370,9 @@ class _Shared:
         if self.shared_gate is not None and not self.shared_gate.is_open:
             await self.shared_gate.open()
             self._opened_the_gate = True
+        short = shortage(self._connections)
+        if short is not None:
+            _logger.warning("%s", short)
         self._loop, _ = _running_loop()
         self.state = "open"
 

@@ -30,14 +30,15 @@ def test_answers_that_come_when_no_descriptor_is_left_are_stored(tmp_path: Path)
     options = ["--plan-id", "1", "--concurrency", "64", "--ledger", str(ledger)]
     with serve(service) as server:
         for descriptors in (40, 200):
-            subprocess.run(
+            done = subprocess.run(
                 [sys.executable, "-c", RUN, str(descriptors), "provision", str(tmp_path / "members.csv"), *options],
                 env={**ENVIRONMENT, **server.env(), "NO_PROXY": "*"},
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 timeout=60,
                 check=descriptors > 40,
             )
+            assert (b"raise the limit (ulimit -n 96)" in done.stderr) is (descriptors == 40)
             assert set(states(ledger)) <= {GrantStatus.GRANTED, GrantStatus.PLANNED}
             assert states(ledger)[GrantStatus.GRANTED] == len(service.audit) > 0
     assert Counter(grant.member_id for grant in service.audit) == Counter(range(1, 101))

@@ -1,5 +1,6 @@
 """The lanes: the warmest first, never one that did not end cleanly, never one that was idle for too long."""
 
+import errno
 import gc
 import socket
 import ssl
@@ -363,3 +364,25 @@ def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_
 
     run(scenario)
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(("number", "left"), [(errno.EMFILE, 0), (errno.ECONNREFUSED, 1)])
+def test_idle_lanes_are_closed_when_no_descriptor_is_left(number: int, left: int, backend: str) -> None:
+    async def scenario() -> None:
+        lanes = Lanes(Lane)
+        idle: list[Lane] = []
+
+        async def clean(lane: Lane) -> tuple[None, bool]:
+            idle.append(lane)
+            return None, True
+
+        async def fail(_: Lane) -> tuple[None, bool]:
+            raise ConnectionError from OSError(number, "x")
+
+        await lanes.lend(clean, unsafe=False)
+        with pytest.raises(ConnectionError):  # an unsafe one on a new lane, for the idle one has not proved itself
+            await lanes.lend(fail, unsafe=True)
+        assert lanes.idle == left
+        assert idle[0].closed is (left == 0)
+
+    run_lanes(scenario, backend)

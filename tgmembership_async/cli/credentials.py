@@ -8,6 +8,8 @@ from typing import Any, Final, Unpack
 import click
 
 from tgmembership_async import settings
+from tgmembership_async.cli.output import note
+from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.options import SessionOptions
 from tgmembership_async.protocol.wire import Account
@@ -21,6 +23,9 @@ _KEYS: Final = (f"{PREFIX}API_KEY", f"{PREFIX}API_KEY_FILE")
 
 def session(**options: Unpack[SessionOptions]) -> Session:
     """Return a Session for the bot in the environment; on a terminal, prompt for missing variables."""
+    short = shortage(options.get("max_connections", 1))
+    if short is not None:
+        note(f"Warning: {short}.")
     arguments: dict[str, Any] = {**_credentials(), **options}
     return Session(**arguments)
 

@@ -13,6 +13,8 @@ from weakref import finalize
 
 from anyio import CancelScope, current_time
 
+from tgmembership_async.descriptors import is_short
+
 KEEP_ALIVE: Final = 5.0
 """Seconds for which a connection may have been idle to carry a request."""
 KEEP_ALIVE_UNSAFE: Final = 1.0
@@ -78,6 +80,10 @@ class Lanes(Generic[L]):
         clean = False
         try:
             answer, clean = await use(lane)
+        except Exception as error:
+            if is_short(error):
+                await self._close_idle()  # whoever tries again needs what they hold
+            raise
         finally:
             surplus = unsafe and not self._stays_open and bool(self._idle)  # one is enough for the proof
             if clean and not surplus and not self._closed:
@@ -112,6 +118,9 @@ class Lanes(Generic[L]):
     async def aclose(self) -> None:
         """Close all idle lanes, now, and each lane in use when its exchange ends."""
         self._closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
         while self._idle:
             lane, _ = self._idle.pop()
             await discard(lane)

@@ -218,5 +218,5 @@ async def _race(addresses: list[str], port: int) -> Connection:
             if connection is not winner:
                 connection.abort()
     if winner is None:
-        raise OSError(Told("; ".join(os_reason(failure) for failure in failures)))
+        raise OSError(Told("; ".join(os_reason(failure) for failure in failures))) from failures[-1]
     return winner
