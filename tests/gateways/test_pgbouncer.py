@@ -46,7 +46,6 @@ def test_session_mode(folder: Path, pooled: Pooled, figures: list[Figures]) -> N
     assert found.unarrived == 0
 
 
-@pytest.mark.xfail(reason="transaction poolers are not refused yet: issue 17, item 4", strict=True)
 def test_transaction_mode_is_refused(pooled: Pooled) -> None:
     async def opened(url: str) -> None:
         async with PostgresLedger(url):
