@@ -1,5 +1,6 @@
 """Provisioning runs of several worker processes on one PostgreSQL, all of which are killed again and again."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -9,9 +10,10 @@ from random import Random
 from subprocess import DEVNULL, Popen
 
 import anyio
+import psycopg
 from attrs import field, mutable
 from command_line import COMMAND, ENVIRONMENT
-from crash_run import CONCURRENCY, PLAN_ID, Aftermath
+from crash_run import CONCURRENCY, MOST_RUNS, PLAN_ID, UNFINISHED, Aftermath, destroyed
 from forked import Forked
 from private_postgres import PrivatePostgres
 
@@ -21,9 +23,9 @@ from tgmembership_async.testing import ChaosProxy, FakeService, Fault, Trouble, 
 WORKERS = 4
 _PATIENCE = 600.0
 _COMING_BACK_TAKES = 0.5
-_MOST_RUNS = 5
-_UNFINISHED = 1
-_REPLY_DESTROYED = "error 500 after the effect"
+_STARTED_AGAIN = (UNFINISHED, 2)  # 2: the server only read when it was opened, and nothing was sent
+_STOPPED_FOR = 3.0  # longer than a claim is believed, and shorter than a lease
+_READ_ONLY_FOR = 1.0
 
 
 @mutable
@@ -69,9 +71,9 @@ class Fleet:
     def finish(self) -> None:
         """Let all of them come to their end; the budget of one, or its database, may be empty or away for a while."""
         for number in self.workers:
-            for _ in range(_MOST_RUNS):
+            for _ in range(MOST_RUNS):
                 self.exit_codes[number] = self.workers[number].wait(_PATIENCE)
-                if self.exit_codes[number] != _UNFINISHED:
+                if self.exit_codes[number] not in _STARTED_AGAIN:
                     break
                 self.start(number)
 
@@ -93,9 +95,19 @@ def _fleet(folder: Path, ledger: str, environment: dict[str, str]) -> Generator[
 
 
 def crash_many(
-    folder: Path, postgres: PrivatePostgres, members: int, kills: int, restart_at: int, seed: int
+    folder: Path,
+    postgres: PrivatePostgres,
+    members: int,
+    kills: int,
+    restart_at: int,
+    seed: int,
+    *,
+    troubled: bool = False,
 ) -> Aftermath:
-    """Provision members, half of them twice, by four workers; kill one so often, and restart the database once."""
+    """Provision members, half of them twice, by four workers; kill one so often, and restart the database once.
+
+    `troubled`: three of four kills come with another trouble, one of `_TROUBLES` in turn.
+    """
     random = Random(seed)
     refs = [f"order-{number}" for number in range(members)]
     wishes = [(ref, number + 1) for number, ref in enumerate(refs)]
@@ -123,17 +135,48 @@ def crash_many(
                     postgres.restart()
                     # Who dies before it could come back passes for alive as long as a lease, and is waited for.
                     time.sleep(_COMING_BACK_TAKES)
+                elif troubled and kill % 4:
+                    _TROUBLES[kill % 4 - 1](fleet, postgres, random)
                 fleet.kill(random.choice(fleet.alive() or list(fleet.workers)))
             fleet.finish()
-        struck = Counter(label for request in service.requests for label in request.faults)
         return Aftermath(
             refs=refs,
             grants={grant.ref: grant for grant in anyio.run(_rows, postgres.url)},
             audit=service.audit,
             kills=kills,
-            replies_destroyed=struck[_REPLY_DESTROYED] + proxy.replies_destroyed,
-            exit_code=max(fleet.exit_codes.values()),
+            replies_destroyed=destroyed(service, proxy),
+            exit_code=max(fleet.exit_codes.values(), key=lambda code: (code in _STARTED_AGAIN, code)),
         )
+
+
+def _terminate_backends(_: Fleet, postgres: PrivatePostgres, __: Random) -> None:
+    """End every connection of every worker."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tgmembership-async'"
+        )
+
+
+def _fail_over(_: Fleet, postgres: PrivatePostgres, __: Random) -> None:
+    """Let the server only read for a while, as one that was demoted."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        connection.execute("SELECT pg_reload_conf()")
+        time.sleep(_READ_ONLY_FOR)
+        connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def _stop_and_go_on(fleet: Fleet, _: PrivatePostgres, random: Random) -> None:
+    """Stop a worker with SIGSTOP, and let it go on."""
+    worker = fleet.workers[random.choice(list(fleet.workers))]
+    worker.send_signal(signal.SIGSTOP)
+    time.sleep(_STOPPED_FOR)
+    worker.send_signal(signal.SIGCONT)
+
+
+_TROUBLES = (_terminate_backends, _fail_over, _stop_and_go_on)
 
 
 def _wait_until_sent(service: FakeService, fleet: Fleet, requests: float) -> None:

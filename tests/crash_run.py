@@ -21,8 +21,8 @@ PLAN_ID = 1
 _STARTING_TAKES = 0.8
 _KILLED_WHILE_STARTING = 0.15
 _PATIENCE = 60.0
-_MOST_RUNS = 5
-_UNFINISHED = 1
+MOST_RUNS = 5
+UNFINISHED = 1
 _REPLY_DESTROYED = "error 500 after the effect"
 
 
@@ -65,6 +65,21 @@ class Aftermath:
         return sum(grant.status is GrantStatus.UNKNOWN for grant in self.grants.values())
 
 
+def destroyed(service: FakeService, proxy: ChaosProxy) -> int:
+    """Return how many answers were destroyed after the service had acted, so that nobody can know."""
+    struck = Counter(label for request in service.requests for label in request.faults)
+    return struck[_REPLY_DESTROYED] + proxy.replies_destroyed
+
+
+def told(found: Aftermath) -> str:
+    """Return what a long run came to, in one line."""
+    return (
+        f"\n{len(found.refs):,} members, {found.kills} kills, {found.replies_destroyed} replies destroyed: "
+        f"{len(found.audit):,} granted by the service, {len(found.granted_twice)} twice, {len(found.lost)} lost, "
+        f"{len(found.granted_in_vain)} in vain, {found.unknown} unknown"
+    )
+
+
 def crash_and_resume(folder: Path, members: int, kills: int, seed: int) -> Aftermath:
     """Provision members, kill the process so often at random moments, then let it run to its end."""
     file = folder / "members.csv"
@@ -87,18 +102,17 @@ def crash_and_resume(folder: Path, members: int, kills: int, seed: int) -> After
                 _wait_for_its_last_moment(worker, service, random, most=left / (kills - number + 1))
                 assert worker.poll() is None, (folder / "stderr").read_text()
                 worker.kill()
-        for _ in range(_MOST_RUNS):
+        for _ in range(MOST_RUNS):
             with _worker(folder, file, environment) as worker:
                 exit_code = worker.wait(_PATIENCE)
-            if exit_code != _UNFINISHED:
+            if exit_code != UNFINISHED:
                 break
-        struck = Counter(label for request in service.requests for label in request.faults)
         return Aftermath(
             refs=refs,
             grants={grant.ref: grant for grant in anyio.run(_rows, folder)},
             audit=service.audit,
             kills=kills,
-            replies_destroyed=struck[_REPLY_DESTROYED] + proxy.replies_destroyed,
+            replies_destroyed=destroyed(service, proxy),
             exit_code=exit_code,
         )
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from crash_run import CONCURRENCY, Aftermath, crash_and_resume
+from crash_run import CONCURRENCY, Aftermath, crash_and_resume, told
 
 
 def check(found: Aftermath) -> None:
@@ -22,9 +22,5 @@ def test_ten_kills_lose_nobody_and_grant_nobody_twice(tmp_path: Path) -> None:
 def test_a_hundred_kills_lose_nobody_and_grant_nobody_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = crash_and_resume(tmp_path, members=3_000, kills=100, seed=2)
     with capsys.disabled():
-        print(  # noqa: T201 - what the long run is for
-            f"\n{len(found.refs):,} members, {found.kills} kills, {found.replies_destroyed} replies destroyed: "
-            f"{len(found.audit):,} granted by the service, {len(found.granted_twice)} twice, {len(found.lost)} lost, "
-            f"{len(found.granted_in_vain)} in vain, {found.unknown} unknown"
-        )
+        print(told(found))  # noqa: T201 - what the long run is for
     check(found)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from crash_many import crash_many
-from crash_run import CONCURRENCY, Aftermath
+from crash_run import CONCURRENCY, Aftermath, told
 from private_postgres import PrivatePostgres, private_postgres
 
 
@@ -36,11 +36,7 @@ def test_three_kills_and_a_restart_lose_nobody_and_grant_nobody_twice(
 def test_forty_kills_and_a_restart_lose_nobody_and_grant_nobody_twice(
     tmp_path: Path, postgres: PrivatePostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = crash_many(tmp_path, postgres, members=10_000, kills=48, restart_at=24, seed=2)
+    found = crash_many(tmp_path, postgres, members=10_000, kills=48, restart_at=24, seed=2, troubled=True)
     with capsys.disabled():
-        print(  # noqa: T201 - what the long run is for
-            f"\n{len(found.refs):,} members, {found.kills} kills, {found.replies_destroyed} replies destroyed: "
-            f"{len(found.audit):,} granted by the service, {len(found.granted_twice)} twice, {len(found.lost)} lost, "
-            f"{len(found.granted_in_vain)} in vain, {found.unknown} unknown"
-        )
+        print(told(found))  # noqa: T201 - what the long run is for
     check(found)
