@@ -147,9 +147,9 @@ def reconcile(*, ledger: Place, form: Format) -> None:
     """Check unknown grants against the service's subscribers.
 
     An unknown grant becomes granted if the member has a subscription to the same plan that began at least five minutes
-    after the attempt, since clocks may be wrong. All other unknown grants stay unchanged and are listed with the subscriptions found. Credentials are read from
-    TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown,
-    else 4.
+    after the attempt, since clocks may be wrong. All other unknown grants stay unchanged and are listed with the
+    subscriptions found. Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or
+    TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown, else 4.
     """
     tg = session()
     _settle_the_dead(ledger)
