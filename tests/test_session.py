@@ -35,6 +35,7 @@ from tgmembership_async import (
     UsageError,
     settings,
 )
+from tgmembership_async.settings import secret_in
 
 QUICK = RetryPolicy(transient_base=0, throttled_base=0)
 
@@ -163,6 +164,18 @@ def test_a_poor_environment_is_named(
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=message):
         Session.from_env("X_")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_key_may_begin_with_a_byte_order_mark(encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("X_BOT_ID", "7")
+    (tmp_path / "key").write_text(f"{CANARY_KEY}\r\n", encoding=encoding)
+    assert secret_in(tmp_path / "key", "the key").reveal() == CANARY_KEY
+    monkeypatch.setenv("X_API_KEY_FILE", str(tmp_path / "key"))
+    Session.from_env("X_")
+    monkeypatch.delenv("X_API_KEY_FILE")
+    monkeypatch.setenv("X_API_KEY", f"\ufeff{CANARY_KEY}")
+    Session.from_env("X_")
 
 
 def test_a_key_file_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a Session can be told, checked when it is built; and where it looks in the environment."""
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -150,13 +151,25 @@ def _key_from(prefix: str, environ: Mapping[str, str]) -> Secret:
         msg = f"set either {prefix}API_KEY or {prefix}API_KEY_FILE, {'not both' if key else 'one of them is needed'}"
         raise UsageError(msg)
     if key:
-        return Secret(key.strip())
+        return Secret(_bare(key))
+    return secret_in(Path(str(path)), f"{prefix}API_KEY_FILE")
+
+
+def secret_in(file: Path, name: str) -> Secret:
+    """Return what a file holds, without white space and byte order mark around it. Raises UsageError with `name`."""
     try:
-        return Secret(Path(str(path)).read_text(encoding="utf-8").strip())
+        content = file.read_bytes()
+        # Windows PowerShell 5.1 writes `>` as UTF-16, and Notepad a mark before UTF-8.
+        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return Secret(_bare(content.decode("utf-16" if utf_16 else "utf-8")))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-    msg = f"{prefix}API_KEY_FILE cannot be read: {reason}"
+    msg = f"{name} cannot be read: {reason}"
     raise UsageError(msg)
+
+
+def _bare(text: str) -> str:
+    return text.strip().removeprefix("\ufeff").strip()
 
 
 def transport(value: object, proxy: object, scheme: str) -> Transport:

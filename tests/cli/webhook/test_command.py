@@ -61,6 +61,29 @@ def ask(verb: str, url: str, **options: Any) -> httpx.Response:
     return httpx.request(verb, url, trust_env=False, verify=NO_TLS, **options)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_listening_ends_in_order_with_its_terminal(name: str, listening: tuple[subprocess.Popen[str], str]) -> None:
+    process, _ = listening
+    process.send_signal(signal.Signals[name])
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_secret_file_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "body.json").write_text("{}")
+    (tmp_path / "plain").write_text(CANARY_SECRET)
+    (tmp_path / "marked").write_text(f"{CANARY_SECRET}\r\n", encoding=encoding)
+    signed = [
+        tgmembership("webhook", "sign", "--nonce", "n", "--timestamp", "1", "--secret-file", *map(str, files)).stdout
+        for files in ((tmp_path / name, tmp_path / "body.json") for name in ("plain", "marked"))
+    ]
+    assert signed[0]
+    assert signed[0] == signed[1]
+
+
 def first_line(process: subprocess.Popen[str]) -> Any:
     assert process.stdout is not None
     return json.loads(process.stdout.readline())
@@ -266,7 +289,7 @@ class TestVerifyAndSign:
 
     def test_a_secret_file_that_is_not_text_is_an_error(self, tmp_path: Path, body_file: Path) -> None:
         path = tmp_path / "binary"
-        path.write_bytes(b"\xff\xfe")
+        path.write_bytes(b"\xff\xff")
         done = invoked("sign", "--secret-file", str(path), str(body_file))
         assert done.exit_code == 2
         assert "not UTF-8" in done.stderr

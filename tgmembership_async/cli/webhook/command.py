@@ -19,6 +19,7 @@ from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.cli.webhook.view import fields_of, header_advice
 from tgmembership_async.errors import UsageError, WebhookError
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
+from tgmembership_async.settings import secret_in
 from tgmembership_async.values.models import Webhook
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import Verifier, sign
@@ -207,11 +208,7 @@ def sign_(
 
 def _secret(path: Path | None) -> Secret:
     if path is not None:
-        try:
-            return Secret(path.read_text(encoding="utf-8").strip())
-        except (OSError, ValueError) as error:
-            msg = f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        raise UsageError(msg)
+        return secret_in(path, str(path))
     if not os.environ.get(_ENVIRONMENT):
         msg = f"no webhook secret: use --secret-file, or set {_ENVIRONMENT}"
         raise UsageError(msg)
