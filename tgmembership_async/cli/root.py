@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -102,14 +102,17 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. An error becomes at most one message on stderr and an exit code of `exit_codes`."""
+        from tgmembership_async.cli.signals import endings_interrupt  # noqa: PLC0415 - not for `--help`
+
         try:
-            with _harmless():
+            with _harmless(), endings_interrupt():
                 return _flushed(super().invoke, ctx)
         except TGMembershipError as error:
             message, code = _shown(str(error)), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
+            with suppress(OSError):  # the terminal is gone
+                click.echo("Interrupted.", err=True)
             raise SystemExit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
             # Discard the rest of the buffer: otherwise Python prints an error at exit.

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from tgmembership_async.cli.provision import command as provision
 from tgmembership_async.cli.provision.summary import exit_code, sentences
 from tgmembership_async.cli.root import command
 from tgmembership_async.errors import StorageError
-from tgmembership_async.grants import SqliteLedger
+from tgmembership_async.grants import Grant, SqliteLedger
 from tgmembership_async.grants.provisioning import StopReason, Summary
 from tgmembership_async.testing import FakeService, Fault, serve
 from tgmembership_async.testing.fake.server import FakeServer
+
+ENDINGS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @pytest.fixture
@@ -53,6 +56,11 @@ def members_file(folder: Path, count: int) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, ["provision", *map(str, arguments)])
+
+
+async def rows_of(file: Path) -> list[Grant]:
+    async with SqliteLedger(file) as ledger:
+        return [grant async for grant in ledger.grants()]
 
 
 def lines(result: Result) -> list[dict[str, Any]]:
@@ -224,7 +232,7 @@ def test_a_pipe_cannot_be_read_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDINGS)
 def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
     tmp_path: Path, service: FakeService, server: FakeServer, number: signal.Signals
 ) -> None:
@@ -241,6 +249,9 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
         assert process.stderr is not None
         told = [process.stdout.readline()]
         process.send_signal(number)
+        if number == ENDINGS[-1]:  # a terminal that is closed sends it twice: the shell, and the kernel
+            told.append(process.stdout.readline())
+            process.send_signal(number)
         told += process.stdout.readlines()
         err = process.stderr.read()
     assert process.returncode == 130
@@ -254,6 +265,29 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
     assert run(path, "--plan-id", 1).exit_code == 3  # member 1003 has not talked to the bot
     assert service.granted_twice() == {}
     assert len(service.audit) == 149
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_hangup_ends_every_command_as_an_interrupt_does(
+    tmp_path: Path, service: FakeService, server: FakeServer
+) -> None:
+    service.inject(Fault("latency", when="after", method="addMember", seconds=1))
+    ledger = tmp_path / "grants.db"
+    with Forked(
+        [*COMMAND, "grant", "r", "--plan-id", "1", "--member-id", "1", "--ledger", str(ledger)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **server.env(), "NO_PROXY": "*"},
+    ) as process:
+        end = time.monotonic() + 60
+        while not service.audit and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "Interrupted.\n")
+    [row] = anyio.run(rows_of, ledger)
+    assert row.status == "granted"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
