@@ -162,6 +162,8 @@ def test_a_conflict_is_a_row_and_no_end(backend: str) -> None:
             async with g.provision(rows, concurrency=1) as run:
                 found = [grant async for grant in run]
             assert [type(grant.error) for grant in found] == [type(None), RefConflict, type(None)]
+            rejected = found[1]
+            assert (rejected.plan_id, rejected.member_id, rejected.token) == (2, 1, None), "the request is told"
             assert run.summary == Summary(granted=2, conflicts=1)
 
     on(backend, scenario)

@@ -7,7 +7,6 @@ from typing import Final, Self
 
 from anyio import CancelScope, current_time, move_on_after
 from anyio.lowlevel import checkpoint
-from attrs import evolve
 
 from tgmembership_async.errors import GrantError, RefConflict, UsageError
 from tgmembership_async.event_loop import asyncio_loop
@@ -167,7 +166,7 @@ class Granter(Lived):
                 row = await self._ledger.get(request.ref)
                 if row is None:
                     raise
-                return evolve(row, error=conflict), False
+                return transitions.rejected(row, request, conflict), False
 
         run = Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
         return run

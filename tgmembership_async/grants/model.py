@@ -105,8 +105,9 @@ class GrantRequest:
 class Grant:
     """What the ledger knows of one ref. `attempts` counts the times it was sent; `updated_at` is aware UTC.
 
-    `error` says why it is refused, unknown, or planned again; or, as a RefConflict from a run, that the request for
-    this ref was for another plan or member; None otherwise.
+    `error` says why it is refused, unknown, or planned again; or, as a RefConflict from a run, that the ref stands for
+    another plan or member: then plan, member and note are those of the rejected request, and there is no token. None
+    otherwise.
     """
 
     ref: str

@@ -73,6 +73,18 @@ def _aim(grant: Grant | GrantRequest) -> str:
     return f"plan {grant.plan_id} and " + ("no member" if grant.member_id is None else f"member {grant.member_id}")
 
 
+def rejected(grant: Grant, request: GrantRequest, conflict: RefConflict) -> Grant:
+    """Return what is told of a request whose ref stands for another plan or member: its own, and nobody's token."""
+    return evolve(
+        grant,
+        plan_id=request.plan_id,
+        member_id=request.member_id,
+        note=request.note,
+        token=None,
+        error=conflict,
+    )
+
+
 def known(ref: str, grant: Grant | None) -> Grant:
     """Return the row, or raise GrantError if there is none."""
     if grant is None:

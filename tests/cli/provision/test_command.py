@@ -118,6 +118,19 @@ def test_all_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path, servi
 
 
 @pytest.mark.usefixtures("server")
+def test_conflicts_in_one_file_are_bad_rows(tmp_path: Path, service: FakeService) -> None:
+    path = tmp_path / "members.csv"
+    path.write_text("ref,member_id\na,1\na,1\nb,2\na,3\n")
+    done = run(path, "--plan-id", 1)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"{path}:5: ref 'a' stands for another plan or member on line 2",
+        "1 bad rows, 3 good ones: nothing was sent.",
+    ]
+    assert service.count_requests() == 0
+
+
+@pytest.mark.usefixtures("server")
 def test_a_row_of_its_own_plan_and_a_ledger_by_its_name(tmp_path: Path, service: FakeService) -> None:
     path, ledger = tmp_path / "members.jsonl", tmp_path / "grants.db"
     path.write_text('{"ref": "a", "member_id": 1, "plan_id": 2}\n{"ref": "b", "member_id": 2}\n')
@@ -129,10 +142,14 @@ def test_a_row_of_its_own_plan_and_a_ledger_by_its_name(tmp_path: Path, service:
 @pytest.mark.usefixtures("server")
 def test_refused_grants_and_conflicts_exit_with_3(tmp_path: Path) -> None:
     path = tmp_path / "members.csv"
-    path.write_text("ref,member_id\nr2,1002\nr3,1003\nr2,1002\nr2,1004\n")
-    done = run(path, "--plan-id", 1, "--concurrency", 1)
+    path.write_text("ref,member_id\nr1,1001\n")
+    assert run(path, "--plan-id", 1).exit_code == 0
+    path.write_text("ref,member_id\nr2,1002\nr3,1003\nr2,1002\nr1,1004\n")
+    done = run(path, "--plan-id", 1, "--concurrency", 1, "--show-links")
     assert done.exit_code == 3
     assert [line["status"] for line in lines(done)] == ["granted", "refused", "granted", "conflict"]
+    conflict = lines(done)[-1]
+    assert (conflict["member_id"], conflict["link"], conflict["token"]) == (1004, None, None)
     assert "1 granted, 0 granted before, 1 refused, 0 unknown" in done.stderr
     assert "1 rows were already processed by this run or by another worker." in done.stderr
     assert "1 rows were not sent, because their ref belongs to another plan or member" in done.stderr

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgmembership_async.cli.provision.members import Found, Problem, Row, open_members, read_members
+from tgmembership_async.cli.provision.members import Found, Problem, Row, open_members, read_members, without_conflicts
 from tgmembership_async.grants import GrantRequest
 
 SAMPLE = Path(__file__).parents[3] / "examples" / "members.csv"
@@ -71,6 +71,9 @@ def test_a_note_may_span_lines_and_the_next_row_keeps_its_number(path: Path) -> 
     assert [row.line for row in found] == [2, 4]
 
 
+_EXPORT = "Export the file again with this column formatted as text"
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -86,6 +89,11 @@ def test_a_note_may_span_lines_and_the_next_row_keeps_its_number(path: Path) -> 
         ("a,1_0,2", "member_id is not a positive number of up to 64 bits: '1_0'"),
         ("a,\u0661,2", "member_id is not a positive number of up to 64 bits: '\u0661'"),
         (f"a,{2**63},2", f"member_id is not a positive number of up to 64 bits: '{2**63}'"),
+        ("1.23457E+15,1,2", f"Excel has rounded this ref: '1.23457E+15'. {_EXPORT}"),
+        ("1E+20,1,2", f"Excel has rounded this ref: '1E+20'. {_EXPORT}"),
+        ("a,4.2e+09,2", f"Excel has rounded this member_id: '4.2e+09'. {_EXPORT}"),
+        ('a,"4,2E+09",2', f"Excel has rounded this member_id: '4,2E+09'. {_EXPORT}"),
+        ("a,1,1E+09", f"Excel has rounded this plan_id: '1E+09'. {_EXPORT}"),
         ("a,1,x", "plan_id is not a positive number of up to 64 bits: 'x'"),
         ("a,1,0", "plan_id is not a positive number of up to 64 bits: '0'"),
         ('a,"1"x,2', "this is not CSV: ',' expected after '\"'"),
@@ -96,6 +104,25 @@ def test_a_bad_row_is_reported_with_its_line_and_the_others_are_read(path: Path,
     assert isinstance(before, Row)
     assert isinstance(after, Row)
     assert found == Problem(3, reason)
+
+
+@pytest.mark.parametrize("ref", ["12E5", "E+15", "pi_1E+15", "1.2E+15x", "12.3E+15"])
+def test_a_ref_that_only_looks_a_little_like_a_rounded_number_is_taken(path: Path, ref: str) -> None:
+    assert read(path, f"ref,member_id\n{ref},1\n") == [Row(2, GrantRequest(ref, 7, 1))]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2), st.integers(1, 2)), max_size=8))
+def test_only_the_first_of_what_contradicts_itself_is_good(wishes: list[tuple[str, int, int]]) -> None:
+    rows = [Row(line, GrantRequest(ref, plan, member)) for line, (ref, plan, member) in enumerate(wishes, 2)]
+    firsts: dict[str, Row] = {}
+    for row, found in zip(rows, without_conflicts(rows), strict=True):
+        first = firsts.setdefault(row.request.ref, row)
+        if row.request == first.request:
+            assert found is row
+        else:
+            assert isinstance(found, Problem)
+            assert found.line == row.line
+            assert found.reason.endswith(f"on line {first.line}")
 
 
 _NO_OBJECT = "each line must be an object with ref and member_id, and optionally plan_id and note"

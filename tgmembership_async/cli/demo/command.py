@@ -19,7 +19,7 @@ from tgmembership_async.cli.demo.run import Results, provision_arguments, run_wo
 from tgmembership_async.cli.demo.view import announce, show
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import note
-from tgmembership_async.cli.provision.members import Problem, open_members, read_members
+from tgmembership_async.cli.provision.members import Problem, open_members, read_members, without_conflicts
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.grants.model import Grant, GrantRequest
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
@@ -97,7 +97,7 @@ def _read(source: Path | None) -> list[GrantRequest]:
     requests: list[GrantRequest] = []
     bad = 0
     with open_members(_sample() if source is None else source) as lines:
-        for found in read_members(lines, _PLAN_ID):
+        for found in without_conflicts(read_members(lines, _PLAN_ID)):
             if isinstance(found, Problem):
                 note(f"{source}:{found.line}: {found.reason}")
                 bad += 1

@@ -16,7 +16,7 @@ from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import columns, fields_of
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
-from tgmembership_async.cli.provision.members import Problem, open_members, read_members
+from tgmembership_async.cli.provision.members import Problem, open_members, read_members, without_conflicts
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
 from tgmembership_async.cli.signals import interruptible
@@ -161,7 +161,7 @@ def _check(file: Path, plan_id: int | None) -> int:
         raise UsageError(msg)
     good = bad = 0
     with open_members(file) as lines:
-        for found in read_members(lines, plan_id):
+        for found in without_conflicts(read_members(lines, plan_id)):
             if isinstance(found, Problem):
                 note(f"{file}:{found.line}: {found.reason}")
                 bad += 1

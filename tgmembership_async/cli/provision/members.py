@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -18,6 +19,9 @@ _KNOWN: Final = (*_REQUIRED, "plan_id", "note")
 _HEADER: Final = "ref,member_id[,plan_id][,note]"
 _MAX_ID: Final = 2**63 - 1
 _BROKEN: Final = re.compile("[\udc80-\udcff]")
+_ROUNDED: Final = re.compile(r"[-+]?[0-9](?:[.,][0-9]+)?E[-+][0-9]{2,3}", re.IGNORECASE)
+"""How spreadsheets write a long number that they have rounded to a few digits."""
+_EXPORT_AGAIN: Final = "Export the file again with this column formatted as text"
 _NOT_UTF8: Final = "this line is not UTF-8"
 
 
@@ -49,7 +53,7 @@ def read_members(lines: Iterable[str], plan_id: int | None = None) -> Iterator[F
     """Read CSV with the header `ref,member_id[,plan_id][,note]`, or JSON lines with these keys; nothing is raised.
 
     `plan_id` is for rows that name none. Columns may stand in any order, and empty lines are skipped. Memory stays
-    flat: a ref that stands twice is for the ledger to find.
+    flat: a ref that stands twice is for `without_conflicts` to find.
     """
     source = iter(lines)
     head: list[str] = []
@@ -59,6 +63,28 @@ def read_members(lines: Iterable[str], plan_id: int | None = None) -> Iterator[F
             break
     read = _from_json if head and head[-1].lstrip().startswith("{") else _from_csv
     return read(chain(head, source), plan_id)
+
+
+def without_conflicts(rows: Iterable[Found]) -> Iterator[Found]:
+    """Yield the rows, with a Problem for each whose ref stood for another plan or member before.
+
+    It keeps two digests for each ref, however long refs are.
+    """
+    seen: dict[bytes, bytes] = {}
+    for row in rows:
+        if isinstance(row, Row):
+            request = row.request
+            wish = _digest(f"{request.plan_id} {request.member_id}") + row.line.to_bytes(8, "big")
+            first = seen.setdefault(_digest(request.ref), wish)
+            if first[:-8] != wish[:-8]:
+                line = int.from_bytes(first[-8:], "big")
+                yield Problem(row.line, f"ref {request.ref!r:.80} stands for another plan or member on line {line}")
+                continue
+        yield row
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()
 
 
 def _from_csv(lines: Iterable[str], plan_id: int | None) -> Iterator[Found]:
@@ -139,6 +165,9 @@ def _row(line: int, fields: Mapping[str, Any], plan_id: int | None) -> Found:
     ref, note, member_id, named = (fields.get(name) for name in ("ref", "note", "member_id", "plan_id"))
     if not ref:
         return Problem(line, "ref is empty")
+    for name, value in ("ref", ref), ("member_id", member_id), ("plan_id", named):
+        if isinstance(value, str) and _ROUNDED.fullmatch(value):
+            return Problem(line, f"Excel has rounded this {name}: {value!r:.42}. {_EXPORT_AGAIN}")
     for name, value in ("member_id", member_id), ("plan_id", named):
         if _id(value) is None and (name == "member_id" or value not in (None, "")):
             return Problem(line, f"{name} is not a positive number of up to 64 bits: {value!r:.42}")
