@@ -158,14 +158,17 @@ def _key_from(prefix: str, environ: Mapping[str, str]) -> Secret:
 def secret_in(file: Path, name: str) -> Secret:
     """Return what a file holds, without white space and byte order mark around it. Raises UsageError with `name`."""
     try:
-        content = file.read_bytes()
-        # Windows PowerShell 5.1 writes `>` as UTF-16, and Notepad a mark before UTF-8.
-        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return Secret(_bare(content.decode("utf-16" if utf_16 else "utf-8")))
+        return Secret(_bare(_text(file.read_bytes())))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
     msg = f"{name} cannot be read: {reason}"
     raise UsageError(msg)
+
+
+def _text(content: bytes) -> str:
+    # Windows PowerShell 5.1 writes `>` as UTF-16, and Notepad a mark before UTF-8.
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf_16 else "utf-8")
 
 
 def _bare(text: str) -> str:
