@@ -26,7 +26,17 @@ from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
 from tgmembership_async.protocol.service_clock import ServiceClock
 from tgmembership_async.protocol.structuring import results
-from tgmembership_async.protocol.wire import BodyFormat, Gateway503, Hold, Params, Progress, Request, Safety, Verb
+from tgmembership_async.protocol.wire import (
+    Account,
+    BodyFormat,
+    Gateway503,
+    Hold,
+    Params,
+    Progress,
+    Request,
+    Safety,
+    Verb,
+)
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.models import (
     AccessToken,
@@ -313,6 +323,11 @@ def departure_of(session: Session) -> Departure:
 def clock_of(session: Session) -> ServiceClock:
     """Return what a Session has learned about the service's clock."""
     return session._shared.clock  # noqa: SLF001 - for whoever compares its times with ours
+
+
+def account_of(session: Session) -> Account:
+    """Return the bot that a Session calls for, and at which service."""
+    return session._account  # noqa: SLF001 - for whoever records whose rows are
 
 
 def _running_loop() -> tuple[object, Callable[[], float]]:

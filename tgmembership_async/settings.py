@@ -108,6 +108,11 @@ def _key(value: object) -> Secret:
     return Secret(key)
 
 
+def service_of(bot: Account) -> str:
+    """Return what tells a bot's service from others: the origin, on this machine without the port, often a new one."""
+    return f"{bot.scheme}://{bot.host}" if is_loopback(bot.host) else bot.origin
+
+
 def _encodable(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 

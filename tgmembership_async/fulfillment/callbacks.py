@@ -28,7 +28,7 @@ class Callbacks:
 
     def __init__(
         self,
-        ledger: FollowUps,
+        ledger: Callable[[], FollowUps],
         *,
         deliver: Callback,
         attention: Callback,
@@ -105,7 +105,7 @@ class Callbacks:
         """Follow one row up, if it is due, and return the seconds until the next attempt; None if there is none."""
         lease = timedelta(seconds=self._policy.timeout) + _MARGIN
         grace = timedelta(seconds=self._policy.overdue)
-        follow_up = await self._ledger.begin_follow_up(ref, lease=lease, grace=grace)
+        follow_up = await self._ledger().begin_follow_up(ref, lease=lease, grace=grace)
         if follow_up is None:
             return None
         if follow_up.grant.status is GrantStatus.GRANTED:
@@ -115,8 +115,8 @@ class Callbacks:
     async def _hand_over(self, follow_up: FollowUp) -> float | None:
         grant = follow_up.grant
         if await self._succeeds("deliver", self._deliver, grant):
-            await self._insist(lambda: self._ledger.mark_delivered(grant.ref), grant)
-            await self._insist(lambda: self._ledger.end_follow_up(follow_up), grant)
+            await self._insist(lambda: self._ledger().mark_delivered(grant.ref), grant)
+            await self._insist(lambda: self._ledger().end_follow_up(follow_up), grant)
             return None
         failures = follow_up.failures + 1
         if failures % self._policy.tell_after == 0:
@@ -126,14 +126,14 @@ class Callbacks:
     async def _ask(self, follow_up: FollowUp) -> float | None:
         if await self._succeeds("attention", self._attention, follow_up.grant):
             due_at = datetime.now(UTC) + self._remind
-            await self._insist(lambda: self._ledger.put_off(follow_up, failures=0, due_at=due_at), follow_up.grant)
+            await self._insist(lambda: self._ledger().put_off(follow_up, failures=0, due_at=due_at), follow_up.grant)
             return None
         return await self._put_off(follow_up, follow_up.failures + 1)
 
     async def _put_off(self, follow_up: FollowUp, failures: int) -> float:
         wait = self._policy.backoff(failures, self._chance())
         due_at = datetime.now(UTC) + timedelta(seconds=wait)
-        await self._insist(lambda: self._ledger.put_off(follow_up, failures=failures, due_at=due_at), follow_up.grant)
+        await self._insist(lambda: self._ledger().put_off(follow_up, failures=failures, due_at=due_at), follow_up.grant)
         return wait
 
     async def _succeeds(self, name: str, callback: Callback, grant: Grant) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from random import random
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from anyio import CancelScope, current_time, move_on_after, sleep
 from attrs import evolve, frozen
@@ -75,8 +75,7 @@ class Fulfillment(Lived):
         policy: FulfillmentPolicy = _DEFAULT_POLICY,
         chance: Callable[[], float] = random,
     ) -> None:
-        ledger = granter.ledger if isinstance(granter, Granter) else None
-        if not isinstance(ledger, FollowUps):
+        if not isinstance(granter, Granter) or not isinstance(granter.ledger, FollowUps):
             msg = "Fulfillment takes a Granter whose ledger keeps follow-ups, such as SqliteLedger or PostgresLedger"
             raise UsageError(msg)
         if not callable(deliver) or not callable(attention):
@@ -92,7 +91,7 @@ class Fulfillment(Lived):
         self._deadline = seconds("deadline", deadline)
         self._policy = policy
         self._callbacks = Callbacks(
-            ledger,
+            lambda: cast("FollowUps", granter.ledger),  # which is known to be a bot's part of it when it is open
             deliver=deliver,
             attention=attention,
             remind=check_hours("remind", remind),

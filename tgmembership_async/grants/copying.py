@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.model import Attempt, DecisionMade
+from tgmembership_async.storage.binding import Binding
 from tgmembership_async.values.models import mask
 
 PAGE: Final = 500
@@ -67,6 +68,14 @@ class Store(Protocol):
         """Return its state."""
         ...
 
+    async def binding(self) -> Binding | None:
+        """Return whose it is, or None while nobody has recorded that."""
+        ...
+
+    async def bind(self, source: Binding | None) -> None:
+        """Take over a source's binding; UsageError as `check_copy` raises."""
+        ...
+
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
         """Return the entries behind a number, in the order in which they were written, and the number to go on from."""
         ...
@@ -79,13 +88,15 @@ class Store(Protocol):
 async def copy(source: Store, target: Store, progress: Callable[[int, int], object]) -> Copied:
     """Copy all rows; `progress` is called with how many of how many are done.
 
-    Raises GrantError where the target has another row under the same ref, and UsageError where rows are being sent, or
-    the source was changed meanwhile. What was copied until then stays, and copying again goes on from there.
+    Raises GrantError where the target has another row under the same ref, and UsageError where rows are being sent, the
+    target belongs to another bot or service, or the source was changed meanwhile. What was copied until then stays, and
+    copying again goes on from there.
     """
     before = await source.state()
     if before.sending:
         msg = f"{before.sending:,} rows are being sent right now: stop the workers first, and copy again"
         raise UsageError(msg)
+    await target.bind(await source.binding())
     done = added = 0
     after: int | None = 0
     while after is not None:

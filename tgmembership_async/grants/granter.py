@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from tgmembership_async.errors import GrantError, RefConflict, UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
@@ -18,8 +19,8 @@ from tgmembership_async.grants.owing import Owed
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
 from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.lifecycle import Lived
-from tgmembership_async.session import Session
-from tgmembership_async.settings import seconds
+from tgmembership_async.session import Session, account_of
+from tgmembership_async.settings import seconds, service_of
 from tgmembership_async.values.models import AccessToken
 
 _AUTOMATIC: Final = "regrant_limit"
@@ -50,6 +51,7 @@ class Granter(Lived):
         self._regrant_limit = regrant_limit
         self._recording_timeout = seconds("recording_timeout", recording_timeout)
         self._owed = Owed(ledger)
+        self._is_bound = False
         self._running: dict[str, Shared] = {}
         self._tasks: dict[asyncio.Task[None], Shared] = {}
         self._entered: list[Session | Ledger] = []
@@ -57,7 +59,7 @@ class Granter(Lived):
 
     @property
     def ledger(self) -> Ledger:
-        """Return the ledger that it grants with."""
+        """Return the ledger that it grants with: in one that several bots share, this bot's part, once it is open."""
         return self._ledger
 
     @property
@@ -66,7 +68,11 @@ class Granter(Lived):
         return self._is_open
 
     async def open(self) -> Self:
-        """Open the ledger and the session, whichever you have not opened yourself."""
+        """Open the ledger and the session, whichever you have not opened yourself.
+
+        Raises UsageError where the ledger belongs to another bot or service. One that is nobody's yet becomes this
+        bot's with its first request.
+        """
         if self._is_open:
             msg = "this Granter is open already"
             raise UsageError(msg)
@@ -75,6 +81,7 @@ class Granter(Lived):
                 if not part.is_open:
                     await part.open()
                     self._entered.append(part)
+            await self._bind(record=False)
         except BaseException:
             await self._leave()
             raise
@@ -109,6 +116,13 @@ class Granter(Lived):
             while self._running:
                 await next(iter(self._running.values())).wait()
                 await checkpoint()
+
+    async def _bind(self, *, record: bool) -> None:
+        """Find out whether the ledger is this bot's, and make one that is nobody's yet this bot's, if `record`."""
+        account = account_of(self._session)
+        self._ledger = await ledger_of_bot(self._ledger, service_of(account), account.bot_id, record=record)
+        self._owed.ledger = self._ledger
+        self._is_bound = record
 
     async def _leave(self) -> None:
         while self._entered:
@@ -146,6 +160,8 @@ class Granter(Lived):
     ) -> Grant:
         """Record the intent, durable when this returns; `run_planned` or `grant` carries it out."""
         self._check_open()
+        if not self._is_bound:
+            await self._bind(record=True)
         return await self._ledger.plan(GrantRequest(ref, plan_id, member_id, note, paid_at))
 
     def provision(
@@ -188,6 +204,9 @@ class Granter(Lived):
         goes_on: Callable[[], bool] = lambda: True,
     ) -> tuple[Grant, bool]:
         """Return the row after its exchange, and whether this call began it."""
+        if not self._is_bound:
+            self._check_open()
+            await self._bind(record=True)
         while True:
             self._check_open()
             shared = self._running.get(request.ref)

@@ -9,6 +9,7 @@ from attrs import evolve
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
 from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
@@ -23,15 +24,21 @@ from tgmembership_async.grants.model import (
 )
 from tgmembership_async.grants.paging import Page, Paged
 from tgmembership_async.lifecycle import Lived
+from tgmembership_async.storage.binding import Binding, agreed
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 
 class MemoryLedger(Lived):
-    """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC."""
+    """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC.
 
-    def __init__(self, *, clock: transitions.Clock = transitions.utc_now) -> None:
+    It belongs to the first bot that grants with it or, with `shared_by_bots=True`, to all bots of that service.
+    """
+
+    def __init__(self, *, shared_by_bots: bool = False, clock: transitions.Clock = transitions.utc_now) -> None:
         self._clock = clock
+        self._shared_by_bots = shared_by_bots
+        self._binding: Binding | None = None
         self._is_open = False
         self._rows: dict[str, Grant] = {}
         self._attempts: dict[str, list[Attempt]] = {}
@@ -166,11 +173,27 @@ class MemoryLedger(Lived):
         """Return: memory can be written to."""
         await self._turn()
 
+    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
+        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+
+        Raises UsageError where it is another bot's or another service's.
+        """
+        self._check_open()  # and no checkpoint: whoever grants first is first
+        wanted = Binding(service, None if self._shared_by_bots else bot_id)
+        found, is_empty = self._binding, not self._rows
+        binding = agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where="this ledger", advice=LEDGER_ADVICE)
+        if record:
+            self._binding = binding
+        return binding
+
     async def _turn(self) -> None:
+        self._check_open()
+        await checkpoint()  # before anything is changed, so that who is cancelled here has changed nothing
+
+    def _check_open(self) -> None:
         if not self._is_open:
             msg = "the ledger is not open: use `async with MemoryLedger() as ledger:`, or await ledger.open() first"
             raise UsageError(msg)
-        await checkpoint()  # before anything is changed, so that who is cancelled here has changed nothing
 
     def _plan(self, request: GrantRequest) -> Grant:
         found = self._rows.get(request.ref)

@@ -86,7 +86,7 @@ class Owed:
     """What is owed to one ledger, in the order in which it came."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._debts: dict[str, Debt] = {}
         self._scope: CancelScope | None = None
         self._is_over = False
@@ -152,7 +152,7 @@ class Owed:
         """Offer the oldest answer, and tell whether the ledger took it."""
         ref, debt = next(iter(self._debts.items()))
         try:
-            grant = await record(self._ledger, debt.claimed, debt.settlement)
+            grant = await record(self.ledger, debt.claimed, debt.settlement)
         except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server: it may pass
             debt.reason = _reason(failure)
             if not isinstance(failure, StorageError | OSError):

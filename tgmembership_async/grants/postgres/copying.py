@@ -10,8 +10,10 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import PAGE, Entry, State, new_among
 from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, GrantStatus
 from tgmembership_async.grants.postgres.ledger import PostgresLedger
-from tgmembership_async.grants.postgres.statements import last_id
+from tgmembership_async.grants.postgres.statements import last_id, names_bots
 from tgmembership_async.grants.postgres.tables import LEDGER
+from tgmembership_async.storage.binding import Binding, check_copy
+from tgmembership_async.storage.postgres.binding import read_binding, write_binding
 from tgmembership_async.storage.postgres.database import PostgresStorage
 from tgmembership_async.storage.postgres.liveness import WORKERS
 from tgmembership_async.storage.postgres.server import Lane
@@ -59,6 +61,14 @@ class PostgresStore:
         """Return its state."""
         return await self._storage.run(_state)
 
+    async def binding(self) -> Binding | None:
+        """Return whose it is."""
+        return await self._storage.run(partial(read_binding, component=LEDGER.name))
+
+    async def bind(self, source: Binding | None) -> None:
+        """Take over a source's binding."""
+        await self._storage.run(partial(_bind, source=source))
+
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
         """Return the entries behind a row's id, and the id to go on from."""
         return await self._storage.run(partial(_page, after=after, last=last))
@@ -74,6 +84,13 @@ class PostgresStore:
 
 def _nothing(_: Lane) -> None:
     return None
+
+
+def _bind(lane: Lane, source: Binding | None) -> None:
+    check_copy(read_binding(lane, LEDGER.name), source, is_empty=names_bots(lane))
+    if source is not None:
+        write_binding(lane, LEDGER.name, source)
+        check_copy(read_binding(lane, LEDGER.name), source, is_empty=True)  # another bot may have been quicker
 
 
 def _state(lane: Lane) -> State:

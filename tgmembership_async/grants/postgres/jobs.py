@@ -12,6 +12,7 @@ from psycopg.rows import tuple_row
 
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -26,6 +27,9 @@ from tgmembership_async.grants.model import (
 )
 from tgmembership_async.grants.postgres import statements
 from tgmembership_async.grants.postgres.statements import Row
+from tgmembership_async.grants.postgres.tables import LEDGER
+from tgmembership_async.storage.binding import Binding, agreed
+from tgmembership_async.storage.postgres.binding import read_binding, write_binding
 from tgmembership_async.storage.postgres.liveness import Life
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
@@ -45,6 +49,20 @@ def check_fits(request: GrantRequest) -> None:
     if len(request.ref.encode()) > _MOST_BYTES:
         msg = f"in a PostgresLedger a ref has at most {_MOST_BYTES:,} bytes as UTF-8, and {request.ref:.40}... has more"
         raise UsageError(msg)
+
+
+def bind(lane: Lane, wanted: Binding, bot_id: int, where: object, *, record: bool) -> Binding:
+    """Return whose the ledger is; one that is nobody's yet is wanted's from now on, if `record`."""
+
+    def look() -> tuple[Binding | None, Binding]:
+        found, is_empty = read_binding(lane, LEDGER.name), statements.names_bots(lane)
+        return found, agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where=where, advice=LEDGER_ADVICE)
+
+    found, binding = look()
+    if record and found is None:
+        write_binding(lane, LEDGER.name, binding)
+        _, binding = look()  # another bot may have been quicker
+    return binding
 
 
 def plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant:

@@ -7,10 +7,12 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, Self, overload
 
+from attrs import evolve
 from psycopg import AsyncConnection, Connection
 
-from tgmembership_async.errors import GrantError, StorageError
+from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.bot_ledger import key
 from tgmembership_async.grants.follow_ups import FollowUp
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
@@ -30,6 +32,7 @@ from tgmembership_async.grants.postgres.jobs import (
     ClaimRef,
     SettleRef,
     StepRef,
+    bind,
     check_fits,
     give_up,
     plan,
@@ -39,6 +42,7 @@ from tgmembership_async.grants.postgres.jobs import (
 from tgmembership_async.grants.postgres.statements import Row
 from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.lifecycle import Lived
+from tgmembership_async.storage.binding import Binding
 from tgmembership_async.storage.postgres.liveness import WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
@@ -55,6 +59,10 @@ class PostgresLedger(Lived):
     worker was sending when it died is `unknown` as soon as anybody looks; a slow worker is not a dead one. It connects
     again by itself when the server was away, up to half a minute, and what it could not commit it does not send.
 
+    It belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new one with
+    `shared_by_bots=True` is for all bots of one service: there a ref is kept as `BOT_ID:REF`, and each Granter sees
+    what is its bot's.
+
     It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
     Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
     session mode: the lock that tells the living from the dead belongs to a session. A pooler in transaction mode is
@@ -62,8 +70,15 @@ class PostgresLedger(Lived):
     """
 
     @hides_arguments
-    def __init__(self, conninfo: str | Secret, *, clock: transitions.Clock = transitions.utc_now) -> None:
+    def __init__(
+        self,
+        conninfo: str | Secret,
+        *,
+        shared_by_bots: bool = False,
+        clock: transitions.Clock = transitions.utc_now,
+    ) -> None:
         self._storage = WorkersStorage(conninfo, LEDGER)
+        self._shared_by_bots = shared_by_bots
         self._clock = clock
         self._numbers = count(1)
         self._claimed: dict[str, Row] = {}
@@ -95,6 +110,15 @@ class PostgresLedger(Lived):
         """Finish what is being written, and disconnect; what is still being sent is unknown from now on."""
         await self._storage.aclose()
 
+    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
+        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+
+        Raises UsageError where it is another bot's or another service's.
+        """
+        wanted = Binding(service, None if self._shared_by_bots else bot_id)
+        job = partial(bind, wanted=wanted, bot_id=bot_id, where=self._storage.server, record=record)
+        return await self._storage.run(job)
+
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
         check_fits(request)
@@ -111,18 +135,29 @@ class PostgresLedger(Lived):
         return await self._storage.run(partial(plan_all, requests=requests, now=self._clock(), schema=schema))
 
     @overload
-    def plan_in(self, connection: Connection[Any], *requests: GrantRequest) -> list[Grant]: ...
-    @overload
-    def plan_in(self, connection: AsyncConnection[Any], *requests: GrantRequest) -> Awaitable[list[Grant]]: ...
     def plan_in(
-        self, connection: Connection[Any] | AsyncConnection[Any], *requests: GrantRequest
+        self, connection: Connection[Any], *requests: GrantRequest, bot_id: int | None = None
+    ) -> list[Grant]: ...
+    @overload
+    def plan_in(
+        self, connection: AsyncConnection[Any], *requests: GrantRequest, bot_id: int | None = None
+    ) -> Awaitable[list[Grant]]: ...
+    def plan_in(
+        self, connection: Connection[Any] | AsyncConnection[Any], *requests: GrantRequest, bot_id: int | None = None
     ) -> list[Grant] | Awaitable[list[Grant]]:
         """Record intents in your own transaction, next to the order they belong to; return their rows.
 
         They become visible, and can be sent, when you commit; if you roll back they never were. To be awaited where
         `connection` is a psycopg.AsyncConnection. Raises RefConflict, and then none of these requests is recorded.
+
+        A ledger with `shared_by_bots=True` needs the `bot_id`, and returns rows with the refs that it keeps.
         """
         self._storage.check_open()
+        if self._shared_by_bots != (bot_id is not None):
+            msg = "plan_in takes the bot_id in a ledger with shared_by_bots=True, and in no other"
+            raise UsageError(msg)
+        if bot_id is not None:
+            requests = tuple(evolve(request, ref=key(bot_id, request.ref)) for request in requests)
         for request in requests:
             check_fits(request)
         return plan_in(connection, requests, self._clock(), self._storage.schema)

@@ -238,6 +238,12 @@ def prove_writable(lane: Lane) -> None:
         lane.execute(_PROVE.encode())
 
 
+def names_bots(lane: Lane) -> bool:
+    """Tell whether each ref begins with a bot's id, as where several bots share the ledger; so if there is no row."""
+    row = lane.execute("SELECT NOT EXISTS (SELECT FROM tgm_grants WHERE ref !~ '^[0-9]+:')").fetchone()
+    return row == (True,)
+
+
 def last_id(lane: Lane) -> int:
     """Return the id of the newest ref, 0 if there is none."""
     row = lane.execute("SELECT max(id) FROM tgm_grants").fetchone()

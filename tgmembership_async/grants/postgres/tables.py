@@ -3,6 +3,7 @@
 from typing import Final
 
 from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.postgres.binding import binding_table
 
 _GRANTS: Final = """
     CREATE TABLE tgm_grants (
@@ -99,5 +100,6 @@ LEDGER: Final = Component(
             "DROP TRIGGER tgm_attempt_no_update ON tgm_attempt",
             _forbidden("UPDATE", "tgm_attempt", "what was sent stays sent", "WHEN (OLD.ended_at IS NOT NULL)"),
         ),
+        (binding_table("ledger"),),
     ),
 )

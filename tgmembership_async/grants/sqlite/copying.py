@@ -14,6 +14,8 @@ from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, Gra
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.grants.sqlite.statements import _moment, _number, last_id
 from tgmembership_async.grants.sqlite.tables import LEDGER
+from tgmembership_async.storage.binding import Binding, check_copy
+from tgmembership_async.storage.sqlite.binding import read_binding, write_binding
 from tgmembership_async.storage.sqlite.database import SqliteStorage
 
 _GRANTS: Final = """
@@ -45,6 +47,14 @@ class SqliteStore:
         """Return its state."""
         return await self._storage.read(_state)
 
+    async def binding(self) -> Binding | None:
+        """Return whose it is."""
+        return await self._storage.read(partial(read_binding, component=LEDGER.name))
+
+    async def bind(self, source: Binding | None) -> None:
+        """Take over a source's binding."""
+        await self._storage.write(partial(_bind, source=source))
+
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
         """Return the entries behind a row's id, and the id to go on from."""
         until = min(after + PAGE, last)
@@ -54,6 +64,12 @@ class SqliteStore:
     async def take_in(self, entries: list[Entry]) -> int:
         """Write those that are new, all in one transaction."""
         return await self._storage.write(partial(_take_in, entries=entries))
+
+
+def _bind(connection: sqlite3.Connection, source: Binding | None) -> None:
+    check_copy(read_binding(connection, LEDGER.name), source, is_empty=not last_id(connection))
+    if source is not None:
+        write_binding(connection, LEDGER.name, source)
 
 
 def _state(connection: sqlite3.Connection) -> State:

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
+from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
 from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
@@ -27,6 +28,8 @@ from tgmembership_async.grants.sqlite import statements
 from tgmembership_async.grants.sqlite.statements import Row
 from tgmembership_async.grants.sqlite.tables import LEDGER
 from tgmembership_async.lifecycle import Lived
+from tgmembership_async.storage.binding import Binding, agreed
+from tgmembership_async.storage.sqlite.binding import read_binding, write_binding
 from tgmembership_async.storage.sqlite.database import SqliteStorage
 from tgmembership_async.storage.sqlite.generations import Gap, gaps, hold
 from tgmembership_async.storage.text import storable
@@ -49,6 +52,10 @@ class SqliteLedger(Lived):
     waits for another owner to end. `restored=True` accepts an older copy than the one that was in use here, for one
     opening: rows that it has as `planned` become `unknown`, and so do new refs whose `paid_at` falls into the gap.
 
+    It belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new one with
+    `shared_by_bots=True` is for all bots of one service: there a ref is kept as `BOT_ID:REF`, and each Granter sees
+    what is its bot's.
+
     Raises StorageError where the disk fails; what was to be written then was not.
     """
 
@@ -60,10 +67,12 @@ class SqliteLedger(Lived):
         must_exist: bool = False,
         restored: bool = False,
         wait: float | None = None,
+        shared_by_bots: bool = False,
         clock: transitions.Clock = transitions.utc_now,
     ) -> None:
         self._storage = SqliteStorage(path, LEDGER, owner=owner, must_exist=must_exist, restored=restored, wait=wait)
         self._clock = clock
+        self._shared_by_bots = shared_by_bots
         self._claimed: dict[str, Row] = {}
         self._leases = Leases()
         self._gaps: list[Gap] = []
@@ -184,6 +193,15 @@ class SqliteLedger(Lived):
         """Give a lease back where the row has gone on to another status."""
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
+    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
+        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+
+        Raises UsageError where it is another bot's or another service's.
+        """
+        wanted = Binding(service, None if self._shared_by_bots else bot_id)
+        job = partial(_bind, wanted=wanted, bot_id=bot_id, where=self._storage.path, record=record)
+        return await (self._storage.write(job) if record else self._storage.read(job))
+
     async def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the ledger as it is now to a new file (mode 0600), with its tokens, beside whoever has it open.
 
@@ -227,6 +245,14 @@ class SqliteLedger(Lived):
         if not self._storage.owner:
             msg = "a ledger opened with owner=False reads and decides; only its owner sends"
             raise UsageError(msg)
+
+
+def _bind(connection: sqlite3.Connection, wanted: Binding, bot_id: int, where: object, *, record: bool) -> Binding:
+    found, is_empty = read_binding(connection, LEDGER.name), not statements.last_id(connection)
+    binding = agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where=where, advice=LEDGER_ADVICE)
+    if record and found is None:
+        write_binding(connection, LEDGER.name, binding)
+    return binding
 
 
 def _take_over(connection: sqlite3.Connection, now: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tgmembership_async.storage.sqlite.binding import binding_table
 from tgmembership_async.storage.sqlite.database import Component
 
 _TOKENS: Final = """
@@ -84,5 +85,6 @@ LEDGER: Final = Component(
         ),
         (_DOUBT_A_GATEWAYS_503,),
         (_FOLLOW_UP,),
+        (binding_table("ledger"),),
     ),
 )

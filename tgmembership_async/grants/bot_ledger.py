@@ -1,0 +1,154 @@
+"""The rows of one bot, in a ledger of its own or in one that several bots share."""
+
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime, timedelta
+from typing import Final, Protocol, Self, runtime_checkable
+
+from attrs import evolve
+
+from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
+from tgmembership_async.grants.ledger import Claim, Ledger
+from tgmembership_async.grants.model import (
+    Attempt,
+    Decision,
+    DecisionMade,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    Settlement,
+)
+from tgmembership_async.storage.binding import Binding
+from tgmembership_async.values.models import AccessToken
+
+LEDGER_ADVICE: Final = (
+    "give this bot a ledger of its own (--ledger FILE, SqliteLedger(path)), or begin a new one that several bots may "
+    "share (shared_by_bots=True)"
+)
+
+
+@runtime_checkable
+class Bindable(FollowUps, Protocol):
+    """A ledger that records whose it is. `SqliteLedger`, `PostgresLedger` and `MemoryLedger` do."""
+
+    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
+        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+
+        Raises UsageError where it is another bot's or another service's.
+        """
+        ...
+
+
+async def ledger_of_bot(ledger: Ledger, service: str, bot_id: int, *, record: bool) -> Ledger:
+    """Return what a bot grants with: the ledger itself or, if several bots share it, this bot's part of it."""
+    whole = ledger.whole if isinstance(ledger, BotLedger) else ledger
+    if not isinstance(whole, Bindable):
+        return ledger
+    binding = await whole.bind(service, bot_id, record=record)
+    return BotLedger(whole, bot_id) if binding.bot_id is None else whole
+
+
+def key(bot_id: int, ref: str) -> str:
+    """Return how the ref of a bot is kept in a ledger that several bots share."""
+    return f"{bot_id}:{ref}"
+
+
+class BotLedger:
+    """One bot's part of the ledger `whole`: callers use refs, which are kept as keys."""
+
+    def __init__(self, whole: Bindable, bot_id: int) -> None:
+        self.whole = whole
+        self._bot_id = bot_id
+        self._prefix = key(bot_id, "")
+
+    def __repr__(self) -> str:
+        return f"<{self.whole!r} for bot {self._bot_id}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened and not closed since."""
+        return self.whole.is_open
+
+    @property
+    def interruptions(self) -> int:
+        """Return how often the connection was lost that shows others that this worker is alive."""
+        return getattr(self.whole, "interruptions", 0)
+
+    async def open(self) -> Self:
+        """Make the ledger ready."""
+        await self.whole.open()
+        return self
+
+    async def aclose(self) -> None:
+        """Finish what is being written, and let go."""
+        await self.whole.aclose()
+
+    async def plan(self, request: GrantRequest) -> Grant:
+        """Record the intent if the ref is new; return its row."""
+        return self._mine(await self.whole.plan(self._kept(request)))
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        """Like `plan`, and take a planned row to `sending`."""
+        claim = await self.whole.claim(self._kept(request))
+        return evolve(claim, grant=self._mine(claim.grant))
+
+    async def settle(self, ref: str, settlement: Settlement) -> Grant:
+        """Record how the exchange of a `sending` row ended."""
+        return self._mine(await self.whole.settle(self._key(ref), settlement))
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        """Take a row where the decision leads."""
+        return self._mine(await self.whole.decide(self._key(ref), decision, token, reason))
+
+    async def mark_delivered(self, ref: str) -> Grant:
+        """Record that the customer has the link."""
+        return self._mine(await self.whole.mark_delivered(self._key(ref)))
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None."""
+        grant = await self.whole.get(self._key(ref))
+        return None if grant is None else self._mine(grant)
+
+    async def grants(
+        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Grant]:
+        """Yield this bot's rows, the oldest ref first."""
+        async for grant in self.whole.grants(status, since):
+            if grant.ref.startswith(self._prefix):
+                yield self._mine(grant)
+
+    async def attempts(self, ref: str) -> list[Attempt]:
+        """Return the exchanges of a ref, in order."""
+        return [evolve(attempt, ref=ref) for attempt in await self.whole.attempts(self._key(ref))]
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        """Return the decisions about a ref, in order."""
+        return [evolve(made, ref=ref) for made in await self.whole.decisions(self._key(ref))]
+
+    async def purge(self, delivered_before: datetime) -> int:
+        """Wipe the tokens of rows delivered before then, of all bots."""
+        return await self.whole.purge(delivered_before)
+
+    async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
+        """Lease the follow-up of a row."""
+        found = await self.whole.begin_follow_up(self._key(ref), lease=lease, grace=grace)
+        return None if found is None else evolve(found, grant=self._mine(found.grant))
+
+    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Give a lease back: due again at `due_at`."""
+        return await self.whole.put_off(self._leased(follow_up), failures=failures, due_at=due_at)
+
+    async def end_follow_up(self, follow_up: FollowUp) -> None:
+        """Give a lease back where the row has gone on to another status."""
+        await self.whole.end_follow_up(self._leased(follow_up))
+
+    def _key(self, ref: str) -> str:
+        return key(self._bot_id, ref)
+
+    def _kept(self, request: GrantRequest) -> GrantRequest:
+        return evolve(request, ref=self._key(request.ref))
+
+    def _leased(self, follow_up: FollowUp) -> FollowUp:
+        return evolve(follow_up, grant=evolve(follow_up.grant, ref=self._key(follow_up.grant.ref)))
+
+    def _mine(self, grant: Grant) -> Grant:
+        return evolve(grant, ref=grant.ref.removeprefix(self._prefix))

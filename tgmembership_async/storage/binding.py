@@ -1,0 +1,56 @@
+"""Whose rows a store keeps: one bot's at one service, or, where that was asked for, all bots' of one service."""
+
+from attrs import frozen
+
+from tgmembership_async.errors import UsageError
+
+
+@frozen
+class Binding:
+    """A bot at a service, which is the origin of its URL, or "" where a store does not know it.
+
+    `bot_id` is None for a store that several bots share: there each ref is kept as `BOT_ID:REF`.
+    """
+
+    service: str
+    bot_id: int | None
+
+    def __str__(self) -> str:
+        whose = "several bots" if self.bot_id is None else f"bot {self.bot_id}"
+        return f"{whose} at {self.service}" if self.service else whose
+
+
+def agreed(
+    found: Binding | None, wanted: Binding, *, bot_id: int, is_empty: bool, where: object, advice: str
+) -> Binding:
+    """Return the binding that holds for `bot_id` in a store: the one found or, if there is none, the one wanted.
+
+    Raises UsageError where that is another bot's or another service's, or where what is there names no bots and
+    several are wanted.
+    """
+    asks = Binding(wanted.service, bot_id)
+    if found is None:
+        if wanted.bot_id is None and not is_empty:
+            msg = f"{where} has rows whose refs name no bot, so several bots cannot share it: {advice}"
+            raise UsageError(msg)
+        return wanted
+    if found.service != wanted.service or found.bot_id not in (None, bot_id):
+        msg = f"{where} belongs to {found}, and this is {asks}, of which it knows nothing: {advice}"
+        raise UsageError(msg)
+    if found.bot_id is not None and wanted.bot_id is None:
+        msg = f"{where} belongs to {found} alone, and its refs name no bot: {advice}"
+        raise UsageError(msg)
+    return found
+
+
+def check_copy(found: Binding | None, source: Binding | None, *, is_empty: bool) -> None:
+    """Raise UsageError where rows of a source's binding do not belong into a target, bound as found."""
+    names_bots = found is not None and found.bot_id is None
+    if source is None:
+        fits = not names_bots
+    else:
+        fits = found == source or (found is None and (source.bot_id is not None or is_empty))
+    if not fits:
+        there, here = found or "rows of a bot that nobody has recorded", source or "a bot that nobody has recorded"
+        msg = f"the target belongs to {there}, and the source to {here}: copy into a new ledger"
+        raise UsageError(msg)
