@@ -50,9 +50,19 @@ def link_of(grant: Grant) -> str:
     return "" if grant.token is None else grant.token.link or grant.token.token or ""
 
 
+def ledger_of(file: Path) -> Path:
+    """Return the bot's one ledger: a file of members that is renamed or copied must not grant anybody again."""
+    old = file.with_name(f"{file.name}.db")  # where an earlier version of this example kept it
+    named = os.environ.get("TGMEMBERSHIP_LEDGER")
+    if named is None and old.exists():
+        sys.exit(f"{old} has what was granted before: export TGMEMBERSHIP_LEDGER={old}")
+    return Path(named or Path.home() / f"tgmembership-{os.environ['TGMEMBERSHIP_BOT_ID']}.db")
+
+
 async def main(file: Path) -> int:
     """Run the import and return the exit code: 0 if all members have access, else 1."""
-    ledger, links = file.with_name(f"{file.name}.db"), file.with_name(f"{file.name}.links.csv")
+    ledger, links = ledger_of(file), file.with_name(f"{file.name}.links.csv")
+    print(f"Ledger: {ledger}", file=sys.stderr)
     async with Granter(Session.from_env(max_connections=CONCURRENCY), SqliteLedger(ledger)) as granter:
         async with granter.provision(members(file), concurrency=CONCURRENCY) as run:
             async for grant in run:

@@ -40,9 +40,10 @@ def file(tmp_path: Path) -> Path:
 
 def start(file: Path, server: FakeServer) -> subprocess.Popen[str]:
     environment = {**os.environ, **server.env(), "NO_PROXY": "*", "PYTHONWARNINGS": "error"}
+    environment["HOME"] = environment["USERPROFILE"] = str(file.parent)  # where the ledger is
     environment["PYTHONPATH"] = str(EXAMPLE.parents[1])  # the package beside the example, installed or not
     return Forked(
-        [sys.executable, EXAMPLE, file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [sys.executable, EXAMPLE, file], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
@@ -55,6 +56,15 @@ def run(file: Path, server: FakeServer) -> tuple[int, str]:
 def links(file: Path) -> dict[int, str]:
     with file.with_name("members.csv.links.csv").open(newline="") as rows:
         return {int(member_id): link for _, member_id, link in csv.reader(rows)}
+
+
+def test_a_file_of_another_name_grants_nobody_again(file: Path, service: FakeService, server: FakeServer) -> None:
+    assert run(file, server)[0] == 0
+    renamed = file.rename(file.with_name("members (1).csv"))
+    assert run(renamed, server)[1].startswith(f"0 granted, {MEMBERS} before")
+    renamed.with_name("members (1).csv.db").touch()
+    assert run(renamed, server)[0] == 1
+    assert len(service.audit) == MEMBERS
 
 
 def test_every_member_gets_one_link_also_when_run_again(file: Path, service: FakeService, server: FakeServer) -> None:

@@ -85,13 +85,12 @@ class Fulfillment(Lived):
             msg = f"policy must be a FulfillmentPolicy, not {type(policy).__name__}"
             raise UsageError(msg)
         self._granter = granter
-        self._ledger = ledger
         self._attention = attention
         self._every = seconds("every", every)
         self._deadline = seconds("deadline", deadline)
         self._policy = policy
         self._callbacks = Callbacks(
-            lambda: cast("FollowUps", granter.ledger),  # which is known to be a bot's part of it when it is open
+            lambda: self._ledger,
             deliver=deliver,
             attention=attention,
             remind=check_hours("remind", remind),
@@ -103,6 +102,11 @@ class Fulfillment(Lived):
         self._opened_granter = False
         self._reconcile_at = -math.inf
         self._reconcile_pause = self._every
+
+    @property
+    def _ledger(self) -> FollowUps:
+        # Asked each time: an open Granter has its bot's part of a ledger that several bots share.
+        return cast("FollowUps", self._granter.ledger)
 
     @property
     def granter(self) -> Granter:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
 from forked import Forked
 
+from tgmembership_async.cli import default_ledger
 from tgmembership_async.cli.provision import command as provision
 from tgmembership_async.cli.provision.summary import exit_code, sentences
 from tgmembership_async.cli.root import command
@@ -30,6 +32,16 @@ ENDINGS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 @pytest.fixture
 def service() -> FakeService:
     return FakeService(silent=[1003])
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the user data folder of this test."""
+    folder = tmp_path / "data"
+    for name in ("XDG_DATA_HOME", "WIN_PD_OVERRIDE_LOCAL_APPDATA"):
+        monkeypatch.setenv(name, str(folder))
+        monkeypatch.setitem(ENVIRONMENT, name, str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -68,7 +80,9 @@ def lines(result: Result) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("server")
-def test_each_member_is_a_line_and_running_it_again_sends_nothing(members: Path, service: FakeService) -> None:
+def test_each_member_is_a_line_and_running_it_again_sends_nothing(
+    members: Path, service: FakeService, data: Path
+) -> None:
     first = run(members, "--plan-id", 1)
     assert first.exit_code == 0
     told = {line["ref"]: line for line in lines(first)}
@@ -88,7 +102,10 @@ def test_each_member_is_a_line_and_running_it_again_sends_nothing(members: Path,
     assert {line["ref"] for line in lines(again)} == told.keys()
     assert "0 granted, 3 granted before" in again.stderr
     assert len(service.audit) == service.count_requests() == 3
-    assert members.with_name("members.csv.grants.db").exists()
+    [ledger] = data.rglob("*.db")
+    assert ledger.name.startswith(f"grants-{service.bot_id}-http_127.0.0.1_")
+    assert f"Ledger: {ledger}\n" in first.stderr
+    assert [file.name for file in members.parent.glob("members*")] == ["members.csv"]
 
 
 @pytest.mark.usefixtures("server")
@@ -100,6 +117,67 @@ def test_links_are_shown_only_when_asked_for(members: Path, service: FakeService
     shown = run(members, "--plan-id", 1, "--show-links")
     assert {line["link"] for line in lines(shown)} == {token.link for token in service.tokens}
     assert "Show the links:" not in shown.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_a_file_of_another_name_grants_nobody_again(members: Path, service: FakeService) -> None:
+    assert run(members, "--plan-id", 1).exit_code == 0
+    renamed = members.parent / "elsewhere" / "members (1).csv"
+    renamed.parent.mkdir()
+    shutil.copy(members, renamed)
+    again = run(renamed, "--plan-id", 1)
+    assert (again.exit_code, len(service.audit)) == (0, 3)
+    assert "0 granted, 3 granted before" in again.stderr
+
+
+@pytest.mark.usefixtures("server")
+def test_an_old_ledger_beside_the_file_is_named_and_not_ignored(
+    members: Path, service: FakeService, data: Path
+) -> None:
+    old = members.with_name("members.csv.grants.db")
+    assert run(members, "--plan-id", 1, "--ledger", old).exit_code == 0
+    renamed = members.with_name("members (1).csv")
+    shutil.copy(members, renamed)
+    for file in (members, renamed):
+        done = run(file, "--plan-id", 1)
+        assert done.exit_code == 2
+        assert f"{old}: the ledger of an earlier version lies beside {file.name}" in done.stderr
+        assert f"--ledger {old}" in done.stderr
+        assert f"ledger copy {old} {data}" in done.stderr
+        assert run(file, "--plan-id", 1, "--ledger", old).exit_code == 0
+    assert len(service.audit) == 3
+    assert not list(data.rglob("*.db"))
+
+
+@pytest.mark.usefixtures("server")
+def test_a_rehearsal_and_then_the_live_bot(
+    members: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = tmp_path / "grants.db"
+    assert run(members, "--plan-id", 1, "--ledger", ledger).exit_code == 0
+    assert run(members, "--plan-id", 1).exit_code == 0
+    live = FakeService(bot_id=4242)
+    with serve(live) as running:
+        for name, value in running.env().items():
+            monkeypatch.setenv(name, value)
+        done = run(members, "--plan-id", 1, "--ledger", ledger)
+        assert done.exit_code == 2
+        assert "belongs to bot 8047883872 at http://127.0.0.1, and this is bot 4242 at http://127.0.0.1" in done.stderr
+        assert live.count_requests() == 0
+        assert run(members, "--plan-id", 1).exit_code == 0
+    assert len(live.audit) == 3
+    assert len(list(data.rglob("*.db"))) == 2, "each bot has a default ledger of its own"
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    members: Path, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(default_ledger, "user_data_path", lambda *_, **__: tmp_path / "file" / "tgmembership")
+    done = run(members, "--plan-id", 1)
+    assert done.exit_code == 2
+    assert "cannot be made: Not a directory; name a ledger with --ledger FILE" in done.stderr
+    assert server.service.count_requests() == 0
 
 
 @pytest.mark.usefixtures("server")

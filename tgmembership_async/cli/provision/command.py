@@ -12,6 +12,7 @@ from attrs import field, mutable
 from rich.console import Console
 
 from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.default_ledger import ledger_for
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import columns, fields_of
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
@@ -33,7 +34,7 @@ Examples:
   tgmembership provision members.csv --plan-id 1
   tgmembership provision members.csv --ledger grants.db > granted.jsonl
   tgmembership provision members.csv --ledger postgresql://shop@db/shop
-  tgmembership grants list --status unknown --ledger members.csv.grants.db
+  tgmembership grants list --status unknown --ledger grants.db
 
 \b
 members.csv:                          members.jsonl:
@@ -56,7 +57,10 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
 @click.command("provision", epilog=_EPILOG)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--plan-id", type=click.IntRange(1), help="Plan of rows without a plan_id.")
-@ledger_option("Ledger file, or a server that several machines can share.  [default: FILE.grants.db]")
+@ledger_option(
+    "Ledger file, or a server that several machines can share.  [default: one for each bot and service, in your user "
+    "data folder]"
+)
 @click.option(
     "--enqueue",
     is_flag=True,
@@ -99,20 +103,21 @@ def command(
 
     FILE is CSV with the header ref,member_id[,plan_id][,note], or JSON lines; `ref` is your own id of the payment.
     All rows are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
-    with additional rows. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to
-    stderr. With a ledger on a PostgreSQL server, the command can run on several machines at once, with the same or
-    different files. Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or
-    TGMEMBERSHIP_API_KEY_FILE.
+    with additional rows, and FILE may have any name: what was granted is recorded in the ledger, which is named on
+    stderr. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to stderr. With a
+    ledger on a PostgreSQL server, the command can run on several machines at once, with the same or different files.
+    Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each printed row has its error
     total = _check(file, plan_id)
     if enqueue:
         _enqueue(server(ledger, "--enqueue"), _requests(file, plan_id), total, form)
         return
+    where = ledger_for(file, ledger)
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
-        session=session(max_connections=concurrency, retry=policy, **pace(ledger, rate)),
-        ledger=ledger or file.with_name(f"{file.name}.grants.db"),
+        session=session(max_connections=concurrency, retry=policy, **pace(where, rate)),
+        ledger=where,
         total=total,
         concurrency=concurrency,
         links=show_links,

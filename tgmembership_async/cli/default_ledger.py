@@ -1,0 +1,47 @@
+"""Which ledger is used where none is named: one for each bot and service, whatever the file of members is called."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from platformdirs import user_data_path
+
+from tgmembership_async.cli.credentials import account
+from tgmembership_async.cli.ledger_option import Place
+from tgmembership_async.cli.output import hint, note
+from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.wire import Account
+
+_OLD: Final = ".grants.db"
+
+
+def ledger_for(members: Path, named: Place | None) -> Place:
+    """Return the ledger that is named, or the default one, which is told on stderr and whose folder is made.
+
+    Raises UsageError where a ledger of an older version lies beside the file: what it has would be sent again.
+    """
+    if named is not None:
+        return named
+    default = default_ledger(account())
+    old = [file for file in sorted(members.parent.glob(f"*{_OLD}")) if file.is_file()]
+    if old:
+        shown = ", ".join(map(str, old))
+        msg = (
+            f"{shown}: the ledger of an earlier version lies beside {members.name}, and what was granted is in it. Go "
+            f"on with it: {hint('provision', members, '--ledger', old[0])}; or copy it, and move it away: "
+            f"{hint('ledger', 'copy', old[0], default)}"
+        )
+        raise UsageError(msg)
+    try:
+        default.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{default.parent} cannot be made: {error.strerror}; name a ledger with --ledger FILE"
+        raise UsageError(msg) from None
+    note(f"Ledger: {default}")
+    return default
+
+
+def default_ledger(bot: Account) -> Path:
+    """Return the file in the user's data folder for a bot at a service."""
+    service = re.sub(r"[^a-z0-9.-]+", "_", bot.origin.removeprefix("https://").lower())
+    return user_data_path("tgmembership", appauthor=False) / f"grants-{bot.bot_id}-{service}.db"
