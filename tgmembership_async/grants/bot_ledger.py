@@ -141,6 +141,10 @@ class BotLedger:
         """Give a lease back where the row has gone on to another status."""
         await self.whole.end_follow_up(self._leased(follow_up))
 
+    async def check_writable(self) -> None:
+        """Make a small durable write; raises StorageError where the ledger cannot write."""
+        await self.whole.check_writable()
+
     def _key(self, ref: str) -> str:
         return key(self._bot_id, ref)
 
