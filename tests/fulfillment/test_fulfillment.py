@@ -15,9 +15,19 @@ import pytest
 from anyio.lowlevel import checkpoint
 from own_schema import own_schema
 
-from tgmembership_async import RefConflict, Session, StorageError, UsageError
+from tgmembership_async import GrantError, RefConflict, Session, StorageError, UsageError
 from tgmembership_async.fulfillment import Fulfillment, FulfillmentPolicy
-from tgmembership_async.grants import Grant, Granter, GrantStatus, Ledger, MemoryLedger, PostgresLedger, SqliteLedger
+from tgmembership_async.grants import (
+    Grant,
+    Granter,
+    GrantRequest,
+    GrantStatus,
+    Ledger,
+    MemoryLedger,
+    PostgresLedger,
+    Settlement,
+    SqliteLedger,
+)
 from tgmembership_async.testing import FakeService, FakeTransport, Fault
 
 MakeLedger = Callable[[], Ledger]
@@ -304,6 +314,20 @@ def test_a_refund_before_the_grant_is_not_granted(make_ledger: MakeLedger, run: 
             made = await fulfillment.granter.ledger.decisions("told late")
             assert [decision.reason for decision in made] == ["refunded by Telegram"]
             assert not await fulfillment.pending()
+        assert not shop.questions
+
+    run(scenario)
+
+
+def test_a_refund_is_to_be_recorded_again_while_the_exchange_is_under_way(run: Run) -> None:
+    async def scenario() -> None:
+        shop, ledger = Shop(), MemoryLedger()
+        async with shop.open(ledger, every=600, deadline=0.15) as fulfillment:
+            await ledger.claim(GrantRequest("a", 1))
+            with pytest.raises(GrantError, match="record the refund again"):
+                await fulfillment.refunded("a", plan_id=1)
+            await ledger.settle("a", Settlement(GrantStatus.PLANNED))
+            assert (await fulfillment.refunded("a", plan_id=1)).status is GrantStatus.ABANDONED
         assert not shop.questions
 
     run(scenario)

@@ -215,8 +215,9 @@ class Fulfillment(Lived):
 
         What was not granted yet is abandoned, a ref that is not there is planned and abandoned, so that it is not
         granted when its payment is told late. Where the customer has the access, or the link, that is for the owner to
-        decide: `attention` gets the row, whose `error` says that it was refunded. Raises what `attention` raises, and
-        StorageError where the ledger cannot write: record it again then.
+        decide: `attention` gets the row, whose `error` says that it was refunded. Raises what `attention` raises,
+        StorageError where the ledger cannot write, and GrantError where an exchange is under way for longer than
+        `deadline`: record it again then.
         """
         self._check_open()
         grant = await self._ledger.get(check_ref(ref))
@@ -229,6 +230,9 @@ class Fulfillment(Lived):
             await sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             grant = known(ref, await self._ledger.get(ref))
+        if grant.status in _STILL_REFUNDABLE:
+            msg = f"{ref} was {reason} and is {grant.status}: it may still be granted, so record the refund again"
+            raise GrantError(msg)
         if grant.status is not GrantStatus.ABANDONED:
             msg = f"{ref} was {reason}, and is {grant.status}: take the access back, if the customer is to lose it"
             await self._attention(evolve(grant, error=GrantError(msg)))
