@@ -53,7 +53,7 @@ def shop_router(
     code. An invoice's payload is the plan's id; payments with another payload are left to your own handlers.
 
     Before the customer pays, the plan and its price are looked up and the ledger is proved to write. A payment is one
-    ref, `telegram:<charge id>`, each payment of a subscription too. While it cannot be recorded its update is not
+    ref, `telegram:CHARGE_ID`, each payment of a subscription too. While it cannot be recorded its update is not
     confirmed: with polling (`handle_as_tasks=False`) the handler waits, a webhook (`handle_in_background=False`) is
     answered with an error, and Telegram repeats the update. A refund abandons what is not granted yet, and is told to
     the owner where it is. Raises UsageError for wrong arguments.
