@@ -382,7 +382,7 @@ async def test_a_run_is_entered_once_and_before_it_is_read() -> None:
         with pytest.raises(UsageError, match="enter a run first"):
             aiter(run)
         assert await run == Summary()
-        with pytest.raises(UsageError, match="entered once"):
+        with pytest.raises(UsageError, match="entered only once"):
             await run
 
 

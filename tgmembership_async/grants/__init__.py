@@ -1,4 +1,4 @@
-"""Grant once: a ledger around the one call that must not be repeated blindly."""
+"""Grants that are sent once: a ledger records each `add_member` call before and after it is made."""
 
 from typing import TYPE_CHECKING
 

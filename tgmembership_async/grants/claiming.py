@@ -1,6 +1,6 @@
-"""A claim on one row: taken right before each request, and let go before each wait.
+"""A claim on a row: taken right before each request, and released before each wait.
 
-So `sending` means that our request may be on the wire now, and what a process leaves that dies while it waits is
+So `sending` means that a request of this worker may be in flight. A process that ends while it waits leaves the row
 `planned`.
 """
 
@@ -19,18 +19,18 @@ from tgmembership_async.grants.owing import Debt, Owed
 from tgmembership_async.session import Session, departure_of
 
 _SURE_FOR: Final = 2.0
-"""Seconds after which a claim is proved before it is used: the process may have been stopped, and taken for dead."""
-_FIRST_LOOK: Final = 0.02  # seconds until asking again for what another worker is sending; doubled each time
+"""Seconds after which a claim is checked before it is used: the process may have been suspended and lost the claim."""
+_FIRST_LOOK: Final = 0.02  # seconds until the next look at a row that another worker is sending; doubled each time
 _LONGEST_PAUSE: Final = 0.5
 
 
 class Taken(GrantError):
-    """The row is not this caller's to send any more: somebody else sends it, has sent it, or has decided about it."""
+    """The row is no longer this caller's to send: another worker sends or has sent it, or a decision was made."""
 
 
 @mutable(eq=False)
 class Claiming:
-    """The `Hold` of one call on the row of `request`; `row` is the row as it was last seen."""
+    """The `Hold` of one call on the row of `request`; `row` is the row as last read."""
 
     ledger: Ledger
     request: GrantRequest
@@ -41,10 +41,10 @@ class Claiming:
     _since: tuple[float, float, int] = field(default=(0.0, 0.0, 0), init=False)
 
     async def begin(self, session: Session, goes_on: Callable[[], bool], *, again: bool) -> bool:
-        """Claim the row, or only plan it if the call has to wait; tell whether it is ours to send.
+        """Claim the row, or only plan it if the call has to wait; return whether it is this caller's to send.
 
-        A row that another worker sends is waited for, a whole call's deadline at most, as long as `goes_on()`. `again`:
-        it was taken from us just now.
+        While another worker sends the row, wait for the deadline of a call at most, as long as `goes_on()`. `again`:
+        the row was just lost to another worker.
         """
         departure = departure_of(session)
         if not (again or departure.is_free):
@@ -65,21 +65,21 @@ class Claiming:
         return claim.mine
 
     async def take(self) -> None:
-        """Make sure that the row is ours and `sending`; raise Taken if it is somebody else's by now."""
+        """Ensure that the row is this caller's and `sending`; raise Taken if it is another's by now."""
         if self.held and self._in_doubt():
-            await self.release("nothing was sent: this process, or its connection to the ledger, was held up")
+            await self.release("nothing was sent: this process, or its connection to the ledger, was interrupted")
         if self.held:
             return
         if self._debt is not None:
             await self._debt.paid()
             self._debt = None
-        # One that is cancelled may happen all the same, and then nobody would know of it.
+        # A cancelled claim may still be committed, and then no caller would know of it.
         with CancelScope(shield=True):
             await self._claim_again()
         await checkpoint_if_cancelled()
 
     async def release(self, why: str, error: CallError | None = None) -> None:
-        """Take the row back to `planned` if it is held, with the reason."""
+        """Return the row to `planned`, with the reason, if it is held."""
         if not self.held or self.row is None:
             return
         self.held = False
@@ -88,7 +88,7 @@ class Claiming:
             try:
                 self.row = await self.ledger.settle(self.request.ref, settlement)
             except GrantError:
-                return  # it is somebody else's; whoever takes it again finds that out
+                return  # another worker has the row; the next `take` finds that out
             except Exception as failure:  # noqa: BLE001 - whatever a ledger raises
                 self._debt = self.owed.owe(self.row, settlement, failure)
 
@@ -98,8 +98,8 @@ class Claiming:
         except TGMembershipError:
             raise
         except Exception as error:
-            # A foreign exception in the middle of a call would pass for an unknown outcome.
-            msg = f"{self.request.ref}: it could not be claimed, and was not sent: {type(error).__name__}: {error}"
+            # An unexpected exception in the middle of a call would be treated as an unknown outcome.
+            msg = f"{self.request.ref} could not be claimed, and was not sent: {type(error).__name__}: {error}"
             raise StorageError(msg) from error
         if not claim.mine:
             msg = f"{self.request.ref} is {claim.grant.status} by now, and not this caller's to send"
@@ -112,7 +112,7 @@ class Claiming:
         return claim
 
     def _now(self) -> tuple[float, float, int]:
-        # The clock on the wall goes on while the machine sleeps, and the other one cannot be set.
+        # The wall clock runs on while the machine sleeps, and the monotonic clock cannot be set.
         return time.monotonic(), time.time(), getattr(self.ledger, "interruptions", 0)
 
     def _in_doubt(self) -> bool:

@@ -1,7 +1,7 @@
-"""Copy a ledger into another one, of whatever kind: every row with its attempts, decisions, token and times.
+"""Copy a ledger into another one, of any kind: every row with its attempts, decisions, token and times.
 
-Rows go over in pages, each of which is taken in as a whole or not at all, so that a copy that was cut off is resumed by
-being begun again. A row that the target has already must be the same there; nothing is ever overwritten.
+Rows are copied in pages. Each page is stored completely or not at all, so an interrupted copy is resumed by starting it
+again. A row that the target already has must be the same there; nothing is ever overwritten.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ PAGE: Final = 500
 
 @frozen
 class Entry:
-    """All that a ledger knows of one ref. `token` and `error` are JSON as `model.dump_token` and `dump_error` write."""
+    """Everything that a ledger knows of a ref. `token` and `error` are JSON of `model.dump_token` and `dump_error`."""
 
     ref: str
     plan_id: int
@@ -37,7 +37,7 @@ class Entry:
 
 @frozen
 class State:
-    """What shows that a ledger was changed: how many rows it has, the latest change, and how many are being sent."""
+    """What shows whether a ledger was changed: its number of rows, the latest change, and how many are being sent."""
 
     rows: int
     changed: datetime | None
@@ -47,17 +47,17 @@ class State:
 
 @frozen
 class Copied:
-    """What a copy came to: rows in the source, and how many of them were new to the target."""
+    """The result of a copy: the rows in the source, and how many of them were new to the target."""
 
     rows: int
     added: int
 
 
 class Store(Protocol):
-    """A ledger as its tables are. Both kinds raise UsageError or StorageError as their ledgers do."""
+    """The tables of a ledger, for copying. Both kinds raise UsageError or StorageError as their ledgers do."""
 
     async def open(self) -> None:
-        """Open it; a target's tables are made if need be."""
+        """Open the ledger; a target creates the tables that are missing."""
         ...
 
     async def aclose(self) -> None:
@@ -77,16 +77,16 @@ class Store(Protocol):
         ...
 
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
-        """Return the entries behind a number, in the order in which they were written, and the number to go on from."""
+        """Return the entries after an id, in the order in which they were written, and the id to continue from."""
         ...
 
     async def take_in(self, entries: list[Entry]) -> int:
-        """Write those that are new, all in one transaction, and return how many; GrantError as `new_among` raises."""
+        """Store the new entries in one transaction, and return how many; raise GrantError as `new_among` does."""
         ...
 
 
 async def copy(source: Store, target: Store, progress: Callable[[int, int], object]) -> Copied:
-    """Copy all rows; `progress` is called with how many of how many are done.
+    """Copy all rows; `progress` is called with the number of rows done and of all rows.
 
     Raises GrantError where the target has another row under the same ref, and UsageError where rows are being sent, the
     target belongs to another bot or service, or the source was changed meanwhile. What was copied until then stays, and
@@ -105,13 +105,13 @@ async def copy(source: Store, target: Store, progress: Callable[[int, int], obje
         done += len(entries)
         progress(done, before.rows)
     if await source.state() != before:
-        msg = "the ledger was changed while it was copied: stop what uses it, and copy into an empty one"
+        msg = "the ledger was changed while it was copied: stop the workers that use it, and copy into an empty one"
         raise UsageError(msg)
     return Copied(done, added)
 
 
 def new_among(entries: Iterable[Entry], found: Iterable[Entry]) -> list[Entry]:
-    """Return the entries whose refs are not among those found; GrantError if one that is there differs."""
+    """Return the entries whose refs are not among those found; raise GrantError if one that was found differs."""
     there = {entry.ref: entry for entry in found}
     new: list[Entry] = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""One exchange for one ref: what its end means for the row, and what several callers of a ref share."""
+"""The exchange for one ref: what its outcome means for the row, and what several callers of the ref share."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -32,7 +32,7 @@ ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
     APIError: GrantStatus.REFUSED,
     OutcomeUnknown: GrantStatus.UNKNOWN,
 }
-"""Where a row goes when its exchange ends in an error; an APIError of 401, or that turned us away, leads to planned."""
+"""The status that each error leads to; an APIError of 401, or one that proves nothing was done, leads to planned."""
 
 
 def settlement_of(error: CallError) -> Settlement:
@@ -48,9 +48,9 @@ def settlement_of(error: CallError) -> Settlement:
 
 @mutable(eq=False)
 class Shared:
-    """What the callers of one ref wait for: the end of its exchange, a Grant or an exception.
+    """What the callers of one ref wait for: the outcome of its exchange, a Grant or an exception.
 
-    `goes_on` tells whether it is still worth waiting for another worker's exchange.
+    `goes_on` tells whether to keep waiting for another worker's exchange.
     """
 
     request: GrantRequest
@@ -63,30 +63,30 @@ class Shared:
     _ended: Event | None = None
 
     def end(self) -> None:
-        """Let everybody know that it is over."""
+        """Wake all callers: the exchange has ended."""
         self.is_over = True
         if self._ended is not None:
             self._ended.set()
 
     async def wait(self) -> None:
-        """Wait until it is over."""
+        """Wait until the exchange has ended."""
         if not self.is_over:
-            self._ended = self._ended or Event()  # in a run nobody waits but the one who carries it out
+            self._ended = self._ended or Event()  # in a run only the task that carries it out waits
             await self._ended.wait()
 
     async def wait_for(self, request: GrantRequest) -> Grant:
-        """Return the row as the exchange left it, or raise what kept it from being recorded."""
+        """Return the row after the exchange, or raise the error that prevented it."""
         if (request.plan_id, request.member_id) != (self.request.plan_id, self.request.member_id):
             msg = f"{request.ref} is being granted to another plan or member right now"
             raise RefConflict(msg)
         await self.wait()
         if self.grant is None:
-            raise self.error or UsageError(f"{request.ref}: the Granter was closed before this was begun")
+            raise self.error or UsageError(f"{request.ref}: the Granter was closed before this grant was started")
         return self.grant
 
 
 async def carry_out(session: Session, ledger: Ledger, owed: Owed, shared: Shared) -> None:
-    """Claim the row, send if it is ours to send, and record the end."""
+    """Claim the row, send it if it is this caller's to send, and record the outcome."""
     hold, again = Claiming(ledger, shared.request, owed), False
     try:
         while await hold.begin(session, shared.goes_on, again=again):
@@ -98,7 +98,7 @@ async def carry_out(session: Session, ledger: Ledger, owed: Owed, shared: Shared
             else:
                 return
         shared.grant = hold.row
-    except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+    except Exception as error:  # noqa: BLE001 - it is raised in the callers that wait
         shared.error = error
 
 
@@ -132,7 +132,7 @@ def _stopped() -> OutcomeUnknown:
 
 
 async def _record(hold: Claiming, settlement: Settlement) -> Grant:
-    """Write down how the call ended, if its row is held, and return the row."""
+    """Record the outcome of the call, if its row is held, and return the row."""
     if not hold.held and settlement.status is not GrantStatus.PLANNED:
         await hold.take()  # a middleware answered in place of the service
     assert hold.row is not None  # noqa: S101 - it was begun
@@ -147,7 +147,7 @@ async def _record(hold: Claiming, settlement: Settlement) -> Grant:
 
 
 def answer(grant: Grant) -> Grant:
-    """Return a row that is granted; raise what any other row means to a caller who wanted it granted."""
+    """Return a granted row; for any other row raise the error that a caller of `grant` gets."""
     if grant.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
         return grant
     if grant.status in (GrantStatus.PLANNED, GrantStatus.REFUSED):

@@ -1,12 +1,12 @@
-"""Follow-ups: what is still to be done about a grant after its exchange, and when. Kept in the ledger, beside the row.
+"""Follow-ups: the next action on a grant after its exchange, and when it is due. Stored in the ledger beside the row.
 
-| status             | what is to be done             | first due                    |
+| status             | action                         | first due                    |
 | ------------------ | ------------------------------ | ---------------------------- |
 | planned            | tell the owner that it waits   | `grace` after the first look |
 | granted            | deliver the link               | at once                      |
 | refused, unknown   | ask the owner for a decision   | at once                      |
 
-A follow-up belongs to a row in one status: when the row goes on to another status, its follow-up begins anew.
+A follow-up belongs to a row in one status. When the row changes its status, a new follow-up begins.
 """
 
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantStatus
 
 OPEN: Final = (GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatus.REFUSED, GrantStatus.UNKNOWN)
-"""The states that have a follow-up."""
+"""The statuses that have a follow-up."""
 _WAITS: Final = frozenset({GrantStatus.PLANNED})
 
 
@@ -39,18 +39,18 @@ class FollowUps(Ledger, Protocol):
     """A Ledger that also keeps follow-ups. `SqliteLedger`, `PostgresLedger` and `MemoryLedger` do."""
 
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
-        """Lease the follow-up of a row for `lease`, or return None: it is not due, or somebody else has it.
+        """Lease the follow-up of a row for `lease`, or return None: it is not due, or another worker has leased it.
 
-        A planned row that is looked at for the first time is due `grace` later.
+        A planned row becomes due `grace` after it was first looked at.
         """
         ...
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
-        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         ...
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
-        """Give a lease back where the row has gone on to another status."""
+        """Release the lease of a row whose status has changed."""
         ...
 
     async def check_writable(self) -> None:
@@ -60,7 +60,7 @@ class FollowUps(Ledger, Protocol):
 
 @frozen
 class Kept:
-    """What a ledger keeps of a follow-up."""
+    """What a ledger stores of a follow-up."""
 
     about: GrantStatus
     failures: int
@@ -69,7 +69,7 @@ class Kept:
 
 @frozen
 class Look:
-    """What a look at a row found: whether its follow-up is due, how often it has failed, and what to keep of it."""
+    """What a look at a row found: whether its follow-up is due, how often it has failed, and what to store of it."""
 
     is_due: bool
     failures: int = 0
@@ -77,7 +77,7 @@ class Look:
 
 
 def look(grant: Grant, kept: Kept | None, now: datetime, grace: timedelta) -> Look:
-    """Look at a row; `kept` is what the ledger has of its follow-up, in this status or an earlier one."""
+    """Look at a row; `kept` is what the ledger has stored of its follow-up, in this status or an earlier one."""
     if grant.status not in OPEN:
         return Look(is_due=False)
     if kept is not None and kept.about is grant.status:
@@ -88,7 +88,7 @@ def look(grant: Grant, kept: Kept | None, now: datetime, grace: timedelta) -> Lo
 
 
 class Leases:
-    """The leases of a ledger that one process owns: they end with the process, and so need no place on the disk."""
+    """The leases of a ledger that one process owns. They end with the process, so they are not stored."""
 
     __slots__ = ("_last", "_until")
 
@@ -97,7 +97,7 @@ class Leases:
         self._last = 0
 
     def take(self, ref: str, now: datetime, lease: timedelta) -> int | None:
-        """Return the number of a new lease, or None while another one lasts."""
+        """Return the number of a new lease, or None while another one is valid."""
         held = self._until.get(ref)
         if held is not None and held[1] > now:
             return None
@@ -106,7 +106,7 @@ class Leases:
         return self._last
 
     def give_back(self, ref: str, lease: int) -> bool:
-        """End a lease, and tell whether it was still held."""
+        """End a lease, and return whether it was still held."""
         held = self._until.get(ref)
         if held is None or held[0] != lease:
             return False

@@ -1,4 +1,4 @@
-"""The Granter: one access token for each ref, however often it is asked, and wherever the program dies."""
+"""The Granter: one access token for each ref, however often it is requested, and whenever the process ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
@@ -29,12 +29,12 @@ _AUTOMATIC: Final = "regrant_limit"
 class Granter(Lived):
     """Grant through a Session, with a ledger around each call.
 
-    The intent is durable before the request is written, the result before `grant` returns. Entering it enters the
-    session and the ledger, unless you have entered them yourself. `regrant_limit` is how often an unknown outcome may
-    be sent again without asking you: above 0 a customer waits less and may get two tokens, one of them wasted.
+    The intent is durable before the request is sent, and the result before `grant` returns. Entering the Granter opens
+    the session and the ledger, unless they are open already. `regrant_limit` is how often an unknown outcome may be
+    sent again without a decision: above 0 a customer waits less, but may get two tokens, one of them wasted.
 
-    An answer that the ledger cannot take is kept in memory and offered again, in order, until it is stored. Closing
-    waits for that, `recording_timeout` seconds at most, and then says in the log which refs it could not store.
+    An answer that the ledger cannot store is kept in memory, and offered to it again until it is stored. Closing waits
+    for that, `recording_timeout` seconds at most, and then logs the refs whose answers could not be stored.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class Granter(Lived):
     async def aclose(self) -> None:
         """Wait for exchanges in flight, `grant_timeout` seconds at most, and close what `open` opened.
 
-        Answers that are not stored yet are waited for too, `recording_timeout` seconds at most.
+        Then wait for answers that are not stored yet, `recording_timeout` seconds at most.
         """
         self._is_open = False
         try:
             if self._session in self._entered:
-                # This ends at once what is not on the wire, and waits for what is.
+                # This ends at once what has not been sent, and waits for requests in flight.
                 self._entered.remove(self._session)
                 await self._session.aclose()
             await self._finish(self._session.grant_timeout)
@@ -137,13 +137,13 @@ class Granter(Lived):
         note: str = "",
         paid_at: datetime | None = None,
     ) -> Grant:
-        """Return the granted row of `ref`: from the ledger if it is there, else from one exchange with the service.
+        """Return the granted row of `ref`: from the ledger if it is granted there, else after one exchange.
 
-        Raises RefConflict for another plan or member under this ref; GrantHeld while its outcome is unknown, now and on
-        every later call until it is decided; the stored error if the service refused; NotSent, RateLimited,
-        Unauthorized or DeadlineExceeded if nothing was done and calling again is safe. GrantHeld is raised as well
-        where the service has answered and the ledger cannot store it in time: then its `.grant` holds the answer, which
-        is offered to the ledger again until that takes it. Cancelling a call does not stop its exchange.
+        Raises RefConflict for another plan or member under this ref. Raises GrantHeld while its outcome is unknown, on
+        every call until it is decided. Raises the stored error if the service refused. Raises NotSent, RateLimited,
+        Unauthorized or DeadlineExceeded if nothing was done and calling again is safe. Raises GrantHeld, too, if the
+        service has answered and the ledger cannot store that in time: `.grant` then holds the answer, which is offered
+        to the ledger again until it is stored. Cancelling a call does not stop its exchange.
         """
         request = GrantRequest(ref, plan_id, member_id, note, paid_at)
         grant, _ = await self._grant_one(request, self._session)
@@ -158,7 +158,7 @@ class Granter(Lived):
         note: str = "",
         paid_at: datetime | None = None,
     ) -> Grant:
-        """Record the intent, durable when this returns; `run_planned` or `grant` carries it out."""
+        """Record the intent, which is durable on return; `run_planned` or `grant` carries it out."""
         self._check_open()
         if not self._is_bound:
             await self._bind(record=True)
@@ -167,9 +167,9 @@ class Granter(Lived):
     def provision(
         self, requests: Requests, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON
     ) -> Run:
-        """Return a run over many requests, any iterable or async iterable of any length; see `Run`.
+        """Return a run over requests, an iterable or async iterable of any length; see `Run`.
 
-        It has a retry budget of its own, and ends early for a reason in `stop_on`: rejected credentials, an empty
+        The run has a retry budget of its own. It ends early for a reason in `stop_on`: rejected credentials, an empty
         budget, or `max(2 * concurrency, 20)` unknown outcomes in a row. Running it again resumes it.
         """
         self._check_open()
@@ -188,7 +188,7 @@ class Granter(Lived):
         return run
 
     def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:
-        """Return a run over what is planned and not sent yet; `await` it, or iterate over its rows."""
+        """Return a run over the planned rows; `await` it, or iterate over its rows."""
         return self.provision(self._planned(), concurrency=concurrency, stop_on=stop_on)
 
     async def _planned(self) -> AsyncIterator[GrantRequest]:
@@ -203,7 +203,7 @@ class Granter(Lived):
         inline: bool = False,
         goes_on: Callable[[], bool] = lambda: True,
     ) -> tuple[Grant, bool]:
-        """Return the row after its exchange, and whether this call began it."""
+        """Return the row after its exchange, and whether this call started the exchange."""
         if not self._is_bound:
             self._check_open()
             await self._bind(record=True)
@@ -228,7 +228,7 @@ class Granter(Lived):
         if inline:
             await exchange
         elif (loop := asyncio_loop()) is not None:
-            # A task of our own: a shield does not hold against task.cancel(), wait_for or asyncio.timeout.
+            # A task of its own: a shield does not protect against task.cancel(), wait_for or asyncio.timeout.
             task = loop.create_task(exchange)
             self._tasks[task] = shared
             task.add_done_callback(lambda done: self._release(shared, done))
@@ -243,7 +243,7 @@ class Granter(Lived):
             self._release(shared)
 
     def _release(self, shared: Shared, task: asyncio.Task[None] | None = None) -> None:
-        # Called again when the task ends: one that is cancelled before its first step never gets to its `finally`.
+        # Also called when the task ends: one that is cancelled before its first step never reaches its `finally`.
         if task is not None:
             self._tasks.pop(task, None)
         if self._running.get(shared.request.ref) is shared:
@@ -291,7 +291,7 @@ class Granter(Lived):
     async def grants(
         self, status: GrantStatus | str | Collection[GrantStatus | str] | None = None, since: datetime | None = None
     ) -> AsyncIterator[Grant]:
-        """Yield rows, of one state or several, changed at `since` (aware) or later; memory stays flat."""
+        """Yield rows, of one status or several, changed at `since` (aware) or later, with constant memory."""
         self._check_open()
         wanted = [status] if isinstance(status, str) else status
         try:
@@ -300,13 +300,13 @@ class Granter(Lived):
             msg = f"a status is one of {', '.join(GrantStatus)}, not {status!r:.80}"
             raise UsageError(msg) from None
         if since is not None and since.tzinfo is None:
-            msg = "since must be an aware datetime: datetime.now(UTC) - timedelta(days=1), say"
+            msg = "since must be an aware datetime: such as datetime.now(UTC) - timedelta(days=1)"
             raise UsageError(msg)
         async for grant in self._ledger.grants(states, since):
             yield grant
 
     def undelivered(self) -> AsyncIterator[Grant]:
-        """Yield what is granted and not marked as delivered: send those links again after a restart."""
+        """Yield the rows that are granted and not marked as delivered: send those links again after a restart."""
         return self.grants(GrantStatus.GRANTED)
 
     async def mark_delivered(self, ref: str) -> Grant:
@@ -315,7 +315,7 @@ class Granter(Lived):
         return await self._ledger.mark_delivered(check_ref(ref))
 
     async def purge(self, *, delivered_before: datetime) -> int:
-        """Wipe the tokens of rows delivered before then (aware), and return of how many; the rows stay."""
+        """Remove the tokens of rows delivered before then (aware), and return their number; the rows stay."""
         self._check_open()
         if delivered_before.tzinfo is None:
             msg = "delivered_before must be an aware datetime"

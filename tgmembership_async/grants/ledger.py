@@ -1,4 +1,4 @@
-"""What a ledger must do: keep each intent before it is acted on, and each result before it is told."""
+"""The protocol of a ledger: an intent is durable before it is acted on, and a result before it is returned."""
 
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
@@ -20,9 +20,9 @@ from tgmembership_async.values.models import AccessToken
 
 @frozen
 class Claim:
-    """What `Ledger.claim` found. `mine`: the row went from planned to sending just now, for this caller to send.
+    """The result of `Ledger.claim`. `mine`: the row just went from planned to sending, for this caller to send.
 
-    `elsewhere`: another worker, who is alive, is sending it; its end is worth waiting for.
+    `elsewhere`: another running worker is sending it, so it is worth waiting for the outcome.
     """
 
     grant: Grant
@@ -34,8 +34,8 @@ class Claim:
 class Ledger(Protocol):
     """Rows by `ref`, each durable when the coroutine that wrote it returns; every step is one of `model.LEGAL`.
 
-    A step that finds its row in another state than it expects changes nothing and raises GrantError. Every coroutine
-    that writes either happens as a whole or, if it raises, not at all; one that is cancelled may still happen.
+    A step that finds its row in an unexpected status changes nothing and raises GrantError. A coroutine that writes
+    either writes everything or, if it raises, nothing; one that is cancelled may still write.
     """
 
     @property
@@ -44,11 +44,11 @@ class Ledger(Protocol):
         ...
 
     async def open(self) -> Self:
-        """Make the ledger ready; `sending` rows of a dead owner become `unknown`."""
+        """Make the ledger ready; rows that an owner left `sending` when its process ended become `unknown`."""
         ...
 
     async def aclose(self) -> None:
-        """Finish what is being written, and let go."""
+        """Finish writing, and close."""
         ...
 
     async def plan(self, request: GrantRequest) -> Grant:
@@ -56,11 +56,11 @@ class Ledger(Protocol):
         ...
 
     async def claim(self, request: GrantRequest) -> Claim:
-        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         ...
 
     async def settle(self, ref: str, settlement: Settlement) -> Grant:
-        """Record how the exchange of a `sending` row ended."""
+        """Record the outcome of the exchange of a `sending` row."""
         ...
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
@@ -68,7 +68,7 @@ class Ledger(Protocol):
         ...
 
     async def mark_delivered(self, ref: str) -> Grant:
-        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        """Record that the customer has the link; a row that is delivered already does not change."""
         ...
 
     async def get(self, ref: str) -> Grant | None:
@@ -78,7 +78,7 @@ class Ledger(Protocol):
     def grants(
         self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
     ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat."""
+        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory."""
         ...
 
     async def attempts(self, ref: str) -> list[Attempt]:
@@ -90,5 +90,5 @@ class Ledger(Protocol):
         ...
 
     async def purge(self, delivered_before: datetime) -> int:
-        """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay."""
+        """Remove the tokens of rows delivered before then, and return their number; the rows stay."""
         ...

@@ -1,4 +1,4 @@
-"""A ledger in memory, for tests and for trying things out: it forgets everything with the process."""
+"""A ledger in memory, for tests and experiments: its rows are lost when the process ends."""
 
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
@@ -55,7 +55,7 @@ class MemoryLedger(Lived):
         return self._is_open
 
     async def open(self) -> Self:
-        """Make the ledger ready; what was being sent when it was closed becomes `unknown`."""
+        """Make the ledger ready; rows that were being sent when it was closed become `unknown`."""
         if self._is_open:
             msg = "this ledger is open already"
             raise UsageError(msg)
@@ -68,7 +68,7 @@ class MemoryLedger(Lived):
         return self
 
     async def aclose(self) -> None:
-        """Close the ledger; its rows stay for the next time."""
+        """Close the ledger; its rows are kept for the next `open`."""
         self._is_open = False
 
     async def plan(self, request: GrantRequest) -> Grant:
@@ -77,7 +77,7 @@ class MemoryLedger(Lived):
         return self._plan(request)
 
     async def claim(self, request: GrantRequest) -> Claim:
-        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         await self._turn()
         grant = self._plan(request)
         if grant.status is not GrantStatus.PLANNED:
@@ -88,7 +88,7 @@ class MemoryLedger(Lived):
         return Claim(sending, mine=True)
 
     async def settle(self, ref: str, settlement: Settlement) -> Grant:
-        """Record how the exchange of a `sending` row ended."""
+        """Record the outcome of the exchange of a `sending` row."""
         await self._turn()
         return self._settle(self._known(ref), settlement, ended_at=self._clock())
 
@@ -102,7 +102,7 @@ class MemoryLedger(Lived):
         return grant
 
     async def mark_delivered(self, ref: str) -> Grant:
-        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        """Record that the customer has the link; a row that is delivered already does not change."""
         await self._turn()
         return self._keep(transitions.delivered(self._known(ref), self._clock()))
 
@@ -114,7 +114,7 @@ class MemoryLedger(Lived):
     def grants(
         self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
     ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these states and changed at `since` or later."""
+        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later."""
         wanted = frozenset(GrantStatus if status is None else status)
         earliest = None if since is None else transitions.check_aware("since", since)
 
@@ -136,7 +136,7 @@ class MemoryLedger(Lived):
         return list(self._decisions.get(check_ref(ref), ()))
 
     async def purge(self, delivered_before: datetime) -> int:
-        """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay."""
+        """Remove the tokens of rows delivered before then, and return their number; the rows stay."""
         limit = transitions.check_aware("delivered_before", delivered_before)
         await self._turn()
         done = [grant for grant in self._rows.values() if grant.status is GrantStatus.DELIVERED]
@@ -146,7 +146,7 @@ class MemoryLedger(Lived):
         return len(wiped)
 
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
-        """Lease the follow-up of a row, or return None: it is not due, or somebody else has it."""
+        """Lease the follow-up of a row, or return None: it is not due, or is leased already."""
         await self._turn()
         grant, now = self._known(ref), self._clock()
         seen = look(grant, self._follow_ups.get(ref), now, grace)
@@ -156,7 +156,7 @@ class MemoryLedger(Lived):
         return None if number is None else FollowUp(grant, seen.failures, number)
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
-        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         await self._turn()
         grant = follow_up.grant
         if not self._leases.give_back(grant.ref, follow_up.lease):
@@ -165,7 +165,7 @@ class MemoryLedger(Lived):
         return True
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
-        """Give a lease back where the row has gone on to another status."""
+        """Release the lease of a row whose status has changed."""
         await self._turn()
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 

@@ -1,9 +1,9 @@
-"""A grant and the states it may be in; which steps are legal is one table.
+"""A grant, its statuses, and the table of legal steps between them.
 
 planned → sending → granted → delivered
-             ├→ planned     nothing was done: not sent, turned away past the deadline, or the credentials rejected
-             ├→ refused     the service said no
-             └→ unknown     it may or may not have acted
+                          ├→ planned     nothing was done: not sent, rejected until the deadline, or invalid credentials
+                          ├→ refused     the service refused
+                          └→ unknown     the service may or may not have granted
 refused, unknown → granted | planned | abandoned      only by a decision
 planned → abandoned                                   likewise: it was refunded before it was sent
 """
@@ -26,7 +26,7 @@ _TO_JSON: Final = json.JSONEncoder(default=str)
 
 
 class GrantStatus(StrEnum):
-    """Where a grant stands."""
+    """The status of a grant."""
 
     PLANNED = "planned"
     SENDING = "sending"
@@ -40,9 +40,9 @@ class GrantStatus(StrEnum):
 Decision = Literal["granted", "retry", "abandon"]
 
 SETTLES: Final = frozenset({GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
-"""Where an exchange may end."""
+"""The statuses in which an exchange may end."""
 UNDECIDED: Final = frozenset({GrantStatus.REFUSED, GrantStatus.UNKNOWN})
-"""What waits for a decision."""
+"""The statuses that await a decision."""
 DECIDES: Final[Mapping[Decision, GrantStatus]] = {
     "granted": GrantStatus.GRANTED,
     "retry": GrantStatus.PLANNED,
@@ -71,10 +71,10 @@ def check_ref(ref: object) -> str:
 
 @frozen
 class GrantRequest:
-    """One wish: `ref` is the caller's own payment or import id, `note` the caller's own text (say, the chat).
+    """A request to grant: `ref` is the caller's own payment or import id, `note` its own text (for example the chat).
 
     `paid_at` is an aware datetime, and is not stored. A SqliteLedger that was restored from an older copy needs it: a
-    ref that it does not have, and that was paid in the gap, is held as unknown instead of sent.
+    ref that is missing from the copy, and was paid in the gap, is held as unknown instead of sent.
     """
 
     ref: str = field()
@@ -94,7 +94,7 @@ class GrantRequest:
         try:
             self.note.encode()
         except UnicodeEncodeError:
-            msg = "note holds half a surrogate pair, which no database keeps"
+            msg = "note has a lone surrogate, which no database stores"
             raise UsageError(msg) from None
         if self.paid_at is not None and (not isinstance(self.paid_at, datetime) or self.paid_at.utcoffset() is None):
             msg = "paid_at must be an aware datetime, such as datetime.now(UTC)"
@@ -123,7 +123,7 @@ class Grant:
 
 @frozen
 class Attempt:
-    """One exchange for a ref: when it began, how it ended, on what evidence. `ended_at` is None if nobody saw it."""
+    """One exchange for a ref: when it began, how it ended, on what evidence. `ended_at` is None if it is unknown."""
 
     ref: str
     number: int

@@ -1,6 +1,6 @@
-"""Answers that the service gave and the ledger has not taken: kept in memory, and offered again until they are stored.
+"""Answers of the service that the ledger has not stored: kept in memory, and offered again until they are stored.
 
-An answer is the only proof of what a request did, so it is not given up as long as the process lives.
+An answer is the only proof of what a request did, so it is kept as long as the process runs.
 """
 
 import logging
@@ -24,9 +24,9 @@ _logger: Final = logging.getLogger("tgmembership_async.grants")
 
 
 async def record(ledger: Ledger, claimed: Grant, settlement: Settlement) -> Grant:
-    """Write down how an exchange ended, and return the row; one that was decided meanwhile stays as it is, and is told.
+    """Record how an exchange ended, and return the row; a row that was decided meanwhile does not change.
 
-    Raises what the ledger raises where it fails.
+    Raises the errors of the ledger.
     """
     try:
         grant = await ledger.settle(claimed.ref, settlement)
@@ -37,19 +37,19 @@ async def record(ledger: Ledger, claimed: Grant, settlement: Settlement) -> Gran
         grant = found
     if (grant.status, _shown(grant.token)) != (settlement.status, _shown(settlement.token)):
         _logger.warning(
-            "%s: the answer to its attempt %d came too late (%s); the row is %s by now, and stays so",
+            "%s: the answer to attempt %d came too late (%s); the row is %s by now and does not change",
             *(claimed.ref, claimed.attempts, settlement.status, grant.status),
         )
     return grant
 
 
 def _shown(token: AccessToken | None) -> object:
-    return token and (token.token, token.link)  # the rest of it may be read back from a database as another type
+    return token and (token.token, token.link)  # other fields may be read back from a database as other types
 
 
 @mutable(eq=False)
 class Debt:
-    """One answer that is owed to the ledger; `claimed` is the row as it was sent."""
+    """One answer that is not stored yet; `claimed` is the row as it was sent."""
 
     claimed: Grant
     settlement: Settlement
@@ -58,12 +58,12 @@ class Debt:
     _ended: Event = field(factory=Event, init=False)
 
     def end(self, grant: Grant | None) -> None:
-        """Let everybody know that it is stored, or given up."""
+        """Report that the answer is stored, or given up."""
         self.grant = grant
         self._ended.set()
 
     async def wait(self) -> None:
-        """Wait until it is stored, or given up."""
+        """Wait until the answer is stored, or given up."""
         await self._ended.wait()
 
     async def paid(self) -> Grant:
@@ -83,7 +83,7 @@ class Debt:
 
 
 class Owed:
-    """What is owed to one ledger, in the order in which it came."""
+    """The answers that one ledger has not stored yet, in the order of their arrival."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -92,16 +92,16 @@ class Owed:
         self._is_over = False
 
     def open(self) -> None:
-        """Begin, with nothing owed."""
+        """Start without any answer."""
         self._debts.clear()
         self._is_over = False
 
     def get(self, ref: str) -> Debt | None:
-        """Return what is owed for a ref."""
+        """Return the answer that waits for a ref, or None."""
         return self._debts.get(ref)
 
     def owe(self, claimed: Grant, settlement: Settlement, failure: Exception) -> Debt:
-        """Keep an answer that the ledger did not take, and see to it in the background that it does."""
+        """Keep an answer that the ledger did not store, and offer it again in the background."""
         debt = Debt(claimed, settlement, _reason(failure))
         self._debts[claimed.ref] = debt
         _logger.warning(
@@ -116,7 +116,7 @@ class Owed:
         return debt
 
     async def aclose(self, seconds: float) -> None:
-        """Wait so long for what is owed; then say in the log what could not be stored, and give it up."""
+        """Wait up to `seconds` until all answers are stored; then log those that are not, and give them up."""
         with move_on_after(seconds):
             while self._debts:
                 await next(iter(self._debts.values())).wait()
@@ -149,14 +149,14 @@ class Owed:
             self._scope = None
 
     async def _pay_one(self) -> bool:
-        """Offer the oldest answer, and tell whether the ledger took it."""
+        """Offer the oldest answer, and return whether the ledger stored it."""
         ref, debt = next(iter(self._debts.items()))
         try:
             grant = await record(self.ledger, debt.claimed, debt.settlement)
         except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server: it may pass
             debt.reason = _reason(failure)
             if not isinstance(failure, StorageError | OSError):
-                self._debts[ref] = self._debts.pop(ref)  # what is wrong with this one does not keep the others waiting
+                self._debts[ref] = self._debts.pop(ref)  # an error of one answer does not delay the others
             return False
         self._debts.pop(ref, None)
         debt.end(grant)

@@ -1,4 +1,4 @@
-"""Rows a page at a time: an async iterator that holds nothing open between two pages."""
+"""Pages of rows: an async iterator that keeps no cursor or connection open between two pages."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
@@ -13,13 +13,13 @@ C = TypeVar("C")
 C_co = TypeVar("C_co", covariant=True)
 
 Page = tuple[Iterable[Grant], int | None]
-"""Rows, and what to ask the next page with; None after the last."""
+"""Rows, and the position from which to ask for the next page; None after the last."""
 
 
 class Paged(AsyncIterator[Grant]):
-    """The rows of all pages, each asked for when the one before it is used up; the first one with 0.
+    """The rows of all pages; a page is requested when the one before is used up, the first with position 0.
 
-    Not an async generator: one that is left half read has to be closed, and this need not be.
+    Not an async generator: a generator that is left half read has to be closed, and this iterator need not be.
     """
 
     def __init__(self, page: Callable[[int], Awaitable[Page]]) -> None:
@@ -40,7 +40,7 @@ class Paged(AsyncIterator[Grant]):
 
 
 class Reader(Protocol[C_co]):
-    """Does a job with a connection of its own kind, and returns what the job returns."""
+    """Runs a job with a connection of its own kind, and returns the job's result."""
 
     def __call__(self, job: Callable[[C_co], T], /) -> Awaitable[T]:
         """Do it."""
@@ -54,7 +54,7 @@ def by_id(
     status: Collection[GrantStatus] | None,
     since: datetime | None,
 ) -> Paged:
-    """Return the rows of a database in the order of their ids, up to the one that is the last when this begins."""
+    """Return the rows of a database in the order of their ids, up to the last id at the start of the iteration."""
     states = frozenset(GrantStatus if status is None else status)
     earliest = None if since is None else transitions.check_aware("since", since)
     last: int | None = None

@@ -1,4 +1,4 @@
-"""Bulk: many grants at a time, in order of completion, with memory that stays flat, and an end that loses nothing."""
+"""Bulk grants: a run grants many requests concurrently and yields the rows as they complete, in constant memory."""
 
 from collections import Counter, deque
 from collections.abc import (
@@ -35,7 +35,7 @@ GrantOne = Callable[[GrantRequest], Awaitable[tuple[Grant, bool]]]
 
 
 class StopReason(StrEnum):
-    """Why a run ended before its input did. It is resumed by being run again."""
+    """Why a run ended before its input did. Running it again resumes it."""
 
     CREDENTIALS = "the credentials were rejected"
     BUDGET = "the retry budget is empty: the service, or the way to it, is failing"
@@ -48,9 +48,9 @@ _STARTED_IN_ONE_TURN: Final = 64
 
 @frozen
 class Summary:
-    """What a run came to. `duplicates` counts requests whose ref was carried out before by this run, or beside it.
+    """The result of a run. `duplicates` counts requests whose ref was carried out earlier in this run, or concurrently.
 
-    `already` counts rows granted by an earlier run, `conflicts` requests whose ref stands for another plan or member.
+    `already` counts rows granted by an earlier run, `conflicts` requests whose ref belongs to another plan or member.
     """
 
     granted: int = 0
@@ -64,10 +64,10 @@ class Summary:
 
 
 class Run:
-    """`async with run: async for grant in run:` gives each row when it is done; `await run` gives the Summary alone.
+    """`async with run: async for grant in run:` yields each row as it completes; `await run` returns only the Summary.
 
-    No single row raises: refused and held ones come as Grants. Leaving it early, by `break`, an exception or Ctrl-C,
-    finishes what is in flight, and nothing else is begun.
+    No single row raises: refused and held rows are yielded as Grants. Leaving a run early, by `break`, an exception or
+    Ctrl-C, finishes the grants in flight and starts no others.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class Run:
 
     @property
     def summary(self) -> Summary:
-        """Return what the run has come to so far."""
+        """Return the result of the run so far."""
         return Summary(**self._counts, stopped=self.stopped)
 
     @property
     def is_over(self) -> bool:
-        """Tell whether nothing more is begun."""
+        """Tell whether no more grants are started."""
         return self._over
 
     def stop(self) -> None:
-        """Begin nothing more; what is in flight still comes."""
+        """Start no more grants; those in flight are still finished and yielded."""
         self._over = True
         self._taken.set()
 
@@ -127,7 +127,7 @@ class Run:
 
     async def __aenter__(self) -> Self:
         if self._group is not None:
-            msg = "a run is entered once: call provision() again, it resumes where it stopped"
+            msg = "a run can be entered only once: call provision() again, it resumes where it stopped"
             raise UsageError(msg)
         self._group = create_task_group()
         await self._group.__aenter__()
@@ -136,7 +136,7 @@ class Run:
         return self
 
     async def _start(self, workers: int) -> None:
-        """Start some workers, and the others in the next turn of the event loop, so that it serves others meanwhile."""
+        """Start some workers, and the others in the next turn of the event loop, so that other tasks run in between."""
         assert self._group is not None  # noqa: S101 - entered
         for _ in range(min(workers, _STARTED_IN_ONE_TURN)):
             self._group.start_soon(self._work)
@@ -151,10 +151,10 @@ class Run:
         try:
             with CancelScope(shield=True):
                 await self._session.end_calls()
-            # What is in flight is shielded; this is for workers who wait for the input.
+            # Grants in flight are shielded; this cancels the workers that wait for the input.
             self._group.cancel_scope.cancel()
         finally:
-            # What the body raised must not become a group; only a cancellation is the group's business.
+            # An exception of the body must not become a group; the group only handles a cancellation.
             cancelled = isinstance(error, get_cancelled_exc_class())
             await self._group.__aexit__(*((kind, error, traceback) if cancelled else (None, None, None)))
             with CancelScope(shield=True):
@@ -181,8 +181,8 @@ class Run:
         return grant
 
     async def _work(self) -> None:
-        # Whoever cancels the run waits until the answer is recorded. One scope for all: one for each grant costs as
-        # much as the rest of this loop.
+        # A cancelled run waits until the answer is recorded. One scope for all grants: one for each costs as much as
+        # the rest of this loop.
         with CancelScope(shield=True) as scope:
             try:
                 while not self._over and (request := await self._source.next(scope)) is not None:
@@ -209,7 +209,7 @@ class Run:
         if isinstance(error, GrantHeld) and isinstance(error.grant, Grant):
             self._done.append(evolve(error.grant, error=error))  # an answer that the ledger could not record
         if not (self._over and isinstance(error, UsageError)):
-            # Such a one is a call that the end of the run cut short; its row is planned.
+            # The end of the run interrupted this call; its row is planned.
             self._failure = self._failure or error
         self.stop()
 
@@ -254,7 +254,7 @@ def _unshielded(scope: CancelScope) -> Generator[None]:
 
 
 class _Source:
-    """The input, one request at a time for whoever asks next."""
+    """The input: gives the next request to the worker that asks for it."""
 
     def __init__(self, requests: Requests) -> None:
         self._items: Iterator[GrantRequest] | None = None
@@ -269,14 +269,14 @@ class _Source:
             raise UsageError(msg)
 
     async def aclose(self) -> None:
-        """Close an async generator: nobody else does, and trio minds."""
+        """Close an async generator: nothing else does, and trio warns about one that is not closed."""
         later: Any = self._later
         if isinstance(later, AsyncGenerator):
             async with self._turn:
                 await later.aclose()
 
     async def next(self, scope: CancelScope) -> GrantRequest | None:
-        """Return the next request, or None at the end; a wait for it may be cancelled, in a scope that is shielded."""
+        """Return the next request, or None at the end; waiting for it can be cancelled, even in a shielded scope."""
         if self._items is not None:
             request = next(self._items, None)
         else:

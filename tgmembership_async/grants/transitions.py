@@ -1,6 +1,6 @@
-"""The steps of a grant, pure: a row and what happened to it in, the row after it out, or GrantError and no step.
+"""The steps of a grant as pure functions: return the row after the step, or raise GrantError and change nothing.
 
-Every ledger takes its rows through these, so that which step is legal and what it leaves stands in one place.
+Every ledger uses them, so what is legal and what a step changes is defined in one place.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Clock = Callable[[], datetime]
 _PLANNED: Final = frozenset({GrantStatus.PLANNED})
 _SENDING: Final = frozenset({GrantStatus.SENDING})
 _GRANTED: Final = frozenset({GrantStatus.GRANTED})
-_DIED: Final = "the process that sent it died before the answer was recorded"
+_INTERRUPTED: Final = "the process that sent it died before the answer was recorded"
 
 
 def utc_now() -> datetime:
@@ -37,7 +37,7 @@ def utc_now() -> datetime:
 
 
 def check_aware(name: str, moment: datetime) -> datetime:
-    """Return a datetime that knows its offset, or raise UsageError."""
+    """Return an aware datetime, or raise UsageError."""
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         msg = f"{name} must be an aware datetime, such as datetime.now(UTC) - timedelta(days=1)"
         raise UsageError(msg)
@@ -59,7 +59,7 @@ def planned(request: GrantRequest, now: datetime) -> Grant:
 
 
 def same(grant: Grant, request: GrantRequest) -> Grant:
-    """Return the row of a ref that is there already, or raise RefConflict for another plan or member."""
+    """Return the existing row of a ref, or raise RefConflict if the request has another plan or member."""
     if (grant.plan_id, grant.member_id) == (request.plan_id, request.member_id):
         return grant
     msg = (
@@ -94,7 +94,7 @@ def known(ref: str, grant: Grant | None) -> Grant:
 
 
 def claimed(grant: Grant, now: datetime) -> Grant:
-    """Return a planned row as it is while it is sent, with this attempt counted."""
+    """Return a planned row as sending, with this attempt counted."""
     return _step(grant, _PLANNED, GrantStatus.SENDING, now, attempts=grant.attempts + 1)
 
 
@@ -111,13 +111,13 @@ def settled_attempt(began: Attempt, settlement: Settlement, ended_at: datetime |
 
 
 def interruption(grant: Grant) -> Settlement:
-    """Return what is known of an exchange whose process is gone."""
-    error = OutcomeUnknown(_DIED, method="addMember", attempts=grant.attempts, maybe_applied=True)
-    return Settlement(GrantStatus.UNKNOWN, error=error, evidence=_DIED)
+    """Return the settlement of an exchange whose process has ended."""
+    error = OutcomeUnknown(_INTERRUPTED, method="addMember", attempts=grant.attempts, maybe_applied=True)
+    return Settlement(GrantStatus.UNKNOWN, error=error, evidence=_INTERRUPTED)
 
 
 def doubted(grant: Grant, period: str, now: datetime) -> Grant:
-    """Return a row that is planned here, and may have been sent in a period that a restored ledger lacks."""
+    """Return a planned row as unknown: it may have been sent in a period that a restored ledger lacks."""
     msg = (
         f"the ledger was restored from an older copy, which lacks what was granted {period}, and this may be part of it"
     )
@@ -136,7 +136,7 @@ def decided(grant: Grant, decision: Decision, token: AccessToken | None, now: da
 
 
 def delivered(grant: Grant, now: datetime) -> Grant:
-    """Return a granted row as delivered; one that is delivered already stays as it is."""
+    """Return a granted row as delivered; a row that is delivered already does not change."""
     if grant.status is GrantStatus.DELIVERED:
         return grant
     return _step(grant, _GRANTED, GrantStatus.DELIVERED, now, token=grant.token)
@@ -155,9 +155,9 @@ def _step(
     # Not by LEGAL alone: a decision may take an unknown row to granted, and the end of an exchange may not.
     if grant.status not in expected:
         wanted = " or ".join(sorted(expected))
-        msg = f"{grant.ref} is {grant.status}; only what is {wanted} can become {to} in this way"
+        msg = f"{grant.ref} is {grant.status}; only a grant that is {wanted} can become {to} in this way"
         raise GrantError(msg)
-    return Grant(  # evolve() takes 5 times as long, twice for each member of a run
+    return Grant(  # evolve() takes 5 times as long, and this runs twice for each member of a run
         ref=grant.ref,
         plan_id=grant.plan_id,
         member_id=grant.member_id,

@@ -1,1 +1,1 @@
-"""What outlives the process: SQLite files with one writer thread each."""
+"""Storage that outlives the process: SQLite files and PostgreSQL databases."""

@@ -1,4 +1,4 @@
-"""A part of the package that keeps tables, whatever the database."""
+"""A component: a part of the package that keeps tables in a database of any kind."""
 
 from attrs import frozen
 

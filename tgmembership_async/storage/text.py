@@ -1,6 +1,6 @@
-"""Text that comes from elsewhere, made fit for a database."""
+"""Escape characters of foreign text that a database cannot store."""
 
 
 def storable(text: str) -> str:
-    """Return a text as any database keeps it: without NUL and without halves of surrogate pairs."""
+    """Return a text in a form that every database stores: NUL and lone surrogates are escaped."""
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()

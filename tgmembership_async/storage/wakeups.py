@@ -1,4 +1,4 @@
-"""How a thread wakes coroutines, on asyncio and on trio: one call into each event loop for all that wait there."""
+"""Wake coroutines from a thread, on asyncio and on trio, with one call into each event loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from tgmembership_async.event_loop import asyncio_loop
 
 Soon = Callable[..., object]
-"""Runs a function with its arguments in an event loop, called from any thread: `soon(function, *arguments)`."""
+"""Run a function with its arguments in an event loop, called from any thread: `soon(function, *arguments)`."""
 _IN_ONE_TURN: Final = 64
 
 

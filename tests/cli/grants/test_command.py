@@ -167,7 +167,7 @@ def test_a_token_can_come_from_stdin(ledger: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("granted", "granted", "--reason", "x"), "granted is granted; only what is refused or unknown"),
+        (("granted", "granted", "--reason", "x"), "granted is granted; only a grant that is refused or unknown"),
         (("unknown", "retry"), "Missing option '--reason'"),
         (("unknown", "again", "--reason", "x"), "'again' is not one of"),
         (("unknown", "retry", "--token-file", "-", "--reason", "x"), "--token-file requires the decision granted"),

@@ -141,7 +141,7 @@ _NO_OBJECT = "each line must be an object with ref and member_id, and optionally
         ('{"ref": "a", "member_id": null}', "member_id is not a positive number of up to 64 bits: None"),
         ('{"ref": 12, "member_id": 1}', "ref must be your payment's own id"),
         ('{"ref": "a", "member_id": 1, "note": 5}', "note must be a str of at most 1,000 characters"),
-        ('{"ref": "a", "member_id": 1, "note": "\\ud800"}', "note holds half a surrogate pair"),
+        ('{"ref": "a", "member_id": 1, "note": "\\ud800"}', "note has a lone surrogate"),
         ('{"ref": "\udcff", "member_id": 1}', "this line is not UTF-8"),
     ],
 )

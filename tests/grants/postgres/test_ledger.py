@@ -164,7 +164,7 @@ class TestLifeAndDeath:
                 late = await cut_off.settle("a", settlement)
                 assert (late.status, late.token) == (ends_as, settlement.token)
                 reasons = [made.reason for made in await other.decisions("a")]
-                assert ["taken for dead" in reason for reason in reasons] == [True] * (
+                assert ["presumed to have ended" in reason for reason in reasons] == [True] * (
                     ends_as is not GrantStatus.UNKNOWN
                 )
                 assert [attempt.status for attempt in await other.attempts("a")] == [GrantStatus.UNKNOWN]
@@ -199,7 +199,7 @@ class TestLifeAndDeath:
                 assert (await cut_off.settle("a", GRANTED)).status is GrantStatus.ABANDONED
                 (attempt,) = await other.attempts("a")
                 assert (attempt.status, attempt.ended_at is None) == (GrantStatus.GRANTED, False)
-                assert "taken for dead" in attempt.evidence
+                assert "presumed to have ended" in attempt.evidence
                 assert "ok: true" in attempt.evidence
                 assert await status(other) is GrantStatus.ABANDONED
 
@@ -237,7 +237,7 @@ class TestLifeAndDeath:
                 assert len(transport.requests) == 1
                 first, second = await other.attempts("a")
                 assert second.status is GrantStatus.GRANTED
-                assert "taken for dead" in (second if how_far == "planned" else first).evidence
+                assert "presumed to have ended" in (second if how_far == "planned" else first).evidence
                 assert (first.status is GrantStatus.GRANTED) is (how_far != "planned")
                 told = [record for record in caplog.records if record.levelno == logging.WARNING]
                 assert ["came too late" in record.getMessage() for record in told] == [True] * (how_far != "planned")

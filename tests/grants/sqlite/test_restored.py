@@ -101,7 +101,7 @@ def test_a_ref_that_may_be_of_the_gap_is_warned_of_once(
 
         [told] = await warnings(SqliteLedger(path), "before", "another", "a third")
         assert str(gap) in told
-        assert "which is new to it, does not say when it was paid, and is sent" in told
+        assert "is new to it and has no paid_at, so it is sent" in told
         assert await warnings(SqliteLedger(path), "another", "a third") == [], "it has these"
         assert len(await warnings(SqliteLedger(path), "new")) == 1
         much_later = SqliteLedger(path, clock=lambda: datetime.now(UTC) + timedelta(days=31))

@@ -86,7 +86,7 @@ class TestAtTheDoor:
     def test_a_user_who_is_not_let_in(self, server: PrivatePostgres, user: str, password: str) -> None:
         problem = problem_with(server.url_of(user, password))
         assert isinstance(problem, UsageError)
-        assert "the server does not let this user in" in str(problem)
+        assert "the server rejects this user" in str(problem)
 
     def test_a_database_that_is_not_there(self, server: PrivatePostgres) -> None:
         problem = problem_with(server.url.replace("/postgres", "/elsewhere"))

@@ -170,7 +170,7 @@ def test_without_its_database_calls_keep_to_their_own_gate_and_say_so_once(
 
     with caplog.at_level(logging.INFO, "tgmembership_async"):
         run(scenario)
-    assert [(record.levelname, "out of reach" in record.message) for record in caplog.records] == [
+    assert [(record.levelname, "is unreachable" in record.message) for record in caplog.records] == [
         ("WARNING", True),
         ("INFO", False),
     ]

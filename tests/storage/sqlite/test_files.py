@@ -184,12 +184,12 @@ def test_what_is_put_there_at_the_last_moment_is_refused_too(quick_path: Path, m
 def test_a_file_that_must_exist_is_not_made(quick_path: Path, *, owner: bool) -> None:
     path = quick_path / "a.db"
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"is (missing|empty), and must_exist=True"):
+        with pytest.raises(UsageError, match=r"is (missing|empty), but must_exist=True"):
             anyio.run(SqliteStorage(path, NOTES, owner=owner, must_exist=True).open)
         assert not path.with_name("a.db.lock").exists()
         path.touch()
     filled(path)
-    with pytest.raises(UsageError, match="holds no other, and must_exist=True"):
+    with pytest.raises(UsageError, match="holds no other, but must_exist=True"):
         anyio.run(SqliteStorage(path, OTHERS, owner=owner, must_exist=True).open)
 
     async def scenario() -> list[str]:

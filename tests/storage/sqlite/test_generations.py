@@ -65,7 +65,7 @@ def test_an_older_copy_is_refused_with_the_gap_and_what_to_do(path: Path) -> Non
     shutil.copy(path.with_name("copy"), path)
     told = refusal(path)
     assert "is an older copy: it was last written at 20" in told
-    assert "and the file that was in use here at 20" in told
+    assert "and the file used here at 20" in told
     assert f"tgmembership ledger accept-restore --ledger {path}" in told
     assert "restored=True" in told
     refusal(path)

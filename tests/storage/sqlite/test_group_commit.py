@@ -228,10 +228,10 @@ def test_a_disk_that_fails_even_to_go_back_leaves_nobody_waiting(run: Run, quick
                 raise sqlite3.OperationalError(msg)
 
     async def scenario() -> None:
-        errand = group_commit.Errand(group_commit.each, lambda _: "done", writes=True)
-        group_commit.carry_out(cast("sqlite3.Connection", Broken()), quick_path / "a.db", [errand])
+        queued = group_commit.QueuedJob(group_commit.each, lambda _: "done", writes=True)
+        group_commit.carry_out(cast("sqlite3.Connection", Broken()), quick_path / "a.db", [queued])
         with pytest.raises(StorageError, match="disk I/O error"):
-            errand.outcome()
+            queued.outcome()
 
     run(scenario)
 
@@ -393,7 +393,7 @@ def test_too_much_waiting_is_refused(run: Run, quick_path: Path, monkeypatch: py
             for number in range(3):
                 group.start_soon(storage.write, add(str(number)))
             await anyio.wait_all_tasks_blocked()
-            with pytest.raises(StorageError, match="does not keep up"):
+            with pytest.raises(StorageError, match="the disk is too slow"):
                 await storage.write(add("one too many"))
 
     run(scenario)
@@ -419,22 +419,22 @@ def test_neither_jobs_nor_results_are_held_once_they_are_told(run: Run, quick_pa
     run(scenario)
 
 
-def test_an_errand_that_comes_after_the_end_is_turned_away(run: Run, quick_path: Path) -> None:
+def test_a_job_queued_after_the_end_is_refused(run: Run, quick_path: Path) -> None:
     async def scenario() -> None:
         storage = SqliteStorage(quick_path / "a.db", NOTES)
         await storage.open()
         late = storage._writer
         assert late is not None
-        errand = group_commit.Errand(group_commit.each, texts, writes=False)
+        queued = group_commit.QueuedJob(group_commit.each, texts, writes=False)
         async with anyio.create_task_group() as group, busy(storage):
             group.start_soon(storage.aclose)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(UsageError, match="is closed"):
-                late.submit(errand)
-            late._queue.put(errand)  # as another thread would that asked a moment earlier
-        await errand.waiter.wait()
+                late.submit(queued)
+            late._queue.put(queued)  # as another thread does that checked a moment earlier
+        await queued.waiter.wait()
         with pytest.raises(UsageError, match="is closed"):
-            errand.outcome()
+            queued.outcome()
 
     run(scenario)
 

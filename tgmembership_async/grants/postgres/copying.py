@@ -1,4 +1,4 @@
-"""The tables of a ledger in PostgreSQL, for copying."""
+"""The tables of a ledger in PostgreSQL as a source or target of a copy."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class PostgresStore:
         self._storage = PostgresStorage(conninfo, (WORKERS, LEDGER))
 
     async def open(self) -> None:
-        """Connect; what dead workers were sending becomes unknown."""
+        """Connect; rows that workers left `sending` when their processes ended become `unknown`."""
         async with self._ledger:
             pass
         await self._storage.open(_nothing)
@@ -70,11 +70,11 @@ class PostgresStore:
         await self._storage.run(partial(_bind, source=source))
 
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
-        """Return the entries behind a row's id, and the id to go on from."""
+        """Return the entries after a row's id, and the id to continue from."""
         return await self._storage.run(partial(_page, after=after, last=last))
 
     async def take_in(self, entries: list[Entry]) -> int:
-        """Write those that are new, all in one transaction."""
+        """Store the new entries in one transaction."""
         for entry in entries:
             if len(entry.ref.encode()) > _MOST_BYTES:
                 msg = f"{entry.ref:.40}... has more than {_MOST_BYTES:,} bytes, and cannot be a ref in PostgreSQL"
@@ -105,7 +105,7 @@ def _page(lane: Lane, after: int, last: int) -> tuple[list[Entry], int | None]:
 
 def _take_in(lane: Lane, entries: list[Entry]) -> int:
     with lane.transaction():
-        lane.execute(_LOCK)  # others wait, for one page, so that none of its refs appears in between
+        lane.execute(_LOCK)  # others wait for one page, so that none of its refs is added meanwhile
         found = lane.execute(_FIND.encode(), ([entry.ref for entry in entries],)).fetchall()
         new = new_among(entries, _entries(lane, found))
         numbers = [row[0] for row in lane.execute(_NUMBERS, (len(new),)).fetchall()]

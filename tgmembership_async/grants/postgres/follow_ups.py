@@ -1,4 +1,4 @@
-"""Follow-ups of a ledger in PostgreSQL: leases that end with their worker's life, or with their time."""
+"""Follow-ups of a ledger in PostgreSQL: a lease ends with its worker's process, or when its time is over."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from tgmembership_async.storage.postgres.server import Lane
 _KEPT: Final = """
     SELECT about, failures, due_at FROM tgm_follow_up JOIN tgm_grants ON id = grant_id WHERE ref = %s
 """
-# Of two that look at one row at once, one finds the other's row locked, and then its lease.
+# Of two workers that look at one row at once, one waits for the other's row lock, and then finds its lease.
 _LEASE: Final = f"""
     INSERT INTO tgm_follow_up AS kept (grant_id, about, failures, due_at, worker, lease, leased_until)
     SELECT id, status, %(failures)s, %(now)s, %(worker)s, 1, clock_timestamp() + %(lease)s FROM tgm_grants
@@ -45,7 +45,7 @@ _END: Final = """
 
 @frozen
 class Begin:
-    """Lease the follow-up of a row, if it is due and no living worker has it."""
+    """Lease the follow-up of a row, if it is due and no running worker has leased it."""
 
     ref: str
     lease: timedelta
@@ -73,12 +73,12 @@ def _kept(lane: Lane, ref: str) -> Kept | None:
 
 
 def put_off(lane: Lane, follow_up: FollowUp, failures: int, due_at: datetime) -> bool:
-    """Give a lease back, due again later; False if it was not ours any more."""
+    """Release a lease, due again later; return False if the lease was no longer held."""
     grant: Grant = follow_up.grant
     values = failures, due_at, grant.ref, follow_up.lease, grant.status
     return lane.execute(_PUT_OFF.encode(), values).rowcount == 1
 
 
 def end(lane: Lane, follow_up: FollowUp) -> None:
-    """Give a lease back."""
+    """Release a lease."""
     lane.execute(_END.encode(), (follow_up.grant.ref, follow_up.lease))

@@ -1,4 +1,4 @@
-"""What is done to the rows of a ledger in PostgreSQL, each as a job that may begin again where a connection is lost."""
+"""The operations on a ledger in PostgreSQL, each as a job that can be run again after a lost connection."""
 
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
@@ -34,8 +34,8 @@ from tgmembership_async.storage.postgres.liveness import Life
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
 
-_MOST_BYTES: Final = 2_000  # what a B-tree takes, with room to spare
-_LATE: Final = "the answer came after this worker had been taken for dead"
+_MOST_BYTES: Final = 2_000  # what fits into a B-tree index, with a margin
+_LATE: Final = "the answer came after this worker was presumed to have ended"
 _TOO_LATE: Final = f"{_LATE}, and the row had been decided or sent again; it stays as it is"
 _LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
     GrantStatus.GRANTED: "granted",
@@ -45,7 +45,7 @@ _LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
 
 
 def check_fits(request: GrantRequest) -> None:
-    """Raise UsageError for a ref that the index does not take."""
+    """Raise UsageError for a ref that is too long for the index."""
     if len(request.ref.encode()) > _MOST_BYTES:
         msg = f"in a PostgresLedger a ref has at most {_MOST_BYTES:,} bytes as UTF-8, and {request.ref:.40}... has more"
         raise UsageError(msg)
@@ -109,7 +109,7 @@ def _as_asked(requests: Collection[GrantRequest], rows: list[tuple[Any, ...]]) -
 
 
 def _would_commit(connection: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Tell whether psycopg's `transaction()` would be the outermost, and commit what is the caller's to commit."""
+    """Tell whether psycopg's `transaction()` would be the outermost one, and commit the caller's transaction."""
     return not connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
 
 
@@ -125,14 +125,14 @@ async def _plan_in_async(
 
 
 def give_up(lane: Lane, row: Row, now: datetime) -> None:
-    """Take a row that a dead worker was sending to unknown, unless somebody else just did."""
+    """Take a row that was left `sending` by a worker that has ended to unknown, unless another worker just did."""
     ended = transitions.interruption(row.grant)
     statements.settle(lane, row, transitions.settled(row.grant, ended, now), ended, None)
 
 
 @mutable
 class ClaimRef:
-    """Claim a ref, as the `number`th claim of this worker."""
+    """Claim a ref, as claim `number` of this worker."""
 
     request: GrantRequest
     number: int
@@ -141,7 +141,7 @@ class ClaimRef:
     worker: int | None = None
 
     def __call__(self, lane: Lane) -> Claim:
-        """Return what was found, and whether it is this worker's to send."""
+        """Return the row, and whether it is this worker's to send."""
         self.worker = self.life.secure()
         while True:
             row, taken = statements.claim(lane, self.request, self.clock(), self.worker, self.number) or (None, False)
@@ -151,7 +151,7 @@ class ClaimRef:
                 return Claim(row.grant, mine=True)
             grant = transitions.same(row.grant, self.request)
             if grant.status is GrantStatus.SENDING and (row.worker, row.claim) == (self.worker, self.number):
-                return Claim(grant, mine=True)  # committed, and then the connection was lost
+                return Claim(grant, mine=True)  # committed before the connection was lost
             if grant.status is GrantStatus.SENDING and not row.alive:
                 give_up(lane, row, self.clock())
             elif grant.status is not GrantStatus.PLANNED:
@@ -160,9 +160,9 @@ class ClaimRef:
 
 @mutable
 class SettleRef:
-    """Record the end of an exchange, which was begun by the claim that `mine` names: worker and number.
+    """Record the outcome of an exchange that was begun by the claim `mine`: worker and number.
 
-    `attempt` is the number of the attempt; 0 of a claim that was never confirmed, so that nothing was sent.
+    `attempt` is the number of the attempt; 0 for a claim that was never confirmed, so that nothing was sent.
     """
 
     ref: str
@@ -178,17 +178,17 @@ class SettleRef:
         return None if self.settlement.token is None else load_token(dump_token(self.settlement.token))
 
     def __call__(self, lane: Lane) -> Grant:
-        """Return the row after it; GrantError if it is not this worker's to settle."""
+        """Return the row after the step; raise GrantError if it is not this worker's to settle."""
         row, self.row = self.row or _known(lane, self.ref), None
         while True:
             grant = row.grant
             if (row.worker, row.claim) == self.mine:
                 if (grant.status, grant.token) == (self.settlement.status, self._token):
-                    return grant  # committed, and then the connection was lost
+                    return grant  # committed before the connection was lost
                 if grant.status is GrantStatus.UNKNOWN:
                     return self._late(lane)
             elif grant.status is GrantStatus.SENDING and not self.attempt:
-                msg = f"{self.ref} is being sent by another worker, and only that one can tell how it ends"
+                msg = f"{self.ref} is being sent by another worker, and only that worker can record the outcome"
                 raise GrantError(msg)
             if self.attempt and ((row.worker, row.claim), grant.status) != (self.mine, GrantStatus.SENDING):
                 if not self._granted_before_it_is_sent_again(grant):
@@ -211,7 +211,7 @@ class SettleRef:
         return (grant.status, self.settlement.status) == (GrantStatus.PLANNED, GrantStatus.GRANTED)
 
     def _claim(self, lane: Lane, grant: Grant) -> None:
-        """Take the row ahead of those who would send it again: a second token is what nobody wants."""
+        """Claim the row before another worker sends it again, which would create a second token."""
         worker, number = self.mine or (None, None)
         assert worker is not None and number is not None  # noqa: S101, PT018 - it was claimed
         request = GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
@@ -226,7 +226,7 @@ class SettleRef:
 
 @mutable
 class StepRef:
-    """Take a row to where `advance` leads from its present state, and have `record` write that down."""
+    """Take a row from its present status to where `advance` leads, and write that with `record`."""
 
     ref: str
     advance: Callable[[Grant], Grant]
@@ -234,11 +234,11 @@ class StepRef:
     after: Grant | None = field(default=None, init=False)
 
     def __call__(self, lane: Lane) -> Grant:
-        """Return the row after it, or raise what `advance` raises."""
+        """Return the row after the step, or raise the error of `advance`."""
         while True:
             row = _known(lane, self.ref)
             if row.grant == self.after:
-                return row.grant  # committed, and then the connection was lost
+                return row.grant  # committed before the connection was lost
             self.after = self.advance(row.grant)
             if self.after is row.grant or self.record(lane, row, self.after):
                 return self.after

@@ -1,4 +1,4 @@
-"""A ledger in PostgreSQL: any number of workers on any number of machines, and still one exchange for each ref."""
+"""A ledger in PostgreSQL: any number of workers on any number of machines, with one exchange for each ref."""
 
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import suppress
@@ -49,15 +49,15 @@ from tgmembership_async.values.models import AccessToken
 from tgmembership_async.values.secret import Secret, hides_arguments
 
 _PROVED_WITHIN: Final = 2.0  # seconds
-_UNCONFIRMED: Final = "the intent could not be confirmed, and so it was not sent"
+_UNCONFIRMED: Final = "the intent could not be confirmed, so it was not sent"
 
 
 class PostgresLedger(Lived):
     """A Ledger in the database that `conninfo` names, in the first schema of its search_path; `clock` is aware UTC.
 
-    Any number of processes may open it, and each of them may send. Two that claim one ref make one exchange. What a
-    worker was sending when it died is `unknown` as soon as anybody looks; a slow worker is not a dead one. It connects
-    again by itself when the server was away, up to half a minute, and what it could not commit it does not send.
+    Any number of processes may open it, and each may send. Two that claim one ref make one exchange. Rows that a worker
+    was sending when its process ended are `unknown` to the next reader; a slow worker keeps its rows. A lost connection
+    is restored for up to half a minute, and a claim that cannot be committed is not sent.
 
     It belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new one with
     `shared_by_bots=True` is for all bots of one service: there a ref is kept as `BOT_ID:REF`, and each Granter sees
@@ -98,16 +98,16 @@ class PostgresLedger(Lived):
         return self._storage.life.interruptions if self.is_open else 0
 
     async def open(self) -> Self:
-        """Connect, create the tables or bring them up to date, and see to what dead workers left.
+        """Connect, create the tables or bring them up to date, and settle the rows of workers that have ended.
 
-        Raises UsageError where the user is not let in or may not create tables, or the tables are newer than this
-        package; StorageError where the server is not there.
+        Raises UsageError if the server rejects the user, the user may not create tables, or the tables are newer than
+        this package; StorageError if the server is unreachable.
         """
         await self._storage.open(self._look)
         return self
 
     async def aclose(self) -> None:
-        """Finish what is being written, and disconnect; what is still being sent is unknown from now on."""
+        """Finish writing, and disconnect; rows that are still being sent become `unknown`."""
         await self._storage.aclose()
 
     async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
@@ -147,8 +147,8 @@ class PostgresLedger(Lived):
     ) -> list[Grant] | Awaitable[list[Grant]]:
         """Record intents in your own transaction, next to the order they belong to; return their rows.
 
-        They become visible, and can be sent, when you commit; if you roll back they never were. To be awaited where
-        `connection` is a psycopg.AsyncConnection. Raises RefConflict, and then none of these requests is recorded.
+        They become visible, and can be sent, when you commit; a rollback discards them. Await the result if
+        `connection` is a psycopg.AsyncConnection. Raises RefConflict, and then none of the requests is recorded.
 
         A ledger with `shared_by_bots=True` needs the `bot_id`, and returns rows with the refs that it keeps.
         """
@@ -163,13 +163,13 @@ class PostgresLedger(Lived):
         return plan_in(connection, requests, self._clock(), self._storage.schema)
 
     async def claim(self, request: GrantRequest) -> Claim:
-        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         check_fits(request)
         job = ClaimRef(request, next(self._numbers), self._storage.life, self._clock)
         try:
             claim = await self._storage.run(job)
         except StorageError:
-            # It may have been committed all the same. Then it is put right when the server is back.
+            # The claim may have been committed. Then it is settled when the server is reachable again.
             if job.worker is not None:
                 unsent = Settlement(GrantStatus.PLANNED, evidence=_UNCONFIRMED)
                 self._owed[request.ref] = SettleRef(request.ref, unsent, self._clock(), (job.worker, job.number))
@@ -179,10 +179,10 @@ class PostgresLedger(Lived):
         return claim
 
     async def settle(self, ref: str, settlement: Settlement) -> Grant:
-        """Record how the exchange of a `sending` row ended. What the server does not take now is offered again later.
+        """Record the outcome of the exchange of a `sending` row; if the server is unreachable, again later.
 
-        An answer that comes when others have taken this worker for dead is recorded as a decision. If somebody else has
-        decided by then, or has sent it again, the row stays as it is and is returned; the attempt keeps the answer.
+        An answer that comes after this worker was presumed to have ended is recorded as a decision. If another decision
+        was made by then, or the row was sent again, it does not change and is returned; the attempt stores the answer.
         """
         row = self._claimed.get(check_ref(ref))
         mine = None if row is None else (row.worker, row.claim)
@@ -205,7 +205,7 @@ class PostgresLedger(Lived):
         return await self._storage.run(StepRef(made.ref, advance, partial(statements.decide, made=made)))
 
     async def mark_delivered(self, ref: str) -> Grant:
-        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        """Record that the customer has the link; a row that is delivered already does not change."""
         advance = partial(transitions.delivered, now=self._clock())
         return await self._storage.run(StepRef(check_ref(ref), advance, statements.deliver))
 
@@ -217,7 +217,7 @@ class PostgresLedger(Lived):
     def grants(
         self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
     ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat.
+        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory.
 
         Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
         """
@@ -232,26 +232,26 @@ class PostgresLedger(Lived):
         return await self._storage.run(partial(statements.decisions, ref=check_ref(ref)))
 
     async def purge(self, delivered_before: datetime) -> int:
-        """Remove the tokens of rows delivered before then, and return of how many; the rows themselves stay.
+        """Remove the tokens of rows delivered before then, and return their number; the rows stay.
 
-        The server's files hold them until it vacuums the table, and its backups for as long as you keep those.
+        The server's files hold the tokens until it vacuums the table, and its backups for as long as you keep those.
         """
         limit = transitions.check_aware("delivered_before", delivered_before)
         return await self._storage.run(partial(statements.wipe, delivered_before=limit))
 
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
-        """Lease the follow-up of a row, or return None: it is not due, or another worker, who is alive, has it."""
+        """Lease the follow-up of a row, or return None: it is not due, or another running worker has leased it."""
         job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.life, self._clock)
         return await self._storage.run(job)
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
-        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         return await self._storage.run(
             partial(follow_ups.put_off, follow_up=follow_up, failures=failures, due_at=due_at)
         )
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
-        """Give a lease back where the row has gone on to another status."""
+        """Release the lease of a row whose status has changed."""
         await self._storage.run(partial(follow_ups.end, follow_up=follow_up))
 
     async def check_writable(self) -> None:
@@ -259,9 +259,9 @@ class PostgresLedger(Lived):
         await self._storage.run(statements.prove_writable, patience=_PROVED_WITHIN, abandon=True)
 
     def _look(self, lane: Lane) -> None:
-        """Offer what the server did not take, and take to unknown what dead workers were sending; in a thread."""
+        """Record settlements that are still owed, and take rows of workers that have ended to unknown; in a thread."""
         for ref, job in tuple(self._owed.items()):
-            with suppress(GrantError):  # it was never committed, or is settled meanwhile
+            with suppress(GrantError):  # it was never committed, or has been settled meanwhile
                 job(lane)
             self._owed.pop(ref, None)
         while rows := statements.abandoned(lane):

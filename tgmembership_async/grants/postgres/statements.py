@@ -1,7 +1,7 @@
-"""The rows of a ledger in PostgreSQL: the statements that read and write its tables, each a transaction of its own.
+"""The statements that read and write the rows of a ledger in PostgreSQL, each a transaction of its own.
 
-A step is one statement that takes a row from the state in which it was found to the next, or finds it changed and does
-nothing. PostgreSQL locks the row while it does, so of two that try one succeeds.
+A step is one statement that takes a row from the status in which it was found to the next, and does nothing if the row
+has changed. PostgreSQL locks the row meanwhile, so of two workers that try one succeeds.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,11 +37,11 @@ _INSERT_ALL: Final = """
     INSERT INTO {schema}.tgm_grants (ref, plan_id, member_id, note, status, attempts, updated_at)
     SELECT ref, plan_id, member_id, note, 'planned', 0, %s
     FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[]) AS wish (ref, plan_id, member_id, note)
-    ORDER BY ref COLLATE "C" -- two that plan the same refs wait for each other, and not in a circle
+    ORDER BY ref COLLATE "C" -- two that plan the same refs must not deadlock
     ON CONFLICT (ref) DO NOTHING
 """
 _FIND_ALL: Final = f"SELECT {_COLUMNS} FROM {{schema}}.tgm_grants WHERE ref = ANY(%s)"  # noqa: S608 - constants
-# What is not to be sent is only read: neither a lock, nor a number, nor a commit is spent on it.
+# A row that cannot be sent is only read, which costs no lock, no id and no commit.
 _CLAIM: Final = f"""
     WITH found AS (
         {_FOUND} WHERE ref = %(ref)s
@@ -95,7 +95,7 @@ _MOST_AT_ONCE: Final = 100
 
 @frozen
 class Row:
-    """A grant as it was found: who sent it last, by which claim, and whether that worker is alive while it sends."""
+    """A grant as read: which worker sent it last, by which claim, and whether that worker is running while it sends."""
 
     grant: Grant
     worker: int | None = None
@@ -130,12 +130,12 @@ def find(lane: Lane, ref: str) -> Row | None:
 
 
 def abandoned(lane: Lane) -> list[Row]:
-    """Return some of the rows whose worker died while it was sending them."""
+    """Return some of the rows that workers were sending when their processes ended."""
     return [_row(row) for row in lane.execute(_ABANDONED.encode(), (_MOST_AT_ONCE,)).fetchall()]
 
 
 def insert_all(requests: Iterable[GrantRequest], now: datetime, schema: str) -> tuple[bytes, list[object]]:
-    """Return the statement, and its values, that plans those of the requests whose refs are new."""
+    """Return the statement, and its values, that plans the requests whose refs are new."""
     rows = list(requests)
     columns = ([getattr(row, name) for row in rows] for name in ("ref", "plan_id", "member_id", "note"))
     return _in(schema, _INSERT_ALL), [now, *columns]
@@ -158,7 +158,7 @@ def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
 def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number: int) -> tuple[Row, bool] | None:
     """Take a ref that is new or planned, with this plan and member, to sending: `transitions.claimed` in one statement.
 
-    Return the row, and whether it was taken; None if somebody else wrote it at this very moment.
+    Return the row, and whether it was claimed; None if another worker wrote it at the same moment.
     """
     values = {"now": now, "worker": worker, "claim": number, **asdict(request)}
     row = lane.execute(_CLAIM.encode(), values).fetchone()
@@ -166,13 +166,13 @@ def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number:
 
 
 def settle(lane: Lane, before: Row, after: Grant, settlement: Settlement, ended_at: datetime | None) -> bool:
-    """Record how the exchange of a row ended; `ended_at` is None if nobody saw it."""
+    """Record how the exchange of a row ended; `ended_at` is None if it is unknown."""
     more = {"ended_at": ended_at, "ended_as": settlement.status, "evidence": storable(settlement.evidence)}
     return _stepped(lane, before, after, _END_ATTEMPT, more)
 
 
 def end_late(lane: Lane, attempt: Attempt) -> None:
-    """Record how an attempt ended whose end nobody had seen; its row stays as it is."""
+    """Record the end of an attempt whose end was unknown; its row does not change."""
     lane.execute(_END_LATE.encode(), asdict(evolve(attempt, evidence=storable(attempt.evidence))))
 
 
@@ -253,10 +253,10 @@ def last_id(lane: Lane) -> int:
 def page(
     lane: Lane, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
 ) -> tuple[list[Grant], int | None]:
-    """Return the next rows after an id that qualify, and the id to go on from; None behind `last`."""
+    """Return the next matching rows after an id, and the id to continue from; None after `last`."""
     if not states:
         return [], None
-    # Spelled out, not as a parameter: so the planner sees that the index of what is open has them all.
+    # A literal instead of a parameter, so that the planner can use the partial index of open rows.
     wanted = ", ".join(f"'{status}'" for status in sorted(states))
     rows = lane.execute(
         f"SELECT {_COLUMNS}, id FROM tgm_grants WHERE id > %s AND id <= %s AND status IN ({wanted})"  # noqa: S608 - constants
@@ -267,7 +267,7 @@ def page(
 
 
 def wipe(lane: Lane, delivered_before: datetime) -> int:
-    """Remove the tokens of rows delivered before then, and return of how many."""
+    """Remove the tokens of rows delivered before then, and return their number."""
     return lane.execute(
         "UPDATE tgm_grants SET token = NULL WHERE status = 'delivered' AND updated_at < %s AND token IS NOT NULL",
         (delivered_before,),

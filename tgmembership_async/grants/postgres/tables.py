@@ -1,4 +1,4 @@
-"""The tables of a ledger in PostgreSQL, and their migrations. What is written once is guarded by triggers."""
+"""The tables of a ledger in PostgreSQL, and their migrations. Triggers refuse changes of what is written once."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ _GRANTS: Final = """
         claim bigint -- and by which of that worker's claims
     ) WITH (fillfactor = 90)
 """
-# Only what may still change is in it, so that it stays small however much is done.
+# The index holds only rows that may still change, so it stays small.
 _OPEN: Final = """
     CREATE INDEX tgm_grants_open ON tgm_grants (status, id)
     WHERE status IN ('planned', 'sending', 'granted', 'refused', 'unknown')
@@ -63,7 +63,7 @@ _FOLLOW_UP: Final = """
         leased_until timestamptz
     )
 """
-# Older versions took a gateway's 503 with a wait for proof that nothing was done.
+# Older versions treated a 503 of a gateway with a wait as proof that nothing was done.
 _DOUBT_A_GATEWAYS_503: Final = """
     UPDATE tgm_grants SET status = 'unknown'
     WHERE status = 'planned' AND error LIKE '%the service turned us away with HTTP 503%'
@@ -96,7 +96,7 @@ LEDGER: Final = Component(
         (_DOUBT_A_GATEWAYS_503,),
         (_FOLLOW_UP,),
         (
-            # An attempt that a worker had to leave gets its end when that worker comes back with the answer.
+            # The end of an attempt is recorded when a worker that was presumed to have ended returns with the answer.
             "DROP TRIGGER tgm_attempt_no_update ON tgm_attempt",
             _forbidden("UPDATE", "tgm_attempt", "what was sent stays sent", "WHEN (OLD.ended_at IS NOT NULL)"),
         ),

@@ -1,4 +1,4 @@
-"""The tables of a ledger in SQLite, for copying."""
+"""The tables of a ledger in SQLite as a source or target of a copy."""
 
 import json
 import os
@@ -27,14 +27,14 @@ _DECISIONS: Final = "SELECT grant_id, decision, decided_at, reason FROM decision
 
 
 class SqliteStore:
-    """The ledger in a file. It is the owner meanwhile, so nobody else sends."""
+    """The ledger in a file. It is opened as its owner, so that no other process sends meanwhile."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._ledger = SqliteLedger(path)
         self._storage = SqliteStorage(path, LEDGER)
 
     async def open(self) -> None:
-        """Open the file, as its owner; what a dead one was sending becomes unknown."""
+        """Open the file as its owner; rows that the last owner left `sending` become `unknown`."""
         async with self._ledger:
             pass
         await self._storage.open()
@@ -56,13 +56,13 @@ class SqliteStore:
         await self._storage.write(partial(_bind, source=source))
 
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
-        """Return the entries behind a row's id, and the id to go on from."""
+        """Return the entries after a row's id, and the id to continue from."""
         until = min(after + PAGE, last)
         entries = await self._storage.read(partial(_between, after=after, until=until))
         return entries, until if until < last else None
 
     async def take_in(self, entries: list[Entry]) -> int:
-        """Write those that are new, all in one transaction."""
+        """Store the new entries in one transaction."""
         return await self._storage.write(partial(_take_in, entries=entries))
 
 

@@ -1,4 +1,4 @@
-"""A ledger in a SQLite file: what it has told survives the process, the power cut, and ten thousand members."""
+"""A ledger in a SQLite file, with one owner process that sends."""
 
 import logging
 import os
@@ -44,19 +44,19 @@ _logger: Final = logging.getLogger("tgmembership_async.grants")
 class SqliteLedger(Lived):
     """A Ledger in the file at `path`, which holds tokens and so has mode 0600; `clock` returns aware UTC.
 
-    One process at a time owns it, and sends. With `owner=False` it opens beside a living owner, or without any, to
-    read, plan, decide, mark as delivered and purge. Whoever opens it as owner finds as `unknown` what a dead owner was
-    sending.
+    One process at a time owns it, and sends. With `owner=False` it is opened beside a running owner, or without one, to
+    read, plan, decide, mark as delivered and purge. Rows that an owner was sending when its process ended are `unknown`
+    to the next owner.
 
-    With `must_exist=True` a ledger that is missing is a UsageError, and no new one. `wait` is how many seconds `open`
-    waits for another owner to end. `restored=True` accepts an older copy than the one that was in use here, for one
-    opening: rows that it has as `planned` become `unknown`, and so do new refs whose `paid_at` falls into the gap.
+    With `must_exist=True` a missing ledger raises UsageError and is not created. `wait` is the number of seconds that
+    `open` waits for another owner to end. `restored=True` accepts an older copy than the file last used here, for one
+    opening: its `planned` rows become `unknown`, and so do new refs whose `paid_at` falls into the gap.
 
     It belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new one with
     `shared_by_bots=True` is for all bots of one service: there a ref is kept as `BOT_ID:REF`, and each Granter sees
     what is its bot's.
 
-    Raises StorageError where the disk fails; what was to be written then was not.
+    Raises StorageError if the disk fails; then the change was not stored.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class SqliteLedger(Lived):
         return self._storage.is_open
 
     async def open(self) -> Self:
-        """Open the file, for the owner a new one if need be; `sending` rows of a dead owner become `unknown`.
+        """Open the file, as the owner also a new one; rows that the last owner left `sending` become `unknown`.
 
-        Raises UsageError where the file is not a ledger, is newer than this package, has another owner or is an older
-        copy than the one that was in use here, and StorageError where it is damaged or the disk fails. Then the file
-        stays as it was.
+        Raises UsageError if the file is not a ledger, is newer than this package, has another owner, or is an older
+        copy than the file last used here. Raises StorageError if the file is damaged or the disk fails. In all these
+        cases the file does not change.
         """
         await self._storage.open()
         self._claimed.clear()
@@ -107,7 +107,7 @@ class SqliteLedger(Lived):
         return self
 
     async def aclose(self) -> None:
-        """Finish what is being written, and let go of the file."""
+        """Finish writing, and close the file."""
         await self._storage.aclose()
 
     async def plan(self, request: GrantRequest) -> Grant:
@@ -117,7 +117,7 @@ class SqliteLedger(Lived):
         return await self._storage.write(partial(_plan, request=request, now=self._clock()))
 
     async def claim(self, request: GrantRequest) -> Claim:
-        """Like `plan`, and take a planned row to `sending`, counting an attempt; the one who did so has to send."""
+        """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         self._check_owner()
         if self._gaps:
             await self._mind_gaps(request)
@@ -127,7 +127,7 @@ class SqliteLedger(Lived):
         return Claim(row.grant, mine=mine)
 
     async def settle(self, ref: str, settlement: Settlement) -> Grant:
-        """Record how the exchange of a `sending` row ended."""
+        """Record the outcome of the exchange of a `sending` row."""
         self._check_owner()
         claimed = self._claimed.pop(check_ref(ref), None)
         return await self._storage.write_together(_settle_all, (ref, claimed, settlement, self._clock()))
@@ -138,7 +138,7 @@ class SqliteLedger(Lived):
         return await self._storage.write(partial(_decide, made=made, token=token))
 
     async def mark_delivered(self, ref: str) -> Grant:
-        """Record that the customer has the link; a row that is delivered already stays as it is."""
+        """Record that the customer has the link; a row that is delivered already does not change."""
         return await self._storage.write(partial(_deliver, ref=check_ref(ref), now=self._clock()))
 
     async def get(self, ref: str) -> Grant | None:
@@ -149,7 +149,7 @@ class SqliteLedger(Lived):
     def grants(
         self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
     ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these states and changed at `since` or later; memory stays flat.
+        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory.
 
         Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
         """
@@ -164,15 +164,15 @@ class SqliteLedger(Lived):
         return await self._storage.read(partial(statements.decisions, ref=check_ref(ref)))
 
     async def purge(self, delivered_before: datetime) -> int:
-        """Wipe the tokens of rows delivered before then, and return of how many; the rows themselves stay.
+        """Remove the tokens of rows delivered before then, and return their number; the rows stay.
 
-        They are overwritten in the file. What a journaling or copy-on-write file system still holds is its business.
+        The tokens are overwritten in the file. A journaling or copy-on-write file system may still hold them.
         """
         limit = transitions.check_aware("delivered_before", delivered_before)
         return await self._storage.write(partial(statements.wipe, delivered_before=limit))
 
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
-        """Lease the follow-up of a row, or return None: it is not due, or somebody else has it."""
+        """Lease the follow-up of a row, or return None: it is not due, or is leased already."""
         self._check_owner()
         now = self._clock()
         grant, kept = await self._storage.read(partial(_find_follow_up, ref=check_ref(ref)))
@@ -183,14 +183,14 @@ class SqliteLedger(Lived):
         return None if number is None else FollowUp(grant, seen.failures, number)
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
-        """Give a lease back: due again at `due_at`, with so many failures. False: the lease was not ours any more."""
+        """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         grant = follow_up.grant
         kept = Kept(grant.status, failures, due_at)
         await self._storage.write(partial(statements.keep_follow_up, ref=grant.ref, kept=kept))
         return self._leases.give_back(grant.ref, follow_up.lease)
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
-        """Give a lease back where the row has gone on to another status."""
+        """Release the lease of a row whose status has changed."""
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
     async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
@@ -203,10 +203,10 @@ class SqliteLedger(Lived):
         return await (self._storage.write(job) if record else self._storage.read(job))
 
     async def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copy the ledger as it is now to a new file (mode 0600), with its tokens, beside whoever has it open.
+        """Copy the ledger as it is now to a new file (mode 0600), with its tokens, while others use it.
 
-        Who writes waits meanwhile. Raises UsageError if there is a file of that name, and StorageError where the disk
-        fails; then no file is left.
+        Writers wait meanwhile. Raises UsageError if the target exists, and StorageError if the disk fails; then no file
+        is left.
         """
         await self._storage.backup(path)
 
@@ -215,7 +215,7 @@ class SqliteLedger(Lived):
         return await self._storage.read(gaps)
 
     async def _mind_gaps(self, request: GrantRequest) -> None:
-        """Hold a new ref that was paid in a gap; warn once of what cannot be told."""
+        """Hold a new ref that was paid in a gap; warn once if `paid_at` is missing."""
         if request.paid_at is None:
             await self._warn_of_gaps(request)
             return
@@ -230,8 +230,8 @@ class SqliteLedger(Lived):
             return
         self._is_warned = True
         _logger.warning(
-            "%s was restored from an older copy, which lacks what was granted %s. The request for %s, which is new to "
-            "it, does not say when it was paid, and is sent; so is every other one without paid_at",
+            "%s was restored from an older copy, which lacks what was granted %s. The request for %s is new to it and "
+            "has no paid_at, so it is sent, as is every other one without paid_at",
             self._storage.path,
             " and ".join(map(str, recent)),
             request.ref,
@@ -268,7 +268,7 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
 
 
 def _doubt_planned(connection: sqlite3.Connection, gap: Gap, last: int, now: datetime) -> None:
-    """Take the rows that a restored copy has as planned to unknown: they may have been sent in the gap."""
+    """Take the planned rows of a restored copy to unknown: they may have been sent in the gap."""
     after: int | None = 0
     while after is not None:
         found, after = statements.page(connection, after, last, _PLANNED, None)
@@ -277,7 +277,7 @@ def _doubt_planned(connection: sqlite3.Connection, gap: Gap, last: int, now: dat
 
 
 def _hold(connection: sqlite3.Connection, request: GrantRequest, gap: Gap, now: datetime) -> None:
-    """Write the row of a ref that may have been granted in a gap, unless the ref is there."""
+    """Write the row of a ref that may have been granted in a gap, unless the row exists."""
     for row in statements.insert(connection, [transitions.planned(request, now)]) or ():
         statements.replace(connection, [(row, transitions.doubted(row.grant, str(gap), now))])
 

@@ -1,4 +1,4 @@
-"""The rows of a ledger in SQLite: the statements that read and write its tables."""
+"""The statements that read and write the rows of a ledger in SQLite."""
 
 import json
 import sqlite3
@@ -43,7 +43,7 @@ def _moment(number: int) -> datetime:
 
 
 class Row(NamedTuple):
-    """A grant as it was found, and where."""
+    """A grant as read, with the id of its row."""
 
     id: int
     grant: Grant
@@ -91,7 +91,7 @@ def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row]
 
 
 def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[Row]:
-    """Take each row from the state it was found in to the next, and return them; GrantError if one is not in it."""
+    """Take each row from the status in which it was found to the next; GrantError if one has changed."""
     changed = execute_rows(
         connection,
         "UPDATE grants SET status = column1, token_id = coalesce(column2, token_id), attempts = column3, updated_at"
@@ -112,7 +112,7 @@ def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) 
 
 
 def _add_tokens(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[int | None]:
-    """Keep the tokens that are new, and return the id of each step's."""
+    """Store the tokens that are new, and return the token id of each step."""
     [last] = connection.execute("SELECT coalesce(max(id), 0) FROM token").fetchone()
     new = [after.token if row.grant.token is None else None for row, after in steps]
     ids = count(last + 1)
@@ -128,7 +128,7 @@ def begin_attempts(connection: sqlite3.Connection, sending: Iterable[Row]) -> No
 
 
 def end_attempts(connection: sqlite3.Connection, ends: Iterable[tuple[Row, Settlement, datetime | None]]) -> None:
-    """Record how the exchanges of rows ended, and when; None if nobody saw it."""
+    """Record how the exchanges of rows ended, and when; None if that is unknown."""
     _add_to_attempts(
         connection,
         (
@@ -189,13 +189,13 @@ def decisions(connection: sqlite3.Connection, ref: str) -> list[DecisionMade]:
 
 
 def follow_up(connection: sqlite3.Connection, row: Row) -> Kept | None:
-    """Return what is kept of the follow-up of a row, or None."""
+    """Return what is stored of the follow-up of a row, or None."""
     kept = connection.execute("SELECT about, failures, due_at FROM follow_up WHERE grant_id = ?", (row.id,)).fetchone()
     return None if kept is None else Kept(GrantStatus(kept[0]), kept[1], _moment(kept[2]))
 
 
 def keep_follow_up(connection: sqlite3.Connection, ref: str, kept: Kept) -> None:
-    """Keep the follow-up of a ref, in place of what was kept before."""
+    """Store the follow-up of a ref, in place of what was stored before."""
     connection.execute(
         "INSERT OR REPLACE INTO follow_up (grant_id, about, failures, due_at)"
         " SELECT id, ?, ?, ? FROM grants WHERE ref = ?",
@@ -219,9 +219,9 @@ def last_id(connection: sqlite3.Connection) -> int:
 def page(
     connection: sqlite3.Connection, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
 ) -> tuple[list[Grant], int | None]:
-    """Return what qualifies among the next rows after an id, and the id to go on from; None behind `last`.
+    """Return the matching ones of the next rows after an id, and the id to continue from; None after `last`.
 
-    It looks at so many rows and no more, however few qualify, for while it does nobody else is served.
+    The number of rows that are examined is limited, however few match, because no other job runs meanwhile.
     """
     until = min(after + _PAGE, last)
     rows = connection.execute(
@@ -233,7 +233,7 @@ def page(
 
 
 def wipe(connection: sqlite3.Connection, delivered_before: datetime) -> int:
-    """Overwrite the tokens of rows delivered before then, and return of how many."""
+    """Overwrite the tokens of rows delivered before then, and return their number."""
     done = " FROM grants WHERE status = 'delivered' AND updated_at < ? AND token_id IS NOT NULL"
     before = (_number(delivered_before),)
     connection.execute(

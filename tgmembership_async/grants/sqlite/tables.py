@@ -1,4 +1,4 @@
-"""The tables of a ledger in SQLite, and their migrations. What is written once is guarded by triggers."""
+"""The tables of a ledger in SQLite, and their migrations. Triggers refuse changes of what is written once."""
 
 from typing import Final
 
@@ -57,7 +57,7 @@ _FOLLOW_UP: Final = """
         due_at INTEGER NOT NULL -- microseconds since 1970, UTC
     ) STRICT
 """
-# Older versions took a gateway's 503 with a wait for proof that nothing was done.
+# Older versions treated a 503 of a gateway with a wait as proof that nothing was done.
 _DOUBT_A_GATEWAYS_503: Final = """
     UPDATE grants SET status = 'unknown'
     WHERE status = 'planned' AND error LIKE '%the service turned us away with HTTP 503%'

@@ -1,1 +1,1 @@
-"""Tables in PostgreSQL for any number of processes, for its ledger, its inbox and the command line."""
+"""Storage in PostgreSQL, for any number of processes; used by the PostgreSQL ledger, inbox and command line."""

@@ -1,7 +1,7 @@
-"""Tables in PostgreSQL, for coroutines on asyncio and on trio: jobs in threads, each on a lane of its own.
+"""Storage in PostgreSQL for coroutines on asyncio and trio: jobs run in threads, each on a lane of its own.
 
-psycopg's own coroutines know asyncio alone. A lane is one connection; one that did not end cleanly, or met any error of
-the server's, is thrown away.
+psycopg's own coroutines support asyncio only. A lane is one connection. A lane that did not end cleanly, or on which
+the server reported an error, is closed and not used again.
 """
 
 import os
@@ -23,12 +23,12 @@ from tgmembership_async.values.secret import Secret
 
 T = TypeVar("T")
 Job = Callable[[Lane], T]
-"""What is done on a lane, in a thread. It begins again where the connection is lost, so it must find out what an
-earlier commit did, whose answer never came."""
+"""A function that runs on a lane, in a thread. It is run again after a lost connection, so it has to find out whether
+an earlier run was committed without confirmation."""
 
 LANES: Final = 4
 PATIENCE: Final = 30.0
-"""Seconds that a job waits for the server to come back: what a restart takes, and more."""
+"""Seconds for which a job is tried again while the server is unreachable; a restart takes less."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
@@ -54,10 +54,10 @@ class PostgresStorage:
         return self._limiter is not None
 
     async def open(self, first: Job[None]) -> None:
-        """Connect, bring the tables up to date, and do the first job.
+        """Connect, bring the tables up to date, and run the first job.
 
-        Raises UsageError where the user is not let in, may not create tables, or finds tables of a newer package;
-        StorageError where the server is not there. Nothing is tried again here.
+        Raises UsageError if the server rejects the user, the user may not create tables, or the tables are newer than
+        this package; StorageError if the server is unreachable. Nothing is retried here.
         """
         if self.is_open:
             msg = f"{self.server} is open already"
@@ -83,13 +83,13 @@ class PostgresStorage:
         """Raise UsageError where a connection cannot do what these tables need; in a thread."""
 
     async def aclose(self) -> None:
-        """Wait for what runs, and disconnect. Closing twice is fine."""
+        """Wait for running jobs, and disconnect. Closing twice is allowed."""
         self._limiter = None
         with CancelScope(shield=True):
             await to_thread.run_sync(self._close)
 
     def check_open(self) -> None:
-        """Raise UsageError unless it is open, in this very process."""
+        """Raise UsageError unless it is open, in this process."""
         if self._limiter is None:
             line = self._components[-1].entering("Postgres")
             msg = f"{self.server} is not open: write {line} or await its open() first"
@@ -99,10 +99,10 @@ class PostgresStorage:
             raise UsageError(msg)
 
     async def run(self, job: Job[T], *, patience: float | None = None, abandon: bool = False) -> T:
-        """Return what the job returns. It is tried again while the server is away, for `patience` seconds (PATIENCE).
+        """Run a job and return its result; retry it for `patience` seconds (PATIENCE) while the server is unreachable.
 
-        Raises StorageError where the server fails; then nothing of the job was kept, as far as anybody knows. With
-        `abandon` a caller who is cancelled does not wait for what goes on in the thread.
+        Raises StorageError if the server fails; then no change of the job is known to be committed. With `abandon`,
+        cancelling the caller does not wait for the thread.
         """
         self.check_open()
         seconds = PATIENCE if patience is None else patience
@@ -135,7 +135,7 @@ class PostgresStorage:
             return [job(lane)], None
         except psycopg.Error as error:
             if lane is not None:
-                lane.close()  # a server that was demoted keeps its connections, and would answer the same for ever
+                lane.close()  # a demoted server keeps its connections, and would fail each retry in the same way
             return [], error.with_traceback(None)  # its frames hold the password
         finally:
             if lane is not None:

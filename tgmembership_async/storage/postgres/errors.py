@@ -1,4 +1,4 @@
-"""What PostgreSQL's complaints mean for whoever waits: one table, and what is worth another try."""
+"""PostgreSQL errors as errors of this package: what each means for the caller, and which are worth a retry."""
 
 import re
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
 }
 _WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.ReadOnlySqlTransaction, pg.DuplicateTable)
 _REFUSED: Final = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
-_NOT_LET_IN: Final = "the server does not let this user in: see user, password and database of the connection string"
-_NOT_THERE: Final = f"start the server, or mend host and port in the connection string; {_KEPT}"
+_NOT_LET_IN: Final = "the server rejects this user: check user, password and database in the connection string"
+_NOT_THERE: Final = f"start the server, or correct host and port in the connection string; {_KEPT}"
 _OF_THE_SERVER: Final = re.compile(r"FATAL:\s+(.+)")
 _OF_LIBPQ: Final = (
     "Connection refused",
@@ -59,13 +59,13 @@ _TRANSIENT: Final = ("08", "40", "53300", "57P", *WAITED)
 
 
 _TRANSIENT_ONCE_OPEN: Final = ("25006",)
-"""Likewise, of a server that could be written to before: it only reads while another one takes over."""
+"""More SQLSTATEs that are transient for a server that was writable before: it is read-only during a failover."""
 
 
 def is_transient(error: psycopg.Error, *, opened: bool = False) -> bool:
-    """Tell whether the same may work on another connection, a moment later. Only connecting fails without a state.
+    """Tell whether the operation may succeed on another connection a moment later. Only connecting has no SQLSTATE.
 
-    `opened`: it did work before, when the tables were opened.
+    `opened`: it has succeeded before, when the tables were opened.
     """
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
@@ -73,7 +73,7 @@ def is_transient(error: psycopg.Error, *, opened: bool = False) -> bool:
 
 
 def _known(error: psycopg.Error) -> str:
-    """Return what is known of what libpq says itself: its own words may quote a part of a password."""
+    """Return the known phrases of a libpq message: the whole message may quote a part of a password."""
     text = str(error)
     words = _OF_THE_SERVER.findall(text) or [phrase for phrase in _OF_LIBPQ if phrase in text]
     failed = "connection failed: " if text.startswith("connection failed") else ""
@@ -81,10 +81,10 @@ def _known(error: psycopg.Error) -> str:
 
 
 def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False) -> TGMembershipError:
-    """Return an error that says which server, what it says, what that means, and what to do.
+    """Return the error to raise: which server, what it reported, what that means, and what to do next.
 
-    What is wrong with the connection string or with rights is a UsageError at opening, and later a StorageError: it was
-    right before, and may be so again.
+    A wrong connection string or a missing right is a UsageError at opening. Later it is a StorageError: it was right
+    before, and may be so again.
     """
     wrong_use: type[TGMembershipError] = StorageError if opened else UsageError
     said = server.scrub(error.diag.message_primary or _known(error))

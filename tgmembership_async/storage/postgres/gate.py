@@ -1,4 +1,4 @@
-"""A gate for all workers of a bot, in PostgreSQL: one rate for all of them, and one pause."""
+"""A shared gate in PostgreSQL: one request rate and one pause for all workers of a bot."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.secret import Secret, hides_arguments
 
 _TAKES_AT_MOST: Final = 2.0
-_PATIENCE: Final = 0.1  # for a lane that went stale, not for a server that is away
+_PATIENCE: Final = 0.1  # enough to replace a stale lane, not to wait for an unreachable server
 _TRIES_AGAIN_AFTER: Final = 5.0
 _logger: Final = logging.getLogger("tgmembership_async.storage")
 
@@ -33,11 +33,11 @@ GATE: Final = Component(
             ) WITH (fillfactor = 50)
             """,
         ),
-        # Older versions kept whatever an answer told, be it centuries.
+        # Older versions stored every pause that a response named, even one of centuries.
         ("UPDATE tgm_gate SET paused_until = least(paused_until, clock_timestamp() + interval '1 hour')",),
     ),
 )
-# The server's clock is the only one that counts; it is read when the row is ours, after all others have had it.
+# Only the server's clock counts. It is read once the row is locked, so after the changes of all other workers.
 _ASK: Final = """
     SELECT extract(epoch FROM paused_until - clock_timestamp())::float8, 0.0::float8 FROM tgm_gate WHERE bot_id = %s
 """
@@ -46,7 +46,7 @@ _COUNT: Final = """
         WHEN paused_until > clock_timestamp() THEN arrival
         ELSE greatest(arrival, clock_timestamp()) + make_interval(secs => %s)
     END
-    WHERE bot_id = %s AND set_config('synchronous_commit', 'off', true) = 'off' -- a crash may forget a moment's rate
+    WHERE bot_id = %s AND set_config('synchronous_commit', 'off', true) = 'off' -- a crash may lose the last counts
     RETURNING extract(epoch FROM paused_until - clock_timestamp())::float8,
         extract(epoch FROM arrival - clock_timestamp())::float8 - %s
 """
@@ -67,7 +67,7 @@ _LIFT: Final = """
 
 @frozen
 class Pause:
-    """A pause that all workers of a bot keep: until when (aware UTC), and for how many seconds from now."""
+    """A pause that all workers of a bot observe: until when (aware UTC), and for how many seconds from now."""
 
     bot_id: int
     until: datetime
@@ -77,13 +77,13 @@ class Pause:
 class PostgresGate(Lived):
     """A SharedGate in the database that `conninfo` names: `Session(..., rate_limit=..., gate=PostgresGate(conninfo))`.
 
-    Each attempt at a call asks it once, so it takes a round trip longer. All workers of a bot give their Sessions one
-    and the same `rate_limit`, and share it; a pause that the service tells one of them is kept by all. The Session
-    opens and closes it.
+    Each attempt at a call asks the gate once, which adds one round trip. All workers of a bot pass the same
+    `rate_limit` to their Sessions and share that rate. A pause that the service asks of one worker
+    applies to all. The Session opens and closes the gate.
 
-    Calls never stop for want of a database: where that does not answer within two seconds each Session keeps to its
-    own gate, with the whole of its own rate, says so in one WARNING, and asks again every five seconds. Only `open`
-    raises, as `PostgresLedger.open` does.
+    Calls do not depend on the database. If it does not answer within two seconds, each Session uses its own gate with
+    the whole of its own rate, logs one WARNING, and asks again every five seconds. Only `open` raises, as
+    `PostgresLedger.open` does.
     """
 
     @hides_arguments
@@ -101,7 +101,7 @@ class PostgresGate(Lived):
         return self._storage.is_open
 
     async def open(self) -> Self:
-        """Connect, and create the table if need be."""
+        """Connect, and create the table if it is missing."""
         await self._storage.open(_nothing)
         return self
 
@@ -127,7 +127,7 @@ class PostgresGate(Lived):
         return await self._quickly(ask)
 
     async def pause(self, bot_id: int, seconds: float) -> None:
-        """Let nobody through for so many seconds; a pause is only ever made longer."""
+        """Let no request through for `seconds`; a pause that ends later stays."""
 
         def pause(lane: Lane) -> None:
             lane.execute(_PAUSE, (bot_id, seconds))
@@ -135,12 +135,12 @@ class PostgresGate(Lived):
         await self._quickly(pause)
 
     async def pauses(self) -> list[Pause]:
-        """Return the pauses that hold now, by bot. Raises StorageError where the database does not answer."""
+        """Return the pauses in force, by bot. Raises StorageError if the database does not answer."""
         rows = await self._storage.run(lambda lane: lane.execute(_PAUSES).fetchall())
         return [Pause(bot_id, until.astimezone(UTC), seconds) for bot_id, until, seconds in rows]
 
     async def lift(self, bot_id: int | None = None) -> None:
-        """End the pause of a bot, or of all. A worker that runs keeps what it was told, its `pause_cap` at most."""
+        """End the pause of a bot, or of all bots. A running worker keeps a pause it has seen, up to `pause_cap`."""
 
         def lift(lane: Lane) -> None:
             lane.execute(_LIFT, (bot_id,))
@@ -148,7 +148,7 @@ class PostgresGate(Lived):
         await self._storage.run(lift)
 
     async def _quickly(self, job: Job[T]) -> T | None:
-        """Return what the job returns, or None where the database does not answer, or did not a moment ago."""
+        """Return the job's result, or None if the database does not answer, or did not answer a moment ago."""
         if time.monotonic() < self._out_until:
             return None
         why = f"no answer within {_TAKES_AT_MOST:g} s"
@@ -164,12 +164,12 @@ class PostgresGate(Lived):
         return None
 
     def _note(self, trouble: str | None) -> None:
-        """Keep in mind whether the database answers, and tell it when that changes."""
+        """Remember whether the database answers, and log when that changes."""
         was_out, self._is_out = self._is_out, trouble is not None
         if trouble is not None:
             self._out_until = time.monotonic() + _TRIES_AGAIN_AFTER
         if trouble is not None and not was_out:
-            _logger.warning("the shared gate is out of reach, and calls keep to this process's own: %s", trouble)
+            _logger.warning("the shared gate is unreachable, and calls use this process's own gate: %s", trouble)
         elif was_out and not self._is_out:
             _logger.info("the shared gate at %s answers again", self._storage.server)
 

@@ -1,4 +1,4 @@
-"""What is in a schema: which components keep tables in it, and their versions. Any number may open it at once."""
+"""The components that keep tables in a schema, and their versions. Any number of processes may open it at once."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -7,7 +7,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.server import Lane, Server
 
-_TURN: Final = 0x54474D41  # "TGMA": the advisory lock of who creates tables
+_TURN: Final = 0x54474D41  # "TGMA": the advisory lock that is held while tables are created
 _CREATE: Final = """
     CREATE TABLE IF NOT EXISTS tgm_component (
         name text PRIMARY KEY CHECK (name <> ''),
@@ -21,13 +21,13 @@ _HOME: Final = """
 
 
 def adopt(lane: Lane, server: Server, components: Iterable[Component]) -> str:
-    """Bring the tables of all components up to their versions, and return the schema that they are in, quoted.
+    """Bring the tables of all components up to their versions, and return the quoted name of their schema.
 
-    Tables that are up to date ask for no right to create any. Raises UsageError for tables of a newer package.
+    Tables that are up to date need no right to create tables. Raises UsageError for tables of a newer package.
     """
     (encoding,) = _row(lane, "SELECT current_setting('server_encoding')")
     if encoding != "UTF8":
-        msg = f"{server}: this database keeps text as {encoding}, and not every name fits: use one with encoding UTF8"
+        msg = f"{server}: this database stores text as {encoding}, not every name fits: use one with encoding UTF8"
         raise UsageError(msg)
     behind = _behind(lane, server, components)
     if behind:
@@ -39,7 +39,7 @@ def adopt(lane: Lane, server: Server, components: Iterable[Component]) -> str:
 
 
 def _migrate(lane: Lane, server: Server, components: Iterable[Component]) -> None:
-    # What comes later goes where the first tables are, be that not the first schema of this search_path.
+    # New tables go into the schema of the first ones, even if that is not the first schema of this search_path.
     (found,) = lane.execute(_HOME).fetchone() or (None,)
     if found is not None:
         lane.execute("SELECT set_config('search_path', %s, true)", (found,))
@@ -57,7 +57,7 @@ def _migrate(lane: Lane, server: Server, components: Iterable[Component]) -> Non
 
 
 def _behind(lane: Lane, server: Server, components: Iterable[Component]) -> list[Component]:
-    """Return those whose tables are older than the code, or not there."""
+    """Return the components whose tables are missing, or older than the code."""
     versions = _versions(lane)
     for component in components:
         if versions.get(component.name, 0) > component.version:

@@ -1,4 +1,4 @@
-"""Which PostgreSQL server, and how to connect to it: the connection string, checked, and its password kept."""
+"""A PostgreSQL server: check the connection string, connect, and keep the password out of every text."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _DEFAULTS: Final[Mapping[str, str | int]] = {
     "application_name": "tgmembership-async",
     "client_encoding": "utf8",
     "connect_timeout": 5,
-    # A cut network is noticed within the lease of a worker, and not after the two hours of TCP.
+    # A lost network is detected within the lease of a worker, instead of TCP's two hours.
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -39,9 +39,9 @@ _IS_URI: Final = re.compile("postgres(ql)?://")
 
 
 class Server:
-    """Where a connection string leads. `str()` of it names user, host, port and database, and never the password.
+    """The server and database of a connection string. `str()` names user, host, port and database, never the password.
 
-    An empty string leads where libpq's environment variables say (PGHOST, PGUSER and so on).
+    An empty string means libpq's environment variables (PGHOST, PGUSER and so on).
     """
 
     @hides_arguments
@@ -70,7 +70,7 @@ class Server:
         return lane
 
     def scrub(self, text: str) -> str:
-        """Return a text without the password in it, in one line."""
+        """Return a text as one line, without the password."""
         masks = {secret: "***" for name in SECRETS if (secret := self._told(name))}
         return " ".join(Scrubber(masks).scrub_text(text).split())
 
@@ -95,7 +95,7 @@ def _parsed(conninfo: object) -> dict[str, str]:
 
 
 def _is_misread(found: dict[str, str]) -> bool:
-    """Tell whether part of a password with a bare '@', '/' or ':' in it ended up elsewhere, to be shown in errors."""
+    """Tell whether a part of a password with an unescaped '@', '/' or ':' was parsed as something that errors show."""
     numbers = found.get("port", "").replace(",", "")
     elsewhere = "".join(value for name, value in found.items() if name not in (*SECRETS, "user"))
     return "@" in elsewhere or not (not numbers or numbers.isdigit())

@@ -1,1 +1,1 @@
-"""Tables in a SQLite file with one writer thread, for the SQLite ledger and inbox only."""
+"""Storage in a SQLite file with one writer thread; used by the SQLite ledger and inbox."""

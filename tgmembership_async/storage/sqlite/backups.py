@@ -1,4 +1,4 @@
-"""A copy of a database file that others have in use, by SQLite's online backup: whole, and as of one moment."""
+"""Back up a database file that is in use, with SQLite's online backup: complete, and as of one moment."""
 
 import os
 import sqlite3
@@ -11,11 +11,11 @@ from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.storage.sqlite.errors import storage_error
 from tgmembership_async.storage.sqlite.schema import connect
 
-_WAITS: Final = 60.0  # seconds for somebody who keeps the file locked
+_WAITS: Final = 60.0  # seconds to wait for a process that keeps the file locked
 
 
 def back_up(source: Path, target: Path) -> None:
-    """Copy a file of ours to a new one (mode 0600), beside whoever has it open; raises UsageError or StorageError.
+    """Copy a file of this package to a new one (mode 0600) while others use it. Raises UsageError or StorageError.
 
     Writers wait meanwhile. A copy that fails leaves no file.
     """
@@ -42,7 +42,7 @@ def _copy(source: Path, target: Path) -> None:
     def step(code: int, left: int, pages: int) -> None:
         del left, pages
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > end:
-            msg = f"{source} is kept locked by another process: wait for that one or end it, and try again"
+            msg = f"{source} is kept locked by another process: wait for that process or end it, and try again"
             raise StorageError(msg)
 
     with closing(connect(source, owner=False)) as from_:
@@ -52,7 +52,7 @@ def _copy(source: Path, target: Path) -> None:
                 to.execute("PRAGMA fullfsync=ON")
                 from_.backup(
                     to, pages=-1, progress=step
-                )  # in one step: a busy owner would have it begin again for ever
+                )  # in one step: SQLite restarts a copy in several steps whenever the owner writes
         except sqlite3.Error as error:
             failure = storage_error(target, error)
         else:

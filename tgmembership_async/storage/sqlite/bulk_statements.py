@@ -1,4 +1,4 @@
-"""Many rows in few statements: SQLite works on each without Python, whose other threads run on meanwhile."""
+"""Write many rows with few statements: Python's other threads run while SQLite executes one."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ _MOST_AT_A_TIME: Final = 64
 
 
 def execute_rows(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> int:
-    """Execute a statement with rows of equal length where it says `VALUES`; return how many rows it changed."""
+    """Execute a statement with rows of equal length in place of `VALUES`; return the number of rows that changed."""
     changed, done = 0, 0
     while left := len(rows) - done:
-        size = min(1 << left.bit_length() - 1, _MOST_AT_A_TIME)  # few sizes: each is a statement of its own to prepare
+        size = min(1 << left.bit_length() - 1, _MOST_AT_A_TIME)  # few sizes: each needs a statement of its own
         values = [*chain.from_iterable(rows[done : done + size])]
         changed += connection.execute(_with_rows(statement, size, len(values) // size), values).rowcount
         done += size

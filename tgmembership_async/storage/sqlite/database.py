@@ -1,7 +1,7 @@
-"""Tables in a SQLite file, for coroutines: jobs run in order in one thread, and are durable when they return.
+"""Storage in a SQLite file for coroutines: jobs run in order in one thread, and are durable when they return.
 
-A file has one owner process, and in it one writer, which the components that share the file share as well. Any other
-process, and any other part of this one, may open it beside the owner with `owner=False`.
+A file has one owner process, and this process has one writer, which all components in the file share. Other processes,
+and other parts of this one, may open the file beside the owner with `owner=False`.
 """
 
 import math
@@ -21,7 +21,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.backups import back_up
-from tgmembership_async.storage.sqlite.group_commit import Errand, Job, Jobs, each
+from tgmembership_async.storage.sqlite.group_commit import Job, Jobs, QueuedJob, each
 from tgmembership_async.storage.sqlite.schema import adopt, check_sqlite
 from tgmembership_async.storage.sqlite.writer import Opening, Writer
 from tgmembership_async.storage.wakeups import waiter
@@ -34,17 +34,17 @@ _WAIT: Final[ContextVar[float]] = ContextVar("_WAIT", default=0.0)
 
 
 class SqliteStorage:
-    """The tables of one component in a SQLite file: `write` and `read` take jobs for the file's one connection.
+    """The tables of one component in a SQLite file: `write` and `read` run jobs on the file's one connection.
 
-    As the owner it creates the file (mode 0600) and brings its tables up to date; one process at a time, and in it one
-    storage for each component. With `owner=False` the file and the tables must be there.
+    The owner creates the file (mode 0600) and brings its tables up to date. One process at a time is the owner, with
+    one storage for each component. With `owner=False` the file and the tables must exist.
 
-    `must_exist` refuses to make a new file or new tables. `restored` accepts a file that is older than the one that was
-    in use here, and records the gap. `wait` is how many seconds to wait for another owner to end; None is what
-    `waiting_for_owners` says, and otherwise 0.
+    `must_exist` refuses to create a file or tables. `restored` accepts a file that is older than the one last used
+    here, and records the gap. `wait` is the number of seconds to wait for another owner to end; None means the value of
+    `waiting_for_owners`, and 0 outside of it.
 
-    Open and close it in any task, on any event loop, also on several one after the other. What is queued happens even
-    if the coroutine that waits for it is cancelled.
+    Open and close it in any task, on any event loop, also on several in turn. A queued job runs even if the coroutine
+    that waits for it is cancelled.
     """
 
     def __init__(
@@ -74,9 +74,11 @@ class SqliteStorage:
         return self._writer is not None
 
     async def open(self) -> None:
-        """Open the file. Raises UsageError if it is not ours, too new, or in use by another owner; StorageError if the
-        file or the disk is broken. In either case the file stays as it was.
-        """  # noqa: D205 - what it raises is half the contract
+        """Open the file; if that fails, the file stays unchanged.
+
+        Raises UsageError if the file is another program's, too new, or in use by another owner; StorageError if the
+        file or the disk is broken.
+        """
         if self._writer is not None:
             msg = f"{self.path} is open already"
             raise UsageError(msg)
@@ -90,38 +92,38 @@ class SqliteStorage:
             raise
         except BaseException:
             if _detach(writer, self._component):
-                writer.end(None)  # cancelled: the thread finds its way out alone
+                writer.end(None)  # cancelled: the thread ends by itself
             raise
         self._writer = writer
 
     async def aclose(self) -> None:
-        """Finish what is queued, and let go of the file. Closing twice is fine."""
+        """Finish the queued jobs, and close the file. Closing twice is allowed."""
         writer, self._writer = self._writer, None
         if writer is not None:
             await _leave(writer, self._component)
 
     async def write(self, job: Job[T]) -> T:
-        """Return what the job returns, once that is durable. A job that raises is undone, and the error is raised here.
+        """Run a job, and return its result once that is durable. A job that raises is rolled back; its error is raised.
 
-        Raises StorageError where SQLite or the disk fails; then nothing of the job was kept.
+        Raises StorageError if SQLite or the disk fails; then nothing of the job was stored.
         """
         return await _carried_out(self._opened(), each, job, writes=True)
 
     async def write_together(self, jobs: Jobs[A, T], one: A) -> T:
-        """Like `write`, with what waits next to it for the same jobs done in one go."""
+        """Like `write`; adjacent queued calls with the same `jobs` are run in one call of it."""
         return await _carried_out(self._opened(), jobs, one, writes=True)
 
     async def read(self, job: Job[T]) -> T:
-        """Return what a job returns that changes nothing; it sees everything that was queued before it."""
+        """Run a job that changes nothing, and return its result; it sees the effect of everything queued before it."""
         return await _carried_out(self._opened(), each, job, writes=False)
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
-        """Copy the file as it is now to a new one (mode 0600), beside whoever has it open; writers wait meanwhile.
+        """Copy the file as it is now to a new one (mode 0600) while others use it; writers wait meanwhile.
 
-        Raises UsageError if there is a file of that name, StorageError if the disk fails; then no file is left.
+        Raises UsageError if the target exists, StorageError if the disk fails; then no file is left.
         """
         self._opened()
-        await self.read(_nothing)  # what was queued before is in it
+        await self.read(_nothing)  # wait until everything queued before is committed
         await to_thread.run_sync(back_up, self.path, _checked(target))
 
     def _opened(self) -> Writer:
@@ -137,9 +139,9 @@ def _checked(path: str | os.PathLike[str]) -> Path:
         msg = f"a path is a str or a pathlib.Path, not {type(path).__name__}"
         raise UsageError(msg)
     if not name or name == ":memory:" or "\0" in name:
-        msg = f"{name!r} is no file; what need not outlive the process has classes of its own, in memory"
+        msg = f"{name!r} is not a file: name a path, or use the in-memory class"
         raise UsageError(msg)
-    # Two names of one file would have two locks. A link in place of the file itself is refused when it is opened.
+    # Two names of one file would have two locks. A symbolic link in place of the file itself is refused at opening.
     file = Path(name).absolute()
     return Path(os.path.realpath(file.parent), file.name)
 
@@ -153,7 +155,7 @@ def _checked_wait(wait: float) -> float:
 
 @contextmanager
 def waiting_for_owners(seconds: float) -> Generator[None]:
-    """Have every file that is opened inside wait so long for its owner to end, unless it was told otherwise."""
+    """Make every file that is opened inside wait `seconds` for its owner to end, unless it has a `wait` of its own."""
     token = _WAIT.set(_checked_wait(seconds))
     try:
         yield
@@ -162,15 +164,15 @@ def waiting_for_owners(seconds: float) -> Generator[None]:
 
 
 async def _carried_out(writer: Writer, jobs: Jobs[A, T], one: A, *, writes: bool) -> T:
-    errand = Errand(jobs, one, writes=writes)
-    writer.submit(errand)
-    await errand.waiter.wait()
-    return errand.outcome()
+    queued = QueuedJob(jobs, one, writes=writes)
+    writer.submit(queued)
+    await queued.waiter.wait()
+    return queued.outcome()
 
 
 _GUARD: Final = threading.Lock()
 _OWNED: Final[dict[Path, Writer]] = {}
-"""The writers of the files that this process owns, those included that are just ending."""
+"""The writers of the files that this process owns, including those that are closing."""
 
 
 def _enter(path: Path, component: Component, how: Opening) -> Writer:
@@ -188,7 +190,7 @@ def _enter(path: Path, component: Component, how: Opening) -> Writer:
 
 
 async def _leave(writer: Writer, component: Component) -> None:
-    """Wait until what is queued is done and, if nobody else uses the writer, until it is gone."""
+    """Wait until the queued jobs are done and, if nobody else uses the writer, until its thread has ended."""
     if writer.forked:
         return
     done = waiter()

@@ -1,4 +1,4 @@
-"""What SQLite's complaints mean for whoever waits: one table."""
+"""SQLite errors as StorageError: one table of what each means for the caller."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ _DAMAGED: Final = (
     "made, and would grant that again: read 'Back up and restore' in the docs before you use one"
 )
 _MEANS: Final[Mapping[int, str]] = {
-    sqlite3.SQLITE_BUSY: f"another process keeps it locked: wait for that one or end it, and try again; {_INTACT}",
-    sqlite3.SQLITE_CANTOPEN: f"it, or the journal beside it, cannot be opened: who may write in its folder? {_INTACT}",
+    sqlite3.SQLITE_BUSY: f"another process keeps it locked: wait for that process or end it, and try again; {_INTACT}",
+    sqlite3.SQLITE_CANTOPEN: f"it, or the journal beside it, cannot be opened: check its folder's rights; {_INTACT}",
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_FULL: f"the disk is full: make room, and try again; {_INTACT}",
-    sqlite3.SQLITE_IOERR: f"the disk failed or is full: see to it, and try again; {_INTACT}",
+    sqlite3.SQLITE_IOERR: f"the disk failed or is full: check it, and try again; {_INTACT}",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite database, and was left as it is: name another file",
-    sqlite3.SQLITE_READONLY: f"this process may only read it: see its permissions and its file system; {_INTACT}",
+    sqlite3.SQLITE_READONLY: f"this process may only read it: check its permissions and its file system; {_INTACT}",
 }
 _MOVED: Final = "it was moved, replaced or deleted while in use: put it back, and start again; nothing of this was kept"
 
 
 def storage_error(path: Path, error: BaseException) -> StorageError:
-    """Return an error that says which file, what SQLite says, what that means, and what to do."""
+    """Return the error to raise: which file, what SQLite reported, what that means, and what to do next."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     code = getattr(error, "sqlite_errorcode", 0)
     means = _MOVED if code == sqlite3.SQLITE_READONLY_DBMOVED else _MEANS.get(code & 0xFF, _INTACT)

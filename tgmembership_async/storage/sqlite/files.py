@@ -1,4 +1,4 @@
-"""Which file may stand under a name: an ordinary one with a single name, and the owner's own."""
+"""Check that a path is an ordinary file with a single name that belongs to the user of this process."""
 
 import logging
 import os
@@ -21,18 +21,18 @@ _logger: Final = logging.getLogger("tgmembership_async.storage")
 
 
 def status(path: Path) -> os.stat_result | None:
-    """Return what the file system tells of the file itself, or None if there is none. Raises UsageError."""
+    """Return the status of the file itself, without following links, or None if there is none. Raises UsageError."""
     try:
         return path.lstat()
     except FileNotFoundError:
         return None
     except OSError as error:
-        msg = f"{path} cannot be looked at: {error.strerror}"
+        msg = f"{path} cannot be examined: {error.strerror}"
     raise UsageError(msg)
 
 
 def check_kind(path: Path, found: os.stat_result, *, owner: bool, advice: str) -> None:
-    """Raise UsageError for anything but an ordinary file with one name; for the owner also if it is another user's."""
+    """Raise UsageError for anything but an ordinary file with one name; for the owner also for another user's file."""
     kind = next((told for is_kind, told in _KINDS if is_kind(found.st_mode)), "a device")
     if kind:
         msg = f"{path} is {kind}, and was left as it is: {advice}"
@@ -50,7 +50,7 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 def make_private(path: Path) -> None:
-    """Take all rights but the owner's from a file that everybody may use; a mode without others' rights stays."""
+    """Set mode 0600 on a file that everybody may use; a mode without rights for others stays unchanged."""
     mode = stat.S_IMODE(path.lstat().st_mode)
     if os.name == "posix" and mode & _FOR_OTHERS:
         path.chmod(_PRIVATE)

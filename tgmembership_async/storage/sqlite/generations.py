@@ -1,9 +1,9 @@
-"""A counter of writes, in the database file and in the lock file beside it, which tells an older copy from the latest.
+"""A counter of writes, in the database file and in the lock file beside it, that tells an older copy from the latest.
 
-The counter in the file is durable before the one in the lock file is written. So a crash or a power cut at any moment
-leaves the file equal or ahead, and only a file that was replaced is behind. It counts with the first change after
-`INTERVAL` seconds, and when the file is closed: a copy that lacks no more than the changes of the last `INTERVAL`
-before a crash is not told from the latest, unless the file was changed again since.
+The counter in the database file is durable before the one in the lock file is written. After a crash or a power cut the
+database file is therefore equal or ahead, and only a replaced file is behind. The counter increases with the first
+change after `INTERVAL` seconds, and when the file is closed. So a copy that only lacks changes of the last
+`INTERVAL` before a crash is not recognized, unless the file was changed again since.
 """
 
 import secrets
@@ -25,7 +25,7 @@ from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
 from tgmembership_async.storage.sqlite.schema import adopt
 
 INTERVAL: Final = 1.0
-_CLOSING_WAITS: Final = 1_000  # milliseconds for readers to let go: a close without its mark only costs a check
+_CLOSING_WAITS: Final = 1_000  # milliseconds to wait for readers; without the mark the next opening only checks more
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -58,7 +58,7 @@ GENERATIONS: Final = Component(
 
 @frozen
 class Gap:
-    """A period whose writes a restored file lacks. All times are aware UTC; `begins` is None where nobody knows it."""
+    """A period whose writes a restored file lacks. All times are aware UTC; `begins` is None if it is unknown."""
 
     begins: datetime | None
     ends: datetime
@@ -73,7 +73,7 @@ class Gap:
 
 @frozen
 class Generation:
-    """What a file holds: `number` counts the changes of `file`, the last at `written_at`; `closed` by its owner."""
+    """The state of a file: `number` counts the changes of `file`, the last at `written_at`; `closed` by its owner."""
 
     file: str
     number: int
@@ -81,7 +81,7 @@ class Generation:
     closed: bool
 
     def facts(self) -> dict[str, Any]:
-        """Return it for the lock file."""
+        """Return the fields for the lock file."""
         return {
             "file": self.file,
             "number": self.number,
@@ -91,7 +91,7 @@ class Generation:
 
 
 def from_facts(facts: Mapping[str, Any] | None) -> Generation | None:
-    """Return what stands in a lock file, or None where that is nothing or no record."""
+    """Return the generation in a lock file, or None if it has none."""
     if facts is None:
         return None
     try:
@@ -109,14 +109,14 @@ def check_there(path: Path, lock: OwnerLock, *, restored: bool) -> None:
         return
     msg = (
         f"{path} is {'missing' if found is None else 'empty'}, and was last written at {_told(outside.written_at)}: "
-        "put it back, for a new one knows of no grant and would send all of them again. To begin a new one on purpose, "
+        "put it back, because a new file has no grants and would send all again. To start a new file on purpose, "
         f"delete {path.name}.lock"
     )
     raise UsageError(msg)
 
 
 class Generations:
-    """The two counters of a file that is open, kept by its owner."""
+    """The two counters of an open file, maintained by its owner."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: OwnerLock) -> None:
         self._path = path
@@ -133,11 +133,11 @@ class Generations:
 
     @property
     def was_closed(self) -> bool:
-        """Tell whether both counters agree that an owner closed the file, and nothing was written since."""
+        """Tell whether both counters agree that an owner closed the file and that nothing was written since."""
         return self._inside is not None and self._inside.closed and self._inside == self._outside
 
     def check(self, *, restored: bool) -> None:
-        """Raise UsageError if the file is older than the lock file knows, unless that is what the caller says."""
+        """Raise UsageError if the file is older than the lock file knows, unless the caller accepts a restored one."""
         inside, outside = self._inside, self._outside
         if outside is None or (inside is not None and inside.file == outside.file and inside.number >= outside.number):
             return
@@ -149,14 +149,14 @@ class Generations:
         what = "an older copy" if same or inside is None else "another file than the one that was used here before"
         since = "" if begins is None else f" at {_told(begins)}"
         msg = (
-            f"{self._path} is {what}: it was last written{since or ' at an unknown time'}, and the file that was in "
-            f"use here at {_told(outside.written_at)}. What was granted in between is not in it, and would be granted "
-            f"again. Put the latest file back if there is one. {_accept(self._path)}"
+            f"{self._path} is {what}: it was last written{since or ' at an unknown time'} and the file used here at "
+            f"{_told(outside.written_at)}, so what was granted in between would be granted again. "
+            f"{_accept(self._path)}"
         )
         raise UsageError(msg)
 
     def count(self, connection: sqlite3.Connection) -> None:
-        """Count what a transaction has changed, as a part of it."""
+        """Count the changes of a transaction, as a part of it."""
         self._pending = None
         if connection.total_changes == self._changes and self._gap is None:
             return
@@ -167,7 +167,7 @@ class Generations:
         self._changes = connection.total_changes
 
     def kept(self) -> None:
-        """Take note that the transaction is durable."""
+        """Note that the transaction is durable."""
         if self._pending is None:
             return
         self._inside = self._untold = self._pending
@@ -176,9 +176,9 @@ class Generations:
         self._next = time.monotonic() + INTERVAL
 
     def tell(self, *, durable: bool = False) -> None:
-        """Write the counter outside of the file, if it has changed."""
+        """Write the counter to the lock file, if it has changed."""
         if self._untold is not None:
-            with suppress(OSError):  # no reason to lose a grant; the next one is told
+            with suppress(OSError):  # not worth failing a grant for; the next write includes it
                 self._lock.tell(self._untold.facts(), durable=durable)
                 self._untold = None
 
@@ -221,7 +221,7 @@ class Generations:
 
 
 def gaps(connection: sqlite3.Connection, *, unheld: bool = False) -> list[Gap]:
-    """Return the gaps of a file, the oldest first; with `unheld` those that its ledger has not looked at yet."""
+    """Return the gaps of a file, the oldest first; with `unheld` only those that its ledger has not processed yet."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'gap'").fetchone():
         return []
     rows = connection.execute("SELECT begins, ends, accepted_at FROM gap WHERE held <= ? ORDER BY id", (not unheld,))
@@ -229,7 +229,7 @@ def gaps(connection: sqlite3.Connection, *, unheld: bool = False) -> list[Gap]:
 
 
 def hold(connection: sqlite3.Connection) -> None:
-    """Record that the ledger has looked at the gaps."""
+    """Record that the ledger has processed the gaps."""
     connection.execute("UPDATE gap SET held = 1 WHERE held = 0")
 
 
@@ -242,7 +242,7 @@ def _read(connection: sqlite3.Connection) -> Generation | None:
 
 def _accept(path: Path) -> str:
     command = f"tgmembership ledger accept-restore --ledger {shlex.quote(str(path))}"
-    return f"If it is restored on purpose: `{command}`, or open it once with restored=True"
+    return f"Put the latest file back; if this one is meant to be here, run `{command}` or open it with restored=True"
 
 
 def _now() -> datetime:

@@ -1,4 +1,4 @@
-"""Group commit: many jobs in one transaction, and one COMMIT for all of them; a job that raises is undone alone."""
+"""Group commit: many jobs in one transaction with one COMMIT; a job that raises is rolled back alone."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -16,23 +16,23 @@ from tgmembership_async.storage.wakeups import Waiter, waiter
 A = TypeVar("A")
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
-"""What is done with the connection, in the writer's thread. It leaves no cursor half read and no transaction ended.
+"""A function that runs with the connection, in the writer's thread. It leaves no cursor open and ends no transaction.
 
-It may be undone and done again, if another job of its group raises; so it changes nothing but the file.
+It may be rolled back and run again if another job of its group raises, so it changes nothing but the file.
 """
 
 
 Jobs = Callable[[sqlite3.Connection, Sequence[A]], list[T]]
-"""The same for each of several that stand side by side in the queue, in one go; their results in this order."""
+"""The same for several arguments that are adjacent in the queue, in one call; returns their results in this order."""
 
 
 def each(connection: sqlite3.Connection, jobs: Sequence[Job[T]]) -> list[T]:
-    """Do jobs that have nothing in common."""
+    """Run jobs that have nothing in common."""
     return [job(connection) for job in jobs]
 
 
-class Errand(Generic[T]):
-    """A job on its way: out to the thread, and back to the coroutine that waits with its result or error."""
+class QueuedJob(Generic[T]):
+    """A job in the writer's queue, and the coroutine that waits for its result or error."""
 
     __slots__ = ("error", "jobs", "one", "result", "waiter", "writes")
 
@@ -45,71 +45,71 @@ class Errand(Generic[T]):
         self.result: list[T] = []
 
     def outcome(self) -> T:
-        """Return the result, or raise what kept it from being."""
+        """Return the result of the job, or raise its error."""
         if self.error is not None:
-            error, self.error = self.error, None  # an error that its own traceback leads to is a cycle
+            error, self.error = self.error, None  # an error that its own traceback refers to is a cycle
             raise error
         return self.result.pop()
 
 
 def carry_out(
-    connection: sqlite3.Connection, path: Path, group: list[Errand[Any]], *, generations: Generations | None = None
+    connection: sqlite3.Connection, path: Path, group: list[QueuedJob[Any]], *, generations: Generations | None = None
 ) -> None:
-    """Run a group as one transaction. A job that raises is undone alone; what stops the COMMIT undoes them all."""
-    writes = any(errand.writes for errand in group)
+    """Run a group as one transaction. A job that raises is rolled back alone; an error of COMMIT fails all of them."""
+    writes = any(queued.writes for queued in group)
     begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
     try:
         connection.execute(begin)
         if not _run_all(connection, group):
-            # A savepoint for each job costs a third of a grant, and a job seldom raises: only now they are needed.
+            # A savepoint for each job costs a third of a grant, and jobs seldom raise: only a second run has them.
             connection.execute("ROLLBACK")
             connection.execute(begin)
-            for errand in group:
-                _run_alone(connection, path, errand)
+            for queued in group:
+                _run_alone(connection, path, queued)
         if writes and generations is not None:
             generations.count(connection)
             connection.execute("COMMIT")
             generations.kept()
         else:
             connection.execute("COMMIT")
-    except BaseException as error:  # noqa: BLE001 - the thread outlives whatever it is, and nobody may wait in vain
+    except BaseException as error:  # noqa: BLE001 - the thread survives any error, and every waiter gets an outcome
         _roll_back(connection)
         refuse(path, error, group)
 
 
-def _run_all(connection: sqlite3.Connection, group: list[Errand[Any]]) -> bool:
+def _run_all(connection: sqlite3.Connection, group: list[QueuedJob[Any]]) -> bool:
     try:
         for jobs, neighbours in groupby(group, attrgetter("jobs")):
             together = list(neighbours)
-            for errand, result in zip(together, jobs(connection, [errand.one for errand in together]), strict=True):
-                errand.result = [result]
+            for queued, result in zip(together, jobs(connection, [queued.one for queued in together]), strict=True):
+                queued.result = [result]
     except BaseException:
         if not connection.in_transaction:
-            raise  # SQLite gave the whole transaction up, as it does on a full disk
+            raise  # SQLite rolled back the whole transaction, as it does on a full disk
         return False
     return True
 
 
-def refuse(path: Path, error: BaseException, group: Iterable[Errand[Any]]) -> None:
-    """Let all errands of a group fail for one reason, but for those that have a reason of their own."""
-    for errand in group:
+def refuse(path: Path, error: BaseException, group: Iterable[QueuedJob[Any]]) -> None:
+    """Set one error as the outcome of all jobs of a group, except those that have an error of their own."""
+    for queued in group:
         # Each gets an exception of its own: one that is raised in many tasks collects the frames of all of them.
-        errand.error = errand.error or _own(path, error)
+        queued.error = queued.error or _own(path, error)
 
 
 def _own(path: Path, error: BaseException) -> BaseException:
     return copy(error) if isinstance(error, TGMembershipError) else storage_error(path, error)
 
 
-def _run_alone(connection: sqlite3.Connection, path: Path, errand: Errand[Any]) -> None:
+def _run_alone(connection: sqlite3.Connection, path: Path, queued: QueuedJob[Any]) -> None:
     connection.execute("SAVEPOINT job")
     try:
-        errand.result = errand.jobs(connection, [errand.one])
+        queued.result = queued.jobs(connection, [queued.one])
     except BaseException as error:  # its caller gets it
         if not connection.in_transaction:
             raise
         connection.execute("ROLLBACK TO job")
-        errand.error = storage_error(path, error) if isinstance(error, sqlite3.Error) else error
+        queued.error = storage_error(path, error) if isinstance(error, sqlite3.Error) else error
     connection.execute("RELEASE job")
 
 
@@ -118,5 +118,5 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
     except sqlite3.Error:
-        # What cannot be undone now is undone from the journal by the next transaction, here or after a restart.
+        # The next transaction, here or after a restart, rolls back from the journal what could not be rolled back now.
         return

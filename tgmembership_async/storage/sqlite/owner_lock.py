@@ -1,9 +1,9 @@
-"""One owner process: a lock on `<path>.lock`, which the death of the process releases.
+"""The lock of the one owner process: on `<path>.lock`, released by the operating system when the process ends.
 
-Never on the database file itself: closing any descriptor of that one drops the locks that SQLite holds on it.
+The database file itself is not locked: closing any descriptor of it would drop the locks that SQLite holds on it.
 
-The lock file has two blocks of text: who holds it, and what its last holder knew of the database file (`generations`).
-It is never truncated, so the second block survives whoever takes the lock.
+The lock file has two blocks of text: its holder, and what its last holder knew of the database file (`generations`).
+It is never truncated, so the second block stays when another process takes the lock.
 """
 
 import json
@@ -26,8 +26,8 @@ _BLOCK: Final = 512  # a sector: a power cut leaves the old block or the new one
 _LONGEST_HOST: Final = 40
 _PAUSE: Final = 0.05
 _ADVICE: Final = (
-    "One process at a time may own it. With `uvicorn --workers N`, or several replicas, let one process own it and do "
-    "this work, or use a store for many processes; to read and decide beside it, open it with owner=False"
+    "and one process at a time may own it. With several workers or replicas use PostgreSQL, or let one process do this "
+    "work; to read and decide beside the owner, open it with owner=False"
 )
 _ADVICE_ON_KIND: Final = "it stands where the lock file belongs, so put it elsewhere"
 _logger: Final = logging.getLogger("tgmembership_async.storage")
@@ -36,7 +36,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(fd: int) -> None:
-        # The locked byte lies behind the blocks, for what is locked nobody else can read.
+        # The locked byte lies behind the blocks, because other processes cannot read a locked byte.
         os.lseek(fd, 1 << 20, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 
@@ -48,16 +48,16 @@ else:
 
 
 class OwnerLock:
-    """Held from `take` on, until it is released or the process is gone."""
+    """The lock of a database file, held from `take` until it is released or the process ends."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
     def take(cls, path: Path, *, wait: float = 0.0, given_up: Callable[[], bool] = lambda: False) -> Self:
-        """Take the lock of a database file, or raise UsageError that names who has it.
+        """Take the lock of a database file. Raises UsageError that names its holder.
 
-        Waits up to `wait` seconds for another owner to end, and no longer than until `given_up` says so.
+        Waits up to `wait` seconds for another owner to end, or until `given_up` returns true.
         """
         beside = lock_file(path)
         fd = _open(beside)
@@ -70,21 +70,21 @@ class OwnerLock:
         return cls(fd)
 
     def told(self) -> Mapping[str, Any] | None:
-        """Return what the last holder told with `tell`, or None."""
+        """Return what the last holder wrote with `tell`, or None."""
         return _read(self._fd, _BLOCK)
 
     def tell(self, facts: Mapping[str, Any], *, durable: bool = False) -> None:
-        """Replace what the next holder reads with `told`. Raises OSError."""
+        """Replace the facts that the next holder reads with `told`. Raises OSError."""
         _write(self._fd, _BLOCK, facts)
         if durable:
             os.fsync(self._fd)
 
     def release(self) -> None:
-        """Give the lock back. The file stays: deleting it would let two processes lock two files of one name."""
+        """Release the lock. The file stays: deleting it would let two processes lock two files of one name."""
         self.forget()
 
     def forget(self) -> None:
-        """Close the descriptor. In a forked child that leaves the lock with the parent, and with it alone."""
+        """Close the descriptor. In a forked child this leaves the lock with the parent alone."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -96,7 +96,7 @@ def lock_file(path: Path) -> Path:
 
 
 def told_beside(path: Path) -> Mapping[str, Any] | None:
-    """Return what the last owner of a database file told, without its lock; None if there is nothing readable."""
+    """Return what the last owner of a database file wrote, without taking its lock; None if nothing is readable."""
     beside = lock_file(path)
     found = status(beside)
     if found is None:
@@ -113,12 +113,12 @@ def _open(beside: Path) -> int:
     found = status(beside)
     if found is not None and not stat.S_ISDIR(found.st_mode):
         check_kind(beside, found, owner=True, advice=_ADVICE_ON_KIND)
-    # What was put there since is not followed, does not block, and is looked at again before it is written.
+    # What was put there since is not followed, does not block, and is checked again before anything is written.
     guards = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | guards, 0o600)
     except OSError as error:
-        msg = f"{beside}, which tells others that the file is in use, cannot be opened: {error.strerror}"
+        msg = f"the lock file {beside} cannot be opened: {error.strerror}"
         raise UsageError(msg) from None
     try:
         check_kind(beside, os.fstat(fd), owner=True, advice=_ADVICE_ON_KIND)
@@ -134,7 +134,7 @@ def _take(fd: int, path: Path, beside: Path, end: float, given_up: Callable[[], 
         try:
             return _lock(fd)
         except (BlockingIOError, PermissionError):
-            msg = f"{path} is in use by {_holder(fd)}. {_ADVICE}"
+            msg = f"{path} is in use by {_holder(fd)}, {_ADVICE}"
         except OSError as error:
             msg = f"{beside} cannot be locked ({error.strerror}): keep the file on a local disk"
             break
@@ -186,6 +186,6 @@ def _holder(fd: int) -> str:
     me = _myself()
     if any(facts.get(name) != me[name] for name in ("host", "pid_namespace")):
         where = "a container of this host" if facts.get("host") == me["host"] else f"host {facts.get('host')}"
-        return f"process {facts['pid']} of {where}, which opened it at {facts.get('since')}"
+        return f"process {facts['pid']} of {where} since {facts.get('since')}"
     who = "this process itself" if facts["pid"] == me["pid"] else f"process {facts['pid']}"
-    return f"{who}. It opened it at {facts.get('since')}"
+    return f"{who} since {facts.get('since')}"

@@ -1,6 +1,6 @@
-"""What is in a file: whose it is, which components keep tables in it, and their versions.
+"""The program that a file belongs to, the components that keep tables in it, and their versions.
 
-A file is looked at before it is opened for writing, so that one that is not ours stays as it is to the last byte.
+A file is examined before it is opened for writing, so that another program's file stays unchanged.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from tgmembership_async.storage.sqlite.files import check_kind, make_private, st
 APPLICATION_ID: Final = 0x54474D41  # "TGMA"
 LAYOUT: Final = 1
 _STRICT_TABLES: Final = (3, 37, 0)
-_OWNER_WAITS: Final = 30.0  # seconds for others to let go: an answer of the service is not lost to a long `.dump`
+_OWNER_WAITS: Final = 30.0  # seconds to wait for other processes: no response is lost to a long `.dump`
 _OTHERS_WAIT: Final = 5.0
 
 _NAME_A_FILE: Final = "name an ordinary file that has one name, so that it has one lock"
@@ -29,7 +29,7 @@ _PRAGMAS: Final = (
     "PRAGMA fullfsync=ON",  # macOS: an ordinary fsync there leaves the data in the drive's cache
     "PRAGMA secure_delete=ON",
     "PRAGMA foreign_keys=ON",
-    "PRAGMA temp_store=MEMORY",  # no token in a temporary file
+    "PRAGMA temp_store=MEMORY",  # no tokens in temporary files
     "PRAGMA trusted_schema=OFF",
     "PRAGMA cell_size_check=ON",
 )
@@ -54,19 +54,19 @@ def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None
 
 
 def check_path(path: Path, *, owner: bool, must_exist: bool) -> None:
-    """Raise UsageError for what makes opening a file pointless; nothing is opened, made or changed."""
+    """Raise UsageError if opening the file cannot succeed; nothing is opened, created or changed."""
     found = status(path)
     is_new = found is None
     problem = None
     if found is not None:
         check_kind(path, found, owner=False, advice=_NAME_A_FILE)
         is_new = found.st_size == 0
-        if found.st_size == 1:  # SQLite takes it for an empty database
+        if found.st_size == 1:  # SQLite treats it as an empty database
             problem = "is not a SQLite database, and was left as it is: name another file"
     if is_new and must_exist:
         problem = (
-            f"{'is missing' if found is None else 'is empty'}, and must_exist=True says that it is there: is its disk "
-            "mounted, is this the right folder? A new one knows of no grant, and would send all of them again"
+            f"{'is missing' if found is None else 'is empty'}, but must_exist=True: check that its disk is mounted and "
+            "that the folder is right. A new file has no grants, and would send all of them again"
         )
     elif is_new and not owner:
         problem = "holds nothing yet: open it once as its owner"
@@ -83,7 +83,7 @@ def check_path(path: Path, *, owner: bool, must_exist: bool) -> None:
 
 
 def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
-    """Open a file that is ours, for the owner also a new one; otherwise UsageError or StorageError, and no change."""
+    """Open a file of this package; the owner may create it. Raises UsageError or StorageError, changing nothing."""
     if owner:
         _create(path)
     check_path(path, owner=owner, must_exist=False)
@@ -103,7 +103,7 @@ def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    # SQLite would create the file with everybody's default mode; its journal takes the mode of the file.
+    # SQLite would create the file with the default mode; its journal takes the mode of the file.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -120,9 +120,9 @@ def _open(path: Path, how: str, timeout: float) -> sqlite3.Connection:
 
 
 def _look_at(path: Path) -> None:
-    """Refuse what is not ours, without a lock, a journal or a change; what looks broken is left to the real opening."""
+    """Refuse another program's file, without locking or changing it; damage is left to the actual opening."""
     # Not with open(): closing a descriptor of the file would drop the locks of this process's other connections.
-    # Without locks a page may be read while its owner writes it, and look like damage.
+    # Without locks a page may be read while its owner writes it, and look damaged.
     with suppress(sqlite3.Error), closing(_open(path, "mode=ro&immutable=1", 0.0)) as connection:
         _check_whose(connection, path)
 
@@ -144,9 +144,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, owner: bool) -> None
 
 
 def check_indexes(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StorageError if a table and its unique index disagree: what the index lacks would be taken for new.
+    """Raise StorageError if a table and its unique index disagree: a ref missing from the index would pass for new.
 
-    They do in a copy that was made of a file in use, and `quick_check` does not look.
+    They disagree in a copy that was made of a file in use, and `quick_check` does not compare them.
     """
     try:
         tables = connection.execute(
@@ -195,14 +195,14 @@ def _newer(path: Path) -> str:
 def adopt(
     connection: sqlite3.Connection, path: Path, component: Component, *, owner: bool, must_exist: bool = False
 ) -> None:
-    """Bring a component's tables up to its version (the owner), or check that they are (anybody else)."""
+    """Bring a component's tables up to its version, as the owner; without ownership, check that they are."""
     found = _version_of(connection, component)
     if found > component.version:
         raise UsageError(_newer(path))
     if found == component.version:
         return
     if must_exist and not found:
-        msg = f"{path} holds no {component.name}, and must_exist=True says that it does: is this the right file?"
+        msg = f"{path} holds no {component.name}, but must_exist=True: check that this is the right file"
         raise UsageError(msg)
     if not owner:
         what = f"an older {component.name}" if found else f"no {component.name}"

@@ -1,4 +1,4 @@
-"""The writer: the one thread that touches a file. It takes all that is queued, commits once, and wakes who waited."""
+"""The writer: the only thread that accesses a file. It takes all queued jobs, commits once, and wakes their waiters."""
 
 import atexit
 import os
@@ -16,7 +16,7 @@ from attrs import frozen
 
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.storage.sqlite.generations import Generations, check_there
-from tgmembership_async.storage.sqlite.group_commit import Errand, carry_out, refuse
+from tgmembership_async.storage.sqlite.group_commit import QueuedJob, carry_out, refuse
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
 from tgmembership_async.storage.sqlite.schema import check_indexes, check_path, connect
 from tgmembership_async.storage.wakeups import Waiter, wake_all
@@ -25,12 +25,12 @@ _LARGEST_GROUP: Final = 1_000
 _MOST_QUEUED: Final = 50_000
 _LAST_COMMITS_TAKE_AT_MOST: Final = 60.0
 
-Group = list[Errand[Any]]
+Group = list[QueuedJob[Any]]
 
 
 @frozen
 class Opening:
-    """How a file is opened: `wait` is how many seconds its owner may wait for another one to end."""
+    """How to open a file; `wait` is the number of seconds to wait for another owner to end."""
 
     owner: bool = True
     must_exist: bool = False
@@ -39,9 +39,9 @@ class Opening:
 
 
 class Writer:
-    """A thread with one connection, from its making to `end`; as owner it holds the file's lock all that time.
+    """A thread with one connection, from construction to `end`; as the owner it holds the file's lock meanwhile.
 
-    A file that cannot be opened is reported to every errand. `after` is a writer of the same file that is still ending.
+    If the file cannot be opened, every job fails. `after` is a writer of the same file that is still closing.
     """
 
     def __init__(self, path: Path, opening: Opening, after: "Writer | None" = None) -> None:
@@ -52,35 +52,35 @@ class Writer:
         self._after = after
         self._lock: OwnerLock | None = None
         self._generations: Generations | None = None
-        self._queue: SimpleQueue[Errand[Any] | None] = SimpleQueue()
-        self._gone: Waiter | None = None
+        self._queue: SimpleQueue[QueuedJob[Any] | None] = SimpleQueue()
+        self._end_waiter: Waiter | None = None
         self.forked: bool = False
-        # A daemon, for an event loop that dies without closing must not keep the program alive; see _at_exit.
+        # A daemon thread: an event loop that ends without closing must not keep the program alive; see _at_exit.
         self._thread = Thread(target=self._work, name=f"writer of {path}", daemon=True)
         _ALIVE.add(self)
         atexit.register(self._at_exit)
         self._thread.start()
 
-    def submit(self, errand: Errand[Any]) -> None:
-        """Queue an errand; its waiter is woken when it is durable, or has failed."""
+    def submit(self, queued: QueuedJob[Any]) -> None:
+        """Queue a job; its waiter is woken when the job is durable or has failed."""
         if self.forked:
             msg = f"{self.path} was opened before this process was forked: open it in the child"
             raise UsageError(msg)
         if self.ending:
             raise UsageError(self._closed)
         if self._queue.qsize() >= _MOST_QUEUED:
-            msg = f"{self.path}: {_MOST_QUEUED:,} jobs wait for the disk, which does not keep up; this one was not kept"
+            msg = f"{self.path}: {_MOST_QUEUED:,} jobs are queued, as the disk is too slow; this one was not stored"
             raise StorageError(msg)
-        self._queue.put(errand)
+        self._queue.put(queued)
 
     def end(self, waiter: Waiter | None) -> None:
-        """Let the thread finish what is queued, close the file, and then wake the waiter; `join` follows."""
+        """Let the thread finish the queued jobs, close the file and wake the waiter; call `join` afterwards."""
         self.ending = True
-        self._gone = waiter
+        self._end_waiter = waiter
         self._queue.put(None)
 
     def join(self) -> None:
-        """Wait for the thread; after its last word that takes no time."""
+        """Wait for the thread to end; this takes no time once its waiter was woken."""
         atexit.unregister(self._at_exit)
         self._thread.join()
 
@@ -93,13 +93,13 @@ class Writer:
             do = self._open(stack)
             while group := self._take():
                 do(group)
-                wake_all(errand.waiter for errand in group)
+                wake_all(queued.waiter for queued in group)
                 if self._generations is not None:
                     self._generations.tell()
-                del group  # jobs hold tokens, and the next one may be hours away
-        self._turn_away_the_late()
-        if self._gone is not None:
-            wake_all([self._gone])
+                del group  # jobs hold tokens, and the next group may be hours away
+        self._refuse_late()
+        if self._end_waiter is not None:
+            wake_all([self._end_waiter])
 
     def _open(self, stack: ExitStack) -> Callable[[Group], None]:
         if self._after is not None:
@@ -116,7 +116,7 @@ class Writer:
             if self._lock is not None:
                 self._generations = self._examine(connection, self._lock)
                 stack.callback(self._generations.close, connection)
-        except BaseException as error:  # noqa: BLE001 - whoever opens it gets to know, whatever it is
+        except BaseException as error:  # noqa: BLE001 - any error is reported to the caller of `open`
             stack.close()
             return partial(refuse, self.path, error)
         return partial(carry_out, connection, self.path, generations=self._generations)
@@ -129,29 +129,29 @@ class Writer:
         return generations
 
     def _take(self) -> Group:
-        """Wait for an errand, and return it with all that are queued behind it; empty at the end."""
+        """Wait for a job, and return it with all that are queued behind it; empty at the end."""
         group: Group = []
-        errand = self._queue.get()
-        while errand is not None:
-            group.append(errand)
+        queued = self._queue.get()
+        while queued is not None:
+            group.append(queued)
             if len(group) == _LARGEST_GROUP:
                 return group
             try:
-                errand = self._queue.get_nowait()
+                queued = self._queue.get_nowait()
             except Empty:
                 return group
         if group:
-            self._queue.put(None)  # the end stays where it is: behind this group
+            self._queue.put(None)  # the end marker stays behind this group
         return group
 
-    def _turn_away_the_late(self) -> None:
+    def _refuse_late(self) -> None:
         late: Group = []
         while not self._queue.empty():
-            errand = self._queue.get()
-            if errand is not None:
-                late.append(errand)
+            queued = self._queue.get()
+            if queued is not None:
+                late.append(queued)
         refuse(self.path, UsageError(self._closed), late)
-        wake_all(errand.waiter for errand in late)
+        wake_all(queued.waiter for queued in late)
 
     def _at_exit(self) -> None:
         self.end(None)
@@ -168,9 +168,9 @@ _ALIVE: Final[WeakSet[Writer]] = WeakSet()
 
 def _forget_all() -> None:
     for writer in list(_ALIVE):
-        writer._after_fork()  # noqa: SLF001 - the other half of Writer
+        writer._after_fork()  # noqa: SLF001 - defined beside Writer
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has no writer threads, and must not keep its parent's locks alive when that one dies.
+    # A forked child has no writer threads, and must not hold its parent's locks after the parent has ended.
     os.register_at_fork(after_in_child=_forget_all)
