@@ -82,7 +82,7 @@ def test_a_second_owner_is_told_who_has_it_and_what_to_do(run: Run, quick_path: 
             await SqliteStorage(path, NOTES).open()
         told = str(caught.value)
         assert f"in use by process {owner.pid} since" in told
-        assert "uvicorn --workers" in told
+        assert "With several workers or replicas use PostgreSQL" in told
         assert "owner=False" in told
 
     with living_owner(path) as owner:
