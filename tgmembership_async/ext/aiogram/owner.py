@@ -67,8 +67,9 @@ def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | Non
 
     `/held` shows what waits for a decision, `/undelivered` the links that nobody has, `/sales` numbers, and
     `/find REF` one payment, `/find USER_ID` those of a user. Each button asks once more. A decision is kept in the
-    ledger, with the owner's id in its reason; a button that was pressed before, or whose grant has changed, changes nothing.
-    Nobody else gets an answer to the commands, and buttons are refused. It needs `setup(..., fulfillment=...)`.
+    ledger, with the owner's id in its reason. A button that was pressed before, or whose grant has changed, changes
+    nothing. Nobody else gets an answer to the commands, and buttons are refused. It needs
+    `setup(..., fulfillment=...)`.
     """
     desk, owners = _Desk(Languages(texts)), frozenset(_checked(owner_ids))
     router = Router(name="tgmembership owner")
