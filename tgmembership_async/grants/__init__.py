@@ -16,6 +16,7 @@ from tgmembership_async.grants.model import (
     Settlement,
 )
 from tgmembership_async.lazy import lazy_attributes
+from tgmembership_async.storage.binding import Binding
 
 if TYPE_CHECKING:
     from tgmembership_async.grants.granter import Granter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "Binding",
     "Claim",
     "Decision",
     "DecisionMade",
