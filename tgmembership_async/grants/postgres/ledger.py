@@ -59,9 +59,9 @@ class PostgresLedger(Lived):
     was sending when its process ended are `unknown` to the next reader; a slow worker keeps its rows. A lost connection
     is restored for up to half a minute, and a claim that cannot be committed is not sent.
 
-    It belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new one with
-    `shared_by_bots=True` is for all bots of one service: there a ref is kept as `BOT_ID:REF`, and each Granter sees
-    what is its bot's.
+    The ledger belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new
+    ledger with `shared_by_bots=True` is for all bots of one service: a ref is stored as `BOT_ID:REF`, and each Granter
+    sees only the rows of its bot.
 
     It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
     Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
@@ -111,9 +111,9 @@ class PostgresLedger(Lived):
         await self._storage.aclose()
 
     async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
-        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+        """Return the bot and service that the ledger belongs to; with `record` a ledger without any is bound to these.
 
-        Raises UsageError where it is another bot's or another service's.
+        Raises UsageError if it belongs to another bot or service.
         """
         wanted = Binding(service, None if self._shared_by_bots else bot_id)
         job = partial(bind, wanted=wanted, bot_id=bot_id, where=self._storage.server, record=record)

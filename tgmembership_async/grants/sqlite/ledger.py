@@ -52,9 +52,9 @@ class SqliteLedger(Lived):
     `open` waits for another owner to end. `restored=True` accepts an older copy than the file last used here, for one
     opening: its `planned` rows become `unknown`, and so do new refs whose `paid_at` falls into the gap.
 
-    It belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new one with
-    `shared_by_bots=True` is for all bots of one service: there a ref is kept as `BOT_ID:REF`, and each Granter sees
-    what is its bot's.
+    The ledger belongs to the first bot and service that a Granter uses it for, and is refused for any other. A new
+    ledger with `shared_by_bots=True` is for all bots of one service: a ref is stored as `BOT_ID:REF`, and each Granter
+    sees only the rows of its bot.
 
     Raises StorageError if the disk fails; then the change was not stored.
     """
@@ -194,9 +194,9 @@ class SqliteLedger(Lived):
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
     async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
-        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+        """Return the bot and service that the ledger belongs to; with `record` a ledger without any is bound to these.
 
-        Raises UsageError where it is another bot's or another service's.
+        Raises UsageError if it belongs to another bot or service.
         """
         wanted = Binding(service, None if self._shared_by_bots else bot_id)
         job = partial(_bind, wanted=wanted, bot_id=bot_id, where=self._storage.path, record=record)
