@@ -1,4 +1,4 @@
-"""What `getSubscribers` proves about an unknown row, and the round that asks about all of them."""
+"""Reconcile unknown rows with `getSubscribers`: what it proves about one row, and asking about all of them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -115,5 +115,5 @@ async def _look_at(session: Session, ledger: Ledger, grant: Grant, rivals: int) 
     except _ENDS_THE_ROUND:
         raise
     except TGMembershipError as error:
-        settled, why = False, f"nothing was found out: {error}"
+        settled, why = False, f"the service could not be asked: {error}"
     return Finding(grant, settled=settled, why=why, seen=tuple(seen))

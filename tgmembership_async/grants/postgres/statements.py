@@ -232,7 +232,7 @@ def decisions(lane: Lane, ref: str) -> list[DecisionMade]:
 
 
 def prove_writable(lane: Lane) -> None:
-    """Write a row as it is, which the server makes durable like any other, and wait for no lock for long."""
+    """Write a row unchanged, which the server makes durable like any other write; wait only briefly for locks."""
     with lane.transaction():
         lane.execute("SELECT set_config('lock_timeout', '3s', true), set_config('statement_timeout', '5s', true)")
         lane.execute(_PROVE.encode())

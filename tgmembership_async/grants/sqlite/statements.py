@@ -204,7 +204,7 @@ def keep_follow_up(connection: sqlite3.Connection, ref: str, kept: Kept) -> None
 
 
 def prove_writable(connection: sqlite3.Connection) -> None:
-    """Take room in the file as new rows do, and give it back: a write to pages that exist would prove too little."""
+    """Allocate pages in the file as new rows do, and free them: a write to existing pages would prove too little."""
     connection.execute("CREATE TABLE room (body BLOB)")
     connection.execute("INSERT INTO room VALUES (zeroblob(?))", (_ROOM,))
     connection.execute("DROP TABLE room")

@@ -20,7 +20,7 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
     pg.ReadOnlySqlTransaction: "this server, or this user, may only read: connect to the primary server",
     pg.DuplicateTable: "another program has a table of this name: use a schema of your own "
     "(?options=-csearch_path%3Dshop)",
-    pg.UndefinedTable: "its tables are not here: was the database, or the search_path, another one when it was opened?",
+    pg.UndefinedTable: "its tables are not here: check that database and search_path are those it was opened with",
     pg.LockNotAvailable: f"another transaction keeps this locked: end or shorten that one; {_KEPT}",
     pg.QueryCanceled: f"another transaction keeps this locked, or statement_timeout is too short; {_KEPT}",
     pg.InvalidSqlStatementName: SESSION_MODE,

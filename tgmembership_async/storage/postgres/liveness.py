@@ -1,11 +1,11 @@
-"""A worker's life, where other processes can see it: an advisory lock, which dies with the process, and a lease.
+"""The liveness of a worker, visible to other processes: an advisory lock of its connection, and a lease.
 
-The server frees the lock as soon as the process is gone; where the network is cut it cannot know, and after `LEASE`
-seconds without a beat the worker counts as dead as well. After a restart of the server, when all locks are gone, each
-worker has as long to come back. A slow worker beats on, from a thread of its own, and lives.
+The server releases the lock as soon as the process ends. It does not notice a lost network, so a worker that sends no
+heartbeat for `LEASE` seconds is presumed to have ended, too. A restart of the server releases all locks; then each
+worker has the same time to reconnect. A slow worker stays alive, because its heartbeats come from a thread of its own.
 
-A pooler in transaction mode gives the lock to a connection that is somebody else's a moment later. So each beat proves
-that the lock is held by the very backend that answers, and a worker whose lock is not is refused.
+A pooler in transaction mode gives the lock to a connection that another client uses a moment later. So each heartbeat
+checks that the lock is held by the backend that answers, and refuses a worker whose lock is not.
 """
 
 import logging
@@ -52,7 +52,7 @@ WORKERS: Final = Component(
     ),
 )
 
-# The table's own number keeps apart the workers of several schemas in one database.
+# The table's oid distinguishes the workers of several schemas in one database.
 _LOCKS: Final = """
     FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = 'tgm_worker'::regclass
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -65,21 +65,21 @@ ALIVE: Final = f"""
     END
 """  # noqa: S608 - constants
 """The ids of the workers that are alive, as a subquery."""
-_END_GHOSTS: Final = f"SELECT pg_terminate_backend(pid) {_LOCKS} AND objid::bigint = %s AND pid <> pg_backend_pid()"
+_END_STALE: Final = f"SELECT pg_terminate_backend(pid) {_LOCKS} AND objid::bigint = %s AND pid <> pg_backend_pid()"
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_lock('tgm_worker'::regclass::oid::integer, %s)"
 _HOLDERS: Final = f"SELECT pg_backend_pid(), ARRAY(SELECT pid {_LOCKS} AND objid::bigint = %s)"
-_BEAT_ONCE: Final = f"""
+_HEARTBEAT: Final = f"""
     INSERT INTO tgm_worker (id, label, server_started, lease_until)
     VALUES (%s, %s, pg_postmaster_start_time(), clock_timestamp() + interval '{LEASE} s')
     ON CONFLICT (id) DO UPDATE SET server_started = excluded.server_started, lease_until = excluded.lease_until
 """  # noqa: S608 - constants
-_BURY: Final = f"DELETE FROM tgm_worker WHERE id NOT IN ({ALIVE})"  # noqa: S608 - constants
+_REMOVE_ENDED: Final = f"DELETE FROM tgm_worker WHERE id NOT IN ({ALIVE})"  # noqa: S608 - constants
 
 
 class Life:
-    """Begins with the first `secure`, ends with `end`. In between `look` is called at each beat, to see to the dead.
+    """The liveness of this worker, from the first `secure` to `end`. Each heartbeat calls `look` to recover rows.
 
-    `interruptions` counts the connections that were lost: others may have taken this worker for dead each time.
+    `interruptions` counts the connections that were lost: other workers may have presumed it ended each time.
     """
 
     def __init__(self, server: Server, look: Callable[[Lane], None]) -> None:
@@ -96,10 +96,10 @@ class Life:
         self.interruptions: int = 0
 
     def secure(self) -> int:
-        """Return this worker's id once its life is on record; psycopg.OperationalError if that takes over a second.
+        """Return this worker's id once it is registered; raise psycopg.OperationalError if that takes over a second.
 
-        UsageError if the connections turn out to be a pooler's in transaction mode. Called in a thread. Whoever sends
-        asks first: what a worker sends that nobody can see would pass for abandoned.
+        Raises UsageError if the connections are those of a pooler in transaction mode. Called in a thread, before each
+        claim: rows that an unregistered worker sends would be treated as abandoned.
         """
         with self._news:
             if self._thread is None and not self._ending:
@@ -115,11 +115,11 @@ class Life:
         return self._refusal is not None or time.monotonic() < self._good_until
 
     def nudge(self) -> None:
-        """Say that the server may have been away: look now, not at the next beat."""
+        """Send the next heartbeat now, because the server may have been unreachable."""
         self._wake.set()
 
     def end(self) -> None:
-        """End this life; what it was still sending is unknown from now on. Called in a thread."""
+        """Unregister this worker; rows that it is still sending become unknown. Called in a thread."""
         with self._news:
             self._ending = True
             self._good_until = float("-inf")
@@ -143,7 +143,7 @@ class Life:
                 self._good_until = float("-inf")
                 self.interruptions += 1
                 if not self._ending:
-                    _logger.info("this worker lost its connection to %s, and connects again", self._server)
+                    _logger.info("this worker lost its connection to %s, and reconnects", self._server)
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -156,13 +156,13 @@ class Life:
         _logger.error("this worker sends nothing more: %s", refusal)
 
     def _begin(self, lane: Lane) -> None:
-        """Take the lock: a new one, or after a lost connection the same again, away from the ghost of that one."""
+        """Take the lock: a new one, or after a lost connection the same one from the stale connection that holds it."""
         lane.execute(_WAITS_AT_MOST)
         if self._worker is None:
             (self._worker,) = _row(lane, "SELECT nextval(pg_get_serial_sequence('tgm_worker', 'id'))::integer")
         end = time.monotonic() + _LOCK_TAKES_AT_MOST
         while not _row(lane, _TAKE_LOCK, self._worker)[0]:
-            lane.execute(_END_GHOSTS.encode(), (self._worker,))
+            lane.execute(_END_STALE.encode(), (self._worker,))
             if time.monotonic() > end or self._ending:
                 msg = "another connection holds the lock of this worker"
                 raise psycopg.OperationalError(msg)
@@ -181,27 +181,27 @@ class Life:
             self._wake.clear()
             began = time.monotonic()
             self._prove(lane)
-            lane.execute(_BEAT_ONCE.encode(), (self._worker, label))
+            lane.execute(_HEARTBEAT.encode(), (self._worker, label))
             with self._news:
                 self._good_until = float("-inf") if self._ending else began + LEASE
                 self._news.notify_all()
-            self._see_to_the_dead(lane)
+            self._recover(lane)
             self._wake.wait(_BEAT)
         lane.execute("DELETE FROM tgm_worker WHERE id = %s", (self._worker,))
-        self._see_to_the_dead(lane)
+        self._recover(lane)
 
-    def _see_to_the_dead(self, lane: Lane) -> None:
+    def _recover(self, lane: Lane) -> None:
         try:
             self._look(lane)
-            lane.execute(_BURY.encode())
+            lane.execute(_REMOVE_ENDED.encode())
         except psycopg.OperationalError as error:
             if error.sqlstate not in WAITED:
                 raise
-            # A table is locked. Who gave up the connection for that would pass for dead itself.
-            _logger.info("a look at what dead workers left on %s waited too long; the next one is soon", self._server)
+            # A table is locked. A worker that gave up its connection for that would be presumed to have ended.
+            _logger.info("recovering rows of ended workers on %s waited too long; it is tried again soon", self._server)
         except Exception:
             _logger.exception(
-                "a look at what dead workers left on %s failed; the next one is in a moment", self._server
+                "recovering rows of ended workers on %s failed; it is tried again in a moment", self._server
             )
 
 
@@ -220,23 +220,23 @@ class WorkersStorage(PostgresStorage):
 
     @property
     def life(self) -> Life:
-        """Return this worker's life, or raise UsageError unless it is open, in this very process."""
+        """Return this worker's liveness, or raise UsageError unless it is open, in this process."""
         self.check_open()
         assert self._life is not None  # noqa: S101 - open
         return self._life
 
     async def open(self, first: Job[None]) -> None:
-        """Connect as any storage does; the first job sees to the dead, now and at each beat of this worker's life."""
+        """Connect, and run the first job now and at each heartbeat: it recovers rows of workers that have ended."""
         await super().open(first)
         self._life = Life(self.server, first)
         self.on_trouble: Callable[[], None] = self._life.nudge
 
     def check_connection(self, lane: Lane) -> None:
-        """Raise UsageError where a pooler gives each transaction a connection of its own."""
+        """Raise UsageError if a pooler gives each transaction a connection of its own."""
         prove_session(lane, self.server)
 
     async def aclose(self) -> None:
-        """Wait for what runs, disconnect, and end this worker's life."""
+        """Wait for running jobs, disconnect, and unregister this worker."""
         life, self._life = self._life, None
         await super().aclose()
         if life is not None:

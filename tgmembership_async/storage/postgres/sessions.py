@@ -1,4 +1,4 @@
-"""Whether a connection is a session of its own on the server, as the lock of a worker needs, or one of a pool's."""
+"""Check that a connection is a session of its own on the server, which a worker's lock needs, not one of a pool."""
 
 from contextlib import closing
 from typing import Final
