@@ -1,4 +1,4 @@
-"""A row is `sending` only while its request may be on the wire: claimed right before it, let go before each wait."""
+"""A row is `sending` only while its request may be in flight: claimed right before it, released before each wait."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ REQUEST = GrantRequest("a", 1, 42)
 
 
 class Watched(MemoryLedger):
-    """A ledger that counts what is done to it."""
+    """A ledger that counts the calls of its methods."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_more_callers_than_connections_are_each_sent_once(backend: str) -> None:
 
 
 class Pausing:
-    """A shared gate that tells everybody to pause until the test says otherwise."""
+    """A shared gate that asks for a pause until the test ends it."""
 
     is_open = True
     told = Told(pause=0.02)
@@ -200,7 +200,7 @@ def test_a_pause_that_outlasts_the_deadline_claims_nothing(backend: str) -> None
 
 
 async def grant_meanwhile(ledger: MemoryLedger, *, decided: bool = True) -> None:
-    """Do what another worker does who took ours for dead, and what a person decides then."""
+    """Act as another worker that presumes ours ended, and as the person who decides then."""
     row = await ledger.get("a")
     assert row is not None
     if row.status is GrantStatus.SENDING:
@@ -272,7 +272,7 @@ def test_a_middleware_that_answers_in_place_of_the_service_is_recorded(backend: 
 
 
 class Failing(Watched):
-    """A ledger that fails at the steps it is told to, with a foreign exception."""
+    """A ledger that raises a foreign exception in the given steps."""
 
     def __init__(self, *failing: str) -> None:
         super().__init__()

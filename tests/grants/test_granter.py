@@ -71,7 +71,7 @@ def on(backend: str, scenario: Any) -> None:
 
 
 class Held:
-    """A service that answers an exchange when the test says so."""
+    """A service that answers an exchange when the test allows it."""
 
     def __init__(self) -> None:
         self.arrived = anyio.Event()
@@ -534,7 +534,7 @@ def test_an_operator_may_prefer_a_wasted_token(backend: str) -> None:
 
 
 class Stubborn(MemoryLedger):
-    """A ledger whose disk is full when results come."""
+    """A ledger whose disk is full when results are recorded."""
 
     async def settle(self, ref: str, settlement: Settlement) -> Any:
         del ref, settlement

@@ -1,4 +1,4 @@
-"""Whatever is asked of a ledger in whatever order, it stays with a model of what a customer's money needs."""
+"""Compare a ledger with a model under random sequences of operations."""
 
 import tempfile
 from collections import defaultdict
@@ -37,7 +37,7 @@ MEMORY = Path("/dev/shm")
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Drive one ledger, and remember beside it what it has told."""
+    """Drive one ledger, and record what it has returned."""
 
     refs = Bundle("refs")
 
@@ -72,7 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.portal.call(step, *arguments)
 
     def take(self, ref: str, step: Callable[..., Awaitable[Any]], *arguments: Any) -> Grant | None:
-        """Take a step, and see that it is legal, or that it changes nothing."""
+        """Take a step, and check that it is legal or changes nothing."""
         before = self.rows.get(ref)
         try:
             told = self.do(step, *arguments)
@@ -173,7 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """Open again: nobody has settled what was being sent."""
+        """Open again: nothing that was being sent has been settled."""
         self.do(self.ledger.aclose)
         self.ledger = self.make()
         self.do(self.ledger.open)
@@ -203,7 +203,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 class SqliteLedgerMachine(LedgerMachine):
-    """The same with a file, on trio."""
+    """The same with a SQLite file, on trio."""
 
     backend = "trio"
 
@@ -213,7 +213,7 @@ class SqliteLedgerMachine(LedgerMachine):
 
 
 class PostgresLedgerMachine(LedgerMachine):
-    """The same with a server."""
+    """The same with a PostgreSQL server."""
 
     def maker(self) -> Callable[[], Ledger]:
         url = self.enter(own_schema())
@@ -226,7 +226,7 @@ TestPostgresLedger = PostgresLedgerMachine.TestCase
 
 
 def a_share(of: int) -> settings:
-    """Ask for fewer examples, for each takes 40 steps; `nox -s soak` asks for 25 times as many."""
+    """Reduce the number of examples, as each takes 40 steps; `nox -s soak` asks for 25 times as many."""
     assert settings.default is not None
     return settings(max_examples=settings.default.max_examples // of, stateful_step_count=40)
 

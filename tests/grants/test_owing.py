@@ -1,4 +1,4 @@
-"""An answer that was received is owed to the ledger until it is stored, and nobody is sent twice for it."""
+"""An answer that was received is kept until the ledger has stored it, and its ref is not sent again."""
 
 import logging
 import sqlite3
@@ -21,7 +21,7 @@ FULL = OSError(28, "No space left on device")
 
 
 class Full(MemoryLedger):
-    """A ledger whose disk takes intents and no answers, until the test says otherwise."""
+    """A ledger whose disk accepts intents and no answers, until the test ends that."""
 
     def __init__(self, failure: Exception = FULL) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ async def held(granter: Granter, ref: str) -> GrantHeld:
 
 
 async def stored(granter: Granter, ref: str) -> Grant:
-    """Ask until the answer is stored."""
+    """Call `grant` until the answer is stored."""
     while True:
         try:
             return await granter.grant(ref, plan_id=1, member_id=42)

@@ -1,4 +1,4 @@
-"""Bulk runs: every row once, in order of completion, stopped early and resumed, and never a group of exceptions."""
+"""Bulk runs: every row once, in order of completion, stopped early and resumed, never raising a group."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -343,7 +343,7 @@ def test_a_broken_input_raises_what_it_raised(backend: str) -> None:
 
 
 class Full(MemoryLedger):
-    """A ledger whose disk fills up after a while: intents fit, answers do not any more."""
+    """A ledger whose disk fills up during a run: intents fit, answers no longer do."""
 
     left = 4
 

@@ -28,12 +28,12 @@ LEDGER_ADVICE: Final = (
 
 @runtime_checkable
 class Bindable(FollowUps, Protocol):
-    """A ledger that records whose it is. `SqliteLedger`, `PostgresLedger` and `MemoryLedger` do."""
+    """A ledger that records its bot and service. `SqliteLedger`, `PostgresLedger` and `MemoryLedger` do."""
 
     async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
-        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+        """Return the bot and service that the ledger belongs to; with `record` a ledger without any is bound to these.
 
-        Raises UsageError where it is another bot's or another service's.
+        Raises UsageError if it belongs to another bot or service.
         """
         ...
 

@@ -68,10 +68,10 @@ class Granter(Lived):
         return self._is_open
 
     async def open(self) -> Self:
-        """Open the ledger and the session, whichever you have not opened yourself.
+        """Open the ledger and the session, unless they are open already.
 
-        Raises UsageError where the ledger belongs to another bot or service. One that is nobody's yet becomes this
-        bot's with its first request.
+        Raises UsageError if the ledger belongs to another bot or service. A ledger that belongs to none is bound to
+        this bot with the first request.
         """
         if self._is_open:
             msg = "this Granter is open already"
@@ -118,7 +118,7 @@ class Granter(Lived):
                 await checkpoint()
 
     async def _bind(self, *, record: bool) -> None:
-        """Find out whether the ledger is this bot's, and make one that is nobody's yet this bot's, if `record`."""
+        """Check that the ledger belongs to this bot; with `record`, bind a ledger that belongs to none."""
         account = account_of(self._session)
         self._ledger = await ledger_of_bot(self._ledger, service_of(account), account.bot_id, record=record)
         self._owed.ledger = self._ledger

@@ -174,9 +174,9 @@ class MemoryLedger(Lived):
         await self._turn()
 
     async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
-        """Return whose the ledger is; one that is nobody's yet becomes this bot's, if `record`.
+        """Return the bot and service that the ledger belongs to; with `record` a ledger without any is bound to these.
 
-        Raises UsageError where it is another bot's or another service's.
+        Raises UsageError if it belongs to another bot or service.
         """
         self._check_open()  # and no checkpoint: whoever grants first is first
         wanted = Binding(service, None if self._shared_by_bots else bot_id)

@@ -74,7 +74,7 @@ def _aim(grant: Grant | GrantRequest) -> str:
 
 
 def rejected(grant: Grant, request: GrantRequest, conflict: RefConflict) -> Grant:
-    """Return what is told of a request whose ref stands for another plan or member: its own, and nobody's token."""
+    """Return the row to report for a request whose ref belongs to another plan or member: without that one's token."""
     return evolve(
         grant,
         plan_id=request.plan_id,

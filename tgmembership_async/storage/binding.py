@@ -1,4 +1,4 @@
-"""Whose rows a store keeps: one bot's at one service, or, where that was asked for, all bots' of one service."""
+"""The binding of a store: to one bot at one service or, on request, to all bots of one service."""
 
 from attrs import frozen
 
@@ -7,7 +7,7 @@ from tgmembership_async.errors import UsageError
 
 @frozen
 class Binding:
-    """A bot at a service, which is the origin of its URL, or "" where a store does not know it.
+    """A bot at a service, which is the origin of its URL, or "" if a store does not know it.
 
     `bot_id` is None for a store that several bots share: there each ref is kept as `BOT_ID:REF`.
     """
@@ -25,8 +25,8 @@ def agreed(
 ) -> Binding:
     """Return the binding that holds for `bot_id` in a store: the one found or, if there is none, the one wanted.
 
-    Raises UsageError where that is another bot's or another service's, or where what is there names no bots and
-    several are wanted.
+    Raises UsageError if the store belongs to another bot or service, or if several bots are wanted and the refs in
+    the store name no bot.
     """
     asks = Binding(wanted.service, bot_id)
     if found is None:
@@ -44,7 +44,7 @@ def agreed(
 
 
 def check_copy(found: Binding | None, source: Binding | None, *, is_empty: bool) -> None:
-    """Raise UsageError where rows of a source's binding do not belong into a target, bound as found."""
+    """Raise UsageError if rows of a source's binding do not belong into a target with the binding `found`."""
     names_bots = found is not None and found.bot_id is None
     if source is None:
         fits = not names_bots

@@ -1,4 +1,4 @@
-"""PostgresLedger: what many workers promise each other, beyond what every ledger does."""
+"""PostgresLedger: what it guarantees between workers, beyond what every ledger guarantees."""
 
 import logging
 import signal
@@ -74,7 +74,7 @@ anyio.run(main)
 
 @contextmanager
 def a_worker(url: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that is sending a, b and c, and comes to no end."""
+    """Run a process that is sending a, b and c, and does not end."""
     worker = Forked([sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True)
     try:
         assert worker.stdout is not None
@@ -110,7 +110,7 @@ class TestLifeAndDeath:
                     worker.wait()
                     execute(url, "UPDATE tgm_worker SET lease_until = lease_until + interval '1 hour'")
                     await until(lambda: left_behind(other))  # the server sees the end of the connection in a moment
-                    # The one that looks at each beat has seen to the other two.
+                    # Its next heartbeat recovers the rows of the other two.
                     other._storage.life.nudge()
                     await until(lambda: is_unknown(other, "b"))
                     await until(lambda: is_unknown(other, "c"))

@@ -1,4 +1,4 @@
-"""`PostgresLedger.plan_in`: the intent in the caller's own transaction, next to the order that it belongs to."""
+"""`PostgresLedger.plan_in`: the intent in the caller's own transaction, with the order that it belongs to."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ async def planned(ledger: PostgresLedger) -> list[str]:
 
 @pytest.fixture
 def shop(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Connect as the shop does, whose rows are dicts, whose time is not UTC, and whose search_path is another."""
+    """Connect like a shop with dict rows, another time zone and another search_path."""
     with psycopg.connect(url, row_factory=dict_row) as connection:
         connection.execute(ORDERS)
         connection.execute("SELECT set_config('timezone', 'Asia/Tokyo', false)")

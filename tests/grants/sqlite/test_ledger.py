@@ -1,4 +1,4 @@
-"""SqliteLedger: what a ledger in a file promises beyond what every ledger does."""
+"""SqliteLedger: what it guarantees beyond what every ledger guarantees."""
 
 import random
 import signal
@@ -74,7 +74,7 @@ anyio.run(main, backend=sys.argv[2])
 
 @contextmanager
 def a_busy_owner(path: Path, backend: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that owns the ledger and grants without end."""
+    """Run a process that owns the ledger and grants until it is killed."""
     owner = Forked(python(OWNER, path, backend), stdout=subprocess.PIPE, text=True, bufsize=1)
     try:
         assert owner.stdout is not None

@@ -1,4 +1,4 @@
-"""A ledger that was restored from an older copy: who can be told is not sent twice, and of the others it warns."""
+"""A ledger restored from an older copy: refs known to be of the gap are not sent again, others are warned of."""
 
 import logging
 import shutil
@@ -38,7 +38,7 @@ def granter(service: FakeService, ledger: SqliteLedger) -> Granter:
 
 
 async def lose(service: FakeService, path: Path) -> None:
-    """Grant one before a copy is made and plan another, carry both and a third out, and put the copy back."""
+    """Grant one ref and plan another, copy the file, carry out both and a third, and restore the copy."""
     async with granter(service, SqliteLedger(path)) as granting:
         await granting.grant("before", plan_id=1, member_id=1)
         await granting.plan("planned", plan_id=1, member_id=2)

@@ -1,4 +1,4 @@
-"""PostgreSQL as a store: what is wrong is said at the door, passwords stay where they are, and servers come back."""
+"""PostgreSQL as storage: clear errors at opening, no passwords in texts, and recovery from server failures."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ def server() -> Iterator[PrivatePostgres]:
 
 @pytest.fixture
 def owner(server: PrivatePostgres) -> Iterator["psycopg.Connection[Any]"]:
-    """Connect as the owner of a server that has no tables of ours, and leave it so."""
+    """Connect as the owner of a server without tables of this package, and restore that state."""
     with psycopg.connect(server.url, autocommit=True) as connection:
         yield connection
     with psycopg.connect(server.url, autocommit=True) as connection:
@@ -63,7 +63,7 @@ async def open_and_close(url: str) -> None:
 
 
 def problem_with(url: str) -> TGMembershipError:
-    """Return what opening raises, after a look for the password in all that hangs on it."""
+    """Return the error of `open`, after checking that no part of it shows the password."""
     with pytest.raises((UsageError, StorageError)) as raised:
         anyio.run(open_and_close, url)
     told = traceback.TracebackException.from_exception(raised.value, capture_locals=True)

@@ -1,4 +1,4 @@
-"""PostgresGate: one rate and one pause for all workers of a bot, and no call that waits for a database."""
+"""PostgresGate: one rate and one pause for all workers of a bot, and calls that do not depend on the database."""
 
 import logging
 import socket
@@ -142,7 +142,7 @@ def test_a_pause_is_only_ever_made_longer_and_puts_off_what_was_counted(url: str
 
 @pytest.fixture
 def black_hole() -> Iterator[int]:
-    """Give a port that takes connections and never says anything."""
+    """Give a port that accepts connections and never sends anything."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""Many rows in few statements: each arrives once, in order, and those that change nothing are not counted."""
+"""Many rows in few statements: each is written once, in order, and rows that change nothing are not counted."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which file is opened, how it is made, and that one which is not ours stays as it is to the last byte."""
+"""Which files are opened and how they are created; another program's file stays unchanged."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def refusal(path: Path, component: Component = NOTES, *, owner: bool = True) -> str:
-    """Return why a file is not opened, having seen that it, and its folder, stay as they are."""
+    """Return the error of opening a file, after checking that the file and its folder did not change."""
     before = contents(path.parent)
     with pytest.raises((UsageError, StorageError)) as caught:
         anyio.run(SqliteStorage(path, component, owner=owner).open)
@@ -98,7 +98,7 @@ def test_a_file_that_everybody_may_read_is_made_private(tmp_path: Path, caplog: 
 
 
 def put(kind: str, place: Path, real: Path) -> None:
-    """Put something there that is no ordinary file of our own."""
+    """Create something that is not an ordinary file of this package."""
     if kind == "symlink":
         place.symlink_to(real)
     elif kind == "dangling symlink":

@@ -1,4 +1,4 @@
-"""An older copy is told from the latest file, a torn copy from a whole one, and no healthy file is refused."""
+"""Older copies and copies of a file in use are recognized, and no healthy file is refused."""
 
 import json
 import os
@@ -266,7 +266,7 @@ async def back_up(source: Path, target: Path) -> None:
 
 
 def with_an_old_index(path: Path) -> None:
-    """Put an older page of the unique index back, as a copy of a file in use may have it."""
+    """Restore an older page of the unique index, as a copy of a file in use may have it."""
     with closing(sqlite3.connect(path)) as connection:
         [root] = connection.execute("SELECT rootpage FROM sqlite_master WHERE type = 'index'").fetchone()
         [size] = connection.execute("PRAGMA page_size").fetchone()

@@ -1,4 +1,4 @@
-"""The writer thread: what is told is durable, what fails fails alone, and nobody waits in vain."""
+"""The writer thread: results are durable, a failing job fails alone, and every waiter gets an outcome."""
 
 import asyncio
 import gc
@@ -44,7 +44,7 @@ def slowly(_: sqlite3.Connection) -> None:
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note every statement that a new connection runs."""
+    """Record every statement that a new connection runs."""
     seen: list[str] = []
 
     def traced(path: Path, *, owner: bool) -> sqlite3.Connection:
@@ -409,7 +409,7 @@ def test_neither_jobs_nor_results_are_held_once_they_are_told(run: Run, quick_pa
             gone = weakref.ref(token)
             assert await storage.write(partial(lambda token, _: token, token)) is token
             del token
-            for _ in range(100):  # the thread lets go a moment after it has told
+            for _ in range(100):  # the thread closes the file a moment after it has woken its waiter
                 gc.collect()
                 if gone() is None:
                     return

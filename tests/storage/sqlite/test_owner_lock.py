@@ -1,4 +1,4 @@
-"""One owner at a time: held against processes, released by death, and open to readers all the while."""
+"""One owner at a time: other processes are refused until it ends, and readers are always allowed."""
 
 import json
 import os

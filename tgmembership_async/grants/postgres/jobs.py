@@ -52,7 +52,7 @@ def check_fits(request: GrantRequest) -> None:
 
 
 def bind(lane: Lane, wanted: Binding, bot_id: int, where: object, *, record: bool) -> Binding:
-    """Return whose the ledger is; one that is nobody's yet is wanted's from now on, if `record`."""
+    """Return the bot and service that the ledger belongs to; with `record` one without any is bound to `wanted`."""
 
     def look() -> tuple[Binding | None, Binding]:
         found, is_empty = read_binding(lane, LEDGER.name), statements.names_bots(lane)
