@@ -45,6 +45,8 @@ sys.dont_write_bytecode = False
 
 # The background of a shell ignores it, and so would all that tests start there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # nohup has it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 EXAMPLES = int(os.environ.get("TGM_EXAMPLES", "25"))  # `nox -s soak` asks for many more
 settings.register_profile("local", deadline=None, max_examples=EXAMPLES)

@@ -91,7 +91,9 @@ SPELL: tuple[Callable[[str], str], ...] = (
 def test_every_mixture_of_spellings_is_found(secret: str, ways: list[int]) -> None:
     scrubber = Scrubber({secret: "***"})
     spelled = "".join(SPELL[way](char) for way, char in zip(ways, secret, strict=False))
-    assert scrubber.scrub_text(f"<{spelled}>") == "<***>"
+    clean = scrubber.scrub_text(f"<{spelled}>")
+    # Where it also stands in its own spelling, as 0000 in %30000, that is what is replaced.
+    assert clean == "<***>" or (secret in spelled and "***" in clean and secret not in clean)
 
 
 def test_the_longest_comes_first_and_nothing_is_shown() -> None:
