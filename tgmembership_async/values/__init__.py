@@ -1,1 +1,1 @@
-"""What things are: secrets, money, durations and the models of the service."""
+"""Value types: secrets, money, durations, and models of the service's results."""

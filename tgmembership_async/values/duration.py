@@ -1,4 +1,4 @@
-"""How long a plan lasts, in the service's own words: `1 month`, `3 days`, `1 year`, `0`, `02.11.2021` (documented)."""
+"""The duration of a plan, as the service writes it: `1 month`, `3 days`, `1 year`, `0`, `02.11.2021` (documented)."""
 
 import re
 from calendar import monthrange
@@ -15,13 +15,13 @@ _MONTHS_AND_DAYS: Final = {"day": (0, 1), "week": (0, 7), "month": (1, 0), "year
 
 @frozen
 class Duration:
-    """A plan's duration, whatever its text: lifetime plans exist, and nobody outside knows how they are spelled."""
+    """A plan's duration. Any text is accepted: how the service writes lifetime plans is not documented."""
 
     text: str
 
     @cached_property
     def span(self) -> tuple[int, int] | None:
-        """Return months and days, `(0, 0)` for `0` (called a trial on one page), or None where the text names none."""
+        """Return months and days, `(0, 0)` for `0` (a trial, says one page), or None if the text has no span."""
         text = self.text.strip()
         if text == "0":
             return 0, 0
@@ -33,7 +33,7 @@ class Duration:
 
     @cached_property
     def end_date(self) -> date | None:
-        """Return the date (day.month.year) on which all access to the plan ends, or None where the text names none."""
+        """Return the date (day.month.year) on which all access to the plan ends, or None if the text has no date."""
         found = _END_DATE.fullmatch(self.text.strip())
         if found is None:
             return None
@@ -44,10 +44,10 @@ class Duration:
             return None
 
     def add_to(self, start: datetime) -> datetime | None:
-        """Return when access that begins at `start` ends, or None where the text does not tell.
+        """Return the end of access that begins at `start`, or None if the text has neither a span nor a date.
 
-        Months and years go by the calendar: 31 January and one month is the last day of February. An end date ends as
-        it begins, at midnight in the zone of `start` (assumed). Raises OverflowError beyond the year 9999.
+        Months and years are calendar months: 31 January plus one month is the last day of February. On an end date,
+        access ends at 00:00 in the zone of `start` (assumed). Raises OverflowError beyond the year 9999.
         """
         if self.end_date is not None:
             return datetime.combine(self.end_date, datetime.min.time(), start.tzinfo)

@@ -1,6 +1,6 @@
-"""The models: what the service's answers mean. Frozen, and what a model does not know it keeps in `extra`.
+"""Models of the service's results. They are frozen, and keep unknown keys in `extra`.
 
-Which shapes of an answer are accepted, and under which keys, is a table in `protocol/structuring/results.py`.
+The accepted shapes and keys of each result are listed in `protocol/structuring/results.py`.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 def mask(value: object) -> str:
-    """Return what a repr shows of a value that it must not show."""
+    """Return the repr of a secret value: `***`, or None if there is none."""
     return "None" if value is None else "***"
 
 
 @frozen
 class Plan:
-    """What one can subscribe to (documented)."""
+    """A plan that users can subscribe to (documented)."""
 
     plan_id: int
     name: str
@@ -36,9 +36,9 @@ class Plan:
 
 @frozen
 class Subscriber:
-    """Who has access to what: `user_id` is a Telegram id, times are aware UTC (`plan_id` seen, the rest assumed).
+    """A subscription: `user_id` is a Telegram id, times are aware UTC (`plan_id` seen, the rest assumed).
 
-    A field that is absent or unreadable is None; what was unreadable stands in `extra`.
+    A field that is absent or invalid is None; the original of an invalid field is in `extra`.
     """
 
     user_id: int | None = None
@@ -50,9 +50,9 @@ class Subscriber:
 
 @frozen
 class AccessToken:
-    """What opens the door once: `token` (a code), `link` (a URL) or both, and `raw`, the result as it came (assumed).
+    """A one-time access token: `token` (a code), `link` (a URL) or both, and `raw`, the original result (assumed).
 
-    Whoever reads one of these may join, so the repr shows none of them.
+    Each of them grants access, so the repr shows none of them.
     """
 
     token: str | None = field(default=None, repr=mask)
@@ -63,7 +63,7 @@ class AccessToken:
 
 @frozen
 class Count:
-    """A number of things; `int(count)` is the total. `breakdown` holds further numbers by their names (assumed)."""
+    """A count; `int(count)` is `total`. `breakdown` holds further numbers by name (assumed)."""
 
     total: int
     breakdown: Mapping[str, int] = field(default=EMPTY, converter=freeze, hash=False)
@@ -75,7 +75,7 @@ class Count:
 
 @frozen
 class Revenue:
-    """What came in, one amount per currency or as the service lists it (assumed)."""
+    """The revenue, one amount per currency or as the service lists it (assumed)."""
 
     amounts: tuple[Money, ...] = ()
     extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False)
@@ -83,7 +83,7 @@ class Revenue:
 
 @frozen
 class PaymentMethodUsage:
-    """How often customers paid in one way (assumed)."""
+    """The number of payments with one payment method (assumed)."""
 
     name: str
     count: int | None = None
@@ -92,7 +92,7 @@ class PaymentMethodUsage:
 
 @frozen
 class PlanPerformance:
-    """What one plan sold (assumed)."""
+    """The orders and revenue of one plan (assumed)."""
 
     plan_id: int | None = None
     name: str | None = None
@@ -103,9 +103,9 @@ class PlanPerformance:
 
 @frozen
 class Webhook:
-    """The webhook that is now set. `secret` signs its deliveries; None where the service did not tell it (assumed).
+    """The current webhook. `secret` signs its deliveries; None if the reply did not contain it (assumed).
 
-    With a secret it cannot be pickled, as no Secret can.
+    A Webhook with a secret cannot be pickled.
     """
 
     url: str
@@ -115,10 +115,10 @@ class Webhook:
 
 @frozen
 class Reply(Generic[T]):
-    """A whole successful answer: the result, and what the envelope and the way there had to say.
+    """A successful reply: the result, the other fields of the envelope, and facts about the call.
 
-    `code` is None where the service sent none that reads; `attempts` counts requests, `elapsed` is in seconds.
-    The repr does not show `result` and `extra`: for some methods they hold an access token or a secret.
+    `code` is None if the service sent no valid one; `attempts` is the number of attempts, `elapsed` is in seconds.
+    The repr hides `result` and `extra`, which hold an access token or a secret for some methods.
     """
 
     result: T = field(repr=mask)

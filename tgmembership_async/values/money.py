@@ -1,4 +1,4 @@
-"""An amount and its currency, to the last digit."""
+"""An exact amount of money with its currency."""
 
 from decimal import Decimal
 
@@ -7,20 +7,20 @@ from attrs import field, frozen
 
 def _exact(amount: Decimal | int | str) -> Decimal:
     if isinstance(amount, (bool, float)):
-        msg = f"an amount of money is a Decimal, an int or a string of digits, never a {type(amount).__name__}"
+        msg = f"an amount of money must be a Decimal, an int or a decimal string, not a {type(amount).__name__}"
         raise TypeError(msg)
     exact = Decimal(amount)
     if not exact.is_finite():
-        msg = f"an amount of money is finite, not {exact}"
+        msg = f"an amount of money must be finite, not {exact}"
         raise ValueError(msg)
     return exact
 
 
 @frozen
 class Money:
-    """`amount` as the service gave it, and `currency`: `""` where it gave none.
+    """An exact `amount`, and its `currency`: `""` if the service gave none.
 
-    Currency codes are open: Telegram Stars (`XTR`) and crypto symbols are not ISO 4217.
+    Any currency code is accepted: Telegram Stars (`XTR`) and crypto symbols are not in ISO 4217.
     """
 
     amount: Decimal = field(converter=_exact)

@@ -1,4 +1,4 @@
-"""Take secrets out of texts and bytes that come from elsewhere, however they are spelled there. Pure."""
+"""Mask secrets in text and bytes from other sources, whatever their encoding or escapes. Pure functions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,15 +12,15 @@ _BACKSLASHED: Final = re.compile(rb"\\+([/\"'\\])")
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_.~/-]+")
 _NESTED_AT_MOST: Final = 3
 _GAPS: Final = (b"\0", b"\0\0\0")
-"""What stands between two ASCII characters in UTF-16 and in UTF-32."""
+"""The bytes between two ASCII characters in UTF-16 and in UTF-32."""
 
 
 class Scrubber:
-    r"""Replace secrets by their masks; `masks` says by what each of them is replaced.
+    r"""Replace secrets by their masks; `masks` maps each secret to its mask.
 
-    A secret is found in plain UTF-8, UTF-16 and UTF-32, and with any of its characters escaped as in a URL (`%43`), in
-    JSON (`\u0043`, `\/`) or in HTML, up to three times over. What has no secret in it comes back as the same object,
-    after one search for each secret and a look for each kind of escape.
+    A secret is found in UTF-8, UTF-16 and UTF-32, and with any of its characters escaped as in a URL (`%43`), in JSON
+    (`\u0043`, `\/`) or in HTML, with up to three levels of escapes. Input without secrets is returned as the same
+    object, after one search for each secret and each kind of escape.
     """
 
     __slots__ = ("__weakref__", "_is_plain", "_json", "_marks", "_masks", "_percent")
@@ -30,7 +30,7 @@ class Scrubber:
         self._masks = {_bytes(secret): _bytes(masks[secret]) for secret in longest_first}
         self._is_plain = all(map(_PLAIN.fullmatch, self._masks))
         is_ascii = all(secret.isascii() for secret in self._masks)
-        # Only escapes of what is in a secret, or begins an escape, are looked at: replies are full of others.
+        # Only escapes of bytes that occur in a secret, or begin an escape, matter: replies contain many others.
         digits = _any_hex({*b"".join(self._masks), *b"%\\&"})
         self._percent: re.Pattern[bytes] = re.compile(rb"%%(%b)" % digits)
         self._json: re.Pattern[bytes] = re.compile(rb"\\+u(00(?:%b))" % digits) if is_ascii else _JSON
@@ -42,22 +42,22 @@ class Scrubber:
         return f"<Scrubber of {len(self._masks)} secret(s)>"
 
     def scrub(self, data: bytes) -> bytes:
-        """Return bytes without the secrets; the same object if there are none in it."""
+        """Return the bytes with all secrets masked; the same object if there are none."""
         for mark in self._marks:
             if mark in data:
-                return self._thoroughly(data)
+                return self._scrub_escapes(data)
         return data
 
     def scrub_text(self, text: str) -> str:
-        """Return text without the secrets; the same object if there are none in it."""
+        """Return the text with all secrets masked; the same object if there are none."""
         data = _bytes(text)
         clean = self.scrub(data)
         return text if clean is data else clean.decode(errors="surrogatepass")
 
-    def _thoroughly(self, data: bytes) -> bytes:
+    def _scrub_escapes(self, data: bytes) -> bytes:
         for secret, mask in self._masks.items():
             data = data.replace(secret, mask)
-        # A secret that holds what begins an escape may be unescaped once too often to be recognised.
+        # A secret that contains the start of an escape may itself be changed by unescaping, and then not be found.
         if self._is_plain and not self._is_hidden_in(data):
             return data
         for secret, mask in self._masks.items():
@@ -66,7 +66,7 @@ class Scrubber:
             data = mask.join(_pattern(secret).split(data))
         if not self._is_hidden_in(data):
             return data
-        # Escapes within escapes: rather another text than a secret in it.
+        # Nested escapes: return the unescaped text, which can be masked.
         data = self._unescaped(data)
         for secret, mask in self._masks.items():
             data = data.replace(secret, mask)
@@ -103,7 +103,7 @@ def _character(match: re.Match[bytes]) -> bytes:
 
 
 def _marks(secrets: bytes, *, is_ascii: bool) -> Iterable[bytes]:
-    """Yield what stands wherever a secret is escaped, but is rare in replies."""
+    """Yield bytes that every escaped secret contains, and that are rare in replies."""
     yield from (b"\0", b"%", b"u00" if is_ascii else b"\\u")
     if any(char in secrets for char in b"/\"'\\"):
         yield b"\\"
@@ -121,7 +121,7 @@ def _pattern(secret: bytes) -> re.Pattern[bytes]:
 
 
 def _spellings(char: str) -> bytes:
-    """Return a pattern of the ways to write one character, escaped once."""
+    """Return a pattern of one character, plain or escaped once."""
     plain = _bytes(char)
     in_url = b"".join(b"%%(?:25)*%b" % _hex(byte) for byte in plain)
     units = char.encode("utf-16-be", "surrogatepass")
@@ -133,7 +133,7 @@ def _spellings(char: str) -> bytes:
 
 
 def _any_hex(some: set[int]) -> bytes:
-    """Return a pattern of the two digits of any of these bytes; one branch for each first digit, for speed."""
+    """Return a pattern of the two hex digits of any of these bytes; one branch per first digit, for speed."""
     branches: dict[int, bytes] = {}
     for byte in sorted(some):
         branches[byte >> 4] = branches.get(byte >> 4, b"") + b"%x%X" % (byte & 15, byte & 15)
@@ -141,5 +141,5 @@ def _any_hex(some: set[int]) -> bytes:
 
 
 def _hex(byte: int) -> bytes:
-    """Return a pattern of the two digits of a byte, in either case."""
+    """Return a pattern of the two hex digits of a byte, in either case."""
     return b"".join(b"[%b%b]" % (digit.upper().encode(), digit.encode()) for digit in f"{byte:02x}")

@@ -1,4 +1,4 @@
-"""A string that does not show itself, and functions whose arguments do not show in tracebacks."""
+"""Strings that are masked when printed, and a decorator that keeps arguments out of tracebacks."""
 
 import hmac
 from collections.abc import Callable
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 @final
 class Secret:
-    """Keep a value out of every repr, log line, traceback and pickle until `reveal()` is called."""
+    """A string that is masked in reprs, logs and tracebacks and cannot be pickled; `reveal()` returns it."""
 
     __slots__ = ("_value",)
 
@@ -19,7 +19,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the value itself; what happens to it then is up to the caller."""
+        """Return the plain value, which is no longer masked."""
         return self._value
 
     def __repr__(self) -> str:
@@ -43,13 +43,13 @@ class Secret:
         return hash((Secret, self._value))
 
     def __reduce__(self) -> NoReturn:
-        msg = "a Secret is not pickled: pass reveal() on by a safe way, or read it again where it is needed"
+        msg = "a Secret cannot be pickled: send reveal() over a safe channel, or read it again where it is needed"
         raise TypeError(msg)
 
 
 @final
 class Target(bytes):
-    """The real request path, key included, as HTTP needs it; everything but its bytes is masked."""
+    """The request path with the API key, for the wire. Its repr, str and format are masked."""
 
     __slots__ = ()
 
@@ -62,15 +62,15 @@ class Target(bytes):
         return format(repr(self), spec)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        msg = "a Target holds the API key and is not pickled"
+        msg = "a Target holds the API key and cannot be pickled"
         raise TypeError(msg)
 
 
 def hides_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Return `function` so that no frame of what it raises has its arguments, or what it made of them.
+    """Wrap `function` so that tracebacks of its exceptions have no frame with its arguments or locals.
 
-    Whoever sends tracebacks with their locals, as Sentry does by default, would send a secret that was passed beside a
-    wrong argument. The message has to say it all: frames, cause and context are taken away.
+    Tools that report tracebacks with locals, as Sentry does by default, would report a secret that was passed together
+    with a wrong argument. Frames, cause and context are removed, so the message must be sufficient.
     """
 
     @wraps(function)
