@@ -16,7 +16,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import Unreadable
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.protocol.structuring.objects import Column, MoneyColumn, is_object
-from tgmembership_async.protocol.structuring.scalars import Misfit, integer, moment, text
+from tgmembership_async.protocol.structuring.scalars import Mismatch, integer, text, timestamp
 from tgmembership_async.values.frozen import EMPTY, freeze
 from tgmembership_async.values.money import Money
 from tgmembership_async.webhooks.signature import Delivery
@@ -87,14 +87,14 @@ _ORDER: Final = (
     Column("plan_name", ("plan_name",), text),
     MoneyColumn("amount", ("amount", "cost", "price", "total")),
     Column("payment_method", ("payment_method", "method"), text),
-    Column("paid_at", ("paid_at", "completed_at", "created_at", "date"), moment),
+    Column("paid_at", ("paid_at", "completed_at", "created_at", "date"), timestamp),
 )
 _TERMINATION: Final = (
     Column("user_id", ("user_id", "member_id", "telegram_id"), integer),
     Column("plan_id", ("plan_id",), integer),
     Column("plan_name", ("plan_name",), text),
     Column("reason", ("reason",), text),
-    Column("terminated_at", ("terminated_at", "ended_at", "expired_at", "expires_at", "date"), moment),
+    Column("terminated_at", ("terminated_at", "ended_at", "expired_at", "expires_at", "date"), timestamp),
 )
 _KNOWN: Final[Mapping[str, tuple[Callable[..., Event], tuple[Column, ...]]]] = {
     "order_completed": (OrderCompleted, _ORDER),
@@ -178,7 +178,7 @@ def _data(value: object) -> dict[str, Any]:
 def _debug_id(value: object) -> str:
     try:
         return "" if value is None else printable(text(value), _LONGEST_NAME)
-    except Misfit:
+    except Mismatch:
         return ""
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tgmembership_async import Duration, Secret
 from tgmembership_async.protocol.structuring import scalars
-from tgmembership_async.protocol.structuring.scalars import Misfit
+from tgmembership_async.protocol.structuring.scalars import Mismatch
 
 BLOW_UPS = ["9" * 1_000_000, "1E+999999999", "1e99999", Decimal("1E+999999999"), Decimal("1E-999999999"), 10**5000]
 NO_NUMBERS: list[object] = [
@@ -67,7 +67,7 @@ def test_an_integer_is_a_number_or_a_string_of_digits(value: object, expected: i
 )
 def test_nothing_else_is_an_integer(value: object) -> None:
     started = time.perf_counter()
-    with pytest.raises(Misfit, match=r"^\$: expected a (whole|decimal) number"):
+    with pytest.raises(Mismatch, match=r"^\$: expected a (whole|decimal) number"):
         scalars.integer(value)
     assert time.perf_counter() - started < 1
 
@@ -97,7 +97,7 @@ def test_a_decimal_keeps_its_last_digit(value: object, expected: str) -> None:
 
 @pytest.mark.parametrize("value", [*BLOW_UPS, *NO_NUMBERS, *NOT_FINITE], ids=brief)
 def test_nothing_else_is_a_decimal(value: object) -> None:
-    with pytest.raises(Misfit):
+    with pytest.raises(Mismatch):
         scalars.decimal(value)
 
 
@@ -113,7 +113,7 @@ def test_false_has_five_spellings(value: object) -> None:
 
 @pytest.mark.parametrize("value", [None, 2, -1, "", "yes", "01", Decimal(1), [], {}, 10**50])
 def test_nothing_else_is_a_boolean(value: object) -> None:
-    with pytest.raises(Misfit):
+    with pytest.raises(Mismatch):
         scalars.boolean(value)
 
 
@@ -124,14 +124,14 @@ def test_text_is_a_string_or_the_number_it_may_have_been(value: object, expected
 
 @pytest.mark.parametrize("value", [None, True, [], {}, *NOT_FINITE, 10**5000], ids=brief)
 def test_nothing_else_is_text(value: object) -> None:
-    with pytest.raises(Misfit):
+    with pytest.raises(Mismatch):
         scalars.text(value)
 
 
 def test_a_secret_is_a_string_with_something_in_it() -> None:
     assert scalars.secret("hush") == Secret("hush")
     for value in ("", " ", 5, None):
-        with pytest.raises(Misfit):
+        with pytest.raises(Mismatch):
             scalars.secret(value)
 
 
@@ -156,10 +156,10 @@ def test_every_text_is_a_duration_and_so_is_the_number_zero() -> None:
 )
 def test_a_moment_is_aware_utc(value: object, expected: datetime) -> None:
     with localcontext(prec=3):
-        moment = scalars.moment(value)
+        timestamp = scalars.timestamp(value)
 
-    assert moment == expected
-    assert moment.tzinfo is UTC
+    assert timestamp == expected
+    assert timestamp.tzinfo is UTC
     assert scalars.day(value) == expected.date()
 
 
@@ -182,13 +182,13 @@ def test_a_moment_is_aware_utc(value: object, expected: datetime) -> None:
     ids=brief,
 )
 def test_nothing_else_is_a_moment(value: object) -> None:
-    with pytest.raises(Misfit, match="date or time"):
-        scalars.moment(value)
+    with pytest.raises(Mismatch, match="date or time"):
+        scalars.timestamp(value)
 
 
 @given(st.datetimes(min_value=datetime(2, 1, 1), timezones=st.just(timezone(timedelta(hours=5)))))  # noqa: DTZ001 - Hypothesis wants it naive
 def test_iso_8601_is_read_to_the_microsecond(when: datetime) -> None:
-    assert scalars.moment(when.isoformat()) == when
+    assert scalars.timestamp(when.isoformat()) == when
 
 
 @given(st.dates())
@@ -197,7 +197,7 @@ def test_day_month_year_is_read(day: date) -> None:
 
 
 def test_json_has_no_bytes() -> None:
-    with pytest.raises(Misfit):
+    with pytest.raises(Mismatch):
         scalars.no_bytes(10**9)
 
 
@@ -213,18 +213,18 @@ def test_json_has_no_bytes() -> None:
     ],
 )
 def test_a_misfit_names_kinds_and_never_values(value: object, kind: str) -> None:
-    with pytest.raises(Misfit) as caught:
+    with pytest.raises(Mismatch) as caught:
         scalars.integer(value)
 
     assert caught.value.reason == f"expected a whole number, got {kind}"
 
 
 @pytest.mark.parametrize(
-    "read", [scalars.integer, scalars.decimal, scalars.boolean, scalars.text, scalars.moment, scalars.secret]
+    "read", [scalars.integer, scalars.decimal, scalars.boolean, scalars.text, scalars.timestamp, scalars.secret]
 )
 @given(
     value=st.one_of(st.text(), st.integers(), st.decimals(), st.floats(), st.none(), st.booleans(), st.lists(st.none()))
 )
 def test_a_scalar_reads_or_misfits_and_nothing_else(read: Callable[[Any], Any], value: object) -> None:
-    with contextlib.suppress(Misfit):
+    with contextlib.suppress(Mismatch):
         read(value)

@@ -20,7 +20,7 @@ _URL: Final = re.compile(r"(?:https?|tg)://", re.IGNORECASE)
 _TEXTS: Final = (
     ("whole number in a string", scalars.integer),
     ("decimal number in a string", scalars.decimal),
-    ("date in a string", scalars.moment),
+    ("date in a string", scalars.timestamp),
 )
 
 
@@ -52,7 +52,7 @@ def kind_of(value: object) -> str:
 def _reads(read: Any, value: object) -> bool:
     try:
         read(value)
-    except scalars.Misfit:
+    except scalars.Mismatch:
         return False
     return True
 

@@ -1,1 +1,1 @@
-"""JSON results into typed values, for `protocol`, sessions, webhook events and the command line."""
+"""Structure JSON results as typed values, for sessions, webhook events and the command line."""

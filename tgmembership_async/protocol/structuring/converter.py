@@ -1,4 +1,4 @@
-"""The converter: decoded JSON to any annotated type, lenient with scalars, strict about arrays and objects."""
+"""The converter from decoded JSON to any annotated type: lenient with scalars, strict with arrays and objects."""
 
 import dataclasses
 from collections import abc
@@ -16,7 +16,7 @@ from cattrs.strategies import configure_union_passthrough
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.protocol.structuring import scalars
 from tgmembership_async.protocol.structuring.objects import as_object, is_array, is_object
-from tgmembership_async.protocol.structuring.scalars import Misfit, unlike
+from tgmembership_async.protocol.structuring.scalars import Mismatch, wrong_kind
 from tgmembership_async.values.duration import Duration
 from tgmembership_async.values.secret import Secret
 
@@ -29,7 +29,7 @@ SCALARS: Final[Mapping[type, Callable[[Any], Any]]] = {
     float: lambda value: float(scalars.decimal(value)),
     Decimal: scalars.decimal,
     str: scalars.text,
-    datetime: scalars.moment,
+    datetime: scalars.timestamp,
     date: scalars.day,
     Duration: scalars.duration,
     Secret: scalars.secret,
@@ -52,7 +52,7 @@ _PATH_STEP: Final = 40
 
 
 def new_converter(readers: Mapping[Any, Callable[[Any], Any]], *, detailed: bool) -> Converter:
-    """Return a converter that knows the scalars and the types in `readers`; `detailed` is slow and keeps paths."""
+    """Return a converter for scalars and the types in `readers`; `detailed` records error paths and is slow."""
     converter = Converter(detailed_validation=detailed)
     configure_union_passthrough(str | int | bool | Decimal | None, converter)
     converter.register_structure_hook_factory(_is_class, _class_hook)
@@ -74,7 +74,7 @@ def _reader_hook(readers: Mapping[Any, Callable[[Any], Any]]) -> Callable[[Any],
 
 
 def _scalar_hook(kind: type, read: Callable[[Any], Any]) -> Hook:
-    """Return a hook that serves the subclasses too: an IntEnum of the caller, say."""
+    """Return a hook for `kind` and its subclasses, such as an IntEnum of the caller."""
 
     def structure(value: Any, into: Any) -> Any:
         return read(value) if into is kind else into(read(value))
@@ -85,7 +85,7 @@ def _scalar_hook(kind: type, read: Callable[[Any], Any]) -> Hook:
 def _inner(kind: Any, converter: Converter) -> Hook:
     try:
         return converter.get_structure_hook(kind)
-    except RecursionError:  # a class that holds itself: look its hook up when it is needed
+    except RecursionError:  # a recursive class: look up its hook when it is needed
         return converter.structure
 
 
@@ -138,8 +138,8 @@ def _object_hook(into: Any, converter: Converter) -> Hook:
     return lambda value, _: dict(read_object(value, lambda key, item: (name(key, key_kind), structure(item, kind))))
 
 
-def explain(failure: Exception) -> Misfit:
-    """Return where and why structuring failed, in words that hold no value."""
+def explain(failure: Exception) -> Mismatch:
+    """Return where and why structuring failed, without values."""
     path = ""
     while isinstance(failure, ClassValidationError | IterableValidationError):
         noted, bare = failure.group_exceptions()
@@ -148,30 +148,30 @@ def explain(failure: Exception) -> Misfit:
             path += _step(note.index if isinstance(note, IterableValidationNote) else note.name)
         else:
             failure = bare[0]
-    if isinstance(failure, Misfit):
+    if isinstance(failure, Mismatch):
         return failure.within(path)
     if isinstance(failure, RecursionError):
-        return Misfit("nested too deeply", path)
-    return Misfit("not there" if isinstance(failure, KeyError) else type(failure).__name__, path)
+        return Mismatch("nested too deeply", path)
+    return Mismatch("not there" if isinstance(failure, KeyError) else type(failure).__name__, path)
 
 
 def read_array(value: object, read: Callable[[Any], T]) -> list[T]:
-    """Read every item of an array, or raise a Misfit that says which one does not read."""
+    """Read each item of an array, or raise Mismatch with the path of the invalid item."""
     if not is_array(value):
-        raise unlike(value, "an array")
+        raise wrong_kind(value, "an array")
     items: list[T] = []
     try:
         for item in value:
-            items.append(read(item))  # noqa: PERF401 - its length tells where it failed
+            items.append(read(item))  # noqa: PERF401 - its length is the index of the failure
     except Exception as failure:  # noqa: BLE001 - classes of the caller raise what they like
         raise explain(failure).within(_step(len(items))) from None
     return items
 
 
 def read_object(value: object, read: Callable[[str, Any], T]) -> list[T]:
-    """Read every key with its value, or raise a Misfit that says which one does not read."""
+    """Read each key with its value, or raise Mismatch with the path of the invalid one."""
     if not is_object(value):
-        raise unlike(value, "an object")
+        raise wrong_kind(value, "an object")
     items: list[T] = []
     key = ""
     try:

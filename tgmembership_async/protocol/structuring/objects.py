@@ -1,11 +1,11 @@
-"""One object of a reply to one model: which key holds which field, and what is left over."""
+"""Read a JSON object as a model: which key holds which field, and which keys are left over."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeGuard, TypeVar
 
 from attrs import frozen
 
-from tgmembership_async.protocol.structuring.scalars import Misfit, decimal, text, unlike
+from tgmembership_async.protocol.structuring.scalars import Mismatch, decimal, text, wrong_kind
 from tgmembership_async.values.money import Money
 
 T = TypeVar("T")
@@ -25,29 +25,29 @@ def is_object(value: object) -> TypeGuard[dict[str, Any]]:
 
 
 def as_object(value: object) -> dict[str, Any]:
-    """Return a copy of a JSON object to take fields from."""
+    """Return a copy of a JSON object, to take fields from."""
     if is_object(value):
         return dict(value)
-    raise unlike(value, "an object")
+    raise wrong_kind(value, "an object")
 
 
 def take(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T:
-    """Take out of `left` what stands under the first of `keys` that reads; null counts as absent."""
-    misfit: Misfit | None = None
+    """Remove and return the value of the first of `keys` that `read` accepts; null counts as absent."""
+    mismatch: Mismatch | None = None
     for key in keys:
         value = left.pop(key, None)
         if value is None:
             continue
         try:
             return read(value)
-        except Misfit as found:
+        except Mismatch as found:
             left[key] = value
-            misfit = misfit or found.within(f".{key}")
-    raise misfit or Misfit(f"no {' or '.join(keys)}")
+            mismatch = mismatch or found.within(f".{key}")
+    raise mismatch or Mismatch(f"no {' or '.join(keys)}")
 
 
 def take_money(left: dict[str, Any], keys: Sequence[str]) -> Money:
-    """Take an amount and the currency beside it out of `left`."""
+    """Remove an amount and its currency from `left`, and return them."""
     currency = left.get(CURRENCY)
     if currency is not None:
         currency = take({CURRENCY: currency}, (CURRENCY,), text)
@@ -58,9 +58,9 @@ def take_money(left: dict[str, Any], keys: Sequence[str]) -> Money:
 
 @frozen
 class Column:
-    """Where a field of a model comes from: the keys it may stand under, the preferred one first.
+    """The source of a model's field: its possible keys, the preferred one first, and its reader.
 
-    An optional field that does not read is None, and its original is left over.
+    An optional field with an invalid value is None, and the original is left over.
     """
 
     field: str
@@ -69,10 +69,10 @@ class Column:
     required: bool = False
 
     def take(self, left: dict[str, Any]) -> Any:
-        """Take the field's value out of what is left of a row."""
+        """Remove the field's value from a row, and return it."""
         try:
             return self._take(left)
-        except Misfit:
+        except Mismatch:
             if self.required:
                 raise
             return None
@@ -83,7 +83,7 @@ class Column:
 
 @frozen
 class MoneyColumn(Column):
-    """An amount of money, whose currency stands beside it."""
+    """A column with an amount of money; the currency is another key of the row."""
 
     read: Reader[Any] = decimal
 
@@ -92,7 +92,7 @@ class MoneyColumn(Column):
 
 
 def row_reader(model: Callable[..., T], columns: Sequence[Column]) -> Reader[T]:
-    """Return what reads one object to one model; the model takes the fields by name and the rest as `extra`."""
+    """Return a reader of one object as one model, which takes the fields by name and the rest as `extra`."""
 
     def read(row: object) -> T:
         left = as_object(row)

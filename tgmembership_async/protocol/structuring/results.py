@@ -1,8 +1,7 @@
-"""Results to values: which shapes the service may answer in, and under which keys, stands here and nowhere else.
+"""The accepted shapes and keys of all results, as tables, and the functions that read results with them.
 
-The keys of a Plan are *documented*, all other shapes are *assumed*; so a Plan that does not read is an error, and
-anywhere else an optional field that does not read is None with its original left in `extra`. To accept one more
-spelling, add it to a table.
+The keys of a Plan are *documented*, all other shapes are *assumed*. So an invalid Plan is an error; elsewhere, an
+invalid optional field is None, and its original is in `extra`. To accept one more key, add it to a table.
 """
 
 import re
@@ -27,14 +26,14 @@ from tgmembership_async.protocol.structuring.objects import (
     take_money,
 )
 from tgmembership_async.protocol.structuring.scalars import (
-    Misfit,
+    Mismatch,
     boolean,
     decimal,
     duration,
     integer,
-    moment,
     secret,
     text,
+    timestamp,
 )
 from tgmembership_async.values.models import (
     AccessToken,
@@ -60,8 +59,8 @@ _PLAN: Final = (
 _SUBSCRIBER: Final = (
     Column("user_id", ("user_id",), integer),
     Column("plan_id", ("plan_id",), integer),
-    Column("started_at", ("started_at",), moment),
-    Column("expires_at", ("expires_at",), moment),
+    Column("started_at", ("started_at",), timestamp),
+    Column("expires_at", ("expires_at",), timestamp),
 )
 _PAYMENT_METHOD: Final = (
     Column("name", ("payment_method", "method", "name"), text, required=True),
@@ -96,9 +95,9 @@ EXPECTED: Final[Mapping[str, Alternatives]] = {
     "mostPopularPaymentMethods": _keys(_PAYMENT_METHOD),
     "plansPerformance": _keys(_PERFORMANCE),
 }
-"""The fields that the objects of each read may have, with the keys that each may stand under."""
+"""The fields of the objects in the result of each read method, with the possible keys of each field."""
 BY_KEY: Final = frozenset({"getRevenue", "mostPopularPaymentMethods", "plansPerformance"})
-"""The reads whose result may be an object of values by currency, name or plan id: its keys are no fields then."""
+"""The methods whose result may be an object keyed by currency, name or plan id instead of by field."""
 
 _URL: Final = re.compile(r"\s*(?:(?:https?|tg)://|t\.me/)", re.IGNORECASE)
 _LONGEST_REASON: Final = 200
@@ -107,7 +106,7 @@ _FIRST_STEP: Final = re.compile(r"^\$\[([0-9]+)\]")
 
 
 class ShapeError(ValueError):
-    """A result has no accepted shape; the message says where and why in at most 200 characters, and holds no value."""
+    """A result has no accepted shape. The message says where and why in at most 200 characters, without values."""
 
 
 _plan: Final = row_reader(Plan, _PLAN)
@@ -125,7 +124,7 @@ def _subscribers(result: object) -> list[Subscriber]:
 
 
 def _count(result: object) -> Count:
-    """Read a number, or an object of one; its further numbers are a breakdown."""
+    """Read a number, or an object with a total; its other numbers are the breakdown."""
     if not is_object(result):
         return Count(integer(result))
     left = as_object(result)
@@ -134,14 +133,14 @@ def _count(result: object) -> Count:
     for key in list(left):
         try:
             breakdown[key] = integer(left[key])
-        except Misfit:
+        except Mismatch:
             continue
         del left[key]
     return Count(total, breakdown, left)
 
 
 def _revenue(result: object) -> Revenue:
-    """Read a number, an object of an amount, a list of such objects, or amounts by currency."""
+    """Read a number, an object with an amount, a list of such objects, or an object of amounts by currency."""
     if is_array(result):
         parts = read_array(result, _amount)
         rest = {str(index): left for index, (_, left) in enumerate(parts) if left}
@@ -160,14 +159,14 @@ def _amount(result: object) -> tuple[Money, dict[str, Any]]:
 
 
 def _payment_methods(result: object) -> list[PaymentMethodUsage]:
-    """Read a list of objects, or counts by name."""
+    """Read a list of objects, or an object of counts by name."""
     if is_object(result):
         return read_object(result, lambda name, count: PaymentMethodUsage(name, integer(count)))
     return read_array(result, _payment_method)
 
 
 def _performances(result: object) -> list[PlanPerformance]:
-    """Read a list of objects, or objects by plan id."""
+    """Read a list of objects, or an object of such objects by plan id."""
     if is_object(result):
         return read_object(result, lambda plan_id, row: _plan_performance({"plan_id": plan_id} | as_object(row)))
     return read_array(result, _plan_performance)
@@ -180,21 +179,21 @@ def _money(result: object) -> Money:
 def _phrase(value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value
-    reason = "expected a string with something in it"
-    raise Misfit(reason)
+    reason = "expected a non-empty string"
+    raise Mismatch(reason)
 
 
 def _take_if(left: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], T]) -> T | None:
     try:
         return take(left, keys, read)
-    except Misfit:
+    except Mismatch:
         return None
 
 
 def access_token(result: Any) -> AccessToken:
-    """Read the result of addMember, whatever it is: the member has been granted, so this never raises.
+    """Read any result of addMember. Never raises, because the member has been granted.
 
-    A string is a link if it is a URL, and a token otherwise; of an object the keys decide; all else is only `raw`.
+    A string is a link if it is a URL, and a token otherwise. In an object the keys decide. Anything else is only `raw`.
     """
     if is_object(result):
         left = as_object(result)
@@ -205,12 +204,12 @@ def access_token(result: Any) -> AccessToken:
 
 
 def webhook(result: Any, url: str) -> Webhook:
-    """Read the result of setting the webhook to `url`, whatever it is: it has been set, so this never raises."""
+    """Read any result of setting the webhook to `url`. Never raises, because the webhook has been set."""
     left = as_object(result) if is_object(result) else {_SECRET[0]: result}
     return Webhook(url, _take_if(left, _SECRET, secret), left if is_object(result) else {})
 
 
-# Made once: to make such a type and to look its hook up would take a tenth of the time of a small reply.
+# Created once: creating such a type and looking up its hook takes a tenth of the time of a small reply.
 _Plans = list[Plan]
 _Subscribers = list[Subscriber]
 _PaymentMethods = list[PaymentMethodUsage]
@@ -239,31 +238,31 @@ def _converter(*, detailed: bool) -> Converter:
 def structure(result: Any, into: type[T]) -> T:
     """Return decoded JSON as `into`, or raise ShapeError and nothing else.
 
-    `into` may be Any, which takes the result as it is, a model of this package, a class made with attrs or dataclasses,
-    or a type made of these, of scalars and of containers.
+    `into` may be Any, which returns the result unchanged, a model of this package, an attrs class or a dataclass, or a
+    type composed of these, scalars and containers.
     """
     try:
         return _converter(detailed=False).structure(result, into)
-    except Exception:  # noqa: BLE001, S110 - whatever classes of the caller raise; why is found out below
+    except Exception:  # noqa: BLE001, S110 - classes of the caller may raise anything; explained below
         pass
     raise _shape_error(result, into)
 
 
 def _shape_error(result: object, into: Any) -> ShapeError:
-    """Structure again, slowly, to learn where it fails; returned, so that no frame with the result hangs on it."""
+    """Structure again, slowly, to find the failure. Returned, so that its traceback has no frame with the result."""
     try:
         _converter(detailed=True).structure(result, into)
     except Exception as failure:  # noqa: BLE001 - as above
-        misfit = explain(failure)
+        mismatch = explain(failure)
     else:
-        misfit = Misfit("did not read, once")
-    return ShapeError(printable(str(misfit), _LONGEST_REASON))
+        mismatch = Mismatch("it failed only once")
+    return ShapeError(printable(str(mismatch), _LONGEST_REASON))
 
 
 def in_slices(convert: Callable[[Any], T], result: Any, pause: Callable[[], object]) -> T:
-    """Return `convert(result)`, of a long array by some rows at a time, with `pause` called in between.
+    """Return `convert(result)`; convert a long array in slices, and call `pause` between them.
 
-    Whatever makes a list of some rows makes a list of all, one by one; anything else gets the whole array.
+    If `convert` does not return a list for a slice, it gets the whole array.
     """
     if not is_array(result) or len(result) <= _ROWS_AT_ONCE:
         return convert(result)

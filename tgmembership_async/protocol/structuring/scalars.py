@@ -1,7 +1,7 @@
-"""One JSON value to one Python value: lenient in, exact out.
+"""Read one JSON scalar as one Python value, leniently but exactly.
 
-The service sends numbers as strings (documented) and as numbers (seen), so everything here takes both. A reader raises
-`Misfit` and nothing else; its message names kinds of values, never a value, for the value may be a customer's token.
+The service sends numbers as strings (documented) and as numbers (seen), so readers accept both. A reader raises nothing
+but `Mismatch`. Its message names types, never a value, which may be a customer's token.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from tgmembership_async.values.duration import Duration
 from tgmembership_async.values.secret import Secret
 
-# Forty digits hold every amount there is, and keep `int("9" * 10**6)` and `Decimal("1E+999999999")` out.
+# Forty digits are enough for any amount, and exclude `int("9" * 10**6)` and `Decimal("1E+999999999")`.
 DIGITS: Final = 40
 LIMIT: Final = 10**DIGITS
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,40}")
@@ -35,8 +35,8 @@ _KINDS: Final[Mapping[type, str]] = {
 }
 
 
-class Misfit(ValueError):
-    """What stands at `path` is not what is wanted; `reason` says what is."""
+class Mismatch(ValueError):
+    """The value at `path` is not accepted; `reason` says why."""
 
     def __init__(self, reason: str, path: str = "") -> None:
         super().__init__(reason, path)
@@ -46,18 +46,18 @@ class Misfit(ValueError):
     def __str__(self) -> str:
         return f"${self.path}: {self.reason}"
 
-    def within(self, step: str) -> "Misfit":
-        """Return this misfit as seen from one level further out."""
-        return Misfit(self.reason, step + self.path)
+    def within(self, step: str) -> "Mismatch":
+        """Return this mismatch with `step` in front of its path."""
+        return Mismatch(self.reason, step + self.path)
 
 
-def unlike(value: object, wanted: str) -> Misfit:
-    """Return the misfit of a value of another kind."""
-    return Misfit(f"expected {wanted}, got {_KINDS.get(type(value), 'something else')}")
+def wrong_kind(value: object, wanted: str) -> Mismatch:
+    """Return a Mismatch for a value of the wrong type."""
+    return Mismatch(f"expected {wanted}, got {_KINDS.get(type(value), 'something else')}")
 
 
 def integer(value: object) -> int:
-    """Read a whole number of at most forty digits from a number or a string of ASCII digits; a boolean is none."""
+    """Read an integer of at most forty digits from a number or a string of ASCII digits; booleans are rejected."""
     if isinstance(value, int) and not isinstance(value, bool):
         if -LIMIT < value < LIMIT:
             return value
@@ -68,62 +68,62 @@ def integer(value: object) -> int:
         number = decimal(value)
         if number == (whole := int(number)):
             return whole
-    raise unlike(value, "a whole number")
+    raise wrong_kind(value, "a whole number")
 
 
 def decimal(value: object) -> Decimal:
-    """Read a number to its last digit, of at most forty of them on either side of the point."""
+    """Read an exact number with at most forty digits on either side of the decimal point."""
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(integer(value))
     if isinstance(value, (str, Decimal, float)) and _NUMBER.fullmatch(digits := str(value)):
         return Decimal(digits)
-    raise unlike(value, "a decimal number")
+    raise wrong_kind(value, "a decimal number")
 
 
 def boolean(value: object) -> bool:
-    """Read true, false, 0, 1 and the strings of these."""
+    """Read true, false, 0, 1, or one of these as a string."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (int, str)):
         read = _BOOLEANS.get(value.lower() if isinstance(value, str) else str(integer(value)))
         if read is not None:
             return read
-    raise unlike(value, "a boolean")
+    raise wrong_kind(value, "a boolean")
 
 
 def text(value: object) -> str:
-    """Read a string, or a number as the string that the service may send it as."""
+    """Read a string, or a number as a string."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(integer(value))
     if isinstance(value, (Decimal, float)):
         return str(decimal(value))
-    raise unlike(value, "a string")
+    raise wrong_kind(value, "a string")
 
 
 def secret(value: object) -> Secret:
-    """Read a string that shall not show itself."""
+    """Read a non-empty string as a Secret."""
     if isinstance(value, str) and value.strip():
         return Secret(value)
-    raise unlike(value, "a string")
+    raise wrong_kind(value, "a string")
 
 
 def no_bytes(value: object) -> NoReturn:
-    """Refuse: JSON has no bytes, and `bytes(10**9)` is not what anybody meant."""
-    raise unlike(value, "bytes, which JSON does not have")
+    """Raise Mismatch: JSON has no bytes, and `bytes(10**9)` would allocate a gigabyte."""
+    raise wrong_kind(value, "bytes, which JSON does not have")
 
 
 def duration(value: object) -> Duration:
-    """Read a duration; every text is one."""
+    """Read a duration; any text is accepted."""
     return Duration(text(value))
 
 
-def moment(value: object) -> datetime:
-    """Read a time as aware UTC; where the service gives no zone, UTC is meant (all of it assumed).
+def timestamp(value: object) -> datetime:
+    """Read a time as aware UTC; a time without a zone is taken as UTC (all of it assumed).
 
-    Taken are ISO 8601, `YYYY-MM-DD HH:MM:SS`, `DD.MM.YYYY`, and unix seconds as a number or numeric string. Zero is
-    nobody's date, but how such services write "never".
+    Accepted are ISO 8601, `YYYY-MM-DD HH:MM:SS`, `DD.MM.YYYY`, and unix seconds as a number or numeric string. Zero is
+    rejected, because such services use it for "never".
     """
     try:
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
@@ -132,19 +132,19 @@ def moment(value: object) -> datetime:
             return _EPOCH + _span(seconds)
     except (ValueError, OverflowError):
         pass
-    raise unlike(value, "a date or time")
+    raise wrong_kind(value, "a date or time")
 
 
 def day(value: object) -> date:
-    """Read the day, in UTC, of what `moment` takes."""
-    return moment(value).date()
+    """Read the UTC date of a value that `timestamp` accepts."""
+    return timestamp(value).date()
 
 
 def _span(seconds: Decimal) -> timedelta:
     whole = int(seconds)
     if whole == seconds:
         return timedelta(seconds=whole)
-    return timedelta(microseconds=int(Fraction(seconds) * 1_000_000))  # Decimal's own arithmetic may round
+    return timedelta(microseconds=int(Fraction(seconds) * 1_000_000))  # Decimal arithmetic may round
 
 
 def _from_text(value: str) -> datetime:
@@ -155,7 +155,7 @@ def _from_text(value: str) -> datetime:
 
 
 def utc(when: datetime) -> datetime:
-    """Return a time in UTC, which is meant where there is no zone."""
+    """Return a time in UTC; a time without a zone is taken as UTC."""
     if when.tzinfo is UTC:
         return when
     return _EPOCH + (when - (_EPOCH if when.tzinfo else _NAIVE_EPOCH))  # replace() takes ten times as long on 3.11
