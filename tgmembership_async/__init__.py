@@ -1,4 +1,4 @@
-"""The async Python client for TGmembership that knows whether the service may have acted."""
+"""An async Python client for TGmembership whose errors say whether the service may have acted."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The public boundary: a call goes into the chain here, and comes out as an answer that is done or as a typed error."""
+"""The public boundary of a call: send a request through the middleware chain, and turn its end into a typed error."""
 
 import logging
 from collections.abc import Callable
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 @frozen
 class CallEnded:
-    """What an observer is told when a call ends: `error` is None for a result; `elapsed` is in seconds.
+    """The argument of an observer, passed when a call ends: `error` is None for a result; `elapsed` is in seconds.
 
-    `maybe_applied` is worth watching on its own: with a cancelled `addMember` nothing else tells.
+    A cancelled `addMember` raises no CallError; only `maybe_applied` shows that it may have taken effect.
     """
 
     method: str
@@ -47,7 +47,7 @@ Observer = Callable[[CallEnded], object]
 
 
 async def perform(send: Next, request: Request, observer: Observer | None) -> Response:
-    """Return the answer of a call that is done, or raise the typed error that says what the service may have done."""
+    """Return the response of a successful call, or raise the typed error for its outcome. Notify the observer."""
     error: BaseException | None = None
     try:
         response = await _judged(send, request)
@@ -57,7 +57,7 @@ async def perform(send: Next, request: Request, observer: Observer | None) -> Re
     else:
         return response
     finally:
-        _tell(request, error, observer)
+        _report(request, error, observer)
 
 
 async def _judged(send: Next, request: Request) -> Response:
@@ -70,7 +70,7 @@ async def _judged(send: Next, request: Request) -> Response:
         if not _may_have_acted(request, foreign):
             raise
         result = foreign
-    # Out here, so that no frame of a library below hangs on our errors.
+    # Outside of `except`, so that the traceback of our errors has no frames of the libraries below.
     if isinstance(result, Response) and verdict(result, request)[0] is Outcome.DONE:
         return result
     elapsed = current_time() - request.progress.started
@@ -78,22 +78,22 @@ async def _judged(send: Next, request: Request) -> Response:
         raise _cut_short(request, elapsed)
     if not isinstance(result, Response | TransportFailure):
         raise _unknown_after(result, request, elapsed) from result
-    outcome, told = verdict(result, request)
-    error = error_of(result, outcome, told, request, elapsed)
+    outcome, retry_after = verdict(result, request)
+    error = error_of(result, outcome, retry_after, request, elapsed)
     if request.progress.out_of_time and outcome is not Outcome.TURNED_AWAY:
         error = late(request, elapsed, last=error)
     raise error
 
 
 def _may_have_acted(request: Request, error: Exception) -> bool:
-    """Tell whether a foreign exception leaves an unsafe call in doubt: a bug proves nothing about what was sent."""
+    """Tell whether an unsafe call may have acted although a foreign exception, such as a bug, ended it."""
     if request.safety is not Safety.UNSAFE or not request.progress.attempts:
         return False
     return request.progress.unsettled or not isinstance(error, TGMembershipError)
 
 
 def _unknown_after(foreign: Exception, request: Request, elapsed: float) -> OutcomeUnknown:
-    cause = ReplyLost(f"{type(foreign).__name__} was raised in the middle of the call", **facts_of(request, elapsed))
+    cause = ReplyLost(f"{type(foreign).__name__} was raised during the call", **facts_of(request, elapsed))
     return unknown(cause, request, elapsed)
 
 
@@ -102,15 +102,15 @@ def _cut_short(request: Request, elapsed: float) -> TGMembershipError:
     if not request.progress.closed:
         return error
     if isinstance(error, OutcomeUnknown):
-        cause = ReplyLost("the Session was closed in the middle of the exchange", **facts_of(request, elapsed))
+        cause = ReplyLost("the Session was closed during the exchange", **facts_of(request, elapsed))
         return unknown(cause, request, elapsed)
-    return UsageError(f"{request.method}: the Session was closed while the call ran; close it after its last call")
+    return UsageError(f"{request.method}: the Session was closed during the call; close it after the last call")
 
 
 async def read(convert: Callable[[Any], T], response: Response, request: Request) -> T:
-    """Return the result of an answer that is done, structured; raise UnexpectedReply if it has no accepted shape.
+    """Return the structured result of a successful response; raise UnexpectedReply if it has no accepted shape.
 
-    DeadlineExceeded is raised where the deadline passes meanwhile, but never for an unsafe call: its result is there.
+    Raise DeadlineExceeded if the deadline passes meanwhile, but never for an unsafe call, whose result is known.
     """
     envelope: Any = response.envelope
     why: str | None
@@ -129,7 +129,7 @@ async def read(convert: Callable[[Any], T], response: Response, request: Request
     raise unexpected(why, response, request, facts)
 
 
-def _tell(request: Request, error: BaseException | None, observer: Observer | None) -> None:
+def _report(request: Request, error: BaseException | None, observer: Observer | None) -> None:
     progress = request.progress
     if error is None and observer is None and not _logger.isEnabledFor(logging.DEBUG):
         return
@@ -137,7 +137,7 @@ def _tell(request: Request, error: BaseException | None, observer: Observer | No
     elapsed = current_time() - progress.started
     if maybe_applied and request.safety is Safety.UNSAFE and not isinstance(error, CallError):
         _logger.warning(
-            "%s was cancelled in the middle of its exchange: the service may or may not have acted on it",
+            "%s was cancelled during its exchange: the service may or may not have acted on it",
             request.method,
         )
     _logger.debug(
@@ -153,4 +153,4 @@ def _tell(request: Request, error: BaseException | None, observer: Observer | No
     try:
         observer(ended)
     except Exception:
-        _logger.exception("an observer failed; the call itself is not affected")
+        _logger.exception("an observer raised; the call itself is not affected")

@@ -1,26 +1,26 @@
-"""The errors of the package, all of them.
+"""All exceptions of the package.
 
     TGMembershipError
     ├── UsageError(ValueError)            wrong configuration or use; raised before anything is sent
     ├── CallError                         .method .attempts .elapsed .maybe_applied
     │   ├── NotSent                       nothing reached the service
-    │   ├── ReplyLost                     it was sent, and no whole reply came back
+    │   ├── ReplyLost                     the request was sent, and no complete reply came back
     │   ├── DeadlineExceeded(TimeoutError)
-    │   ├── UnexpectedReply               an answer that is not the envelope, or a result of no accepted shape; .body
+    │   ├── UnexpectedReply               the reply is not the envelope, or its result has no accepted shape; .body
     │   ├── OutcomeUnknown                unsafe calls only: the member may or may not have been granted; .cause
     │   └── APIError                      .code .description .status .request_id .retry_after
     │       ├── BadRequest 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 · Conflict 409
-    │       ├── RateLimited 429           also when a pause outlasts the deadline: nothing sent, .maybe_applied False
+    │       ├── RateLimited 429           also when a pause exceeds the deadline: nothing sent, .maybe_applied False
     │       └── ServerError 5xx
     ├── GrantError
     │   ├── RefConflict                   this ref was planned with another plan or member
     │   └── GrantHeld                     the outcome for this ref is unknown and awaits a decision; .grant
-    ├── StorageError                      the file or database that keeps the state failed; this write was not kept
+    ├── StorageError                      the file or database of a ledger or inbox failed; this write was not stored
     └── WebhookError
-        ├── NotAuthentic                  answer 401; every malformed header ends here too
+        ├── NotAuthentic                  answer 401; also for every malformed header
         └── Unreadable                    authentic, but not an event
 
-They hold no object of any library and no secret, and come out of a pickle with equal fields.
+They hold no objects of third-party libraries and no secrets, and can be pickled without losing fields.
 """
 
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from typing import Any, Final
 
 
 class TGMembershipError(Exception):
-    """The base of all errors of this package."""
+    """Base class of all exceptions of this package."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -36,7 +36,7 @@ class TGMembershipError(Exception):
 
 def _restore(cls: type[TGMembershipError], args: tuple[Any, ...], fields: dict[str, Any]) -> TGMembershipError:
     error = cls.__new__(cls, *args)
-    error.args = args  # a TimeoutError is made without its arguments where a subclass has an __init__ of its own
+    error.args = args  # TimeoutError.__new__ ignores them if a subclass defines __init__
     error.__dict__.update(fields)
     return error
 
@@ -46,10 +46,10 @@ class UsageError(TGMembershipError, ValueError):
 
 
 class CallError(TGMembershipError):
-    """A call that ended without a result.
+    """A call ended without a result.
 
-    `attempts` counts requests that were tried, `elapsed` is in seconds, and `maybe_applied` says whether the service
-    may have changed something on account of this call.
+    `attempts` is the number of attempts, `elapsed` is in seconds, and `maybe_applied` says whether the service may have
+    changed something because of this call.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class CallError(TGMembershipError):
 
 
 class NotSent(CallError):
-    """Nothing reached the service: trying again later is safe, for every method."""
+    """Nothing reached the service; calling again is safe, for every method."""
 
 
 class ReplyLost(CallError):
-    """The request was sent, and no whole reply came back."""
+    """The request was sent, and no complete reply came back."""
 
 
 class DeadlineExceeded(CallError, TimeoutError):
-    """The deadline of the whole call passed; with `maybe_applied` False nothing of an effect was on the wire."""
+    """The deadline of the call passed; with `maybe_applied` False the service did nothing."""
 
 
 class UnexpectedReply(CallError):
-    """The answer is not the envelope, or its result has no accepted shape. `body` holds its first 64 KiB at most."""
+    """The reply is not the envelope, or its result has no accepted shape. `body` holds at most its first 64 KiB."""
 
     def __init__(self, message: str, *, body: bytes = b"", **fields: Any) -> None:
         super().__init__(message, **fields)
@@ -93,7 +93,7 @@ class UnexpectedReply(CallError):
 
 
 class OutcomeUnknown(CallError):
-    """The service may or may not have acted on an unsafe call; `cause` is the CallError that says why."""
+    """The service may or may not have acted on an unsafe call; `cause` is the CallError behind it."""
 
     def __init__(self, message: str, *, cause: CallError | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
@@ -101,7 +101,7 @@ class OutcomeUnknown(CallError):
 
 
 class APIError(CallError):
-    """The service said no. `retry_after` is in seconds, or None where the service told no time."""
+    """The service answered with an error. `retry_after` is in seconds, or None if the service gave none."""
 
     def __init__(
         self,
@@ -123,17 +123,17 @@ class APIError(CallError):
 
     @classmethod
     def for_code(cls, code: int, message: str, **fields: Any) -> "APIError":
-        """Return the error whose class belongs to `code`."""
+        """Return an instance of the class for `code`."""
         kind = _BY_CODE.get(code, ServerError if code // 100 == 5 else APIError)  # noqa: PLR2004
         return kind(message, code=code, **fields)
 
 
 class BadRequest(APIError):
-    """400: the service does not accept these parameters."""
+    """400: the service rejects these parameters."""
 
 
 class Unauthorized(APIError):
-    """401: wrong credentials or, in a later generation of the service, another reason that `description` gives."""
+    """401: wrong credentials or, in API v1 (*documented*), another reason that `description` gives."""
 
 
 class Forbidden(APIError):
@@ -145,15 +145,15 @@ class NotFound(APIError):
 
 
 class Conflict(APIError):
-    """409: contradicts what the service already has."""
+    """409: the request conflicts with the state of the service."""
 
 
 class RateLimited(APIError):
-    """429, or the pause that one told this Session outlasts the deadline: nothing was done for this call."""
+    """429, or the deadline ends before a pause that an earlier 429 asked for. The service did nothing for this call."""
 
 
 class ServerError(APIError):
-    """5xx: the service failed, and proves nothing about whether it acted before."""
+    """5xx: the service failed, perhaps after it acted."""
 
 
 _BY_CODE: Final = MappingProxyType(
@@ -169,15 +169,15 @@ _BY_CODE: Final = MappingProxyType(
 
 
 class GrantError(TGMembershipError):
-    """A grant that the ledger does not allow as asked."""
+    """The ledger does not allow this grant."""
 
 
 class RefConflict(GrantError):
-    """This ref was planned with another plan or member."""
+    """This ref was planned with another plan or another member."""
 
 
 class GrantHeld(GrantError):
-    """The outcome for this ref is unknown and awaits a decision: see `Granter.resolve` and `Granter.reconcile`."""
+    """The outcome of this grant is unknown and needs a decision, with `Granter.reconcile` or `Granter.resolve`."""
 
     def __init__(self, message: str, *, grant: Any = None) -> None:
         super().__init__(message)
@@ -185,16 +185,16 @@ class GrantHeld(GrantError):
 
 
 class StorageError(TGMembershipError):
-    """The file or database behind a ledger or inbox failed: what was to be written was not kept, what was before is."""
+    """The file or database of a ledger or inbox failed. This write was not stored; earlier writes are kept."""
 
 
 class WebhookError(TGMembershipError):
-    """A delivery that is not what it should be."""
+    """A webhook delivery cannot be accepted."""
 
 
 class NotAuthentic(WebhookError):
-    """The signature does not prove that the service sent this; answer 401."""
+    """The signature does not prove that the service sent this delivery; answer 401."""
 
 
 class Unreadable(WebhookError):
-    """Authentic, but not an event; answer 400."""
+    """The delivery is authentic, but its body is not an event; answer 400."""

@@ -1,4 +1,4 @@
-"""Which event loop runs this code."""
+"""Find out which event loop is running, and start tasks on it."""
 
 import asyncio
 import sys
@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 _RUNNING: Final[set[asyncio.Task[Any]]] = set()
-"""Tasks in the background: an event loop keeps no reference to its tasks."""
+"""Strong references to background tasks: an asyncio event loop keeps only weak ones."""
 
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the asyncio event loop that runs this code; None where trio does, be it as the guest of such a loop."""
+    """Return the running asyncio event loop, or None on trio, also in trio's guest mode on an asyncio loop."""
     if "trio" in sys.modules:
-        import trio  # noqa: PLC0415 - loaded already
+        import trio  # noqa: PLC0415 - imported already
 
         if trio.lowlevel.in_trio_task():
             return None
@@ -22,17 +22,17 @@ def asyncio_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def cancelled_by_nobody() -> bool:
-    """Tell whether asyncio's CancelledError came out of what a callback awaited, and nobody cancelled its task."""
+def is_stray_cancellation() -> bool:
+    """Tell whether a CancelledError was raised without a request to cancel the current asyncio task."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
-        return False  # trio, where that cannot be
+        return False  # on trio this cannot happen
     return task is not None and not task.cancelling()
 
 
 def in_background(function: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine function in a task that belongs to the event loop alone; it must not raise but when cancelled."""
+    """Run a coroutine function in a background task; it must not raise anything but its cancellation."""
     loop = asyncio_loop()
     if loop is None:
         import trio  # noqa: PLC0415 - loaded already

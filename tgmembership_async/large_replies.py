@@ -1,6 +1,6 @@
-"""Replies that take long to read: in a worker thread and in slices, so that the event loop and the deadline go on.
+"""Parse large replies in a worker thread, in slices, so that neither the event loop nor the deadline is held up.
 
-All others are read on the spot: a thread takes longer than they do.
+Small replies are parsed on the event loop, which takes less time than a thread.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ T = TypeVar("T")
 async def opened(response: Response, request: Request) -> Response:
     """Return an answer that takes long with its envelope read already.
 
-    That of an unsafe call is read to the end: what it says must not be lost to a deadline.
+    The envelope of an unsafe call is parsed to the end, so that the deadline cannot discard a known outcome.
     """
     if response.truncated:
         return response
@@ -35,7 +35,7 @@ def _with_envelope(response: Response) -> Response:
 
 
 async def structured(convert: Callable[[Any], T], result: Any, request: Request) -> T:
-    """Return a large result, structured; raise TimeoutError at the call's deadline, unless the call is unsafe."""
+    """Structure a large result in a thread. Raise TimeoutError at the deadline, unless the call is unsafe."""
     left = None if request.safety is Safety.UNSAFE else request.progress.deadline - current_time()
     with fail_after(left):
         return await _in_thread(lambda: in_slices(convert, result, _stop_if_abandoned))

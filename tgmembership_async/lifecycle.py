@@ -1,17 +1,17 @@
-"""What lives between `open()` and `aclose()`, as a context manager."""
+"""The base class of objects that are opened and closed, as async context managers."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Lived(ABC):
-    """Entering it is `open()`, leaving it is `aclose()`; either pair may be used, from one task or from two."""
+class AsyncResource(ABC):
+    """An async context manager: `open()` on entry, `aclose()` on exit. Both may be called from different tasks."""
 
     def __repr__(self) -> str:
         try:
             return self._shown()
-        except AttributeError:  # what shows the locals of a constructor that failed must not fail itself
+        except AttributeError:  # a traceback with locals may show an object whose constructor failed
             return f"<{type(self).__name__}, not complete>"
 
     def _shown(self) -> str:
@@ -27,8 +27,8 @@ class Lived(ABC):
 
     @abstractmethod
     async def open(self) -> Self:
-        """Begin to live."""
+        """Acquire the resources, and return the object itself."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Let go."""
+        """Release the resources."""

@@ -1,7 +1,7 @@
-"""The chain of one call: deadline → user's middleware → retry → departure → user's attempt middleware → exchange.
+"""The chain of one call: deadline → user's middleware → retry → admission → user's attempt middleware → exchange.
 
-One signature for all: `async (request, call_next) -> Response`. A status is a value in here; what ends without an
-answer is a `TransportFailure`. Typed errors are raised once, at the public boundary (`calls.py`).
+Each layer is `async (request, call_next) -> Response`. An error status is a Response here; an attempt without a reply
+raises `TransportFailure`. Typed errors are raised once, at the public boundary (`calls.py`).
 """
 
 import json
@@ -19,7 +19,7 @@ from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
 from tgmembership_async.protocol.reply_limits import takes_long
-from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, obey, told_wait
+from tgmembership_async.protocol.retry import Budget, RetryPolicy, Stop, Wait, decide, parse_retry_after, with_jitter
 from tgmembership_async.protocol.service_clock import ServiceClock
 from tgmembership_async.protocol.wire import Headers, Request, Response, Safety
 from tgmembership_async.transport.base import Transport
@@ -28,30 +28,30 @@ from tgmembership_async.transport.reasons import reason_of
 Next = Callable[[Request], Awaitable[Response]]
 Middleware = Callable[[Request, Next], Awaitable[Response]]
 
-_PAUSES_EVERYBODY: Final = frozenset({429, 503})
-_LEAVING_TAKES_AT_MOST: Final = 2.0
+_PAUSES_ALL_CALLS: Final = frozenset({429, 503})
+_CANCEL_TIMEOUT: Final = 2.0
 
 
 class OutOfTime(Exception):
-    """The deadline of the call passed, or the Session was closed meanwhile (`progress.closed`)."""
+    """The deadline of the call passed, or the Session was closed during the call (`progress.closed`)."""
 
 
-def chain(rings: Iterable[Middleware], last: Next) -> Next:
-    """Return the function that sends a request through all `rings`, the first one outermost, to `last`."""
-    for ring in reversed(tuple(rings)):
-        last = _link(ring, last)
+def chain(layers: Iterable[Middleware], last: Next) -> Next:
+    """Return the function that sends a request through all `layers`, the first one outermost, to `last`."""
+    for layer in reversed(tuple(layers)):
+        last = _link(layer, last)
     return last
 
 
-def _link(ring: Middleware, call_next: Next) -> Next:
+def _link(layer: Middleware, call_next: Next) -> Next:
     def send(request: Request) -> Awaitable[Response]:
-        return ring(request, call_next)
+        return layer(request, call_next)
 
     return send
 
 
 class Deadline:
-    """End a call when its time is up, or when the Session is closed under it."""
+    """Cancel a call at its deadline, or when the Session is closed."""
 
     __slots__ = ("__weakref__", "_idle", "_running")
 
@@ -60,7 +60,7 @@ class Deadline:
         self._idle: Event | None = None
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
-        """Return the answer in time, or raise OutOfTime."""
+        """Return the response, or raise OutOfTime."""
         with CancelScope(deadline=request.progress.deadline) as scope:
             self._running[scope] = request
             try:
@@ -72,7 +72,7 @@ class Deadline:
         raise OutOfTime
 
     async def close(self, grace: float) -> None:
-        """End all calls: at once, but an unsafe one in its exchange has `grace` seconds to end by itself."""
+        """Cancel all calls; an unsafe call during its exchange has `grace` seconds to finish first."""
         if not self._running:
             return
         self._idle = Event()
@@ -82,7 +82,7 @@ class Deadline:
                 await self._idle.wait()
         finally:
             self._cut(lambda _: True)
-            with CancelScope(shield=True, deadline=current_time() + _LEAVING_TAKES_AT_MOST):
+            with CancelScope(shield=True, deadline=current_time() + _CANCEL_TIMEOUT):
                 await self._idle.wait()
 
     def _cut(self, which: Callable[[Request], bool]) -> None:
@@ -93,7 +93,7 @@ class Deadline:
 
 
 class Retry:
-    """Try again what may be tried again, as `protocol.outcome` judges and `protocol.retry` decides."""
+    """Repeat attempts, by the outcomes of `protocol.outcome` and the decisions of `protocol.retry`."""
 
     __slots__ = ("_budget", "_gate", "_policy", "_shared_gate")
 
@@ -104,7 +104,7 @@ class Retry:
         self._shared_gate = shared_gate
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
-        """Return the last answer, whatever it says, or raise the last failure."""
+        """Return the last response, whatever its status, or raise the last TransportFailure."""
         progress, spent, attempt = request.progress, 0, 0
         while True:
             attempt += 1
@@ -114,165 +114,165 @@ class Retry:
                 result = await call_next(request)
             except TransportFailure as failure:
                 result = failure.with_traceback(None)
-            outcome, told = verdict(result, request)
-            if outcome not in (Outcome.UNKNOWN, Outcome.DONE):  # done has acted: whoever sends it again is stopped
+            outcome, retry_after = verdict(result, request)
+            if outcome not in (Outcome.UNKNOWN, Outcome.DONE):  # DONE stays unsettled: Exchange refuses to repeat it
                 progress.unsettled = unsettled_before
             if outcome is Outcome.DONE:
                 self._budget.refund(spent)
-                return _returned(result)
+                return _response_or_raise(result)
             step = decide(
                 self._policy,
                 outcome,
                 request.safety,
                 attempt=attempt,
-                told=told,
+                retry_after=retry_after,
                 remaining=progress.deadline - current_time(),
                 tokens=self._budget.tokens,
                 random=random,
             )
-            pause = _pause_for_everybody(result, told, step) if outcome is Outcome.TURNED_AWAY else 0.0
+            pause = _shared_pause(result, retry_after, step) if outcome is Outcome.TURNED_AWAY else 0.0
             pause = min(pause, self._policy.pause_cap)
             if pause > 0:
                 self._gate.pause(current_time() + pause)
             if isinstance(step, Wait) and step.seconds > 0 and progress.hold is not None:
-                error = error_of(result, outcome, told, request, current_time() - progress.started)
+                error = error_of(result, outcome, retry_after, request, current_time() - progress.started)
                 await progress.hold.release(f"{type(error).__name__}: {error}", error)
             if self._shared_gate is not None and pause > 0:
                 await self._shared_gate.pause(request.account.bot_id, pause)
             if isinstance(step, Stop):
                 progress.out_of_time = step is Stop.DEADLINE
-                return _returned(result)
+                return _response_or_raise(result)
             self._budget.take(step.cost)
             spent += step.cost
             await sleep(step.seconds)
 
 
-def _pause_for_everybody(result: Response | TransportFailure, told: float | None, step: Wait | Stop) -> float:
-    """Return the seconds for which an answer that turned a request away lets nobody through."""
-    if not isinstance(result, Response) or code_of(result) not in _PAUSES_EVERYBODY:
+def _shared_pause(result: Response | TransportFailure, retry_after: float | None, step: Wait | Stop) -> float:
+    """Return the seconds for which a request that was turned away pauses all calls."""
+    if not isinstance(result, Response) or code_of(result) not in _PAUSES_ALL_CALLS:
         return 0.0
     own = step.seconds if isinstance(step, Wait) else 0.0
-    return own if told is None else told
+    return own if retry_after is None else retry_after
 
 
-async def _let_go(request: Request, what_for: str) -> None:
-    """Release what the call holds, for it has to wait."""
+async def _release_hold(request: Request, what_for: str) -> None:
+    """Release the hold of a call before it waits."""
     if request.progress.hold is not None:
-        await request.progress.hold.release(f"nothing was sent: it waits for {what_for}")
+        await request.progress.hold.release(f"nothing was sent: the call waits for {what_for}")
 
 
 def verdict(result: Response | TransportFailure, request: Request) -> tuple[Outcome, float | None]:
-    """Return what an attempt's end proves, and the seconds that it tells to wait, if any."""
+    """Return the outcome of an attempt, and the seconds of its Retry-After header, if any."""
     if isinstance(result, TransportFailure):
         return judge_failure(result), None
     envelope = result.envelope
     done = isinstance(envelope, Envelope) and envelope.ok
-    told = None if done else told_wait(result.headers, datetime.now(UTC))
+    retry_after = None if done else parse_retry_after(result.headers, datetime.now(UTC))
     ok_alone_decides = request.safety is Safety.UNSAFE
-    return judge(result, ok_alone_decides=ok_alone_decides, gateway_503=request.account.gateway_503), told
+    return judge(result, ok_alone_decides=ok_alone_decides, gateway_503=request.account.gateway_503), retry_after
 
 
-def _returned(result: Response | TransportFailure) -> Response:
+def _response_or_raise(result: Response | TransportFailure) -> Response:
     if isinstance(result, TransportFailure):
         raise result
     return result
 
 
-class Departure:
-    """Wait for one of the Session's places, first come first served, then for the gate; hold the place until the end.
+class Admission:
+    """Admission control: acquire a slot of the Session in FIFO order, pass the gate, and release the slot at the end.
 
-    The gate comes last, so that nobody who was let through still waits for a place while a pause begins.
+    The gate comes last: a call that has passed it does not wait for a slot, during which a pause could begin.
     """
 
-    __slots__ = ("_gate", "_pause_cap", "_places", "_shared_gate", "_turn", "coming")
+    __slots__ = ("_gate", "_pause_cap", "_rate_lock", "_shared_gate", "_slots", "reserved")
 
     def __init__(
-        self, gate: Gate, places: int, shared_gate: SharedGate | None = None, *, pause_cap: float = float("inf")
+        self, gate: Gate, slots: int, shared_gate: SharedGate | None = None, *, pause_cap: float = float("inf")
     ) -> None:
         self._pause_cap = pause_cap
         self._gate = gate
         self._shared_gate = shared_gate
-        self._places = Semaphore(places, fast_acquire=True)
-        self._turn = Lock(fast_acquire=True)
-        self.coming: int = 0
+        self._slots = Semaphore(slots, fast_acquire=True)
+        self._rate_lock = Lock(fast_acquire=True)
+        self.reserved: int = 0
 
     @property
     def is_free(self) -> bool:
-        """Tell whether one more call would leave at once, besides the `coming` ones that were told so before."""
-        if self._places.value <= self.coming or self._gate.limited:
+        """Tell whether one more call, besides those that `reserved` counts, would be sent at once."""
+        if self._slots.value <= self.reserved or self._gate.limited:
             return False
         until = self._gate.paused_until
-        return until < 0 or until <= current_time()  # it is -inf as long as nobody told to pause
+        return until < 0 or until <= current_time()  # -inf until the first pause
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
-        """Return the answer, or a 429 of our own, nothing sent, where a pause outlasts the deadline."""
+        """Return the response, or a 429 made here without sending anything if a pause exceeds the deadline."""
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
         try:
-            self._places.acquire_nowait()
+            self._slots.acquire_nowait()
         except WouldBlock:
-            await _let_go(request, "a free connection")
-            await self._places.acquire()
+            await _release_hold(request, "a free connection")
+            await self._slots.acquire()
         try:
-            return await self._at_the_gate(request) or await call_next(request)
+            return await self._pass_gate(request) or await call_next(request)
         finally:
-            self._places.release()
+            self._slots.release()
 
-    async def _at_the_gate(self, request: Request) -> Response | None:
+    async def _pass_gate(self, request: Request) -> Response | None:
         if self._gate.limited:
-            if self._turn.locked():
-                await _let_go(request, "its turn")
-            async with self._turn:
-                return await self._let_through(request)
+            if self._rate_lock.locked():
+                await _release_hold(request, "its turn")
+            async with self._rate_lock:
+                return await self._pass_limits(request)
         if self._shared_gate is not None:
-            return await self._let_through(request)
-        return await self._sit_out_the_pause(request)
+            return await self._pass_limits(request)
+        return await self._wait_for_end_of_pause(request)
 
-    async def _let_through(self, request: Request) -> Response | None:
+    async def _pass_limits(self, request: Request) -> Response | None:
         counted = False
         while True:
-            refusal = await self._sit_out_the_pause(request)
+            refusal = await self._wait_for_end_of_pause(request)
             if refusal is not None:
                 return refusal
             wait = self._gate.rate_wait(current_time())
             if self._shared_gate is not None:
-                told = await self._shared_gate.ask(request.account.bot_id, None if counted else self._gate.limit)
-                if told is not None and told.pause > 0:
-                    self._gate.pause(current_time() + min(told.pause, self._pause_cap))
-                    counted = False  # the pause has put off what was counted
+                reply = await self._shared_gate.ask(request.account.bot_id, None if counted else self._gate.limit)
+                if reply is not None and reply.pause > 0:
+                    self._gate.pause(current_time() + min(reply.pause, self._pause_cap))
+                    counted = False  # the request was counted for a time within the pause
                     continue
-                wait = wait if told is None else told.wait
+                wait = wait if reply is None else reply.wait
                 counted = True
             if wait <= 0:
                 self._gate.take(current_time())
                 return None
-            await _let_go(request, "the rate limit")
+            await _release_hold(request, "the rate limit")
             await sleep(wait)
 
-    async def _sit_out_the_pause(self, request: Request) -> Response | None:
+    async def _wait_for_end_of_pause(self, request: Request) -> Response | None:
         if self._gate.paused_until <= request.progress.started:
             return None
         while (wait := self._gate.paused_until - (now := current_time())) > 0:
             refusal = self._refusal(request)
             if refusal is not None:
                 return refusal
-            await _let_go(request, "the end of a pause")
-            await sleep(obey(wait, request.progress.deadline - now, random()))  # noqa: S311 - jitter
+            await _release_hold(request, "the end of a pause")
+            await sleep(with_jitter(wait, request.progress.deadline - now, random()))  # noqa: S311 - jitter
         return None
 
     def _refusal(self, request: Request) -> Response | None:
         until = self._gate.paused_until
         if until < request.progress.deadline:
             return None
-        description = "the service asked this Session to pause for longer than the deadline allows; nothing was sent"
+        description = "nothing was sent: the pause that the service asked for ends after the deadline"
         body = json.dumps({"ok": False, "code": 429, "description": description}).encode()
         wait = max(0.0, until - current_time())
         return Response(429, Headers((("retry-after", f"{wait:.3f}"),)), body)
 
 
 class Exchange:
-    """Hand the request to the transport, take its testimony, and keep the key out of what comes back."""
+    """Pass the request to the transport, record whether it was sent, and scrub the API key from the response."""
 
     __slots__ = ("_clock", "_transport")
 
@@ -281,13 +281,11 @@ class Exchange:
         self._clock = clock
 
     async def __call__(self, request: Request) -> Response:
-        """Return the answer, or raise TransportFailure."""
+        """Return the response, or raise TransportFailure."""
         failure: BaseException
         progress = request.progress
         if progress.unsettled and request.safety is Safety.UNSAFE:
-            msg = (
-                f"a middleware sent {request.method} again after it may have taken effect; leave retries to the Session"
-            )
+            msg = f"a middleware repeated {request.method} after it may have taken effect; leave retries to the Session"
             raise UsageError(msg)
         if progress.hold is not None:
             await progress.hold.take()
@@ -295,27 +293,27 @@ class Exchange:
         progress.begun = True
         try:
             sent = self._clock.now()
-            response = await self._within_bounds(request)
+            response = await self._send_in_time(request)
             self._clock.learn(response.headers, sent)
             response = _scrubbed(response, request)
             return await opened(response, request) if takes_long(response.body) else response
         except (TransportFailure, OSError) as error:
-            failure = _stamped(error, request)
+            failure = _with_facts(error, request)
         except get_cancelled_exc_class() as cancelled:
-            # The same exception goes on, without the frames below: one of them may just be writing our path.
+            # Raise the same exception without the frames below, whose locals may hold the path with the key.
             failure = cancelled.with_traceback(None)
         finally:
             progress.unsettled = progress.unsettled or progress.begun
             progress.begun = False
         raise failure
 
-    async def _within_bounds(self, request: Request) -> Response:
+    async def _send_in_time(self, request: Request) -> Response:
         limit = request.timeouts.exchange
         if limit is None:
             return await self._transport.send(request)
         with CancelScope(deadline=current_time() + limit):
             return await self._transport.send(request)
-        msg = f"no whole reply within {limit:g} s"
+        msg = f"no complete reply within {limit:g} s"
         raise TransportFailure(msg, connecting=not request.progress.begun)
 
 
@@ -329,7 +327,7 @@ def _scrubbed(response: Response, request: Request) -> Response:
     return evolve(response, headers=clean, body=scrubber.scrub(response.body))
 
 
-def _stamped(error: TransportFailure | OSError, request: Request) -> TransportFailure:
+def _with_facts(error: TransportFailure | OSError, request: Request) -> TransportFailure:
     if not isinstance(error, TransportFailure):
         error = TransportFailure(reason_of(error, request.account.scrubber))
     failure = TransportFailure(error.reason, connecting=error.connecting)

@@ -1,4 +1,4 @@
-"""The Session: one bot's way to the service. Lifecycle first, then one coroutine per method."""
+"""The Session, a client for one bot: its lifecycle, and one coroutine per method of the service."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +16,8 @@ from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
-from tgmembership_async.lifecycle import Lived
-from tgmembership_async.middleware import Deadline, Departure, Exchange, Middleware, Next, Retry, chain
+from tgmembership_async.lifecycle import AsyncResource
+from tgmembership_async.middleware import Admission, Deadline, Exchange, Middleware, Next, Retry, chain
 from tgmembership_async.options import CallOptions, SessionOptions, check_names
 from tgmembership_async.protocol import endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
@@ -58,24 +58,24 @@ _logger: Final = logging.getLogger("tgmembership_async")
 _METHODS_WITH_A_GRANT: Final = frozenset({endpoints.ADD_MEMBER.method})
 
 
-class Session(Lived):
+class Session(AsyncResource):
     """Call the service as one bot: pooled connections, retries that never grant twice, typed results.
 
     `bot_id` and `api_key` are the bot's credentials; `base_url` is https, or http to a loopback host. `deadline` is
-    seconds for a whole call: queue, gate, backoff and I/O. `connect_timeout` and `read_timeout` bound one connection
-    attempt and the gap between two reads; `grant_timeout` bounds one `addMember` exchange on the wire. At most
-    `max_connections` requests are out at a time. `retry` says how often to try again, `rate_limit` how fast at most.
-    With a `gate`, such as PostgresGate, that rate and every pause that the service tells hold for all workers of a bot.
+    the seconds for a whole call: queue, gate, backoff and I/O. `connect_timeout` bounds one connection attempt,
+    `read_timeout` the gap between two reads, `grant_timeout` one `addMember` exchange, all in seconds. At most
+    `max_connections` requests are in flight. `retry` is the retry policy, `rate_limit` the maximum request rate. With a
+    `gate`, such as PostgresGate, that rate and each pause that the service asks for apply to all workers of a bot.
     `middleware` wraps whole calls and `attempt_middleware` each attempt: `async (request, call_next) -> Response`.
     `body_format` is "json" or "form" (the service documents neither; JSON is *assumed*). `proxy` is a URL, None, or
-    "env" for what the environment says; with an http `base_url` no proxy is used, for it would read the key.
-    `transport` is "httpx", "aiohttp" (an extra, on asyncio only, and faster) or a Transport of your own. `observer` is
-    told the end of every call. `gateway_503` says what a 503 without the service's envelope means: "unknown", as it may
-    have acted (Varnish answers so after the service acted, *seen*), or "turned away", for a gateway that is known to
-    refuse before it forwards, as nginx `limit_req` does. If it is told "turned away" and is wrong, members are granted
-    twice. Wrong values raise UsageError here, before anything is sent.
+    "env" for the environment variables; with an http `base_url` no proxy is used, because it would read the API key.
+    `transport` is "httpx", "aiohttp" (an extra, asyncio only, faster) or a Transport of your own. `observer` is called
+    with a CallEnded at the end of each call. `gateway_503` is the outcome of a 503 without the service's envelope:
+    "unknown", because the service may have acted (*seen* with Varnish), or "turned away", for a gateway that is known
+    to refuse before it forwards, such as nginx `limit_req`. Where "turned away" is wrong, members are granted twice.
+    Raises UsageError for wrong values, before anything is sent.
 
-    Enter it with `async with`, or call `open()` and `aclose()`; both may happen in different tasks of one event loop.
+    Use it with `async with`, or call `open()` and `aclose()`, which may run in different tasks of one event loop.
     """
 
     @hides_arguments
@@ -111,11 +111,11 @@ class Session(Lived):
         )
         self._shared = _Shared(
             transport=settings.transport(transport, proxy, self._account.scheme),
-            places=settings.places(max_connections),
+            max_connections=settings.positive_int(max_connections),
             gate=Gate(settings.rate_limit(rate_limit)),
             shared_gate=settings.shared_gate(gate),
-            middleware=settings.rings("middleware", middleware),
-            attempt_middleware=settings.rings("attempt_middleware", attempt_middleware),
+            middleware=settings.check_middleware("middleware", middleware),
+            attempt_middleware=settings.check_middleware("attempt_middleware", attempt_middleware),
             observer=settings.observer(observer),
             pause_cap=retry.pause_cap,
         )
@@ -145,47 +145,47 @@ class Session(Lived):
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it was entered and not closed since."""
+        """Tell whether the Session is open."""
         return self._shared.state == "open"
 
     @property
     def deadline(self) -> float:
-        """Return the seconds that a whole call may take."""
+        """Return the deadline of a whole call, in seconds."""
         return self._options.deadline
 
     @property
     def grant_timeout(self) -> float:
-        """Return the seconds that one `addMember` exchange may take."""
+        """Return the timeout of one `addMember` exchange, in seconds."""
         return self._options.grant_timeout
 
     @property
     def retry_tokens(self) -> int:
-        """Return what is left of the retry budget that this Session, or view, draws on."""
+        """Return the remaining tokens of the retry budget of this Session or view."""
         return self._budget.tokens
 
     async def open(self) -> Self:
-        """Make the Session ready for calls on the running event loop, and open its `gate` unless you have.
+        """Open the Session on the running event loop, and its `gate` unless that is open already.
 
-        Raises UsageError if it was open before.
+        Raises UsageError if the Session was opened before.
         """
         self._refuse_view("entered")
         await self._shared.open()
         return self
 
     async def aclose(self) -> None:
-        """Close all connections. Calls that still run end with UsageError, but for an `addMember` in the middle of its
-        exchange: that one is waited for, at most `grant_timeout` seconds.
-        """  # noqa: D205 - one sentence would hide the half that matters
+        """Close all connections. Running calls end with UsageError, except an `addMember` during its exchange: it has
+        `grant_timeout` seconds to finish.
+        """  # noqa: D205 - the exception must not be overlooked
         self._refuse_view("closed")
         await self._shared.close(self._options.grant_timeout)
 
     @hides_arguments
     def with_options(self, *, own_budget: bool = False, **options: Unpack[CallOptions]) -> Self:
         """Return a view of this Session with another `deadline`, `retry`, `connect_timeout`, `read_timeout` or
-        `grant_timeout`; it shares connections, retry budget and gate, and lives as long as the Session.
+        `grant_timeout`; it shares connections, retry budget and gate, and is open as long as the Session.
 
-        `own_budget` gives it a retry budget of its own, so that bulk work cannot starve other calls of theirs, and lets
-        `end_calls` end its calls alone.
+        With `own_budget` the view has a retry budget of its own, so that bulk work cannot use up that of other calls,
+        and its `end_calls` ends no other calls.
         """  # noqa: D205 - the names are the contract
         check_names("with_options", CallOptions, options)
         changed = evolve(self._options, **options)
@@ -196,29 +196,29 @@ class Session(Lived):
         return view
 
     async def end_calls(self) -> None:
-        """End the calls of this Session, or of a view with a budget of its own, as `aclose` does, but close nothing."""
+        """End the running calls of this Session or view as `aclose` does, without closing connections."""
         await self._deadline.close(self._options.grant_timeout)
 
     def _refuse_view(self, what: str) -> None:
         if self._is_view:
-            msg = f"a view made by with_options is not {what}: do that with the Session it came from"
+            msg = f"a view made by with_options cannot be {what}; use the Session it came from"
             raise UsageError(msg)
 
     async def add_member(self, plan_id: int, member_id: int | None = None, *, extra: Extra = None) -> AccessToken:
-        """Create a one-time access token for a plan (*documented*); sent once, unless the service provably did nothing.
+        """Create a one-time access token for a plan (*documented*); retried only if the service provably did nothing.
 
-        `member_id` is a Telegram user who has talked to the bot. Any reply with `ok: true` is a token, whatever its
-        shape. Raises NotSent, RateLimited or another APIError when nothing was granted, and OutcomeUnknown when nobody
-        can know: then do not repeat it; see `grants.Granter` for a ledger around this call.
+        `member_id` is a Telegram user who has talked to the bot. Any reply with `ok: true` gives a token, whatever its
+        shape. Raises NotSent, RateLimited or another APIError if nothing was granted, and OutcomeUnknown if the member
+        may have been granted: do not call again then. `grants.Granter` adds a ledger to this call.
         """
         return await self._ask(endpoints.ADD_MEMBER, {"plan_id": plan_id, "member_id": member_id}, extra)
 
     async def get_plans(self, plan_id: int | None = None, *, extra: Extra = None) -> list[Plan]:
-        """Return the bot's plans, or the one with `plan_id`, still as a list (*documented*)."""
+        """Return the bot's plans, or a list of the one with `plan_id` (*documented*)."""
         return await self._ask(endpoints.GET_PLANS, {"plan_id": plan_id}, extra)
 
     async def get_subscribers(self, user_id: int | None = None, *, extra: Extra = None) -> list[Subscriber]:
-        """Return the subscribers, or the subscriptions of one Telegram user; none is an empty list (shape *seen*)."""
+        """Return all subscriptions, or those of one Telegram user; an empty list if there are none (shape *seen*)."""
         return await self._ask(endpoints.GET_SUBSCRIBERS, {"user_id": user_id}, extra)
 
     async def count_orders(self, *, extra: Extra = None) -> Count:
@@ -242,10 +242,10 @@ class Session(Lived):
         return await self._ask(endpoints.PLANS_PERFORMANCE, {}, extra)
 
     async def set_webhook(self, url: str, *, extra: Extra = None) -> Webhook:
-        """Have the service call `url` (https; it must answer 200) on events; one webhook per bot (*documented*).
+        """Set the https URL that the service calls on events (it must answer 200); one per bot (*documented*).
 
-        `.secret` is the signing secret if the reply brings one (*assumed*). A Session on a service on
-        loopback, such as the fake one, takes an http URL to a loopback host too.
+        `.secret` is the signing secret if the reply contains one (*assumed*). A Session with a local service, such as
+        the fake one, also accepts an http URL of a loopback host.
         """
         local = self._account.scheme == "http"
         endpoint = endpoints.SET_WEBHOOK_LOCALLY if local else endpoints.SET_WEBHOOK
@@ -275,14 +275,14 @@ class Session(Lived):
         """Call any method by name and structure its result `into` a type.
 
         A documented method keeps its own safety; otherwise GET counts as safe and every other verb as unsafe, unless
-        `safety` ("safe", "idempotent" or "unsafe") says more. Raises like the other coroutines.
+        `safety` is given as "safe", "idempotent" or "unsafe". Raises the same errors as the other coroutines.
         """
-        name, checked_verb, how_safe = endpoints.undocumented(method, verb, safety)
-        request = self._request(name, checked_verb, how_safe, endpoints.loose(params or {}))
+        name, checked_verb, how_safe = endpoints.call_by_name(method, verb, safety)
+        request = self._request(name, checked_verb, how_safe, endpoints.extra_params(params or {}))
         response = await perform(self._send, request, self._shared.observer)
         result = await read(lambda raw: results.structure(raw, into), response, request)
         envelope = response.envelope
-        assert isinstance(envelope, Envelope)  # noqa: S101 - an answer that is done has one
+        assert isinstance(envelope, Envelope)  # noqa: S101 - a successful response has one
         elapsed = current_time() - request.progress.started
         return Reply(
             result, envelope.code, envelope.description, envelope.request_id, request.progress.attempts, elapsed
@@ -310,14 +310,14 @@ class Session(Lived):
 
 
 async def add_member_holding(session: Session, hold: Hold, plan_id: int, member_id: int | None) -> AccessToken:
-    """Do what `Session.add_member` does, with `hold` held during each exchange and during nothing else."""
+    """Call `addMember` as `Session.add_member` does, holding `hold` only during exchanges."""
     given = {"plan_id": plan_id, "member_id": member_id}
     return await session._ask(endpoints.ADD_MEMBER, given, None, hold=hold)  # noqa: SLF001 - the rest of add_member
 
 
-def departure_of(session: Session) -> Departure:
-    """Return where the calls of a Session, and of its views, wait until they may leave."""
-    return session._shared.departure  # noqa: SLF001 - for whoever asks before it claims
+def admission_of(session: Session) -> Admission:
+    """Return the admission control of a Session and its views."""
+    return session._shared.admission  # noqa: SLF001 - for callers that claim a row first
 
 
 def clock_of(session: Session) -> ServiceClock:
@@ -331,19 +331,19 @@ def account_of(session: Session) -> Account:
 
 
 def _running_loop() -> tuple[object, Callable[[], float]]:
-    """Return what tells this event loop from others, and its clock; asking anyio for both costs five times as much."""
+    """Return an identity of the running event loop, and its clock; anyio takes five times as long for both."""
     loop = asyncio_loop()
     return (current_token(), current_time) if loop is None else (loop, loop.time)
 
 
 class _Shared:
-    """What a Session and its views have in common: one transport, one queue, one gate, one life."""
+    """State that a Session shares with its views: transport, admission control, gate and lifecycle."""
 
     def __init__(
         self,
         *,
         transport: Transport,
-        places: int,
+        max_connections: int,
         gate: Gate,
         shared_gate: SharedGate | None,
         middleware: tuple[Middleware, ...],
@@ -356,29 +356,29 @@ class _Shared:
         self._transport = transport
         self.gate = gate
         self.shared_gate = shared_gate
-        self._opened_the_gate = False
+        self._opened_gate = False
         self._middleware = middleware
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
-        self.departure = Departure(gate, places, shared_gate, pause_cap=pause_cap)
+        self.admission = Admission(gate, max_connections, shared_gate, pause_cap=pause_cap)
         self.clock = ServiceClock()
-        self._connections = places
+        self._connections = max_connections
         self._loop: object = None
 
     def chain(self, deadline: Deadline, retry: Retry) -> Next:
-        """Return the way through all rings to the transport."""
+        """Return the middleware chain that ends at the transport."""
         self._deadlines.add(deadline)
-        rings: tuple[Middleware, ...] = (
+        layers: tuple[Middleware, ...] = (
             deadline,
             *self._middleware,
             retry,
-            self.departure,
+            self.admission,
             *self._attempt_middleware,
         )
-        return chain(rings, Exchange(self._transport, self.clock))
+        return chain(layers, Exchange(self._transport, self.clock))
 
     async def open(self) -> None:
-        """Begin the one life of a Session."""
+        """Open the Session, which is possible once."""
         if self.state != "not entered":
             msg = f"this Session is {'already open' if self.state == 'open' else 'closed'}; make a new one"
             raise UsageError(msg)
@@ -392,20 +392,20 @@ class _Shared:
         self.state = "open"
 
     def check_ready(self) -> float:
-        """Return the time on the loop's clock; raise UsageError, with the way out, unless calls are possible here."""
+        """Return the time on the loop's clock; raise UsageError unless the Session is open on this event loop."""
         loop, clock = _running_loop()
         if self.state == "open" and loop == self._loop:
             return clock()
         if self.state == "not entered":
             msg = "the Session is not open: use `async with Session(...) as tg:`, or await tg.open() first"
         elif self.state == "closed":
-            msg = "the Session is closed: make a new one, or keep it open as long as the program calls"
+            msg = "the Session is closed: make a new one, or close it after the last call"
         else:
             msg = "the Session was opened on another event loop: open one Session in each loop"
         raise UsageError(msg)
 
     async def close(self, grace: float) -> None:
-        """End the one life of a Session; a second time does nothing."""
+        """Close the Session; closing it again does nothing."""
         if self.state != "open":
             self.state = "closed"
             return
@@ -418,5 +418,5 @@ class _Shared:
         finally:
             with CancelScope(shield=True):
                 await self._transport.aclose()
-                if self._opened_the_gate and self.shared_gate is not None:
+                if self._opened_gate and self.shared_gate is not None:
                     await self.shared_gate.aclose()

@@ -1,4 +1,4 @@
-"""What a Session can be told, checked when it is built; and where it looks in the environment."""
+"""Check the arguments of a Session, and read its settings from the environment."""
 
 import codecs
 import os
@@ -19,7 +19,7 @@ from tgmembership_async.protocol.gate import RateLimit, SharedGate
 from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.wire import Account, BodyFormat, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
-from tgmembership_async.transport.proxies import check_straight
+from tgmembership_async.transport.proxies import check_no_proxy
 from tgmembership_async.transport.trust import check_environment
 from tgmembership_async.values.secret import Secret, hides_arguments
 
@@ -37,7 +37,7 @@ def seconds(name: str, value: object) -> float:
 
 @frozen(kw_only=True)
 class Options:
-    """What may differ between views of one Session. Seconds, but for `retry`."""
+    """The options that views of one Session may override. All are seconds, except `retry`."""
 
     deadline: float = field()
     connect_timeout: float = field()
@@ -54,12 +54,12 @@ class Options:
 
     @cached_property
     def for_grants(self) -> Timeouts:
-        """Return the bounds of one attempt to grant, which is bounded as a whole too."""
+        """Return the timeouts of one attempt to grant, with a bound for the whole exchange."""
         return Timeouts(self.connect_timeout, self.grant_timeout, self.grant_timeout)
 
     @cached_property
     def for_others(self) -> Timeouts:
-        """Return the bounds of one attempt at anything else."""
+        """Return the timeouts of one attempt of any other method."""
         return Timeouts(self.connect_timeout, self.read_timeout)
 
 
@@ -71,15 +71,15 @@ def account(
     body_format: object = "json",
     gateway_503: object = "unknown",
 ) -> Account:
-    """Return the checked account, or raise UsageError; the key is never shown."""
+    """Return the account, or raise UsageError; no error shows the API key."""
     if body_format not in get_args(BodyFormat):
         msg = f"body_format must be 'json' or 'form', not {body_format!r:.80}"
         raise UsageError(msg)
     if gateway_503 not in get_args(Gateway503):
         msg = f"gateway_503 must be 'unknown' or 'turned away', not {gateway_503!r:.80}"
         raise UsageError(msg)
-    if isinstance(bot_id, str):  # perhaps the key
-        msg = "bot_id must be an int, and it is a str: does api_key stand in its place?"
+    if isinstance(bot_id, str):  # it may be the API key: do not show it
+        msg = "bot_id must be an int, not a str; was api_key passed as the first argument?"
         raise UsageError(msg)
     scheme, host, port, prefix = _origin(base_url)
     return Account(
@@ -103,7 +103,7 @@ def _key(value: object) -> Secret:
         msg = "api_key is empty: copy it from the bot's settings on TGmembership"
         raise UsageError(msg)
     if _FORBIDDEN_IN_A_KEY.search(key) or not _encodable(key):
-        msg = "api_key holds white space, a control character or one of '/?#%': look for a line end or quotes around it"
+        msg = "api_key has white space, a control character or one of '/?#%': remove line breaks or quotes around it"
         raise UsageError(msg)
     return Secret(key)
 
@@ -118,7 +118,7 @@ def _encodable(text: str) -> bool:
 
 
 def _origin(base_url: object) -> tuple[str, str, int | None, str]:
-    wrong = "base_url must look like https://api.tgmembership.com: a scheme, a host, perhaps a port and a path"
+    wrong = "base_url must have a scheme and a host, optionally a port and a path, such as https://api.tgmembership.com"
     parts = split_url(base_url)
     if (
         parts is None
@@ -129,20 +129,20 @@ def _origin(base_url: object) -> tuple[str, str, int | None, str]:
     ):
         raise UsageError(wrong)
     if parts.username is not None or parts.query or parts.fragment or "%" in parts.path:
-        msg = "base_url takes no user name, query, fragment or '%'"
+        msg = "base_url must not contain a user name, a query, a fragment or '%'"
         raise UsageError(msg)
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        msg = "base_url must be https://, for the key is in the path; http:// is for a loopback host only"
+        msg = "base_url must be https://, because the API key is in the path; http:// is for loopback hosts only"
         raise UsageError(msg)
     return parts.scheme, parts.hostname, parts.port, parts.path.rstrip("/")
 
 
 @hides_arguments
 def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return what the environment says: BOT_ID, API_KEY or API_KEY_FILE, BASE_URL, each after `prefix`."""
+    """Return the arguments in the environment variables BOT_ID, API_KEY or API_KEY_FILE, BASE_URL, after `prefix`."""
     bot_id = environ.get(f"{prefix}BOT_ID", "").strip()
     if not (bot_id.isascii() and bot_id.isdigit() and len(bot_id) < 20):  # noqa: PLR2004 - 64 bits
-        msg = f"set {prefix}BOT_ID to the number of your bot" + (" (it is not a number now)" if bot_id else "")
+        msg = f"set {prefix}BOT_ID to the number of your bot" + (", it is not a number now" if bot_id else "")
         raise UsageError(msg)
     found: dict[str, Any] = {"bot_id": int(bot_id), "api_key": _key_from(prefix, environ)}
     if environ.get(f"{prefix}BASE_URL"):
@@ -181,12 +181,12 @@ def _bare(text: str) -> str:
 
 
 def transport(value: object, proxy: object, scheme: str) -> Transport:
-    """Return the transport that a Session was told; what it needs is imported only now."""
+    """Return the transport for the `transport` argument of a Session; import its library now."""
     if proxy is not None and not isinstance(proxy, str):
         msg = f"proxy must be a URL, None or 'env', not {type(proxy).__name__}"
         raise UsageError(msg)
     if isinstance(value, str):
-        check_straight(scheme, proxy)
+        check_no_proxy(scheme, proxy)
     if value == "httpx":
         from tgmembership_async.transport.httpx import HttpxTransport  # noqa: PLC0415 - loaded on use
 
@@ -195,10 +195,10 @@ def transport(value: object, proxy: object, scheme: str) -> Transport:
         try:
             from tgmembership_async.transport.aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded on use
         except ImportError:
-            msg = "transport='aiohttp' needs an extra: pip install 'tgmembership-async[aiohttp]'"
+            msg = "transport='aiohttp' requires an extra: pip install 'tgmembership-async[aiohttp]'"
             raise UsageError(msg) from None
         except OSError:
-            check_environment()  # aiohttp makes its TLS settings when it is imported
+            check_environment()  # importing aiohttp creates its TLS settings
             raise
         return AiohttpTransport(proxy=proxy)
     if isinstance(value, str) or not isinstance(value, Transport):
@@ -207,8 +207,8 @@ def transport(value: object, proxy: object, scheme: str) -> Transport:
     return value
 
 
-def places(value: object, name: str = "max_connections") -> int:
-    """Return how much may be under way at a time, or raise UsageError."""
+def positive_int(value: object, name: str = "max_connections") -> int:
+    """Return an int of at least 1, or raise UsageError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         msg = f"{name} must be an int of at least 1, not {value!r:.80}"
         raise UsageError(msg)
@@ -224,18 +224,18 @@ def rate_limit(value: object) -> RateLimit | None:
 
 
 def shared_gate(value: SharedGate | None) -> SharedGate | None:
-    """Return the gate that all workers share, or raise UsageError."""
+    """Return the shared gate, or raise UsageError."""
     if value is not None and not isinstance(value, SharedGate):
         msg = f"gate must be a SharedGate, such as PostgresGate(conninfo), or None, not {type(value).__name__}"
         raise UsageError(msg)
     return value
 
 
-def rings(name: str, middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
+def check_middleware(name: str, middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
     """Return the middleware as a tuple, or raise UsageError."""
     given: object = middleware
     found = tuple(middleware) if isinstance(given, Iterable) and not isinstance(given, str) else None
-    if found is None or not all(callable(ring) for ring in found):
+    if found is None or not all(callable(layer) for layer in found):
         msg = f"{name} must be an iterable of `async (request, call_next) -> Response`"
         raise UsageError(msg)
     return found

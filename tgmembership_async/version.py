@@ -1,3 +1,3 @@
-"""The version, in its one place: hatch reads it from here."""
+"""The version of the package; hatch reads it from here."""
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from stub_transport import StubTransport, not_sent, reply
 
 from tgmembership_async import RateLimit, RateLimited, Request, Response, RetryPolicy, Session, StorageError
 from tgmembership_async.grants import Claim, Grant, Granter, GrantRequest, GrantStatus, MemoryLedger, Settlement
-from tgmembership_async.protocol.gate import Told
+from tgmembership_async.protocol.gate import GateReply
 from tgmembership_async.values.models import AccessToken
 
 GRANTED = reply('{"ok": true, "code": 200, "result": "tok"}')
@@ -109,7 +109,7 @@ class Pausing:
     """A shared gate that asks for a pause until the test ends it."""
 
     is_open = True
-    told = Told(pause=0.02)
+    told = GateReply(pause=0.02)
 
     async def open(self) -> "Pausing":
         return self
@@ -117,7 +117,7 @@ class Pausing:
     async def aclose(self) -> None:
         """Do nothing."""
 
-    async def ask(self, bot_id: int, limit: RateLimit | None) -> Told | None:
+    async def ask(self, bot_id: int, limit: RateLimit | None) -> GateReply | None:
         del bot_id, limit
         return self.told
 
@@ -175,7 +175,7 @@ def test_a_row_that_waits_is_planned(waits_for: str, backend: str, monkeypatch: 
                 if first and first[0] is not GRANTED and first[0] is not held and waits_for != "a pause":
                     assert ledger._rows["a"].error is not None, "the row says why it waits"
                 assert not any(request.params.get("member_id") is None for request in transport.requests)
-                gate.told = Told()
+                gate.told = GateReply()
                 released.set()
             assert ledger.status() is GrantStatus.GRANTED
             assert set(seen) <= {GrantStatus.SENDING, GrantStatus.PLANNED, GrantStatus.GRANTED}

@@ -105,7 +105,7 @@ async def as_good_as_new(tg: Session, transport: Any) -> None:
                 group.start_soon(tg.get_plans)
     assert transport._lanes is not None
     assert 0 < transport._lanes.idle <= LANES
-    assert tg._shared.departure._places.value == LANES, "no place is taken for ever"
+    assert tg._shared.admission._slots.value == LANES, "no place is taken for ever"
 
 
 @CROSSINGS

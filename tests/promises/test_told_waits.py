@@ -14,7 +14,7 @@ from stub_transport import StubTransport, reply
 from trio.testing import MockClock
 
 from tgmembership_async import CallError, RateLimit, RateLimited, Request, Response, RetryPolicy, Session
-from tgmembership_async.protocol.gate import Told
+from tgmembership_async.protocol.gate import GateReply
 
 
 @frozen
@@ -125,9 +125,9 @@ class Forever:
     async def aclose(self) -> None:
         """Do nothing."""
 
-    async def ask(self, bot_id: int, limit: RateLimit | None) -> Told | None:
+    async def ask(self, bot_id: int, limit: RateLimit | None) -> GateReply | None:
         del bot_id, limit
-        return Told(pause=float("inf"))
+        return GateReply(pause=float("inf"))
 
     async def pause(self, bot_id: int, seconds: float) -> None:
         """Do nothing."""

@@ -13,8 +13,8 @@ from tgmembership_async.protocol.endpoints import (
     SET_WEBHOOK,
     SET_WEBHOOK_LOCALLY,
     arguments,
-    loose,
-    undocumented,
+    call_by_name,
+    extra_params,
 )
 from tgmembership_async.protocol.wire import Safety
 
@@ -112,7 +112,7 @@ def test_undocumented_parameters_are_checked_too(extra: Any) -> None:
 
 
 def test_undocumented_parameters_may_be_any_text_or_number() -> None:
-    assert loose({"a": "é☃", "b": -5, "c": "", "d": None}) == {"a": "é☃", "b": -5, "c": ""}
+    assert extra_params({"a": "é☃", "b": -5, "c": "", "d": None}) == {"a": "é☃", "b": -5, "c": ""}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_undocumented_parameters_may_be_any_text_or_number() -> None:
     ],
 )
 def test_a_documented_name_keeps_its_own_safety(asked: tuple[Any, Any, Any], expected: tuple[str, str, Safety]) -> None:
-    assert undocumented(*asked) == expected
+    assert call_by_name(*asked) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_documented_name_keeps_its_own_safety(asked: tuple[Any, Any, Any], exp
 )
 def test_a_wrong_call_is_refused(asked: tuple[Any, Any, Any]) -> None:
     with pytest.raises(UsageError):
-        undocumented(*asked)
+        call_by_name(*asked)
 
 
 def test_deleting_a_webhook_returns_nothing_whatever_came() -> None:

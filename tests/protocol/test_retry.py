@@ -19,7 +19,7 @@ from tgmembership_async.protocol.retry import (
     Wait,
     backoff,
     decide,
-    told_wait,
+    parse_retry_after,
 )
 from tgmembership_async.protocol.wire import Headers, Safety
 
@@ -27,7 +27,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def decided(outcome: Outcome, safety: Safety = Safety.SAFE, **changes: Any) -> Wait | Stop:
-    given = {"attempt": 1, "told": None, "remaining": 60.0, "tokens": 500, "random": lambda: 1.0}
+    given = {"attempt": 1, "retry_after": None, "remaining": 60.0, "tokens": 500, "random": lambda: 1.0}
     return decide(RetryPolicy(), outcome, safety, **{**given, **changes})
 
 
@@ -59,32 +59,32 @@ def test_an_empty_budget_stops_retries(outcome: Outcome, cost: int) -> None:
 
 
 def test_a_wait_beyond_the_deadline_stops_at_once() -> None:
-    assert decided(Outcome.TURNED_AWAY, told=60.0) is Stop.DEADLINE
-    assert decided(Outcome.TURNED_AWAY, told=3600.0) is Stop.DEADLINE
+    assert decided(Outcome.TURNED_AWAY, retry_after=60.0) is Stop.DEADLINE
+    assert decided(Outcome.TURNED_AWAY, retry_after=3600.0) is Stop.DEADLINE
     assert decided(Outcome.UNKNOWN, remaining=0.05) is Stop.DEADLINE
 
 
 def test_a_told_zero_is_no_wait_at_all() -> None:
-    assert decided(Outcome.TURNED_AWAY, told=0.0) == Wait(0.0, COST_THROTTLED)
+    assert decided(Outcome.TURNED_AWAY, retry_after=0.0) == Wait(0.0, COST_THROTTLED)
 
 
 @given(
-    told=st.floats(0, 1e6),
+    retry_after=st.floats(0, 1e6),
     remaining=st.floats(0, 1e6),
     fraction=st.floats(0, 1, exclude_max=True),
 )
 def test_a_told_wait_is_never_shortened_nor_stretched_past_the_deadline(
-    told: float, remaining: float, fraction: float
+    retry_after: float, remaining: float, fraction: float
 ) -> None:
-    step = decided(Outcome.TURNED_AWAY, told=told, remaining=remaining, random=lambda: fraction)
-    if told >= remaining:
+    step = decided(Outcome.TURNED_AWAY, retry_after=retry_after, remaining=remaining, random=lambda: fraction)
+    if retry_after >= remaining:
         assert step is Stop.DEADLINE
     elif isinstance(step, Wait):
-        assert told <= step.seconds <= told * 1.1
+        assert retry_after <= step.seconds <= retry_after * 1.1
         assert step.seconds < remaining
     else:
         assert step is Stop.DEADLINE
-        assert remaining - told < 1e-9 * remaining, "only rounding may close the gap"
+        assert remaining - retry_after < 1e-9 * remaining, "only rounding may close the gap"
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
@@ -129,23 +129,23 @@ def test_a_budget_empties_and_refills() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date_or_nothing(value: str, expected: float | None) -> None:
-    assert told_wait(Headers((("Retry-After", value),)), NOW) == expected
+    assert parse_retry_after(Headers((("Retry-After", value),)), NOW) == expected
 
 
 def test_a_date_is_measured_on_the_servers_own_clock() -> None:
     headers = Headers(
         (("date", "Thu, 01 Jan 2026 10:00:00 GMT"), ("retry-after", "Thu, 01 Jan 2026 10:00:20 GMT")),
     )
-    assert told_wait(headers, NOW) == 20.0
+    assert parse_retry_after(headers, NOW) == 20.0
 
 
 def test_no_header_tells_nothing() -> None:
-    assert told_wait(Headers(), NOW) is None
+    assert parse_retry_after(Headers(), NOW) is None
 
 
 @given(st.text(max_size=60))
 def test_no_header_value_breaks_the_reading(value: str) -> None:
-    wait = told_wait(Headers((("retry-after", value), ("date", value))), NOW)
+    wait = parse_retry_after(Headers((("retry-after", value), ("date", value))), NOW)
     assert wait is None or wait >= 0
 
 

@@ -108,7 +108,7 @@ def test_too_many_values_are_refused_unread(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(envelope, "sliced_json", None)
     for body in (b"[" * (MOST_CONTAINERS + 1), b"," * (MOST_COMMAS + 1)):
         assert holds_too_much(body)
-        assert parse_in_slices(body, nothing) == NoEnvelope("the JSON holds too many values")
+        assert parse_in_slices(body, nothing) == NoEnvelope("the JSON has too many values")
 
 
 def test_what_takes_long_is_known_before_it_is_read() -> None:

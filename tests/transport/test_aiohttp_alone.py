@@ -253,6 +253,6 @@ async def test_a_service_that_speaks_before_it_is_asked_is_not_asked(serve: Any)
 
     server = serve(talks)
     async with Slow() as connector, session(server.url, transport=AiohttpTransport(connector=connector)) as tg:
-        with pytest.raises(NotSent, match="before it was asked"):
+        with pytest.raises(NotSent, match="before the request"):
             await tg.add_member(1, 42)
     assert server.requests == []

@@ -202,7 +202,7 @@ def test_a_dribbled_grant_is_bounded_as_a_whole(serve: Any, run: Any, session: A
 
     async def scenario() -> None:
         async with session(server.url, read_timeout=5, grant_timeout=0.3) as tg:
-            with pytest.raises(OutcomeUnknown, match=r"no whole reply within 0\.3 s"):
+            with pytest.raises(OutcomeUnknown, match=r"no complete reply within 0\.3 s"):
                 await tg.add_member(1, 42)
 
     run(scenario)

@@ -15,7 +15,7 @@ from canary import CANARY_KEY, CANARY_SECRET
 
 from tgmembership_async import CallError, NotSent
 from tgmembership_async.protocol.wire import Request
-from tgmembership_async.transport.reasons import Told, reason_of
+from tgmembership_async.transport.reasons import SafeMessage, reason_of
 from tgmembership_async.values.scrubber import Scrubber
 
 SCRUBBER = Scrubber({CANARY_KEY: "***"})
@@ -34,7 +34,7 @@ def status_error() -> ClientHttpProxyError:
 
 ERRORS: dict[str, tuple[BaseException, str]] = {
     "its words": (RuntimeError(SAID), "RuntimeError"),
-    "a class with a meaning": (httpx.ReadTimeout(SAID), "ReadTimeout: nothing came in time"),
+    "a class with a meaning": (httpx.ReadTimeout(SAID), "ReadTimeout: no data in time"),
     "errno": (
         caused(httpx.ConnectError(SAID), OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))),
         f"ConnectError: [Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}",
@@ -51,7 +51,7 @@ ERRORS: dict[str, tuple[BaseException, str]] = {
     "a proxy without a status": (httpx.ProxyError(SAID), "ProxyError"),
     "aiohttp's field": (status_error(), "ClientHttpProxyError: the proxy answered 407"),
     "our own": (
-        caused(httpx.ReadError(SAID), TimeoutError(Told(f"nothing for {CANARY_KEY}"))),
+        caused(httpx.ReadError(SAID), TimeoutError(SafeMessage(f"nothing for {CANARY_KEY}"))),
         "ReadError: nothing for ***",
     ),
 }

@@ -142,7 +142,7 @@ async def test_its_end_is_nothing_to_read_and_a_reset_an_error(serve: Any) -> No
 async def test_nothing_in_time_is_a_timeout_and_the_connection_lives(serve: Any) -> None:
     server = serve(lambda connection: connection.send(connection.request()))
     connection = await tcp.connect("127.0.0.1", server.port, 5)
-    with pytest.raises(TimeoutError, match="nothing came for"):
+    with pytest.raises(TimeoutError, match="no data for"):
         await connection.read(100, 0.01)
     connection.write(b"GET\r\n\r\n")
     assert await connection.read(100, 5) == b"GET\r\n\r\n"
@@ -174,7 +174,7 @@ async def test_what_is_said_before_tls_is_not_taken_for_the_service(serve: Any, 
 async def test_closing_does_not_wait_for_a_handshake_that_did_not_end(
     end: str, serve: Any, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tcp, "_CLOSING_TAKES_AT_MOST", 3600)
+    monkeypatch.setattr(tcp, "_CLOSE_TIMEOUT", 3600)
 
     def handshake(connection: Any) -> None:
         connection.sock.recv(1)

@@ -1,4 +1,4 @@
-"""Who may come in: a cached answer to "does this user have access?", for filters and dependencies."""
+"""Cached access checks of users, for bot filters and web dependencies."""
 
 from tgmembership_async.access.check import Access, AccessCheck
 

@@ -1,4 +1,4 @@
-"""From payment to link: a payment that was taken ends as a delivered link, or as a question to the owner."""
+"""Fulfill payments: grant each one once and deliver the link, or ask the owner for a decision."""
 
 from tgmembership_async.fulfillment.fulfillment import Fulfillment, Pending
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy

@@ -1,4 +1,4 @@
-"""The user's callbacks: each at most once at a time for a ref, again after a while where it failed."""
+"""Call the user's callbacks: at most one at a time per ref, with backoff after a failure."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on
 from anyio.abc import TaskGroup
 
 from tgmembership_async.errors import GrantError, StorageError, TGMembershipError
-from tgmembership_async.event_loop import cancelled_by_nobody
+from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
 from tgmembership_async.grants.model import Grant, GrantStatus
@@ -17,14 +17,14 @@ from tgmembership_async.grants.model import Grant, GrantStatus
 Callback = Callable[[Grant], Awaitable[object]]
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
-_MARGIN: Final = timedelta(seconds=30)  # of a lease, beyond the time that a callback may take
+_MARGIN: Final = timedelta(seconds=30)  # of a lease, beyond the timeout of a callback
 _FIRST_PAUSE: Final = 0.1  # after the ledger failed; doubled each time
 _LONGEST_PAUSE: Final = 30.0
 _LONGEST_WAIT_HERE: Final = 60.0
 
 
 class Callbacks:
-    """Call `deliver` and `attention` for rows whose follow-up is due, and keep in the ledger what became of it."""
+    """Call `deliver` and `attention` for rows whose follow-up is due, and record the results in the ledger."""
 
     def __init__(
         self,
@@ -42,46 +42,46 @@ class Callbacks:
         self._remind = timedelta(seconds=remind)
         self._policy = policy
         self._chance = chance
-        self._handed: dict[str, None] = {}
+        self._queued: dict[str, None] = {}
         self._running: set[str] = set()
         self._group: TaskGroup | None = None
-        self._places: Semaphore | None = None
+        self._slots: Semaphore | None = None
         self._ending: Event | None = None
 
     def begin(self, group: TaskGroup) -> None:
-        """Run callbacks in this group from now on."""
+        """Start callbacks in this task group from now on."""
         self._group = group
-        self._places = Semaphore(self._policy.concurrency)
+        self._slots = Semaphore(self._policy.concurrency)
         self._ending = Event()
 
     def end(self) -> None:
-        """Begin nothing more; nobody waits for a backoff any longer."""
+        """Start no more callbacks, and stop waiting for backoffs."""
         self._group = None
         if self._ending is not None:
             self._ending.set()
 
-    def hand(self, ref: str) -> None:
-        """Note a row whose follow-up may be due; `start_handed` starts it."""
-        self._handed[ref] = None
+    def enqueue(self, ref: str) -> None:
+        """Queue a row whose follow-up may be due, for `start_queued`."""
+        self._queued[ref] = None
 
-    async def start_handed(self) -> None:
-        """Start the follow-ups of the rows that were handed over since, as places become free."""
-        while self._handed:
-            ref = next(iter(self._handed))
+    async def start_queued(self) -> None:
+        """Start the follow-ups of all queued rows, as slots become free."""
+        while self._queued:
+            ref = next(iter(self._queued))
             await self.start(ref)
-            self._handed.pop(ref, None)
+            self._queued.pop(ref, None)
 
     async def start(self, ref: str) -> None:
-        """Start the follow-up of a row, if it is due and nobody has it, as soon as a place is free."""
-        if self._group is None or self._places is None or ref in self._running:
+        """Start the follow-up of a row as soon as a slot is free, unless it is running."""
+        if self._group is None or self._slots is None or ref in self._running:
             return
-        await self._places.acquire()
+        await self._slots.acquire()
         self._running.add(ref)
-        self._group.start_soon(self._carry_out, ref)
+        self._group.start_soon(self._run, ref)
 
-    async def _carry_out(self, ref: str) -> None:
-        """Hold a place while the callback runs. A short backoff is waited for here, a long one not."""
-        assert self._places is not None  # noqa: S101 - begun
+    async def _run(self, ref: str) -> None:
+        """Hold a slot while the callback runs. Short backoffs are waited for here, longer ones by the next interval."""
+        assert self._slots is not None  # noqa: S101 - begun
         assert self._ending is not None  # noqa: S101 - begun
         wait: float | None = None
         try:
@@ -89,78 +89,78 @@ class Callbacks:
                 try:
                     wait = await self._attempt(ref)
                 except TGMembershipError as error:
-                    _logger.warning("%s: the ledger fails, and the follow-up is tried again: %s", ref, error)
+                    _logger.warning("%s: the ledger failed, and the follow-up is retried: %s", ref, error)
                 finally:
-                    self._places.release()
+                    self._slots.release()
                 if wait is None or wait > _LONGEST_WAIT_HERE:
                     return
                 with move_on_after(wait):
                     await self._ending.wait()
                     return
-                await self._places.acquire()
+                await self._slots.acquire()
         finally:
             self._running.discard(ref)
 
     async def _attempt(self, ref: str) -> float | None:
-        """Follow one row up, if it is due, and return the seconds until the next attempt; None if there is none."""
+        """Call the callback for one row if it is due; return the seconds until the next attempt, or None."""
         lease = timedelta(seconds=self._policy.timeout) + _MARGIN
         grace = timedelta(seconds=self._policy.overdue)
         follow_up = await self._ledger().begin_follow_up(ref, lease=lease, grace=grace)
         if follow_up is None:
             return None
         if follow_up.grant.status is GrantStatus.GRANTED:
-            return await self._hand_over(follow_up)
-        return await self._ask(follow_up)
+            return await self._call_deliver(follow_up)
+        return await self._call_attention(follow_up)
 
-    async def _hand_over(self, follow_up: FollowUp) -> float | None:
+    async def _call_deliver(self, follow_up: FollowUp) -> float | None:
         grant = follow_up.grant
         if await self._succeeds("deliver", self._deliver, grant):
-            await self._insist(lambda: self._ledger().mark_delivered(grant.ref), grant)
-            await self._insist(lambda: self._ledger().end_follow_up(follow_up), grant)
+            await self._record(lambda: self._ledger().mark_delivered(grant.ref), grant)
+            await self._record(lambda: self._ledger().end_follow_up(follow_up), grant)
             return None
         failures = follow_up.failures + 1
         if failures % self._policy.tell_after == 0:
             await self._succeeds("attention", self._attention, grant)
-        return await self._put_off(follow_up, failures)
+        return await self._postpone(follow_up, failures)
 
-    async def _ask(self, follow_up: FollowUp) -> float | None:
+    async def _call_attention(self, follow_up: FollowUp) -> float | None:
         if await self._succeeds("attention", self._attention, follow_up.grant):
             due_at = datetime.now(UTC) + self._remind
-            await self._insist(lambda: self._ledger().put_off(follow_up, failures=0, due_at=due_at), follow_up.grant)
+            await self._record(lambda: self._ledger().put_off(follow_up, failures=0, due_at=due_at), follow_up.grant)
             return None
-        return await self._put_off(follow_up, follow_up.failures + 1)
+        return await self._postpone(follow_up, follow_up.failures + 1)
 
-    async def _put_off(self, follow_up: FollowUp, failures: int) -> float:
+    async def _postpone(self, follow_up: FollowUp, failures: int) -> float:
         wait = self._policy.backoff(failures, self._chance())
         due_at = datetime.now(UTC) + timedelta(seconds=wait)
-        await self._insist(lambda: self._ledger().put_off(follow_up, failures=failures, due_at=due_at), follow_up.grant)
+        await self._record(lambda: self._ledger().put_off(follow_up, failures=failures, due_at=due_at), follow_up.grant)
         return wait
 
     async def _succeeds(self, name: str, callback: Callback, grant: Grant) -> bool:
-        """Call a callback, and tell whether it returned; what it raises may hold a link, and is not shown."""
+        """Call a callback, and tell whether it returned; its exception may contain a link, and is not shown."""
         try:
             with fail_after(self._policy.timeout):
                 await callback(grant)
         except get_cancelled_exc_class():
-            if not cancelled_by_nobody():
+            if not is_stray_cancellation():
                 raise
-            _logger.warning("%s: %s let a cancellation of its own out; it is called again", grant.ref, name)
-        except Exception as error:  # noqa: BLE001 - one broken row stops nobody else
+            _logger.warning("%s: %s raised a cancellation of its own; it is called again", grant.ref, name)
+        except Exception as error:  # noqa: BLE001 - one failing row must not stop the others
             _logger.warning("%s: %s raised %s; it is called again", grant.ref, name, type(error).__name__)
         else:
             return True
         return False
 
-    async def _insist(self, write: Callable[[], Awaitable[object]], grant: Grant) -> None:
-        """Write what was done, as often as the ledger wants: what is done must not be done again for its sake."""
+    async def _record(self, write: Callable[[], Awaitable[object]], grant: Grant) -> None:
+        """Write a result, retrying until the ledger stores it: otherwise the callback would run again."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 await write()
             except StorageError as error:
-                _logger.warning("%s: what was done cannot be recorded yet: %s", grant.ref, error)
+                _logger.warning("%s: the result cannot be recorded yet, and is retried: %s", grant.ref, error)
             except GrantError:
-                return  # somebody has decided otherwise meanwhile
+                return  # the owner has decided otherwise meanwhile
             else:
                 return
             await sleep(pause)

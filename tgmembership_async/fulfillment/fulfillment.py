@@ -1,4 +1,4 @@
-"""The Fulfillment: take a payment durably, grant it once, deliver the link, and ask the owner where nobody else can."""
+"""The Fulfillment: record a payment durably, grant it once, deliver the link, and ask the owner for decisions."""
 
 import logging
 import math
@@ -20,20 +20,20 @@ from tgmembership_async.grants.follow_ups import OPEN, FollowUps
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import DECIDED_FROM, Decision, Grant, GrantRequest, GrantStatus, check_ref
 from tgmembership_async.grants.transitions import known
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.settings import seconds
 from tgmembership_async.values.models import AccessToken
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 _DEFAULT_POLICY: Final = FulfillmentPolicy()
-_FIRST_PAUSE: Final = 0.1  # after the ledger failed; doubled each time
+_FIRST_PAUSE: Final = 0.1  # after the ledger failed; it doubles each time
 _LONGEST_PAUSE: Final = 5.0
 _STILL_REFUNDABLE: Final = DECIDED_FROM["abandon"] | {GrantStatus.SENDING}
 
 
 @frozen
 class Pending:
-    """What is not done yet: rows `planned` (or being sent), `undelivered` links, and rows `undecided` by the owner."""
+    """Numbers of open rows: `planned` (or being sent), `undelivered` links, and `undecided` by the owner."""
 
     planned: int = 0
     undelivered: int = 0
@@ -46,21 +46,21 @@ class Pending:
         return int(self) > 0
 
 
-class Fulfillment(Lived):
-    """Carry payments through: `take` one, and it ends as a delivered link or as a question to the owner.
+class Fulfillment(AsyncResource):
+    """Fulfill payments: each one that `take` records ends with a delivered link, or with a decision of the owner.
 
-    `deliver` sends the link of a granted row to the customer: an async function of the Grant. It is called again, with
-    backoff, until it returns without an exception; then the row is `delivered`. So it runs at least once, and at most
-    once at a time for each ref; a repeat happens where the process died between sending and marking. `attention` tells
-    the owner of a row that only a person can decide (`refused`, `unknown`), that has waited for long (`planned`), or
-    whose link cannot be delivered (`granted`): once for each row and status, and again after `remind` hours.
+    `deliver` is an async function of the Grant that sends the link of a granted row to the customer. It is called, with
+    backoff, until it returns without an exception; then the row is `delivered`. It may run again if the process died
+    before the row was marked, but never twice at a time for one ref. `attention` is an async function of the Grant that
+    notifies the owner of a row that only a person can decide (`refused`, `unknown`), that waits long (`planned`), or
+    whose link cannot be delivered (`granted`): once per row and status, and again after `remind` hours.
 
-    In the background, at the start and every `every` seconds, planned rows are carried out and unknown ones reconciled.
-    `take` keeps trying for at most `deadline` seconds while the ledger cannot write.
+    In the background, at the start and every `every` seconds, planned rows are granted and unknown rows reconciled.
+    While the ledger cannot write, `take` retries for at most `deadline` seconds.
 
-    Enter it with `async with`, or call `open()` and `aclose()`, perhaps in different tasks; it enters the granter
-    unless you have. With a PostgresLedger any number of processes may run one, and each callback belongs to one of them
-    at a time. Wrong values raise UsageError here.
+    Use it with `async with`, or call `open()` and `aclose()`, which may run in different tasks; it opens the granter
+    unless that is open. With a PostgresLedger any number of processes may run a Fulfillment; each callback is called by
+    one of them at a time. Raises UsageError for wrong values.
     """
 
     def __init__(
@@ -110,16 +110,16 @@ class Fulfillment(Lived):
 
     @property
     def granter(self) -> Granter:
-        """Return the Granter that it works with: decisions go there."""
+        """Return the Granter, for decisions."""
         return self._granter
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it was entered and not closed since."""
+        """Tell whether the Fulfillment is open."""
         return self._background.is_running
 
     async def open(self) -> Self:
-        """Open the granter unless you have, and begin to work in the background."""
+        """Open the granter unless it is open, and start the background task."""
         if self.is_open:
             msg = "this Fulfillment is open already"
             raise UsageError(msg)
@@ -132,10 +132,10 @@ class Fulfillment(Lived):
         return self
 
     async def aclose(self) -> None:
-        """Begin nothing more, let callbacks that run end, and close the granter unless you opened it.
+        """Stop the background task, wait for running callbacks, and close the granter unless you opened it.
 
-        Exchanges on the wire are waited for as `Granter.aclose` does, callbacks for at most the policy's `timeout`.
-        What is left is in the ledger, and goes on after the next start.
+        Running exchanges are waited for as in `Granter.aclose`, callbacks for at most the policy's `timeout`. Open rows
+        stay in the ledger, and continue after the next start.
         """
         try:
             await self._background.stop(self._policy.timeout)
@@ -154,11 +154,11 @@ class Fulfillment(Lived):
         note: str = "",
         paid_at: datetime | None = None,
     ) -> Grant:
-        """Record a payment, durable when this returns; the rest happens in the background. Return its row.
+        """Record a payment durably, and return its row; it is granted and delivered in the background.
 
-        Taking it again changes nothing. While the ledger cannot write this keeps trying, and raises StorageError after
-        `deadline` seconds: do not confirm the payment then. Raises RefConflict for another plan or member under this
-        ref, and UsageError for a wrong argument.
+        Recording a ref again changes nothing. Raises StorageError if the ledger cannot write for `deadline` seconds: do
+        not confirm the payment then. Raises RefConflict for another plan or member under this ref, and UsageError for a
+        wrong argument.
         """
         self._check_open()
         request = GrantRequest(ref, plan_id, member_id, note, paid_at)
@@ -173,7 +173,9 @@ class Fulfillment(Lived):
 
     async def _planned(self, request: GrantRequest) -> Grant:
         end, pause = current_time() + self._deadline, _FIRST_PAUSE
-        last = StorageError(f"{request.ref} could not be recorded within {self._deadline:g} s: do not confirm it")
+        last = StorageError(
+            f"{request.ref} could not be recorded within {self._deadline:g} s: do not confirm this payment"
+        )
         with CancelScope(deadline=end):
             while True:
                 try:
@@ -185,7 +187,7 @@ class Fulfillment(Lived):
                         paid_at=request.paid_at,
                     )
                 except StorageError as error:
-                    _logger.warning("a payment cannot be recorded yet, and is tried again: %s", error)
+                    _logger.warning("a payment cannot be recorded yet, and is retried: %s", error)
                     last = error
                 await sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -247,12 +249,12 @@ class Fulfillment(Lived):
         if grant.status is GrantStatus.PLANNED:
             self._begin(GrantRequest(ref, grant.plan_id, grant.member_id, grant.note))
         else:
-            self._callbacks.hand(ref)
+            self._callbacks.enqueue(ref)
             self._background.wake("follow up")
         return grant
 
     async def pending(self) -> Pending:
-        """Count what is not done yet; true while there is anything, and `int(pending)` is the sum."""
+        """Count the open rows; the result is true while there are any, and `int(pending)` is their number."""
         self._check_open()
         counts = dict.fromkeys(GrantStatus, 0)
         async for grant in self._granter.ledger.grants([*OPEN, GrantStatus.SENDING]):
@@ -264,7 +266,7 @@ class Fulfillment(Lived):
         )
 
     async def _grant(self, *, all_rows: bool) -> None:
-        """Carry out what was taken since, or all that is planned, and settle what can be proven."""
+        """Grant the newly recorded payments, or all planned ones, and reconcile unknown rows."""
         taken = [self._taken.popleft() for _ in range(len(self._taken))]
         concurrency = self._policy.concurrency
         run = (
@@ -276,14 +278,14 @@ class Fulfillment(Lived):
         async with run:
             async for grant in run:
                 held = held or grant.status is GrantStatus.UNKNOWN
-                self._callbacks.hand(grant.ref)
+                self._callbacks.enqueue(grant.ref)
                 self._background.wake("follow up")
         if run.stopped is not None:
-            _logger.warning("granting pauses for %g s: %s", self._every, run.stopped)
+            _logger.warning("granting is paused for %g s: %s", self._every, run.stopped)
         await self._reconcile(at_once=held)
 
     async def _reconcile(self, *, at_once: bool) -> None:
-        """Ask the service about unknown rows; less and less often while that proves nothing new."""
+        """Reconcile unknown rows with the service, with backoff after each time."""
         if at_once:
             self._reconcile_pause = self._every
         elif current_time() < self._reconcile_at:
@@ -291,14 +293,14 @@ class Fulfillment(Lived):
         findings = await self._granter.reconcile()
         for finding in findings:
             if finding.settled:
-                self._callbacks.hand(finding.grant.ref)
+                self._callbacks.enqueue(finding.grant.ref)
         self._background.wake("follow up")
         self._reconcile_at = current_time() + self._reconcile_pause
         self._reconcile_pause = min(2 * self._reconcile_pause, self._policy.backoff_cap)
 
     async def _follow_up(self, *, all_rows: bool) -> None:
-        """Start the callbacks that are due: for what was handed over since, or for all rows that are not done."""
-        await self._callbacks.start_handed()
+        """Start the callbacks that are due, for queued rows, or for all open ones."""
+        await self._callbacks.start_queued()
         if all_rows:
             async for grant in self._granter.ledger.grants(OPEN):
                 await self._callbacks.start(grant.ref)

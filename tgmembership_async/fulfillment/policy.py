@@ -1,40 +1,40 @@
-"""How long and how often a Fulfillment tries: one value, checked when it is built."""
+"""The FulfillmentPolicy: timeouts, concurrency and backoff of callbacks."""
 
 from typing import Final
 
 from attrs import field, frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.settings import places, seconds
+from tgmembership_async.settings import positive_int, seconds
 
-_LONGEST_DOUBLING: Final = 40  # any base, doubled so often, is beyond the cap
+_LONGEST_DOUBLING: Final = 40  # avoids float overflow; any base doubled so often is beyond the cap
 
 
 @frozen(kw_only=True)
 class FulfillmentPolicy:
-    """What a Fulfillment does with callbacks that fail or take long. All times are seconds."""
+    """How a Fulfillment runs and retries callbacks. All times are seconds."""
 
     timeout: float = field(default=60.0)
-    """One call of `deliver` or `attention` may take so long; then it is cancelled, and counts as failed."""
+    """Maximum time of one call of `deliver` or `attention`; after it the call is cancelled, and has failed."""
     concurrency: int = field(default=8)
-    """So many callbacks run at a time, and so many grants are in flight."""
+    """Maximum number of callbacks at a time, and of grants in flight."""
     backoff_base: float = field(default=2.0)
-    """The wait after a first failure, doubled after each further one, less up to half of it by chance."""
+    """Backoff after the first failure; it doubles with each further one, and jitter shortens it by up to half."""
     backoff_cap: float = field(default=3_600.0)
-    """No wait is longer than this."""
+    """Maximum backoff."""
     overdue: float = field(default=3_600.0)
-    """A payment that could not be sent to the service for so long is told to `attention`."""
+    """Age at which `attention` is called for a payment that could not be sent to the service."""
     tell_after: int = field(default=5)
-    """After so many failed deliveries of one link, and each further so many, `attention` is told."""
+    """`attention` is called after each such number of failed deliveries of one link."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("timeout", "backoff_base", "backoff_cap", "overdue"):
             seconds(name, getattr(self, name))
-        places(self.concurrency, "concurrency")
-        places(self.tell_after, "tell_after")
+        positive_int(self.concurrency, "concurrency")
+        positive_int(self.tell_after, "tell_after")
 
     def backoff(self, failures: int, chance: float) -> float:
-        """Return the seconds to wait after so many failures; `chance` is drawn from 0 to 1."""
+        """Return the backoff in seconds after `failures` failures; `chance` is a random number from 0 to 1."""
         longest = min(self.backoff_cap, self.backoff_base * 2.0 ** min(failures - 1, _LONGEST_DOUBLING))
         return longest * (1 - chance / 2)
 

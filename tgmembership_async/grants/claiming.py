@@ -16,7 +16,7 @@ from tgmembership_async.errors import CallError, GrantError, StorageError, TGMem
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.grants.owing import Debt, Owed
-from tgmembership_async.session import Session, departure_of
+from tgmembership_async.session import Session, admission_of
 
 _SURE_FOR: Final = 2.0
 """Seconds after which a claim is checked before it is used: the process may have been suspended and lost the claim."""
@@ -46,16 +46,16 @@ class Claiming:
         While another worker sends the row, wait for the deadline of a call at most, as long as `goes_on()`. `again`:
         the row was just lost to another worker.
         """
-        departure = departure_of(session)
-        if not (again or departure.is_free):
+        admission = admission_of(session)
+        if not (again or admission.is_free):
             self.row = await self.ledger.plan(self.request)
             if self.row.status is not GrantStatus.SENDING:
                 return self.row.status is GrantStatus.PLANNED
-        departure.coming += 1
+        admission.reserved += 1
         try:
             claim = await self._claim()
         finally:
-            departure.coming -= 1
+            admission.reserved -= 1
         if claim.elsewhere:
             end, pause = current_time() + session.deadline, _FIRST_LOOK
             while claim.elsewhere and goes_on() and current_time() < end:

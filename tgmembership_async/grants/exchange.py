@@ -128,7 +128,7 @@ async def _send(session: Session, hold: Claiming, shared: Shared) -> Grant:
 
 
 def _stopped() -> OutcomeUnknown:
-    return OutcomeUnknown("the program stopped in the middle of the exchange", method="addMember", maybe_applied=True)
+    return OutcomeUnknown("the program stopped during the exchange", method="addMember", maybe_applied=True)
 
 
 async def _record(hold: Claiming, settlement: Settlement) -> Grant:
@@ -156,11 +156,12 @@ def answer(grant: Grant) -> Grant:
         msg = f"{grant.ref} was abandoned by a decision; nothing is granted under this ref any more"
         raise GrantError(msg)
     if grant.status is GrantStatus.SENDING:
-        msg = f"{grant.ref} is being sent by another worker, who has not come to an end yet; ask again in a moment"
+        msg = f"{grant.ref} is still being sent by another worker; call again in a moment"
         raise GrantHeld(msg, grant=grant)
+    cause = getattr(grant.error, "cause", None) or grant.error
     msg = (
-        f"{grant.ref} may or may not have been granted ({grant.error or 'no reason recorded'}); it is held until you "
-        "decide: granter.reconcile(), or granter.resolve(ref, 'granted' | 'retry' | 'abandon')"
+        f"{grant.ref} may or may not have been granted ({cause or 'no reason recorded'}). It is not sent again until "
+        "you decide, with granter.reconcile() or granter.resolve(ref, 'granted' | 'retry' | 'abandon')"
     )
     raise GrantHeld(msg, grant=grant)
 

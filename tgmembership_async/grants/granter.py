@@ -18,7 +18,7 @@ from tgmembership_async.grants.model import Decision, Grant, GrantRequest, Grant
 from tgmembership_async.grants.owing import Owed
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
 from tgmembership_async.grants.reconciling import Finding, reconcile
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.session import Session, account_of
 from tgmembership_async.settings import seconds, service_of
 from tgmembership_async.values.models import AccessToken
@@ -26,7 +26,7 @@ from tgmembership_async.values.models import AccessToken
 _AUTOMATIC: Final = "regrant_limit"
 
 
-class Granter(Lived):
+class Granter(AsyncResource):
     """Grant through a Session, with a ledger around each call.
 
     The intent is durable before the request is sent, and the result before `grant` returns. Entering the Granter opens

@@ -23,13 +23,13 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.paging import Page, Paged
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.storage.binding import Binding, agreed
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 
-class MemoryLedger(Lived):
+class MemoryLedger(AsyncResource):
     """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC.
 
     It belongs to the first bot that grants with it or, with `shared_by_bots=True`, to all bots of that service.

@@ -75,9 +75,8 @@ class Debt:
         answer = self.settlement
         held = evolve(self.claimed, status=answer.status, token=answer.token, error=answer.error)
         msg = (
-            f"{held.ref}: the service answered ({held.status}), and the ledger could not record it: {self.reason}. "
-            "This error's .grant holds the answer. It is offered to the ledger again until that takes it; if this "
-            "process ends before, the row reads 'unknown'"
+            f"{held.ref} is {held.status}, but the ledger could not record it ({self.reason}): this error's .grant has "
+            "the result. Writing is retried until it succeeds; if this process ends before, the grant becomes 'unknown'"
         )
         raise GrantHeld(msg, grant=held)
 

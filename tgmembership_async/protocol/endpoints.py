@@ -1,4 +1,4 @@
-"""What the service offers: the ten methods (*documented* by name), their parameters, results and safety, as a table."""
+"""The ten methods of the service (*documented* by name): a table of their parameters, results and safety."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -39,13 +39,13 @@ def check_url(name: str, value: object) -> str:
     """Return an https URL with a host, or raise UsageError."""
     parts = split_url(value)
     if parts is None or parts.scheme != "https" or not parts.hostname:
-        msg = f"{name} must be an https:// URL with a host, as the service asks (documented)"
+        msg = f"{name} must be an https:// URL with a host; the service requires it (documented)"
         raise UsageError(msg)
     return str(value)
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own."""
+    """Tell whether a host name or address is a loopback one."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_local_url(name: str, value: object) -> str:
-    """Return an https URL, or an http URL to a loopback host: for a service on loopback, which is a fake one."""
+    """Return an https URL, or an http URL of a loopback host: for the fake service, which runs on loopback."""
     parts = split_url(value)
     if parts is not None and parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return str(value)
@@ -61,7 +61,7 @@ def check_local_url(name: str, value: object) -> str:
 
 
 def split_url(value: object) -> SplitResult | None:
-    """Return the parts of a URL, or None for what is none."""
+    """Return the parts of a URL, or None if it is not valid."""
     if not isinstance(value, str) or not value.isprintable() or " " in value:
         return None
     try:
@@ -74,7 +74,7 @@ def split_url(value: object) -> SplitResult | None:
 
 @frozen
 class Endpoint(Generic[T]):
-    """One method: how it is called, what a repetition does, how its result is read, and if that may be a secret."""
+    """One method: its verb, safety, result reader and parameters, and whether its result may be a secret."""
 
     method: str
     verb: Verb
@@ -138,9 +138,9 @@ _SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if 
 
 
 def may_hold_secret(method: str, safety: Safety) -> bool:
-    """Tell whether a reply may hold a token or a webhook secret: known by the method, whatever the verb and the reply.
+    """Tell whether a reply to `method` may hold a token or a webhook secret, whatever its verb and contents.
 
-    A method that is not in the table may give one out unless it is safe.
+    A method that is not in the table may return a secret unless it is safe.
     """
     name = method.lower()
     return name in _SECRET or (name not in _KNOWN and safety is not Safety.SAFE)
@@ -149,7 +149,7 @@ def may_hold_secret(method: str, safety: Safety) -> bool:
 def arguments(
     endpoint: Endpoint[Any], given: Mapping[str, object], extra: Mapping[str, Param] | None
 ) -> dict[str, Param]:
-    """Return the checked parameters of a call; what is None is left out."""
+    """Return the checked parameters of a call, without those that are None."""
     params: dict[str, Param] = {}
     for name, value in given.items():
         if value is not None:
@@ -157,11 +157,11 @@ def arguments(
         elif name in endpoint.required:
             msg = f"{endpoint.method} needs {name}"
             raise UsageError(msg)
-    return params | loose(extra, taken=params) if extra else params
+    return params | extra_params(extra, taken=params) if extra else params
 
 
-def loose(extra: Mapping[str, Param | None], taken: Mapping[str, Param] = {}) -> dict[str, Param]:
-    """Return undocumented parameters, checked as far as one can; what is None is left out."""
+def extra_params(extra: Mapping[str, Param | None], taken: Mapping[str, Param] = {}) -> dict[str, Param]:
+    """Return undocumented parameters, with checked names and types, without those that are None."""
     if not isinstance(extra, Mapping):
         msg = f"parameters must be a mapping of names to str or int, not {type(extra).__name__}"
         raise UsageError(msg)
@@ -184,17 +184,17 @@ def _sendable(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -_ID_LIMIT <= value < _ID_LIMIT
 
 
-def undocumented(method: object, verb: object, safety: Safety | str | None) -> tuple[str, Verb, Safety]:
+def call_by_name(method: object, verb: object, safety: Safety | str | None) -> tuple[str, Verb, Safety]:
     """Return name, verb and safety for a call by name.
 
-    A name in the table, in any case (*documented*: the service ignores it), keeps its own safety; otherwise GET is safe
-    and every other verb unsafe, unless the caller says more.
+    A method in the table, in any case (*documented*: the service ignores it), keeps its safety; otherwise GET is safe
+    and every other verb unsafe, unless `safety` is given.
     """
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
-        msg = f"a method's name is letters, digits, '_' and '-', and begins with a letter; got {method!r:.80}"
+        msg = f"method must begin with a letter and contain only letters, digits, '_' and '-', not {method!r:.80}"
         raise UsageError(msg)
     if verb not in ("GET", "POST", "DELETE"):
-        msg = f"the verb must be 'GET', 'POST' or 'DELETE', not {verb!r:.80}"
+        msg = f"verb must be 'GET', 'POST' or 'DELETE', not {verb!r:.80}"
         raise UsageError(msg)
     known = _KNOWN.get(method.lower())
     if known is not None:

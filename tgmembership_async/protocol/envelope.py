@@ -1,4 +1,4 @@
-"""Bytes to envelope, `{"ok": bool, "code": int, "description"?: str, "result"?: any}` (documented); nothing raised."""
+"""Parse the envelope `{"ok": bool, "code": int, "description"?: str, "result"?: any}` (documented). Never raises."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,9 +17,9 @@ _DECODER: Final = json.JSONDecoder(parse_float=Decimal)
 
 @frozen
 class Envelope:
-    """What the service said. `code` is None where an `ok: true` came without a readable one.
+    """The envelope of a reply. `code` is None if `ok` is true and the code is missing or invalid.
 
-    `request_id` is sent by a later generation of the service (documented, v1); what else stands there is in `extra`.
+    `request_id` is sent by API v1 (documented); unknown keys are in `extra`.
     """
 
     ok: bool
@@ -32,22 +32,22 @@ class Envelope:
 
 @frozen
 class NoEnvelope:
-    """The body is not the envelope; `why` says what is wrong with it."""
+    """The body is not the envelope; `why` is the reason."""
 
     why: str
 
 
 def parse(body: bytes) -> Envelope | NoEnvelope:
-    """Read the envelope from a whole body, or say why it is none."""
+    """Parse a complete body; return NoEnvelope with the reason if it is not the envelope."""
     if not body.strip():
         return NoEnvelope("the body is empty")
     return _parsed(body, _load)
 
 
 def parse_in_slices(body: bytes, pause: Callable[[], object]) -> Envelope | NoEnvelope:
-    """Do as `parse` does, for a body that takes long: `pause` is called between slices of a few milliseconds."""
+    """Parse a large body as `parse` does, and call `pause` between slices of a few milliseconds."""
     if holds_too_much(body):
-        return NoEnvelope("the JSON holds too many values")
+        return NoEnvelope("the JSON has too many values")
     return _parsed(body, lambda body: _load_in_slices(body, pause))
 
 
@@ -61,7 +61,7 @@ def _parsed(body: bytes, load: Callable[[bytes], object]) -> Envelope | NoEnvelo
 
 
 def _load(body: bytes) -> object:
-    """Return the JSON; a number that Python refuses stays as its text, for it may stand beside an `ok` that decides."""
+    """Decode JSON. Numbers that Python rejects stay strings: they must not hide an `ok: true` beside them."""
     try:
         return _DECODER.decode(body.decode())
     except (ValueError, ArithmeticError):
@@ -127,12 +127,12 @@ def _text(value: object) -> str | None:
 
 
 def printable(text: str, limit: int = 1_000) -> str:
-    """Return `text` as one line of at most `limit` characters that any log and terminal can take."""
+    """Return `text` as one printable line of at most `limit` characters."""
     shown = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
     return shown if len(shown) <= limit else f"{shown[:limit]}…"
 
 
 def excerpt(body: bytes) -> str:
-    """Return the first 200 characters of a body, fit to stand in a message."""
+    """Return the first 200 characters of a body, as one printable line."""
     return printable(body[: 4 * _EXCERPT].decode(errors="replace"), _EXCERPT)

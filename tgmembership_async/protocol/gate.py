@@ -1,4 +1,4 @@
-"""When may the next request leave? A pause that the service told, and a rate (GCRA). The clock is handed in."""
+"""Decide when the next request may be sent: rate limit (GCRA) and pauses. Pure; the time is passed in."""
 
 from math import isfinite
 from typing import Protocol, Self, runtime_checkable
@@ -10,7 +10,7 @@ from tgmembership_async.errors import UsageError
 
 @frozen
 class RateLimit:
-    """At most `calls` requests in any `per_seconds` seconds of a steady stream; as many at once after a rest."""
+    """At most `calls` requests per `per_seconds` seconds, with bursts of up to `calls` requests after idle time."""
 
     calls: int = field()
     per_seconds: float = field()
@@ -26,17 +26,17 @@ class RateLimit:
 
     @property
     def interval(self) -> float:
-        """Return the seconds between two requests of a steady stream."""
+        """Return the seconds between two requests at the limit."""
         return self.per_seconds / self.calls
 
     @property
     def burst(self) -> float:
-        """Return by how many seconds a request may be ahead of the steady stream."""
+        """Return how many seconds ahead of the steady rate a request may be sent."""
         return self.per_seconds - self.interval
 
 
 class Gate:
-    """What all calls of a Session wait for. Times are seconds on the clock of whoever asks."""
+    """The rate limit and the pause of one Session. Times are seconds on the caller's clock."""
 
     __slots__ = ("_arrival", "_burst", "_interval", "limit", "paused_until")
 
@@ -49,25 +49,25 @@ class Gate:
 
     @property
     def limited(self) -> bool:
-        """Tell whether there is a rate at all."""
+        """Tell whether there is a rate limit."""
         return self._interval > 0
 
     def pause(self, until: float) -> None:
-        """Let nobody through before `until`; a pause is only ever made longer."""
+        """Pause until `until`; an earlier pause that ends later stays."""
         self.paused_until = max(self.paused_until, until)
 
     def rate_wait(self, now: float) -> float:
-        """Return the seconds until the rate allows another request, 0 or less if it does now."""
+        """Return the seconds until the rate limit allows another request; 0 or less if it does now."""
         return self._arrival - self._burst - now
 
     def take(self, now: float) -> None:
-        """Count a request that leaves now."""
+        """Count a request that is sent now."""
         self._arrival = max(self._arrival, now) + self._interval
 
 
 @frozen
-class Told:
-    """What a shared gate says, in seconds from now: how long everybody pauses, or else when this request may leave."""
+class GateReply:
+    """The reply of a shared gate, in seconds from now: the rest of a pause, or the wait before this request is sent."""
 
     pause: float = 0.0
     wait: float = 0.0
@@ -75,29 +75,29 @@ class Told:
 
 @runtime_checkable
 class SharedGate(Protocol):
-    """What all calls of a bot wait for, in whatever process; a Session that is given one has a gate of its own besides.
+    """The rate limit and the pause of one bot, shared by all its processes; each Session also has a gate of its own.
 
-    Neither `ask` nor `pause` raises, nor takes more than a moment: where the state is out of reach `ask` returns None,
-    and the Session keeps to its own gate.
+    `ask` and `pause` never raise and return quickly: if the shared state is not reachable, `ask` returns None and the
+    Session uses its own gate only.
     """
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it was opened and not closed since."""
+        """Tell whether the gate is open."""
         ...
 
     async def open(self) -> Self:
-        """Make it ready, or raise what is wrong with it."""
+        """Open the gate; raise UsageError or StorageError if that is not possible."""
         ...
 
     async def aclose(self) -> None:
-        """Let go."""
+        """Close the gate."""
         ...
 
-    async def ask(self, bot_id: int, limit: RateLimit | None) -> Told | None:
-        """Count a request that leaves after the wait that is told; with a pause, or without a limit, nothing counts."""
+    async def ask(self, bot_id: int, limit: RateLimit | None) -> GateReply | None:
+        """Count a request, which is sent after the returned wait; during a pause or without `limit`, count nothing."""
         ...
 
     async def pause(self, bot_id: int, seconds: float) -> None:
-        """Let nobody through for so many seconds; a pause is only ever made longer."""
+        """Pause for `seconds`; an earlier pause that ends later stays."""
         ...

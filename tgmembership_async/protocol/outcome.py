@@ -1,15 +1,15 @@
-"""What may the service have done? Two witnesses, one table, and the error that says so.
+"""Judge what the service may have done on an attempt, and make the error for it.
 
 | outcome     | evidence                                                                                         |
 | ----------- | ------------------------------------------------------------------------------------------------ |
-| not sent    | a failure of the connect phase, and the transport did not begin to write our headers             |
+| not sent    | a failure of the connect phase, before the transport began to write our headers                  |
 | turned away | 429, 421, 425, with or without envelope; 503 with the envelope (*assumed*: nothing was done)     |
 | refused     | envelope `ok: false` with any other 4xx                                                          |
 | unknown     | everything else                                                                                  |
 | done        | envelope `ok: true`                                                                              |
 
-A 503 without the envelope comes from a gateway and proves nothing, even if it tells a wait: Varnish answers so after
-the service acted (*seen*). `Account.gateway_503` is for a gateway that is known to refuse before it forwards.
+A 503 without the envelope comes from a gateway and proves nothing, even with Retry-After: Varnish sends it after the
+service acted (*seen*). `Account.gateway_503` is for a gateway that is known to refuse before it forwards.
 """
 
 from enum import StrEnum
@@ -35,7 +35,7 @@ _KEPT_OF_A_BODY: Final = 65_536
 
 
 class Outcome(StrEnum):
-    """What is known of one attempt."""
+    """What the service did on one attempt, as far as it is known."""
 
     NOT_SENT = "not sent"
     TURNED_AWAY = "turned away"
@@ -45,10 +45,10 @@ class Outcome(StrEnum):
 
 
 class TransportFailure(Exception):
-    """No whole answer came; `reason` is one short phrase without URL or key.
+    """An attempt got no complete reply; `reason` is one short phrase without URL or key.
 
-    `connecting`: the way it failed belongs to the connect phase (the first witness). `begun`: the transport began to
-    write our headers (the second); it is stamped from `request.progress` and believed True until then.
+    `connecting`: the failure belongs to the connect phase. `begun`: the transport began to write our headers, which is
+    assumed until it is set from `request.progress`.
     """
 
     def __init__(self, reason: str, *, connecting: bool = False) -> None:
@@ -59,15 +59,15 @@ class TransportFailure(Exception):
 
 
 def judge_failure(failure: TransportFailure) -> Outcome:
-    """Say what a failed attempt proves: both witnesses count."""
+    """Return the outcome of a failed attempt: NOT_SENT needs both a connect failure and no headers begun."""
     return Outcome.NOT_SENT if failure.connecting and not failure.begun else Outcome.UNKNOWN
 
 
 def judge(response: Response, *, ok_alone_decides: bool, gateway_503: Gateway503 = "unknown") -> Outcome:
-    """Say what an answer proves; the envelope wins over the HTTP status.
+    """Return the outcome of a response; the envelope takes precedence over the HTTP status.
 
-    `ok_alone_decides` takes an `ok: true` without a readable code for done, as `addMember` needs it: the member was
-    granted. `gateway_503` says what a 503 without the envelope proves.
+    With `ok_alone_decides`, `ok: true` without a valid code is DONE, as `addMember` needs it: the member was granted.
+    `gateway_503` is the outcome of a 503 without the envelope.
     """
     envelope = response.envelope
     if isinstance(envelope, NoEnvelope):
@@ -83,7 +83,7 @@ def judge(response: Response, *, ok_alone_decides: bool, gateway_503: Gateway503
 
 
 def code_of(response: Response) -> int:
-    """Return the envelope's code, or the HTTP status where there is none."""
+    """Return the envelope's code, or the HTTP status if there is none."""
     code = response.envelope.code if isinstance(response.envelope, Envelope) else None
     return response.status if code is None else code
 
@@ -91,7 +91,7 @@ def code_of(response: Response) -> int:
 def error_of(
     result: Response | TransportFailure,
     outcome: Outcome,
-    told: float | None,
+    retry_after: float | None,
     request: Request,
     elapsed: float,
 ) -> CallError:
@@ -100,7 +100,7 @@ def error_of(
     error = (
         _error_of_failure(result, outcome, request.progress, facts)
         if isinstance(result, TransportFailure)
-        else _error_of_answer(result, outcome, told, request, facts)
+        else _error_of_answer(result, outcome, retry_after, request, facts)
     )
     if outcome is Outcome.UNKNOWN and request.safety is Safety.UNSAFE:
         return unknown(error, request, elapsed)
@@ -119,27 +119,22 @@ def facts_of(request: Request, elapsed: float) -> dict[str, Any]:
 
 def unknown(cause: CallError, request: Request, elapsed: float) -> OutcomeUnknown:
     """Return the error for an unsafe call on which the service may have acted."""
-    what = (
-        "the member may or may not have been granted"
-        if request.method == "addMember"
-        else "it may or may not have acted"
-    )
-    message = (
-        f"{what} ({cause.args[0]}); do not simply repeat it: "
-        "look at getSubscribers, or grant through a Granter, which keeps it for your decision"
-    )
+    if request.method == "addMember":
+        message = f"the member may or may not have been granted ({cause.args[0]}): check getSubscribers first"
+    else:
+        message = f"the service may or may not have acted ({cause.args[0]}); check its effect before repeating it"
     return OutcomeUnknown(message, cause=cause, **{**facts_of(request, elapsed), "maybe_applied": True})
 
 
 def late(request: Request, elapsed: float, *, last: CallError | None = None) -> CallError:
-    """Return the error for a call whose deadline passed, or would pass before the next attempt (after `last`)."""
+    """Return the error for a call whose deadline passed, or would pass before another attempt after `last`."""
     facts = facts_of(request, elapsed)
     if last is not None:
-        message = f"the deadline leaves no time for another attempt; the last one: {last.args[0]}"
+        message = f"the deadline leaves no time for another attempt after this one: {last.args[0]}"
     elif facts["maybe_applied"]:
-        message = f"the deadline passed after {elapsed:.3g} s, in the middle of the exchange"
+        message = f"the deadline passed after {elapsed:.3g} s, during the exchange"
     else:
-        message = f"the deadline passed after {elapsed:.3g} s, and nothing was changed; calling again is safe"
+        message = f"the deadline passed after {elapsed:.3g} s, and the service changed nothing; calling again is safe"
     error = DeadlineExceeded(message, **facts)
     error.__cause__ = last
     return unknown(error, request, elapsed) if facts["maybe_applied"] and request.safety is Safety.UNSAFE else error
@@ -149,14 +144,14 @@ def _error_of_failure(
     failure: TransportFailure, outcome: Outcome, progress: Progress, facts: dict[str, Any]
 ) -> CallError:
     if outcome is not Outcome.NOT_SENT:
-        return ReplyLost(f"the request was sent and no whole reply came back: {failure.reason}", **facts)
+        return ReplyLost(f"the request was sent, and no complete reply came back: {failure.reason}", **facts)
     if progress.unsettled:
-        return ReplyLost(f"an earlier attempt was sent and got no whole reply; the last: {failure.reason}", **facts)
-    return NotSent(f"nothing was sent, calling again is safe: {failure.reason}", **facts)
+        return ReplyLost(f"an earlier attempt was sent and got no complete reply; the last: {failure.reason}", **facts)
+    return NotSent(f"nothing was sent ({failure.reason}); calling again is safe", **facts)
 
 
 def _error_of_answer(
-    response: Response, outcome: Outcome, told: float | None, request: Request, facts: dict[str, Any]
+    response: Response, outcome: Outcome, retry_after: float | None, request: Request, facts: dict[str, Any]
 ) -> CallError:
     envelope = response.envelope
     if isinstance(envelope, NoEnvelope) and outcome is Outcome.UNKNOWN:
@@ -165,36 +160,36 @@ def _error_of_answer(
     if isinstance(envelope, NoEnvelope):
         return APIError.for_code(
             code,
-            f"a gateway turned the request away with HTTP {code}{_wait(told)}",
+            f"a gateway turned the request away with HTTP {code}{_wait(retry_after)}",
             status=response.status,
-            retry_after=told,
+            retry_after=retry_after,
             **facts,
         )
     if envelope.ok:
         return unexpected("'code' is missing or not a number", response, request, facts)
     return APIError.for_code(
         code,
-        f"{code} {envelope.description or 'without a description'}{_wait(told)}",
+        f"{code} {envelope.description or 'without a description'}{_wait(retry_after)}",
         description=envelope.description,
         status=response.status,
         request_id=envelope.request_id,
-        retry_after=told,
+        retry_after=retry_after,
         **facts,
     )
 
 
-def _wait(told: float | None) -> str:
-    return "" if told is None else f" (try again in {told:.3g} s)"
+def _wait(retry_after: float | None) -> str:
+    return "" if retry_after is None else f" (try again in {retry_after:.3g} s)"
 
 
 def unexpected(why: str, response: Response, request: Request, facts: dict[str, Any]) -> UnexpectedReply:
-    """Return the error for an answer we cannot use. What may hold an access token or a webhook secret is not shown.
+    """Return the error for an unusable reply. A body that may hold an access token or a webhook secret is not shown.
 
-    That is known by the method. The text does not tell: PHP writes its notices, which are HTML, before the JSON.
+    The method decides that, not the body: PHP prints notices, which are HTML, before the JSON.
     """
     body = response.body
     if not body or not may_hold_secret(request.method, request.safety):
         return UnexpectedReply(f"{why}; the reply: {excerpt(body)}", body=body[:_KEPT_OF_A_BODY], **facts)
     kind = " that look like HTML" if body.lstrip()[:1] == b"<" else ""
-    shown = f"{len(body)} bytes{kind}, not shown for the secret they may hold"
+    shown = f"{len(body)} bytes{kind}, not shown because they may hold a secret"
     return UnexpectedReply(f"{why}; the reply: {shown}", **facts)

@@ -1,6 +1,6 @@
-"""How much of a reply is read, by method, and which replies take so long to read that the event loop must not wait.
+"""The maximum size of a reply by method, and which replies are too large to parse on the event loop.
 
-The service documents no sizes; these leave room for ten times what was *seen* and more.
+The service documents no sizes; these limits are at least ten times what was *seen*.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ REPLY_LIMITS: Final[Mapping[str, int]] = {
     "plansPerformance": 4 * MIB,
     "webhook": _SMALL,
 }
-"""Bytes of a body, compressed and not, that are read at most."""
+"""Maximum size of a body in bytes, both compressed and decompressed."""
 UNDOCUMENTED_READ: Final = 16 * MIB
 UNDOCUMENTED_WRITE: Final = MIB
 
 MOST_CONTAINERS: Final = 200_000
 MOST_COMMAS: Final = 1_500_000
-"""More arrays and objects, or commas, are too many: each costs memory, and time in which the garbage collector stops
-the event loop. A row of `getSubscribers` takes some 100 bytes, so that 16 MiB hold 160,000 of them."""
+"""Maximum numbers of arrays and objects, and of commas: each value costs memory, and garbage collections that stop the
+event loop. A row of `getSubscribers` takes about 100 bytes, so 16 MiB hold 160,000 rows."""
 
 _NEVER_LONG: Final = 8 * KIB
 _ALWAYS_LONG: Final = 256 * KIB
@@ -36,16 +36,16 @@ _FEW_VALUES: Final = 4_000
 
 
 def reply_limit(method: str, *, safe: bool) -> int:
-    """Return how many bytes of the reply to `method` are read: as the table says, or else by its safety."""
+    """Return the maximum size in bytes of a reply to `method`; for a method not in the table, by its safety."""
     return REPLY_LIMITS.get(method) or (UNDOCUMENTED_READ if safe else UNDOCUMENTED_WRITE)
 
 
 def takes_long(body: bytes) -> bool:
-    """Tell whether reading and structuring a body may take more than some 50 ms."""
+    """Tell whether parsing and structuring a body may take more than about 50 ms."""
     size = len(body)
     return size > _NEVER_LONG and (size > _ALWAYS_LONG or body.count(b",") + body.count(b"{") > _FEW_VALUES)
 
 
 def holds_too_much(body: bytes) -> bool:
-    """Tell whether a body may hold more values than `MOST_CONTAINERS` and `MOST_COMMAS` allow."""
+    """Tell whether a body may have more values than `MOST_CONTAINERS` and `MOST_COMMAS` allow."""
     return body.count(b"{") + body.count(b"[") > MOST_CONTAINERS or body.count(b",") > MOST_COMMAS

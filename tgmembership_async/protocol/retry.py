@@ -1,4 +1,4 @@
-"""Whether to try again and when: a policy, a budget, what the service told, and one pure decision."""
+"""Decide whether and when to retry, from a policy, a budget and Retry-After. Pure functions."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,32 +14,32 @@ from tgmembership_async.protocol.outcome import Outcome
 from tgmembership_async.protocol.service_clock import http_date
 from tgmembership_async.protocol.wire import Headers, Safety
 
-EVERYBODY: Final = frozenset(Safety)
-REPEATABLE: Final = frozenset({Safety.SAFE, Safety.IDEMPOTENT})
+ALL_CALLS: Final = frozenset(Safety)
+REPEATABLE_CALLS: Final = frozenset({Safety.SAFE, Safety.IDEMPOTENT})
 
 MAY_RETRY: Final[Mapping[Outcome, frozenset[Safety]]] = {
-    Outcome.NOT_SENT: EVERYBODY,
-    Outcome.TURNED_AWAY: EVERYBODY,
-    Outcome.UNKNOWN: REPEATABLE,
+    Outcome.NOT_SENT: ALL_CALLS,
+    Outcome.TURNED_AWAY: ALL_CALLS,
+    Outcome.UNKNOWN: REPEATABLE_CALLS,
     Outcome.REFUSED: frozenset(),
     Outcome.DONE: frozenset(),
 }
 COST_TRANSIENT: Final = 14
 COST_THROTTLED: Final = 5
-_JITTER_OF_A_TOLD_WAIT: Final = 0.1
+_RETRY_AFTER_JITTER: Final = 0.1
 
 _SECONDS: Final = re.compile(r"\d{1,10}(?:\.\d{1,9})?", re.ASCII)
 
 
 @frozen(kw_only=True)
 class RetryPolicy:
-    """How often and how fast to try again.
+    """The retry policy of a Session.
 
-    `attempts` counts requests, the first included. `transient_base` and `throttled_base` are the seconds from which the
-    backoff doubles, with full jitter, up to `backoff_cap`; the cap does not bound a wait that the service tells.
-    `budget` is a Session's store of tokens: a retry takes 14, or 5 after a request was turned away; success gives them
-    back. `pause_cap` is the longest pause, in seconds, that one answer may impose on other calls, on this Session's and
-    through a shared gate on other workers'; the call that was told more still reports it as `.retry_after`.
+    `attempts` is the maximum number of attempts per call. Backoff starts at `transient_base` seconds, or
+    `throttled_base` after a request was turned away, and doubles up to `backoff_cap`, with full jitter; it does not
+    limit Retry-After. `budget` is the retry budget of a Session in tokens: a retry takes 14, or 5 after a request was
+    turned away; a call that succeeds returns them. `pause_cap` is the longest pause, in seconds, that one reply may
+    impose on other calls and, through a shared gate, on other workers; `.retry_after` still shows the full value.
     """
 
     attempts: int = 4
@@ -66,7 +66,7 @@ def _whole(name: str, value: object, *, least: int) -> None:
 
 
 class Budget:
-    """Tokens for retries, shared by all calls of a Session: spent under a failing service, refilled on success."""
+    """A retry budget, shared by all calls of a Session: retries take tokens, successful calls return them."""
 
     __slots__ = ("capacity", "tokens")
 
@@ -75,29 +75,29 @@ class Budget:
         self.tokens: int = capacity
 
     def take(self, cost: int) -> None:
-        """Spend what `decide` said a retry costs."""
+        """Take the cost of a retry."""
         self.tokens -= cost
 
     def refund(self, spent: int) -> None:
-        """Give back what a call spent that succeeded, or one token if it spent nothing."""
+        """Return the tokens that a successful call spent, or one token if it spent none."""
         self.tokens = min(self.capacity, self.tokens + (spent or 1))
 
 
 @frozen
 class Wait:
-    """Try again after `seconds`; the retry costs so many tokens."""
+    """Retry after `seconds`; the retry takes `cost` tokens from the budget."""
 
     seconds: float
     cost: int
 
 
 class Stop(Enum):
-    """Do not try again, and why."""
+    """Do not retry; the value is the reason."""
 
-    FINAL = "a repetition is of no use or not safe"
+    FINAL = "a retry is useless or not safe"
     ATTEMPTS = "all attempts are used"
     BUDGET = "the retry budget is empty"
-    DEADLINE = "the wait would outlast the deadline"
+    DEADLINE = "the wait would exceed the deadline"
 
 
 def decide(
@@ -106,12 +106,12 @@ def decide(
     safety: Safety,
     *,
     attempt: int,
-    told: float | None,
+    retry_after: float | None,
     remaining: float,
     tokens: int,
     random: Callable[[], float],
 ) -> Wait | Stop:
-    """Decide about the attempt after number `attempt` (from 1). `random` gives numbers from 0 up to 1."""
+    """Decide whether to retry after attempt number `attempt` (from 1). `random` returns numbers from 0 to 1."""
     if safety not in MAY_RETRY[outcome]:
         return Stop.FINAL
     if attempt >= policy.attempts:
@@ -120,28 +120,28 @@ def decide(
     cost = COST_THROTTLED if throttled else COST_TRANSIENT
     if tokens < cost:
         return Stop.BUDGET
-    if told is not None and (throttled or told < remaining):
-        seconds = obey(told, remaining, random())
+    if retry_after is not None and (throttled or retry_after < remaining):
+        seconds = with_jitter(retry_after, remaining, random())
     else:
         base = policy.throttled_base if throttled else policy.transient_base
         seconds = backoff(base, policy.backoff_cap, attempt, random())
     return Stop.DEADLINE if seconds >= remaining else Wait(seconds, cost)
 
 
-def obey(told: float, remaining: float, fraction: float) -> float:
-    """Return a told wait in full, plus a fraction of 10 % of it, as far as half of what then remains allows."""
-    return told + fraction * min(_JITTER_OF_A_TOLD_WAIT * told, max(0.0, (remaining - told) / 2))
+def with_jitter(retry_after: float, remaining: float, fraction: float) -> float:
+    """Return `retry_after` plus jitter: up to 10 % of it, and at most half of the time that remains after it."""
+    return retry_after + fraction * min(_RETRY_AFTER_JITTER * retry_after, max(0.0, (remaining - retry_after) / 2))
 
 
 def backoff(base: float, cap: float, attempt: int, fraction: float) -> float:
-    """Return the full-jitter backoff in seconds after attempt number `attempt`: a fraction of base, doubled, capped."""
+    """Return the exponential backoff with full jitter after attempt number `attempt`, in seconds."""
     return min(cap, base * 2.0 ** min(attempt - 1, 64)) * fraction
 
 
-def told_wait(headers: Headers, now: datetime) -> float | None:
-    """Return the seconds that `Retry-After` asks for, as a number or a date, or None where there is nothing readable.
+def parse_retry_after(headers: Headers, now: datetime) -> float | None:
+    """Return the seconds of `Retry-After`, a number or a date; None if it is missing or invalid.
 
-    A date is measured against the server's own `Date` where it sends one: the clocks may differ.
+    A date is compared with the server's `Date` header if there is one, because the clocks may differ.
     """
     value = (headers.get("retry-after") or "").strip()
     if _SECONDS.fullmatch(value):

@@ -1,8 +1,8 @@
-"""JSON of any size, read in slices: one call of the C scanner holds the interpreter for as long as it takes.
+"""Parse large JSON in slices, because one call of the C scanner holds the GIL until it returns.
 
-A value that fits into a window of the text is read by the scanner; of a larger one the parts are. Values and errors are
-those of `json.loads`, except that a number of more than 4,300 characters stays as its text, and that less nesting is
-too deep.
+The C scanner parses each value that fits into a window of the text; a larger value is parsed part by part. Values and
+errors are those of `json.loads`, except that a number of more than 4,300 characters stays a string, and that the
+maximum nesting depth is smaller.
 """
 
 import json
@@ -20,7 +20,7 @@ _REFUSED: Final = (ValueError, ArithmeticError, StopIteration)
 
 
 def load(text: str, decoder: json.JSONDecoder, pause: Callable[[], object], window: int = WINDOW) -> Any:
-    """Return the value of `text`, or raise ValueError or ArithmeticError; `pause` is called between two slices."""
+    """Parse `text`, calling `pause` between slices. Raise ValueError or ArithmeticError if it is not JSON."""
     reader = _Reader(text, decoder, pause, window)
     value, at = reader.value(reader.skip(0))
     if reader.skip(at) != len(text):
@@ -29,7 +29,7 @@ def load(text: str, decoder: json.JSONDecoder, pause: Callable[[], object], wind
 
 
 class _Reader:
-    """A window on a text, moved forwards. Positions are those in the text."""
+    """A parser with a window that moves forward over the text. Positions refer to the text."""
 
     __slots__ = ("_base", "_pause", "_piece", "_scan", "_size", "_text", "_tried")
 
@@ -47,20 +47,20 @@ class _Reader:
         self._tried = False
 
     def _in_window(self, at: int) -> int:
-        """Return where `at` is in the window, moved so that half of it or more lies ahead."""
+        """Return the position of `at` in the window, which is moved if less than half of it lies ahead."""
         if at - self._base > self._size // 2:
             self._move_to(at)
         return at - self._base
 
     def value(self, at: int) -> tuple[Any, int]:
-        """Return the value that begins at `at`, and where it ends."""
+        """Return the value that begins at `at`, and its end."""
         begin = self._in_window(at)
         try:
             value, end = self._scan(self._piece, begin)
         except _REFUSED:
             pass
         else:
-            # Of a number that is cut, as in "1e+", the scanner takes what is a number by itself.
+            # At the end of the window the scanner would accept part of a number, as in "1e+".
             if end < len(self._piece) - 2 or self._base + len(self._piece) >= len(self._text):
                 return value, self._base + end
         opening = self._text[at : at + 1]
@@ -95,13 +95,13 @@ class _Reader:
             at = self.skip(at + 1)
 
     def _many(self, items: list[Any], at: int) -> tuple[int, bool]:
-        """Read as many items as the window holds, in one call; return where they end, and whether the array does.
+        """Parse as many items as the window holds in one call; return their end, and whether the array ends there.
 
-        The text before a comma, with a bracket on either side, is an array if it is a comma of this array, and cannot
-        be read if it is any other.
+        The text up to the last comma, put in brackets, is a valid array if the comma belongs to this array, and not
+        valid otherwise.
         """
         begin = self._in_window(at)
-        if self._tried:  # once a window, or it would take the square of the time
+        if self._tried:  # once per window, to avoid quadratic time
             return at, False
         self._tried = True
         last = _ENDS.get(self._text[at : at + 1], "")
@@ -140,7 +140,7 @@ class _Reader:
         return after == closing
 
     def skip(self, at: int) -> int:
-        """Return where the blanks that begin at `at` end."""
+        """Return the end of the white space that begins at `at`."""
         while self._text[at : at + 1] in _BLANK:
             blanks = _BLANKS.match(self._text, at, at + self._size)
             at = blanks.end() if blanks else at
@@ -150,4 +150,4 @@ class _Reader:
 
 
 def _broken(at: int) -> ValueError:
-    return ValueError(f"no JSON at {at}")
+    return ValueError(f"invalid JSON at position {at}")

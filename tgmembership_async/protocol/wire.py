@@ -1,4 +1,4 @@
-"""Request, Response and Headers: our own values. The key is in none of their public fields."""
+"""Request, Response, Headers and related types. None of their public fields contains the API key."""
 
 import json
 import re
@@ -22,19 +22,19 @@ Verb = Literal["GET", "POST", "DELETE"]
 Gateway503 = Literal["unknown", "turned away"]
 Params = Mapping[str, str | int]
 
-# A shorter key may well stand in a reply by chance; such a key is masked only where it follows `bot<ID>/`.
+# A shorter key may occur in a reply by chance; it is masked only after `bot<ID>/`.
 _LONG_ENOUGH_TO_BE_UNIQUE: Final = 12
 
 
 class Safety(StrEnum):
-    """What a repetition of a call does."""
+    """Whether a call may be repeated."""
 
     SAFE = "safe"
-    """It changes nothing."""
+    """The call changes nothing."""
     IDEMPOTENT = "idempotent"
-    """Twice is the same as once."""
+    """Two calls have the same effect as one."""
     UNSAFE = "unsafe"
-    """Twice is twice: never repeated once the service may have acted."""
+    """Each call has an effect; it is never repeated if the service may have acted."""
 
 
 def _pairs(items: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -43,13 +43,13 @@ def _pairs(items: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 @frozen
 class Headers:
-    """HTTP header fields in the order they came; names are matched in any case."""
+    """HTTP header fields in order; names are case-insensitive."""
 
     items: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
 
     @classmethod
     def of(cls, source: "Headers | Mapping[str, str] | Iterable[tuple[str, str]]") -> "Headers":
-        """Take headers from a mapping or from pairs."""
+        """Return Headers made from a mapping or from pairs."""
         if isinstance(source, Headers):
             return source
         return cls(cast("Mapping[str, str]", source).items() if isinstance(source, Mapping) else source)
@@ -60,7 +60,7 @@ class Headers:
         return next((value for key, value in self.items if key.lower() == wanted), None)
 
     def with_(self, name: str, value: str) -> "Headers":
-        """Return these headers with `name` set to `value` and to nothing else."""
+        """Return a copy with `value` as the only value of `name`."""
         kept = ((key, old) for key, old in self.items if key.lower() != name.lower())
         return Headers((*kept, (name, value)))
 
@@ -77,8 +77,8 @@ STANDARD_HEADERS: Final = Headers(
 )
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HEADER_VALUE: Final = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\xff]*(?<![\t ])")
-_SAYS_WHERE_IT_ENDS: Final = frozenset({"content-length", "transfer-encoding"})
-"""Where it is said twice, two servers on the way may take one request for two."""
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
+"""Duplicate framing headers allow request smuggling: two servers may read one request as two."""
 _CONTENT_TYPE: Final[Mapping[BodyFormat, str]] = {
     "json": "application/json",
     "form": "application/x-www-form-urlencoded",
@@ -90,8 +90,8 @@ def _with_content_type(headers: Headers, body_format: BodyFormat) -> Headers:
     return headers.with_("content-type", _CONTENT_TYPE[body_format])
 
 
-def addressed(headers: Headers, authority: str) -> Headers:
-    """Return headers with the host in front: theirs, if they name one, or else the URL's `authority`."""
+def with_host(headers: Headers, authority: str) -> Headers:
+    """Return headers that begin with `host`: its value in `headers`, or else the URL's `authority`."""
     others = ((name, value) for name, value in headers if name.lower() != "host")
     return Headers((("host", headers.get("host") or authority), *others))
 
@@ -99,16 +99,16 @@ def addressed(headers: Headers, authority: str) -> Headers:
 def _check(headers: Headers) -> None:
     for name, value in headers:
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            msg = f"a middleware added a header that HTTP cannot carry, under the name {name!r:.80}"
+            msg = f"a middleware added a header with an invalid name or value, under the name {name!r:.80}"
             raise UsageError(msg)
-        if name.lower() in _SAYS_WHERE_IT_ENDS:
-            msg = f"a middleware added the header {name}, which says where the request ends: leave it to the Session"
+        if name.lower() in _FRAMING:
+            msg = f"a middleware added the header {name}, which only the Session may set: remove it"
             raise UsageError(msg)
 
 
 @frozen
 class Timeouts:
-    """Seconds that one attempt may take: to connect, between two reads or writes, and in all (None: no own bound)."""
+    """Timeouts of one attempt in seconds: to connect, between reads or writes, and in total (None: no limit)."""
 
     connect: float
     read: float
@@ -117,7 +117,7 @@ class Timeouts:
 
 @frozen
 class Account:
-    """One bot at one service: where requests go, by whose key, and how to read answers. Its repr shows no key."""
+    """One bot's account: base URL, credentials and protocol options. Its repr does not show the API key."""
 
     scheme: str
     host: str
@@ -145,54 +145,54 @@ class Account:
         return f"{self.origin}{self.prefix}"
 
     def url(self, method: str) -> str:
-        """Return the URL that the world may see: `-` stands where the key is."""
+        """Return the URL for logs and errors, with `-` in place of the API key."""
         return f"{self.base_url}/bot{self.bot_id}/-/{method}"
 
     def target(self, method: str, query: str = "") -> Target:
-        """Return the path that goes onto the wire, key included."""
+        """Return the path for the wire, with the API key."""
         return Target(
-            b"%b%b?%b" % (self._way, method.encode(), query.encode()) if query else self._way + method.encode()
+            b"%b%b?%b" % (self._path, method.encode(), query.encode()) if query else self._path + method.encode()
         )
 
     @cached_property
-    def _way(self) -> Target:
+    def _path(self) -> Target:
         return Target(f"{self.prefix}/bot{self.bot_id}/{quote(self.api_key.reveal(), safe='')}/".encode())
 
     @cached_property
     def scrubber(self) -> Scrubber:
-        """Return what takes the key out of an answer, should the service have echoed it."""
+        """Return the scrubber that masks the API key in replies that echo it."""
         return self.scrubber_with({})
 
     def scrubber_with(self, masks: Mapping[str, str]) -> Scrubber:
-        """Return a scrubber that knows more secrets than the key, each with its mask."""
+        """Return a scrubber for the API key and further secrets, each with its mask."""
         key = self.api_key.reveal()
         alone = {key: "***"} if len(key) >= _LONG_ENOUGH_TO_BE_UNIQUE else {}
         return Scrubber({f"bot{self.bot_id}/{key}": f"bot{self.bot_id}/-", **alone, **masks})
 
 
 class Hold(Protocol):
-    """A claim on what a call is about, such as a row of a ledger: it is held only while a request may be on the wire.
+    """A claim that a call holds while a request may be on the wire, such as the claim on a row of a ledger.
 
-    A call that has one takes it right before each request, and lets go of it before it waits for anything else.
+    The call takes it right before each request, and releases it before it waits for anything else.
     """
 
     async def take(self) -> None:
-        """Make sure that the claim is held. Whatever this raises ends the call, and the request is not sent."""
+        """Acquire the claim, unless it is held. Any exception ends the call, and the request is not sent."""
         ...
 
     async def release(self, why: str, error: CallError | None = None) -> None:
-        """Let go of the claim if it is held: the call waits, and what was sent so far did nothing."""
+        """Release the claim if it is held: the call waits, and its attempts so far had no effect."""
         ...
 
 
 @mutable
 class Progress:
-    """What is known of one call while it runs. Times are seconds on the event loop's clock.
+    """The mutable state of one call. Times are seconds on the event loop's clock.
 
-    `attempts` counts requests handed to the transport. `begun` is its testimony on the present one: it began to write
-    our headers (believed True of a transport that does not say). `unsettled`: the service may have acted on some
-    attempt. `out_of_time`: the next attempt would come after the deadline. `closed`: the Session was closed meanwhile.
-    `hold` is what the call must hold while it is sent.
+    `attempts` counts requests passed to the transport. `begun`: on the current attempt the transport began to write our
+    headers (True for a transport that does not set it). `unsettled`: the service may have acted on some attempt.
+    `out_of_time`: the next attempt would begin after the deadline. `closed`: the Session was closed during the call.
+    `hold` is the claim that is held during each exchange.
     """
 
     started: float
@@ -207,7 +207,7 @@ class Progress:
 
 @frozen
 class Request:
-    """One attempt at a call, as the chain of middleware sees it. `attrs.evolve` makes a changed copy."""
+    """A request as middleware sees it. Use `attrs.evolve` for a changed copy."""
 
     method: str
     verb: Verb
@@ -220,12 +220,12 @@ class Request:
 
     @property
     def url(self) -> str:
-        """Return the URL without the key and without parameters; it serves as a template for logs and spans."""
+        """Return the URL without the API key and parameters, for logs and spans."""
         return self.account.url(self.method)
 
     @property
     def reply_limit(self) -> int:
-        """Return how many bytes of the reply's body are read."""
+        """Return the maximum size of the reply's body in bytes."""
         return reply_limit(self.method, safe=self.safety is Safety.SAFE)
 
     @property
@@ -234,7 +234,7 @@ class Request:
         return self.progress.attempts
 
     def encode(self) -> tuple[Target, Headers, bytes]:
-        """Return target, headers and body for the wire; UsageError if a middleware added a broken header."""
+        """Return target, headers and body for the wire; raise UsageError if a middleware added an invalid header."""
         if self.headers is not STANDARD_HEADERS:
             _check(self.headers)
         if self.verb != "POST":
@@ -248,11 +248,11 @@ class Request:
 
 @frozen
 class Response:
-    """A whole answer: status, headers and decoded body, scrubbed of the key.
+    """A complete response: status, headers and decoded body, with the API key scrubbed.
 
-    `truncated` says that the body was longer than what is read of it and is only its beginning; `flaw` what else is
-    wrong with it: a compression that is cut short or cannot be undone, say. `parsed` is a body with its envelope, for
-    one that takes long to read; it holds as long as the body stays the same.
+    `truncated`: the body exceeded the maximum size, and `body` is its beginning. `flaw` is another problem with the
+    body, such as incomplete compressed data. `parsed` is a large body with its envelope, parsed in advance; it is
+    ignored once `body` is another object.
     """
 
     status: int
@@ -264,13 +264,13 @@ class Response:
 
     @cached_property
     def envelope(self) -> Envelope | NoEnvelope:
-        """Return what the body says, read once."""
+        """Return the envelope of the body; it is parsed once."""
         if self.parsed is not None and self.parsed[0] is self.body:
             return self.parsed[1]
         return self.read_with(parse)
 
     def read_with(self, read: Callable[[bytes], Envelope | NoEnvelope]) -> Envelope | NoEnvelope:
-        """Return what `read` makes of a whole body; a flaw counts where there is no envelope."""
+        """Return the envelope that `read` parses; for a truncated or flawed body without one, return that reason."""
         if self.truncated:
             return NoEnvelope("the body is too large")
         envelope = read(self.body)

@@ -1,4 +1,4 @@
-"""The way out: what a transport must do, the lanes of connections, and one module for each HTTP library."""
+"""Transports: their protocol, the connection pool, and one module for each HTTP library."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,8 @@
-"""The faster way out, on aiohttp, for asyncio programs that have it anyway.
+"""The transport on aiohttp: faster than the one on httpx, asyncio only.
 
-Of aiohttp it takes the connector, with TLS and proxies, and the protocol of a connection, with its parser. The session
-and its requests are left out: they cost more than all the rest, and would know our URLs. Here the key goes straight
-from `_Road.wire` into the socket, so that whatever traces or wraps aiohttp has none to see.
+It uses aiohttp's connector, with TLS and proxies, and its connection protocol, with the parser. It does not use
+`ClientSession`, which takes more time than all the rest, and whose tracing would see our URLs: here the API key goes
+from `_Shared.wire` directly to the socket.
 """
 
 import asyncio
@@ -23,23 +23,30 @@ from yarl import URL
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
-from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Safety, Timeouts, addressed
+from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Safety, Timeouts, with_host
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
-from tgmembership_async.transport.leftovers import transport_holds_more
-from tgmembership_async.transport.proxies import HTTP_SCHEMES, check_proxy, elsewhere, masks_of, proxy_url, route
-from tgmembership_async.transport.reasons import Told, reason_of
+from tgmembership_async.transport.proxies import (
+    HTTP_SCHEMES,
+    check_proxy,
+    masks_of,
+    non_loopback_refusal,
+    proxy_url,
+    route,
+)
+from tgmembership_async.transport.reasons import SafeMessage, reason_of
 from tgmembership_async.transport.trust import trusted
+from tgmembership_async.transport.unread import transport_holds_more
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 _LONGEST_HEAD: Final = 100 * 1024
-"""Bytes of a status line or of one header field that are taken; h11 takes as many for all of them together."""
+"""Maximum size of a status line or of one header field in bytes; h11 has the same limit for all of them together."""
 _HEAD: Final[Mapping[str, Any]] = {
     "max_line_size": _LONGEST_HEAD,
     "max_field_size": _LONGEST_HEAD,
-    # Older releases of aiohttp do not count them.
+    # Older releases of aiohttp have no such limit.
     **({"max_headers": 512} if "max_headers" in signature(ResponseHandler.set_response_params).parameters else {}),
 }
 _RECEIVED_AT_ONCE: Final = 16 * 1024
@@ -47,11 +54,11 @@ _INTERIM: Final = frozenset(range(100, 200)) - {101}
 
 
 class AiohttpTransport:
-    """Send through aiohttp, on lanes of our own or through a `connector` of yours, which stays yours to close.
+    """Send through aiohttp, on connections of its own or through your `connector`, which you close.
 
-    `proxy` is a URL, None, or "env" for what the environment says; `ssl_context` is one with your own CA, say. Of a
-    connector that you lend, as in `AiohttpTransport(connector=your_session.connector)`, its own limits, TLS settings
-    and keep-alive hold; your session's cookies, traces and middleware never see our requests.
+    `proxy` is a URL, None, or "env" for the environment variables; `ssl_context` is for a CA of your own, for example.
+    A connector, as in `AiohttpTransport(connector=your_session.connector)`, keeps its limits, TLS settings and
+    keep-alive. The cookies, traces and middleware of your ClientSession do not apply to these requests.
     """
 
     @hides_arguments
@@ -64,7 +71,7 @@ class AiohttpTransport:
     ) -> None:
         _check_aiohttp()
         if connector is not None and (not isinstance(connector, aiohttp.BaseConnector) or connector.closed):
-            msg = "AiohttpTransport(connector=...) takes an open aiohttp connector, such as the one of your session"
+            msg = "AiohttpTransport(connector=...) takes an open aiohttp connector, such as that of your ClientSession"
             raise UsageError(msg)
         if proxy not in (None, "env"):
             check_proxy(proxy, HTTP_SCHEMES)
@@ -74,7 +81,7 @@ class AiohttpTransport:
         self._lanes: Lanes[_Lane] | None = None
 
     async def send(self, request: Request) -> Response:
-        """Send one request once."""
+        """Send one request once. Raise TransportFailure if there is no complete response."""
         progress = request.progress
         progress.begun = False
         if self._lanes is None:
@@ -83,18 +90,18 @@ class AiohttpTransport:
             return await self._lanes.lend(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
         except UsageError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever aiohttp raises is judged by what was sent
+        except Exception as error:  # noqa: BLE001 - judged by what was sent, not by its class
             failure = TransportFailure(
                 reason_of(error, self._scrubber_of(request.account)), connecting=not progress.begun
             )
-        # Out here, so that no frame of aiohttp hangs on it.
+        # Outside of `except`, so that its traceback has no frames of aiohttp.
         raise failure
 
     def _scrubber_of(self, account: Account) -> Scrubber:
         return account.scrubber_with(masks_of(proxy_url(account, self._proxy)))
 
     async def aclose(self) -> None:
-        """Close our lanes; a connector of yours stays open."""
+        """Close the transport's own connections; your connector stays open."""
         if self._lanes is not None:
             await self._lanes.aclose()
 
@@ -105,44 +112,44 @@ class AiohttpTransport:
     @hides_arguments
     def _make_lanes(self, account: Account) -> "Lanes[_Lane]":
         if asyncio_loop() is None:
-            msg = "aiohttp runs on asyncio only: with trio, use transport='httpx'"
+            msg = "aiohttp requires asyncio: on trio, use transport='httpx'"
             raise UsageError(msg)
         url = route(account, self._proxy, HTTP_SCHEMES)
         proxy = None if url is None else URL(url)
         if (lent := self._connector) is not None:
-            road = _Road(proxy, verify=self._ssl_context or True)
-            return Lanes(lambda: _Lane(road, lent, ours=False))
-        # A context costs some 20 ms: one for all lanes, and none where nothing is encrypted.
+            shared = _Shared(proxy, verify=self._ssl_context or True)
+            return Lanes(lambda: _Lane(shared, lent, ours=False))
+        # Creating a context takes 20 ms: one for all lanes, and none without TLS.
         encrypted = account.scheme == "https" or (proxy is not None and proxy.scheme == "https")
-        road = _Road(proxy, verify=self._verify if encrypted else True)
-        return Lanes(lambda: _Lane(road, aiohttp.TCPConnector(limit=1, keepalive_timeout=KEEP_ALIVE), ours=True))
+        shared = _Shared(proxy, verify=self._verify if encrypted else True)
+        return Lanes(lambda: _Lane(shared, aiohttp.TCPConnector(limit=1, keepalive_timeout=KEEP_ALIVE), ours=True))
 
 
-class _Road:
-    """What all lanes share: the proxy, the TLS settings, and which connections they have used."""
+class _Shared:
+    """State that all lanes share: the proxy, the TLS settings, and the connections that were used before."""
 
-    __slots__ = ("_knocks", "_proxy", "_verify", "used")
+    __slots__ = ("_connect_requests", "_proxy", "_verify", "used")
 
     def __init__(self, proxy: URL | None, *, verify: ssl.SSLContext | bool) -> None:
         self._proxy = proxy
         self._verify = verify
-        self._knocks: dict[str, aiohttp.ClientRequest] = {}
+        self._connect_requests: dict[str, aiohttp.ClientRequest] = {}
         self.used: WeakSet[ResponseHandler] = WeakSet()
 
-    def knock(self, origin: str) -> aiohttp.ClientRequest:
-        """Return what a connector wants to be shown: a request that says where to, and is never sent."""
-        if origin not in self._knocks:
+    def connect_request(self, origin: str) -> aiohttp.ClientRequest:
+        """Return the request that a connector needs to connect to `origin`; it is never sent."""
+        if origin not in self._connect_requests:
             proxy, headers = self._proxy, None
             if proxy is not None and (credentials := _credentials(proxy)):
-                # Not by aiohttp, which can neither encode what is outside Latin-1, nor a colon.
+                # aiohttp cannot encode credentials outside Latin-1 or with a colon.
                 proxy, headers = proxy.with_user(None), {"proxy-authorization": credentials}
-            self._knocks[origin] = aiohttp.ClientRequest(
+            self._connect_requests[origin] = aiohttp.ClientRequest(
                 "GET", URL(origin), proxy=proxy, proxy_headers=headers, ssl=self._verify
             )
-        return self._knocks[origin]
+        return self._connect_requests[origin]
 
     def wire(self, request: Request) -> Target:
-        """Return a whole request as it goes onto the wire."""
+        """Return a complete request as bytes for the wire."""
         target, headers, body = request.encode()
         fields = _fields(request.account.authority, headers)
         length = b"" if request.verb == "GET" else b"content-length: %d\r\n" % len(body)
@@ -150,29 +157,29 @@ class _Road:
 
 
 class _Lane:
-    """One exchange at a time, on a connector of one connection, or on one that is lent."""
+    """A lane on a connector of its own with one connection, or on the user's connector."""
 
-    __slots__ = ("_connector", "_ours", "_protocol", "_road")
+    __slots__ = ("_connector", "_ours", "_protocol", "_shared")
 
-    def __init__(self, road: _Road, connector: aiohttp.BaseConnector, *, ours: bool) -> None:
-        self._road = road
+    def __init__(self, shared: _Shared, connector: aiohttp.BaseConnector, *, ours: bool) -> None:
+        self._shared = shared
         self._connector = connector
         self._ours = ours
         self._protocol: ResponseHandler | None = None
 
     def is_idle(self) -> bool:
-        """Tell whether the connection of the last exchange can carry another request."""
+        """Tell whether the connection of the last exchange can be reused."""
         return self._protocol is not None and _is_idle(self._protocol)
 
     async def exchange(self, request: Request) -> tuple[Response, bool]:
-        """Return the answer, and whether the exchange ended cleanly."""
-        wire = self._road.wire(request)
+        """Return the response, and whether the exchange ended cleanly."""
+        wire = self._shared.wire(request)
         connection = await self._connect(request)
         self._protocol = _protocol(connection)
         clean = False
         try:
-            response = await _converse(self._protocol, wire, request)
-            clean = not response.truncated and not _took_more(self._protocol) and _is_open(self._protocol)
+            response = await _exchange(self._protocol, wire, request)
+            clean = not response.truncated and not _has_parsed_more(self._protocol) and _is_open(self._protocol)
         finally:
             if clean:
                 connection.release()
@@ -181,41 +188,41 @@ class _Lane:
         return response, clean
 
     async def _connect(self, request: Request) -> Connection:
-        """Return a connection on which neither an end came nor anything that would be taken for the answer."""
-        knock, used = self._road.knock(request.account.origin), self._road.used
+        """Return an open connection without unread data, which would be read as the reply."""
+        connect_request, used = self._shared.connect_request(request.account.origin), self._shared.used
         while True:
             try:
-                connection = await self._connector.connect(knock, [], _timeout(request.timeouts))
+                connection = await self._connector.connect(connect_request, [], _timeout(request.timeouts))
             except TimeoutError:
-                msg = Told(f"no connection to {request.account.origin} within {request.timeouts.connect:g} s")
+                msg = SafeMessage(f"no connection to {request.account.origin} within {request.timeouts.connect:g} s")
                 raise aiohttp.ConnectionTimeoutError(msg) from None
             protocol = _protocol(connection)
             known = protocol in used
-            # No look at a new socket: there is more to read after a TLS handshake.
+            # A new socket may have data to read after a TLS handshake, so it is not checked.
             if _is_idle(protocol) if known else _is_open(protocol):
                 if not known:
                     _check_address(connection, request)
                 used.add(protocol)
                 if not known:
-                    _receive_in_small_parts(_transport(protocol))
+                    _limit_receive_size(_transport(protocol))
                 return connection
             _throw_away(connection)
             if not known:
-                msg = Told("the service hung up, or spoke before it was asked")
+                msg = SafeMessage("the service closed the connection, or sent data before the request")
                 raise aiohttp.ClientConnectionError(msg)
 
     def drop(self) -> bool:
-        """Leave it to aiohttp: a connector that nobody knows any more closes its connections and warns."""
+        """Do nothing: a garbage collected aiohttp connector closes its connections and warns."""
         return False
 
     async def aclose(self) -> None:
-        """Close the connection, unless it is lent."""
+        """Close the connection, unless the connector is the user's."""
         if self._ours:
             await self._connector.close()
 
 
-async def _converse(protocol: ResponseHandler, wire: Target, request: Request) -> Response:
-    """Write `wire` and read its answer. Nowhere else do our headers meet a connection."""
+async def _exchange(protocol: ResponseHandler, wire: Target, request: Request) -> Response:
+    """Write `wire` and read the response. This is the only place that writes a request."""
     read = request.timeouts.read if request.timeouts.exchange is None else request.timeouts.exchange
     protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False, **_HEAD)
     protocol.start_timeout()
@@ -228,12 +235,12 @@ async def _converse(protocol: ResponseHandler, wire: Target, request: Request) -
     while not body.is_too_long and not payload.at_eof():
         body.add(await payload.readany())
         if not payload.at_eof():
-            await checkpoint()  # `readany` does not wait while more has come, be it all in chunks of one byte
+            await checkpoint()  # `readany` does not yield while data is buffered, even in chunks of one byte
     return await body.response(message.code, list(message.raw_headers))
 
 
 def _check_aiohttp() -> None:
-    """Raise UsageError if aiohttp lacks something that is called below, most of which it does not document."""
+    """Raise UsageError if this version of aiohttp lacks an API used below; most of them are undocumented."""
     try:
         signature(aiohttp.ClientRequest).bind("GET", URL(), proxy=None, proxy_headers=None, ssl=True)
         signature(aiohttp.BaseConnector.connect).bind(None, None, [], None)
@@ -243,20 +250,20 @@ def _check_aiohttp() -> None:
         for name in ("start_timeout", "read", "abort", "should_close", "is_connected"):
             getattr(ResponseHandler, name)
     except (AttributeError, TypeError):
-        msg = f"aiohttp {aiohttp.__version__} lacks what this package builds on: take another, or transport='httpx'"
+        msg = f"aiohttp {aiohttp.__version__} lacks an API used here: use another version, or transport='httpx'"
         raise UsageError(msg) from None
 
 
 def _protocol(connection: Connection) -> ResponseHandler:
-    return cast("ResponseHandler", connection.protocol)  # None when it was given back
+    return cast("ResponseHandler", connection.protocol)  # None once it was released
 
 
 def _transport(protocol: ResponseHandler) -> asyncio.Transport:
     return cast("asyncio.Transport", protocol.transport)  # None when it is not connected
 
 
-def _receive_in_small_parts(transport: asyncio.Transport) -> None:
-    """Have asyncio receive less than 256 KiB at once: all of it is parsed, chunk by chunk, before others may run."""
+def _limit_receive_size(transport: asyncio.Transport) -> None:
+    """Make asyncio receive less than 256 KiB at once, because all received data is parsed without yielding."""
     if hasattr(transport, "max_size"):
         transport.max_size = _RECEIVED_AT_ONCE  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -266,32 +273,32 @@ def _is_open(protocol: ResponseHandler) -> bool:
 
 
 def _is_idle(protocol: ResponseHandler) -> bool:
-    """Tell whether a used connection is open, and nothing came since the last answer: no end, and no stray bytes."""
+    """Tell whether a used connection is open and has no unread data."""
     return _is_open(protocol) and not transport_holds_more(_transport(protocol))
 
 
-def _took_more(protocol: ResponseHandler) -> bool:
-    """Tell whether the parser has begun to read another answer, and take it away: each answer gets one of its own.
+def _has_parsed_more(protocol: ResponseHandler) -> bool:
+    """Tell whether the parser has begun to parse another response, and remove it: each response gets a new parser.
 
-    What comes later is kept by the protocol, which wants to be closed then.
+    Later data is kept by the protocol, whose `should_close` is then true.
     """
-    parser, protocol._parser = protocol._parser, None  # noqa: SLF001 - aiohttp tells it nowhere else
+    parser, protocol._parser = protocol._parser, None  # noqa: SLF001 - aiohttp has no public way
     try:
         return parser is not None and parser.feed_eof() is not None
-    except Exception:  # noqa: BLE001 - the beginning of something that is no answer
+    except Exception:  # noqa: BLE001 - it had begun to parse something invalid
         return True
 
 
 def _check_address(connection: Connection, request: Request) -> None:
     address = _transport(_protocol(connection)).get_extra_info("peername")
-    refusal = elsewhere(request.account.scheme, address)
+    refusal = non_loopback_refusal(request.account.scheme, address)
     if refusal is not None:
         _throw_away(connection)
         raise UsageError(refusal)
 
 
 def _throw_away(connection: Connection) -> None:
-    # At once: over TLS, a polite end waits half a minute for a service that hangs.
+    # Abort: a TLS shutdown would wait half a minute for a service that hangs.
     _protocol(connection).abort()
     connection.close()
 
@@ -303,7 +310,7 @@ def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
 
 @lru_cache(maxsize=256)
 def _fields(authority: str, headers: Headers) -> bytes:
-    fields = addressed(headers, authority)
+    fields = with_host(headers, authority)
     return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in fields])
 
 

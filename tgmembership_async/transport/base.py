@@ -1,4 +1,4 @@
-"""What a way out must do, and how it says whether our request was sent."""
+"""The protocol of a transport, including how it reports whether a request was sent."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,17 +10,17 @@ __all__ = ["Transport", "TransportFailure"]
 
 @runtime_checkable
 class Transport(Protocol):
-    """One way to the service. A Session sends at most `max_connections` requests at a time, all on one event loop.
+    """Sends requests to the service: at most `max_connections` at a time, all on one event loop.
 
-    `send` returns a whole answer, whatever its status, or raises `TransportFailure`. Its testimony goes into
-    `request.progress`: a transport that can tell sets `begun = False` when it starts and `begun = True` right before it
-    writes the first byte of our request; one that cannot leaves it alone, and is believed to have sent.
+    `send` returns a complete response, whatever its status, or raises `TransportFailure`. A transport that can tell
+    whether it sent the request sets `request.progress.begun` to False when it starts, and to True before it writes the
+    first byte of the request. Any other transport leaves it unchanged, and the request counts as sent.
     """
 
     async def send(self, request: Request) -> Response:
-        """Send one request once; follow no redirect, repeat nothing."""
+        """Send one request once, without retries and redirects."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of all connections; called once, when no call runs any more."""
+        """Close all connections; called once, after the last call."""
         ...

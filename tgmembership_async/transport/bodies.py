@@ -1,4 +1,4 @@
-"""What is taken of a body: no more than the limit of its method, in UTF-8, with what nobody asked for undone."""
+"""Read a response body: up to the maximum size of its method, decompressed and converted to UTF-8."""
 
 import codecs
 import gzip
@@ -21,11 +21,11 @@ _CHARSET: Final = re.compile(r";\s*charset\s*=\s*\"?([\w.:-]+)", re.ASCII | re.I
 _CHARSETS: Final = {"ascii", "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"} | {
     *("iso8859-1", "iso8859-15", "cp1251", "cp1252", "koi8-r")
 }
-"""The encodings of text that are undone, by the names Python gives them: some of its other codecs take for ever."""
+"""Accepted charsets, by their Python names; some other codecs of Python are extremely slow."""
 
 
 class Body:
-    """What has come of a body so far, at most `limit` bytes of it."""
+    """The bytes of a body received so far, at most `limit`."""
 
     __slots__ = ("_chunks", "_limit", "_received", "is_too_long")
 
@@ -36,7 +36,7 @@ class Body:
         self.is_too_long = False
 
     def add(self, chunk: bytes) -> None:
-        """Take a chunk, or of a body that is too long what there is room for."""
+        """Add a chunk; bytes beyond the limit are dropped."""
         self._received += chunk
         self._chunks += 1
         if len(self._received) > self._limit:
@@ -44,12 +44,12 @@ class Body:
             del self._received[self._limit :]
 
     async def pause(self) -> None:
-        """Let others run from time to time: a reader that finds the next chunk in its buffer never waits."""
+        """Yield to the event loop after a number of chunks: reading buffered chunks does not yield by itself."""
         if not self._chunks % _CHUNKS_AT_ONCE:
             await checkpoint()
 
     async def response(self, status: int, fields: list[tuple[bytes, bytes]]) -> Response:
-        """Return the answer that this is the body of, decoded."""
+        """Return the Response with this body, decoded."""
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
         body = bytes(self._received)
         is_plain = headers.get("content-encoding") is None
@@ -65,7 +65,7 @@ class Body:
 
 
 def encodings(headers: Headers) -> list[str]:
-    """Return the content encodings of a body in the order in which they were applied, of all lines of the header."""
+    """Return the content encodings in the order in which they were applied, from all such headers."""
     lines = ",".join([value for name, value in headers if name.lower() == "content-encoding"])
     names = [name.strip().lower() for name in lines.split(",")]
     return [name for name in names if name not in ("", "identity")]
@@ -74,26 +74,26 @@ def encodings(headers: Headers) -> list[str]:
 def decompressed(
     body: bytes, applied: list[str], limit: int, *, truncated: bool = False
 ) -> tuple[bytes, bool, str | None]:
-    """Return `body` with its encodings undone, whether that is only its beginning, and what is wrong with it, if any.
+    """Return `body` decompressed, whether it is truncated, and a description of what is wrong with it, if anything.
 
-    What an encoding does not fit is left as it came: a few servers send plain JSON and say that it is compressed.
+    A body that is not in the named encoding stays as it is: a few servers declare plain JSON as compressed.
     """
     for name in reversed(applied):
         undo = _ENCODINGS.get(name)
         if undo is None:
-            return body, truncated, f"the body has the content-encoding {name[:40]!r}, which cannot be undone"
+            return body, truncated, f"the body has the content-encoding {name[:40]!r}, which is not supported"
         try:
             plain, too_long, whole = _joined(undo(body), limit)
         except (zlib.error, OSError):
-            return body, truncated, f"the body is not {name}, or a broken one, though its content-encoding says so"
+            return body, truncated, f"the body is not valid {name}, as its content-encoding says"
         body, truncated = plain, truncated or too_long
         if not whole and not truncated:
-            return body, False, f"the {name} body is cut short"
+            return body, False, f"the {name} body is incomplete"
     return body, truncated, None
 
 
 def _joined(parts: Iterator[bytes], limit: int) -> tuple[bytes, bool, bool]:
-    """Return at most `limit` bytes of what is decompressed, whether there are more, and whether it came to its end."""
+    """Return at most `limit` decompressed bytes, whether there are more, and whether the data is complete."""
     plain = bytearray()
     try:
         for part in parts:
@@ -106,14 +106,14 @@ def _joined(parts: Iterator[bytes], limit: int) -> tuple[bytes, bool, bool]:
 
 
 def _gunzip(body: bytes) -> Iterator[bytes]:
-    """Yield the content of all members, of which there is one in most cases."""
+    """Yield the decompressed content of all gzip members."""
     with gzip.GzipFile(fileobj=BytesIO(body)) as file:
         while part := file.read1(_SLICE):
             yield part
 
 
 def _inflate(body: bytes) -> Iterator[bytes]:
-    """Yield the content of zlib's format, which "deflate" means, or of the bare deflate that some servers send."""
+    """Yield the decompressed content of zlib data, as "deflate" means, or of raw deflate, as some servers send."""
     decoder = zlib.decompressobj()
     try:
         decoder.decompress(body[:2])
@@ -136,9 +136,9 @@ _ENCODINGS: Final[Mapping[str, Callable[[bytes], Iterator[bytes]]]] = {
 
 
 def in_utf_8(body: bytes, headers: Headers) -> bytes:
-    """Return text in UTF-8 without a byte order mark, from the charset that its headers name, or that JSON begins in.
+    """Return text as UTF-8 without a byte order mark, decoded by the charset of its headers or detected as JSON.
 
-    Text that is UTF-8 is not looked up: a charset beside it is wrong more often than not.
+    Valid UTF-8 is returned unchanged: a different charset in its headers is usually wrong.
     """
     text = body.removeprefix(codecs.BOM_UTF8)
     if b"\0" not in text and (text.isascii() or _is_utf_8(text)):

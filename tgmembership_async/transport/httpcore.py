@@ -1,4 +1,4 @@
-"""What a lane has below its httpx transport: one connection in the place of a pool, and asyncio without detours."""
+"""Parts below the httpx transport of a lane: one connection in place of a pool, and a direct asyncio backend."""
 
 import ssl
 from collections.abc import Generator
@@ -11,12 +11,12 @@ import h11
 import httpcore
 
 from tgmembership_async.transport import tcp
-from tgmembership_async.transport.leftovers import stream_holds_more
+from tgmembership_async.transport.unread import stream_holds_more
 from tgmembership_async.values.secret import Target
 
 _EXTRA: Final = {"client_addr": "sockname", "server_addr": "peername"}
 POOL_STATE: Final = ("_connections", "_requests")
-"""What a pool changes while it works; the rest are its settings."""
+"""The attributes of a pool that are state; the others are settings."""
 _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
 
 
@@ -25,17 +25,17 @@ class NothingWritten(httpcore.ConnectError):
 
 
 class OneConnection:
-    """What stands in for the pool of an httpx transport: one connection, made as that pool makes it, and no queue."""
+    """A replacement for the pool of an httpx transport: one connection, created by that pool, without a queue."""
 
     def __init__(self, pool: Any, backend: httpcore.AsyncNetworkBackend | None) -> None:
         if backend is not None:
-            pool._network_backend = backend  # noqa: SLF001 - httpx hands none down
+            pool._network_backend = backend  # noqa: SLF001 - httpx has no argument for it
         self._make = pool.create_connection
         self._connection: Any = None
         self._innermost: Any = None
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        """Send one request, on a new connection where there is none yet."""
+        """Send one request, on a new connection if there is none yet."""
         if self._connection is None:
             self._connection = self._make(request.url.origin)
         answer: httpcore.Response = await self._connection.handle_async_request(request)
@@ -44,7 +44,7 @@ class OneConnection:
         return answer
 
     def is_idle(self) -> bool:
-        """Tell whether the connection can carry another request."""
+        """Tell whether the connection can be reused."""
         return self._connection is not None and is_idle(self._connection, self._innermost)
 
     async def aclose(self) -> None:
@@ -55,9 +55,9 @@ class OneConnection:
 
 
 def addressed_request(request: httpcore.Request, target: Target) -> httpcore.Request:
-    """Return a copy of `request` to be written now: with the real path, and headers that h11 need not look at again.
+    """Return a copy of `request` for the wire, with the real path, and headers that h11 does not validate again.
 
-    The original keeps the masked path, and a plain list of headers: both are what an APM agent reads and changes.
+    The original, which APM agents read and change, keeps the masked path and a plain list of headers.
     """
     sent, url = copy(request), request.url
     sent.url = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=target)
@@ -66,9 +66,9 @@ def addressed_request(request: httpcore.Request, target: Target) -> httpcore.Req
 
 
 def is_idle(connection: Any, innermost: Any) -> bool:
-    """Tell whether one of httpcore's connections is open, and nothing came since the last answer.
+    """Tell whether one of httpcore's connections is open and idle, without unread data.
 
-    What came may be the end, or bytes that the next answer would be read from: on the socket, in TLS or in h11.
+    Unread data on the socket, in TLS or in h11 would be read as the next response.
     """
     if not connection.is_idle() or connection.has_expired():
         return False
@@ -79,33 +79,33 @@ def is_idle(connection: Any, innermost: Any) -> bool:
 
 
 def innermost(connection: Any) -> Any:
-    """Return the innermost of the connections that httpcore nests."""
+    """Return the innermost of httpcore's nested connections."""
     while (below := getattr(connection, "_connection", None)) is not None:
         connection = below
     return connection
 
 
 def pool_of_one(pool: Any) -> Any:
-    """Return a pool of one connection with all settings of `pool`; they have no connection in common."""
+    """Return a pool of one new connection, with all settings of `pool`."""
     own = copy(pool)
     cast("dict[str, Any]", vars(own)).update(_max_connections=1, **{name: [] for name in POOL_STATE})
     return own
 
 
-async def close_spoilt(pool: Any) -> None:
-    """Close the idle connections of a pool on which anything came since the last answer."""
+async def close_idle_with_data(pool: Any) -> None:
+    """Close the idle connections of a pool that have unread data."""
     for connection in pool.connections:
         if connection.is_idle() and not is_idle(connection, innermost(connection)):
-            await connection.aclose()  # the pool forgets those that are closed
+            await connection.aclose()  # the pool drops closed connections
 
 
 @lru_cache(maxsize=256)
 def _validated(headers: tuple[tuple[bytes, bytes], ...]) -> Any:
-    """Return headers in the form in which h11 trusts that it has looked at them: for each request it takes 10 µs."""
+    """Return headers in h11's validated form, cached: validation takes 10 µs per request."""
     try:
         return h11.Request(method="GET", target="/", headers=list(headers)).headers
     except h11.LocalProtocolError:
-        return headers  # whoever sends them says so
+        return headers  # sending them raises the error
 
 
 class _Unlocked:
@@ -120,10 +120,9 @@ _UNLOCKED: Final = _Unlocked()
 
 
 def _unlocked(connection: Any) -> Any:
-    """Return the innermost of the connections that httpcore nests, with all their locks off.
+    """Remove the locks of httpcore's nested connections, and return the innermost one.
 
-    Each of the three that a call meets lets the loop go round: a seventh of a call, to keep out tasks that a lane never
-    has.
+    A lane has one task at a time, and each of three locks per call yields to the loop: a seventh of the time of a call.
     """
     innermost = connection
     while connection is not None:
@@ -200,8 +199,8 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         host: str,
         port: int,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
-        local_address: str | None = None,  # noqa: ARG002 - nobody sets it
-        socket_options: Any = None,  # noqa: ARG002 - the same
+        local_address: str | None = None,  # noqa: ARG002 - never set
+        socket_options: Any = None,  # noqa: ARG002 - never set
     ) -> httpcore.AsyncNetworkStream:
         """Connect, or raise ConnectError or ConnectTimeout."""
         with _connecting():
@@ -242,7 +241,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         await self._connection.aclose()
 
     def drop(self) -> None:
-        """Close it from outside the event loop."""
+        """Close the connection from outside the event loop."""
         self._connection.drop()
 
     def get_extra_info(self, info: str) -> Any:
@@ -261,29 +260,29 @@ def _connecting() -> Generator[None, None, None]:
         raise httpcore.ConnectError(str(error)) from error
 
 
-class _CutOff:
-    """The parser of a reply of which nobody wants to read more."""
+class _StoppedParser:
+    """A parser that raises instead of reading more of a response."""
 
     our_state = their_state = h11.ERROR
     trailing_data = (b"", True)
 
     def next_event(self) -> h11.Event:
-        """Refuse."""
+        """Raise RemoteProtocolError."""
         msg = "the rest of the reply is not read"
         raise h11.RemoteProtocolError(msg)
 
 
-_CUT_OFF: Final = _CutOff()
-_LEADS_TO_THE_CONNECTION: Final = ("_stream", "_httpcore_stream", "_connection")
+_STOPPED_PARSER: Final = _StoppedParser()
+_WRAPPED_STREAMS: Final = ("_stream", "_httpcore_stream", "_connection")
 
 
-def cut_off(stream: Any) -> None:
-    """Let what reads the body of a reply get an error at once, though there may be thousands of chunks in its buffer.
+def stop_parsing(stream: Any) -> None:
+    """Make the next read of a response's body raise, even if thousands of chunks are buffered.
 
-    Only an error that comes from below ends all of httpcore's generators in order.
+    Only an error from below ends all of httpcore's generators in order.
     """
     while stream is not None:
         if hasattr(stream, "_h11_state"):
-            stream._h11_state = _CUT_OFF  # noqa: SLF001 - there is no other way to tell it
-        inner = [getattr(stream, name) for name in _LEADS_TO_THE_CONNECTION if hasattr(stream, name)]
+            stream._h11_state = _STOPPED_PARSER  # noqa: SLF001 - there is no public way
+        inner = [getattr(stream, name) for name in _WRAPPED_STREAMS if hasattr(stream, name)]
         stream = inner[0] if inner else None

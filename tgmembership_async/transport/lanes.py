@@ -1,7 +1,7 @@
-"""The connection pool: lanes of one connection each, the warmest first; a lane that did not end cleanly is thrown away.
+"""The connection pool: a stack of lanes with one connection each. A lane is discarded if its exchange failed.
 
-Whoever takes a lane already holds one of the Session's `max_connections` places (see `middleware.Queue`, a FIFO), so
-that there is always room: a lane is taken from the stack or made, never waited for.
+A caller already holds one of the Session's `max_connections` slots (see `middleware.Admission`), so it never waits for
+a lane: one is taken from the stack or created.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,16 +16,16 @@ from anyio import CancelScope, current_time
 from tgmembership_async.descriptors import is_short
 
 KEEP_ALIVE: Final = 5.0
-"""Seconds for which a connection may have been idle to carry a request."""
+"""Maximum idle time in seconds of a connection that is reused for a request."""
 KEEP_ALIVE_UNSAFE: Final = 1.0
-"""The same for an unsafe one: the service may be about to close it, and the answer would be lost."""
+"""The same for an unsafe request: the service may be about to close the connection, which would lose the reply."""
 _PROOF: Final = 0.05
-"""Seconds that a connection must have stayed open after an answer, to prove that the service does not close it."""
-_CLOSING_TAKES_AT_MOST: Final = 1.0
+"""Seconds that a connection must stay open after a reply, as proof that the service keeps connections open."""
+_CLOSE_TIMEOUT: Final = 1.0
 
 
 class Closable(Protocol):
-    """What a lane is made of: one connection at most."""
+    """An object with at most one connection to close."""
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -33,15 +33,15 @@ class Closable(Protocol):
 
 
 class Lane(Closable, Protocol):
-    """What the stack holds."""
+    """One connection in the pool, or none yet."""
 
     def is_idle(self) -> bool:
-        """Tell whether the connection can carry another request: it is open, and has nothing to read."""
+        """Tell whether the connection can be reused: it is open, and has no unread data."""
         ...
 
     def drop(self) -> bool:
-        """Close the connection from outside its event loop, if it does not close itself once nobody knows it any more;
-        tell whether that was needed.
+        """Close the connection from outside its event loop, unless garbage collection closes it; return whether it was
+        closed here.
         """  # noqa: D205 - the condition belongs to it
         ...
 
@@ -51,10 +51,10 @@ T = TypeVar("T")
 
 
 class Lanes(Generic[L]):
-    """A stack of warm lanes.
+    """A stack of idle lanes.
 
-    Some services close each connection after an answer without announcing it. Until a connection proves that this one
-    does not, unsafe requests get new connections: on one that is just being closed their outcome would be unknown.
+    Some services close each connection after a reply without announcing it. Unsafe requests get new connections until
+    one has stayed open after a reply: on a connection that is being closed, their outcome would be unknown.
     """
 
     __slots__ = ("__weakref__", "_closed", "_idle", "_make", "_stays_open")
@@ -68,13 +68,13 @@ class Lanes(Generic[L]):
 
     @property
     def idle(self) -> int:
-        """Return how many lanes wait for use."""
+        """Return the number of idle lanes."""
         return len(self._idle)
 
     async def lend(self, use: Callable[[L], Awaitable[tuple[T, bool]]], *, unsafe: bool) -> T:
-        """Return what `use` returns for a lane; it comes back only if `use` says that the exchange ended cleanly.
+        """Call `use` with a lane, and return its answer; the lane is kept only if `use` reports a clean end.
 
-        A lane is replaced that was idle for too long, or does not prove itself idle.
+        A lane that was idle for too long, or that cannot be reused, is replaced.
         """
         lane = await self._take(unsafe=unsafe)
         clean = False
@@ -104,7 +104,7 @@ class Lanes(Generic[L]):
         return self._make()
 
     async def _prove(self) -> bool:
-        """Look at the lane that was idle for longest, and tell whether the service left its connection open."""
+        """Tell whether the service left the connection of the longest idle lane open."""
         lane, since = self._idle[0]
         if monotonic() - since < _PROOF:
             return False
@@ -113,10 +113,10 @@ class Lanes(Generic[L]):
             return True
         del self._idle[0]
         await discard(lane)
-        return False  # another call may have proved it meanwhile, and taken the last lane
+        return False  # even if another call has set `_stays_open` meanwhile: it may have taken the last lane
 
     async def aclose(self) -> None:
-        """Close all idle lanes, now, and each lane in use when its exchange ends."""
+        """Close all idle lanes now, and each lane in use at the end of its exchange."""
         self._closed = True
         await self._close_idle()
 
@@ -127,7 +127,7 @@ class Lanes(Generic[L]):
 
 
 def _dropped(idle: list[tuple[L, float]]) -> None:
-    """Close what a Session left open that was dropped without being closed, and say so; in whatever thread."""
+    """Close the connections of a Session that was garbage collected without aclose(), and warn; in any thread."""
     number = sum(lane.drop() for lane, _ in idle)
     idle.clear()
     if number:
@@ -136,6 +136,6 @@ def _dropped(idle: list[tuple[L, float]]) -> None:
 
 
 async def discard(lane: Closable) -> None:
-    """Close a lane, whoever is cancelled meanwhile; what closing a broken connection may still raise is not told."""
-    with CancelScope(shield=True, deadline=current_time() + _CLOSING_TAKES_AT_MOST), suppress(Exception):
+    """Close a lane, shielded from cancellation; exceptions while closing a broken connection are suppressed."""
+    with CancelScope(shield=True, deadline=current_time() + _CLOSE_TIMEOUT), suppress(Exception):
         await lane.aclose()

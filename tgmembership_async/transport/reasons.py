@@ -1,7 +1,7 @@
-"""Why no answer came, in one short line of known fields.
+"""Describe a transport error in one short line, from fields that are known to be safe.
 
-What a library's exception says is never told: it may quote a URL, a header or a password. Told are the class, errno,
-TLS's reason, a proxy's status, the address that was tried, and sentences of our own (`Told`).
+The message of a library's exception is never used: it may contain a URL, a header or a password. Used are the class,
+the errno, the reason of TLS, the status of a proxy, the address, and messages of this package (`SafeMessage`).
 """
 
 import os
@@ -20,46 +20,46 @@ _MEANS: Final[Mapping[str, str]] = {
     "ConnectTimeout": "no connection in time",
     "ConnectionTimeoutError": "no connection in time",
     "PoolTimeout": "no connection became free in time",
-    "ReadTimeout": "nothing came in time",
-    "SocketTimeoutError": "nothing came in time",
-    "WriteTimeout": "it could not be written in time",
+    "ReadTimeout": "no data in time",
+    "SocketTimeoutError": "no data in time",
+    "WriteTimeout": "the request could not be written in time",
     "ReadError": "the connection broke off",
     "WriteError": "the connection broke off",
     "CloseError": "the connection broke off",
     "ClientPayloadError": "the reply broke off",
     "RemoteProtocolError": "the reply broke off, or is not HTTP",
-    "ServerDisconnectedError": "the other side closed the connection without a whole reply",
+    "ServerDisconnectedError": "the peer closed the connection before a complete reply",
     "BadHttpMessage": "the reply is not HTTP",
     "BadHttpMethod": "the reply is not HTTP",
     "BadStatusLine": "the reply is not HTTP",
     "InvalidHeader": "the reply is not HTTP",
     "LineTooLong": "a line of the reply is too long",
-    "LocalProtocolError": "the request is not HTTP",
+    "LocalProtocolError": "the request is not valid HTTP",
     "TimeoutError": "it took too long",
 }
 
 
-class Told(str):
-    """A message of our own, which may be shown when another library's exception was made of it."""
+class SafeMessage(str):
+    """A message written by this package, safe to show even as the argument of a library's exception."""
 
     __slots__ = ()
 
 
 def reason_of(error: BaseException, scrubber: Scrubber) -> str:
-    """Return the name of an error's class, and what is known of its cause, without the secrets of `scrubber`."""
+    """Return the class name of an error and a description of its cause, scrubbed by `scrubber`."""
     name, chain = type(error).__name__, list(_chain(error))
-    known = (field(one) for field in (_told, _tls, _os, _status, _meaning) for one in chain)
-    said = ", ".join(filter(None, (_where(error), next(filter(None, known), None))))
-    return f"{name}: {printable(scrubber.scrub_text(said), _SHOWN)}" if said else name
+    known = (field(one) for field in (_safe_message, _tls, _os, _status, _meaning) for one in chain)
+    described = ", ".join(filter(None, (_where(error), next(filter(None, known), None))))
+    return f"{name}: {printable(scrubber.scrub_text(described), _SHOWN)}" if described else name
 
 
 def os_reason(error: OSError) -> str:
-    """Return what an OSError's number means."""
+    """Return the errno of an OSError with its meaning."""
     return _os(error) or type(error).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what led to it: on trio the upper ones say nothing."""
+    """Yield an error and its causes: on trio, the outer ones have no details."""
     for _ in range(_LONGEST_CHAIN):
         if error is None:
             return
@@ -68,12 +68,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = inner or error.__cause__ or error.__context__
 
 
-def _told(error: BaseException) -> str | None:
-    return str(error.args[0]) if error.args and isinstance(error.args[0], Told) else None
+def _safe_message(error: BaseException) -> str | None:
+    return str(error.args[0]) if error.args and isinstance(error.args[0], SafeMessage) else None
 
 
 def _tls(error: BaseException) -> str | None:
-    # Some are made by libraries of others, without these fields.
+    # Other libraries raise some without these fields.
     if not isinstance(error, ssl.SSLError | ssl.CertificateError):
         return None
     why, reason = getattr(error, "verify_message", None), getattr(error, "reason", None)
@@ -87,7 +87,7 @@ def _os(error: BaseException) -> str | None:
 
 
 def _status(error: BaseException) -> str | None:
-    """Return a proxy's status: aiohttp has it as a field, httpx as the first word."""
+    """Return a proxy's HTTP status: a field in aiohttp, the first word of the message in httpx."""
     name = type(error).__name__
     if name == "ClientHttpProxyError":
         return f"the proxy answered {getattr(error, 'status', 0):d}"
@@ -100,6 +100,6 @@ def _meaning(error: BaseException) -> str | None:
 
 
 def _where(error: BaseException) -> str | None:
-    """Return the host and port that could not be reached, where the library keeps them as fields."""
+    """Return the host and port that could not be reached, if the error has such fields."""
     host, port = getattr(error, "host", None), getattr(error, "port", None)
     return f"{host}:{port}" if isinstance(host, str) and isinstance(port, int) else None

@@ -1,4 +1,4 @@
-"""A connection on asyncio, straight on the loop's transport: anyio's streams would take a quarter of a call."""
+"""A TCP connection directly on asyncio's transports: anyio's streams would take a quarter of the time of a call."""
 
 import asyncio
 import ssl
@@ -10,12 +10,14 @@ from typing import Any, Final
 
 from anyio import Event, create_task_group, fail_after, move_on_after
 
-from tgmembership_async.transport.leftovers import transport_holds_more
-from tgmembership_async.transport.reasons import Told, os_reason
+from tgmembership_async.transport.reasons import SafeMessage, os_reason
+from tgmembership_async.transport.unread import transport_holds_more
 
-NOTHING_SENT: Final = Told("the other side has closed the connection, or spoke before it was asked; nothing was sent")
+NOTHING_SENT: Final = SafeMessage(
+    "the other side has closed the connection, or spoke before it was asked; nothing was sent"
+)
 _NEXT_ADDRESS_AFTER: Final = 0.25
-_CLOSING_TAKES_AT_MOST: Final = 1.0
+_CLOSE_TIMEOUT: Final = 1.0
 _MOST_UNREAD: Final = 256 * 1024
 
 
@@ -24,9 +26,9 @@ class NothingSentError(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """A TCP connection, with TLS on it if wanted, for one task at a time. Its failures are OSErrors.
+    """A TCP connection, optionally with TLS, for one task at a time. Its failures are OSErrors.
 
-    What is written leaves with the next read, in one piece: the head of a request together with its body.
+    Written data is sent by the next read, so that the head and body of a request are sent together.
     """
 
     __slots__ = (
@@ -55,11 +57,11 @@ class Connection(asyncio.Protocol):
         self._unsent: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Store the transport."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came; who sends more than anybody reads has to wait."""
+        """Buffer received data; pause reading while too much is unread."""
         self._unread += data
         if len(self._unread) > _MOST_UNREAD and not self._is_paused:
             self._transport.pause_reading()
@@ -67,11 +69,11 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Note that the other side has ended: with TLS the transport closes only a step later."""
+        """Record that the peer has closed its side: with TLS the transport closes one step later."""
         self._has_ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Record the end of the connection, and wake the reader."""
         self._failure = exc
         if not self._lost.done():
             self._lost.set_result(None)
@@ -82,11 +84,11 @@ class Connection(asyncio.Protocol):
             self._reader.set_result(None)
 
     def get_extra_info(self, name: str) -> Any:
-        """Return what the loop's transport knows: "ssl_object", "peername", "sockname" or "socket"."""
+        """Return the transport's "ssl_object", "peername", "sockname" or "socket"."""
         return self._transport.get_extra_info(name)
 
     def is_readable(self) -> bool:
-        """Tell whether anything came that nobody has read, were it the end."""
+        """Tell whether there is unread data, or the peer has closed its side."""
         return bool(self._unread) or self._has_ended or transport_holds_more(self._transport)
 
     async def read(self, max_bytes: int, seconds: float | None) -> bytes:
@@ -114,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     async def _arrival(self, seconds: float | None) -> None:
         self._reader = self._loop.create_future()
-        # A fifth of what a scope or asyncio.timeout costs.
+        # This takes a fifth of the time of a cancel scope or asyncio.timeout.
         alarm = None if seconds is None else self._loop.call_later(seconds, _time_is_up, self._reader, seconds)
         try:
             await self._reader
@@ -134,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._is_used = False  # more may come after the handshake
         if self._unread:
             self.abort()
-            msg = Told("the other side spoke before TLS began, and would be taken for the service")
+            msg = SafeMessage("the peer sent data before TLS, which would be read as from the service")
             raise ConnectionAbortedError(msg)
         try:
             with fail_after(seconds):
@@ -143,35 +145,35 @@ class Connection(asyncio.Protocol):
                 )
         except BaseException:
             self.abort()
-            self._loop.call_soon(self.connection_lost, None)  # a handshake that did not end tells nobody of the end
+            self._loop.call_soon(self.connection_lost, None)  # asyncio does not call it for an unfinished handshake
             raise
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         self._transport.abort()
 
     def drop(self) -> None:
-        """Close it at once, from any thread; with a loop that is closed asyncio's transport does that itself."""
+        """Close the connection at once, from any thread; if the loop is closed, the transport closes itself."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.abort)
 
     async def aclose(self) -> None:
-        """Close it at once, and return when that is done."""
+        """Close the connection at once, and wait until it is closed."""
         self.abort()
-        await asyncio.wait([self._lost], timeout=_CLOSING_TAKES_AT_MOST)
+        await asyncio.wait([self._lost], timeout=_CLOSE_TIMEOUT)
 
 
 def _time_is_up(reader: asyncio.Future[None], seconds: float) -> None:
     if not reader.done():
-        reader.set_exception(TimeoutError(Told(f"nothing came for {seconds:g} s")))
+        reader.set_exception(TimeoutError(SafeMessage(f"no data for {seconds:g} s")))
 
 
 async def connect(host: str, port: int, seconds: float | None) -> Connection:
-    """Connect to the first of a host's addresses that answers: the next one is tried beside those that take long."""
+    """Connect to a host with Happy Eyeballs: start with the next address while slow ones are still connecting."""
     with fail_after(seconds):
         addresses = await _addresses(host, port)
         if not addresses:
-            msg = f"DNS knows no address of {host}"
+            msg = f"DNS has no address for {host}"
             raise OSError(msg)
         return await (_connect(addresses[0], port) if len(addresses) == 1 else _race(addresses, port))
 
@@ -218,5 +220,5 @@ async def _race(addresses: list[str], port: int) -> Connection:
             if connection is not winner:
                 connection.abort()
     if winner is None:
-        raise OSError(Told("; ".join(os_reason(failure) for failure in failures))) from failures[-1]
+        raise OSError(SafeMessage("; ".join(os_reason(failure) for failure in failures))) from failures[-1]
     return winner

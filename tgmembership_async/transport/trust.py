@@ -1,4 +1,4 @@
-"""The TLS settings of a transport that was told none, or a UsageError that names the variable that spoils them."""
+"""Create the default TLS context, and check the environment variables that affect it."""
 
 import os
 import ssl
@@ -10,13 +10,13 @@ from tgmembership_async.errors import UsageError
 
 
 def trusted(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Return what `make` returns; raise UsageError if what the environment says about TLS cannot be used."""
+    """Return `make()`; raise UsageError if an environment variable for TLS is not usable."""
     check_environment()
     return make()
 
 
 def check_environment() -> None:
-    """Raise UsageError if a variable of the environment names something for TLS that cannot be used."""
+    """Raise UsageError if an environment variable for TLS names an unusable file or folder."""
     for variable, check in _CHECKS.items():
         path = os.environ.get(variable)
         if path:
@@ -26,7 +26,7 @@ def check_environment() -> None:
 def _check(variable: str, path: str, check: Callable[[str], object]) -> None:
     try:
         check(path)
-    except OSError as error:  # an SSLError too
+    except OSError as error:  # includes SSLError
         why = error.strerror or type(error).__name__
     else:
         return
@@ -39,7 +39,7 @@ def _check_file(path: str) -> None:
 
 
 def _check_folders(paths: str) -> None:
-    """Raise OSError unless one of the folders is there; they are not looked at beside a file."""
+    """Raise OSError unless one of the folders exists, or SSL_CERT_FILE takes precedence."""
     if not os.environ.get("SSL_CERT_FILE") and not any(Path(path).is_dir() for path in paths.split(os.pathsep)):
         raise NotADirectoryError(None, "no such folder")
 

@@ -1,7 +1,7 @@
-"""What is left on a connection between two calls: whatever is read there next would be taken for the next answer.
+"""Detect unread data on an idle connection, which would be read as the next reply.
 
-The socket is asked, and each layer above it: what TLS has taken from the socket (decrypted or not, and the other side's
-end), and what the event loop's protocol holds for its reader.
+The socket is checked, and each layer above it: data that TLS has read from the socket (decrypted or not, including the
+peer's close), and data that the event loop's protocol has buffered.
 """
 
 import select
@@ -9,13 +9,13 @@ import ssl
 from typing import Any, Final
 
 _WRAPPED: Final = ("_stream", "transport_stream")
-"""Where the streams of httpcore, trio and anyio keep the stream below."""
+"""The attributes of httpcore's, trio's and anyio's streams that hold the wrapped stream."""
 _ENCRYPTED: Final = ("_incoming", "_read_bio")
-"""Where TLS on trio and on anyio keeps records that it has not looked at."""
+"""The attributes of trio's and anyio's TLS streams that hold unprocessed records."""
 
 
 def is_readable(sock: Any) -> bool:
-    """Tell whether a socket has bytes for us, or its end; a closed one has."""
+    """Tell whether a socket has data to read or has reached its end; True for a closed one."""
     if sock.fileno() < 0:
         return True
     if not hasattr(select, "poll"):
@@ -26,7 +26,7 @@ def is_readable(sock: Any) -> bool:
 
 
 def transport_holds_more(transport: Any) -> bool:
-    """Tell whether an asyncio transport has anything to read: bytes or the end, on the socket or within TLS."""
+    """Tell whether an asyncio transport has unread data or has reached its end, on the socket or in TLS."""
     if transport.is_closing() or is_readable(transport.get_extra_info("socket")):
         return True
     tls = transport.get_extra_info("ssl_object")
@@ -34,7 +34,7 @@ def transport_holds_more(transport: Any) -> bool:
 
 
 def _tls_holds_more(tls: Any) -> bool:
-    """Ask TLS by reading from it: nobody uses the connection again if there is anything."""
+    """Check TLS by reading from it: a connection with unread data is not used again."""
     try:
         tls.read(1)
     except ssl.SSLWantReadError:
@@ -45,7 +45,7 @@ def _tls_holds_more(tls: Any) -> bool:
 
 
 def stream_holds_more(stream: Any) -> bool:
-    """Tell whether any layer of an httpcore stream above the socket has anything to read."""
+    """Tell whether any layer of an httpcore stream above the socket has unread data."""
     while stream is not None:
         if _layer_holds_more(stream):
             return True

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from tgmembership_async.errors import NotAuthentic, Unreadable, UsageError
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.settings import seconds
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
@@ -35,7 +35,7 @@ E = TypeVar("E", bound=Event)
 H = TypeVar("H", bound=Handler[Any])
 
 
-class Receiver(Lived):
+class Receiver(AsyncResource):
     """Receives the webhook deliveries of the service: `@receiver.on(...)` for handlers, `receiver.asgi` for the server.
 
     With an `inbox` a delivery is stored, then answered 200, then handled, in several attempts if a handler fails. Enter

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from attrs import evolve
 
 from tgmembership_async.errors import StorageError, TGMembershipError, Unreadable
-from tgmembership_async.event_loop import cancelled_by_nobody
+from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.webhooks.events import read_event
 from tgmembership_async.webhooks.handlers import Handlers, HandlingResult
@@ -130,7 +130,7 @@ class Worker:
         try:
             result = await self._handlers.dispatch(event, timeout=self._policy.handler_timeout, done=entry.handled)
         except get_cancelled_exc_class():
-            if not cancelled_by_nobody():
+            if not is_stray_cancellation():
                 raise
             result = HandlingResult(entry.handled, ("a handler raised a cancellation that nobody requested",))
         return self._verdict(entry, result)

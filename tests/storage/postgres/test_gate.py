@@ -14,7 +14,7 @@ from own_schema import own_schema
 from stub_transport import StubTransport, reply
 
 from tgmembership_async import PostgresGate, RateLimit, RateLimited, Request, Response, Session, UsageError
-from tgmembership_async.protocol.gate import SharedGate, Told
+from tgmembership_async.protocol.gate import GateReply, SharedGate
 from tgmembership_async.testing import FakeService, serve
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -122,8 +122,8 @@ def test_a_pause_is_only_ever_made_longer_and_puts_off_what_was_counted(url: str
     async def scenario() -> None:
         async with PostgresGate(url) as gate:
             assert isinstance(gate, SharedGate)
-            assert await gate.ask(1, None) == Told()
-            assert await gate.ask(1, SLOW) == Told()
+            assert await gate.ask(1, None) == GateReply()
+            assert await gate.ask(1, SLOW) == GateReply()
             await gate.pause(1, 60)
             await gate.pause(1, 1)
             for limit in (None, SLOW, SLOW, SLOW):
@@ -133,7 +133,7 @@ def test_a_pause_is_only_ever_made_longer_and_puts_off_what_was_counted(url: str
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("UPDATE tgm_gate SET paused_until = 'epoch'")
             second, third = await gate.ask(1, SLOW), await gate.ask(1, SLOW)
-            assert second == Told(), "what asked during the pause did not count"
+            assert second == GateReply(), "what asked during the pause did not count"
             assert third is not None
             assert 0 < third.wait <= 0.25
 
@@ -166,7 +166,7 @@ def test_without_its_database_calls_keep_to_their_own_gate_and_say_so_once(
             gate._storage.server = there
             gate._out_until = 0
             await tg.get_plans()
-            assert await gate.ask(1, None) == Told()
+            assert await gate.ask(1, None) == GateReply()
 
     with caplog.at_level(logging.INFO, "tgmembership_async"):
         run(scenario)

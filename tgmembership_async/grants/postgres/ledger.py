@@ -41,7 +41,7 @@ from tgmembership_async.grants.postgres.jobs import (
 )
 from tgmembership_async.grants.postgres.statements import Row
 from tgmembership_async.grants.postgres.tables import LEDGER
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.storage.binding import Binding
 from tgmembership_async.storage.postgres.liveness import WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
@@ -52,7 +52,7 @@ _PROVED_WITHIN: Final = 2.0  # seconds
 _UNCONFIRMED: Final = "the intent could not be confirmed, so it was not sent"
 
 
-class PostgresLedger(Lived):
+class PostgresLedger(AsyncResource):
     """A Ledger in the database that `conninfo` names, in the first schema of its search_path; `clock` is aware UTC.
 
     Any number of processes may open it, and each may send. Two that claim one ref make one exchange. Rows that a worker

@@ -27,7 +27,7 @@ from tgmembership_async.grants.paging import by_id
 from tgmembership_async.grants.sqlite import statements
 from tgmembership_async.grants.sqlite.statements import Row
 from tgmembership_async.grants.sqlite.tables import LEDGER
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.storage.binding import Binding, agreed
 from tgmembership_async.storage.sqlite.binding import read_binding, write_binding
 from tgmembership_async.storage.sqlite.database import SqliteStorage
@@ -41,7 +41,7 @@ _WARNED_OF_FOR: Final = timedelta(days=30)
 _logger: Final = logging.getLogger("tgmembership_async.grants")
 
 
-class SqliteLedger(Lived):
+class SqliteLedger(AsyncResource):
     """A Ledger in the file at `path`, which holds tokens and so has mode 0600; `clock` returns aware UTC.
 
     One process at a time owns it, and sends. With `owner=False` it is opened beside a running owner, or without one, to

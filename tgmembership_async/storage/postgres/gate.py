@@ -9,8 +9,8 @@ from anyio import move_on_after
 from attrs import frozen
 
 from tgmembership_async.errors import TGMembershipError
-from tgmembership_async.lifecycle import Lived
-from tgmembership_async.protocol.gate import RateLimit, Told
+from tgmembership_async.lifecycle import AsyncResource
+from tgmembership_async.protocol.gate import GateReply, RateLimit
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.database import Job, PostgresStorage, T
 from tgmembership_async.storage.postgres.server import Lane
@@ -74,7 +74,7 @@ class Pause:
     seconds: float
 
 
-class PostgresGate(Lived):
+class PostgresGate(AsyncResource):
     """A SharedGate in the database that `conninfo` names: `Session(..., rate_limit=..., gate=PostgresGate(conninfo))`.
 
     Each attempt at a call asks the gate once, which adds one round trip. All workers of a bot pass the same
@@ -109,20 +109,20 @@ class PostgresGate(Lived):
         """Disconnect."""
         await self._storage.aclose()
 
-    async def ask(self, bot_id: int, limit: RateLimit | None) -> Told | None:
+    async def ask(self, bot_id: int, limit: RateLimit | None) -> GateReply | None:
         """Count a request that leaves after the wait that is told; with a pause, or without a limit, nothing counts."""
 
-        def ask(lane: Lane) -> Told:
+        def ask(lane: Lane) -> GateReply:
             if limit is None:
                 row = lane.execute(_ASK, (bot_id,)).fetchone()
-                return Told() if row is None else Told(max(0.0, row[0]))
+                return GateReply() if row is None else GateReply(max(0.0, row[0]))
             values = (limit.interval, bot_id, limit.interval + limit.burst)
             row = lane.execute(_COUNT, values).fetchone()
             while row is None:
                 lane.execute(_FIRST, (bot_id,))
                 row = lane.execute(_COUNT, values).fetchone()
             pause, wait = row
-            return Told(pause=pause) if pause > 0 else Told(wait=max(0.0, wait))
+            return GateReply(pause=pause) if pause > 0 else GateReply(wait=max(0.0, wait))
 
         return await self._quickly(ask)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.lifecycle import Lived
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.storage.text import storable
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
 from tgmembership_async.webhooks.signature import Delivery
@@ -61,7 +61,7 @@ class Dialect:
     stored_list: Callable[[list[str]], Any]
 
 
-class DatabaseInbox(Lived, Generic[S]):
+class DatabaseInbox(AsyncResource, Generic[S]):
     """An Inbox in a database. Subclasses define how to open it, run a job, and store or claim a delivery."""
 
     _dialect: ClassVar[Dialect]
