@@ -1,4 +1,4 @@
-"""Approved outputs: what a command printed when somebody looked at it and found it good.
+"""Snapshot tests: compare the output of a command with an approved copy.
 
 `TGM_APPROVE=1 pytest tests/cli` writes what is printed now; look at the difference before you commit it.
 """
@@ -28,7 +28,7 @@ _CHANGING: Final = (
 
 
 def steady(text: str) -> str:
-    """Return a text with moments and spans of time that are always the same, and without colours."""
+    """Return a text without colours, with timestamps and durations replaced by fixed ones."""
     for pattern, told in _CHANGING:
         text = re.sub(pattern, told, text)
     return text
@@ -51,7 +51,7 @@ def in_a_pipe(*arguments: str, environment: dict[str, str]) -> tuple[int, str, s
 def on_a_terminal(
     *arguments: str, environment: dict[str, str], python: type["subprocess.Popen[Any]"] = Forked
 ) -> tuple[int, str]:
-    """Run the command on a pseudo-terminal; return its exit code, and all that it showed."""
+    """Run the command on a pseudo-terminal; return its exit code and its output."""
     ours, theirs = os.openpty()
     try:
         with python(
@@ -69,13 +69,13 @@ def _all_of(terminal: int) -> str:
     try:
         while more := os.read(terminal, 65536):
             shown += more
-    except OSError:  # EIO: nobody writes to it any more
+    except OSError:  # EIO: the other end is closed
         pass
     return shown.decode()
 
 
 def approve(name: str, printed: str) -> None:
-    """Compare with the approved output of that name, or write it when asked to."""
+    """Compare with the approved output `name`, or write it if TGM_APPROVE is set."""
     path = SNAPSHOTS / f"{name}.txt"
     text = steady(printed)
     if _APPROVE:

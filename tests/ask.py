@@ -1,4 +1,4 @@
-"""Ask for a fork of a process that has everything loaded; run as a script, be as good as that fork.
+"""Request a fork of a preloaded process; as a script, act as that fork.
 
 A shell that starts a command by its name starts this script in its place. It imports little, so it costs little.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-ADDRESS: Final = "TGM_FORKS"  # the environment variable that says to all who run tests where to ask
+ADDRESS: Final = "TGM_FORKS"  # the environment variable with the address of the fork server
 
 
 def ask(
@@ -23,7 +23,7 @@ def ask(
     environment: Mapping[str, str] | None = None,
     leads: bool = False,
 ) -> socket.socket:
-    """Ask for a fork, and return the socket from which its process id and then its wait status can be read.
+    """Request a fork, and return the socket that yields its process id, and then its wait status.
 
     As for `subprocess.Popen`, folder and environment are by default the present ones.
     """
@@ -41,7 +41,7 @@ def ask(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run Python with these arguments, pass on what it is told to do, and return how it ended."""
+    """Run Python with these arguments in a fork, forward signals, and return its exit code."""
     with ask(arguments, (0, 1, 2)).makefile() as told:
         pid = int(told.readline())
         for number in (signal.SIGINT, signal.SIGTERM):

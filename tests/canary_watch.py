@@ -1,4 +1,4 @@
-"""A watch on the canary secrets: a test that lets one out in any way fails."""
+"""A pytest plugin that fails each test that leaks a canary secret."""
 
 import logging
 from collections.abc import Generator
@@ -15,19 +15,19 @@ def leaks(text: str) -> bool:
 
 
 class Watch(logging.Handler):
-    """Note whether any log record holds a canary, in its text, its traceback or its fields."""
+    """Record whether any log record contains a canary, in its text, its traceback or its fields."""
 
     leaked = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Look at the record as it would be printed, and at whatever hangs on it."""
+        """Search the formatted record and all of its fields."""
         if not self.leaked:
             self.leaked = leaks(self.format(record)) or leaks(repr(vars(record)))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)  # the innermost: pytest's own capture of logs sets levels too
 def _watched() -> Generator[None, object, object]:
-    """Fail what logs a canary, on any logger at any level."""
+    """Fail a test that logs a canary, on any logger at any level."""
     root, watch = logging.getLogger(), Watch(logging.DEBUG)
     named = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     loggers = [root, *(logger for logger in named if not logger.propagate)]
@@ -51,7 +51,7 @@ pytest_runtest_setup = pytest_runtest_call = pytest_runtest_teardown = _watched
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test whose output or failure holds a canary, and keep it out of the report."""
+    """Fail a test whose output or failure contains a canary, without showing it in the report."""
     report = yield
     if leaks(report.longreprtext) or any(leaks(text) for _, text in report.sections):
         report.outcome = "failed"

@@ -1,4 +1,4 @@
-"""Headless Chromium on a page: what it logs, what it asks the network for, what it looks like. Over DevTools' pipe."""
+"""Headless Chromium over the DevTools pipe: console output, network requests and screenshots of a page."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ _FLAGS: Final = (
 
 
 class Page:
-    """One page. `requests` are the URLs that it asked for, `complaints` what it logged, and what failed in it."""
+    """One page. `requests` are the URLs that it requested, `complaints` its log messages and errors."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading = reading
@@ -44,7 +44,7 @@ class Page:
             self.ask(f"{domain}.enable")
 
     def ask(self, method: str, **params: Any) -> Any:
-        """Send a command and return its result; what happens meanwhile is noted."""
+        """Send a command and return its result; events that arrive meanwhile are recorded."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params, **self._session}
         os.write(self._writing, json.dumps(message).encode() + b"\0")
@@ -62,7 +62,7 @@ class Page:
             self._next()
 
     def look(self, *, scheme: str = "light", width: int = 1200, height: int = 900, phone: bool = False) -> None:
-        """Have the page rendered for a colour scheme and a width in CSS pixels."""
+        """Emulate a colour scheme and a width in CSS pixels."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.ask("Emulation.setEmulatedMedia", features=features)
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
@@ -73,7 +73,7 @@ class Page:
         return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
     def screenshot(self, path: Path) -> None:
-        """Write what the window shows as PNG."""
+        """Write a screenshot as PNG."""
         told = self.ask("Page.captureScreenshot")
         path.write_bytes(base64.b64decode(told["data"]))
 
@@ -123,7 +123,7 @@ def chromium(profile: Path) -> Iterator[Page]:
         try:
             yield Page(to_read, to_write)
         finally:
-            os.close(to_write)  # which ends it
+            os.close(to_write)  # Chromium exits then
             os.close(to_read)
             try:
                 process.wait(20)

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own, on pipes or on a terminal."""
+"""Run the command line as a user does: in its own process, on pipes or on a terminal."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def tgmembership(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @contextmanager
 def started(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator["subprocess.Popen[str]"]:
-    """Run the command beside the test, and kill it at the end if it still runs."""
+    """Start the command in the background, and kill it at the end unless it has exited."""
     with Forked(
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
@@ -41,7 +41,7 @@ def started(*arguments: str, stderr: int = subprocess.PIPE) -> Iterator["subproc
 
 
 class Terminal:
-    """A pseudo-terminal: a process writes to `theirs`, and `shown` is what came of it."""
+    """A pseudo-terminal: the process writes to `theirs`, and `shown` is its output so far."""
 
     def __init__(self) -> None:
         self._ours, self.theirs = os.openpty()
@@ -56,7 +56,7 @@ class Terminal:
                 self.shown += os.read(self._ours, 65536).decode()
 
     def write(self, text: str, end: str = "\n") -> None:
-        """Type, and press return."""
+        """Type a line, and press return."""
         os.write(self._ours, f"{text}{end}".encode())
 
     def __enter__(self) -> Self:

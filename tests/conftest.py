@@ -1,4 +1,4 @@
-"""What every test has: two backends, servers on real sockets, quick Hypothesis, and a watch on the canary secrets."""
+"""Fixtures and settings of all tests: two backends, servers on real sockets, Hypothesis, and the canary plugin."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
 
-# pytest finds them by being here.
+# Imported so that pytest finds them.
 __all__ = [
     "pytest_runtest_call",
     "pytest_runtest_makereport",
@@ -43,7 +43,7 @@ __all__ = [
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# The background of a shell ignores it, and so would all that tests start there.
+# A shell ignores it for background jobs, and processes started by tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # nohup has it ignored
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -55,7 +55,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have one process that forks for all workers."""
+    """Start one fork server for all workers."""
     if CAN_FORK and not hasattr(config, "workerinput"):
         forks = Forks(*COMMANDS)
         config.add_cleanup(forks.close)
@@ -85,26 +85,26 @@ def _is_its_turn(item: pytest.Item) -> bool:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Name each backend that the package runs on."""
+    """Return each backend in turn."""
     return str(request.param)
 
 
 @pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.soak)])
 def half(request: pytest.FixtureRequest) -> int:
-    """Tell which half of the cases a test takes; the long variant takes the other."""
+    """Return which half of the cases to test; the long variant tests the other half."""
     return int(request.param)
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ScriptedServer]]:
-    """Start scripted servers that stop with the test."""
+    """Return a function that starts scripted servers, which are stopped at the end of the test."""
     with contextlib.ExitStack() as stack:
         yield lambda script, tls=None: stack.enter_context(ScriptedServer(script, tls))
 
 
 @pytest.fixture
 def refused_port() -> Iterator[int]:
-    """Give a port on which nobody listens, kept from everybody else."""
+    """Yield a reserved port that refuses connections."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
@@ -124,14 +124,14 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def client_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # with no other authorities: to load them takes 20 ms
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without other CAs, which take 20 ms to load
     authority.configure_trust(context)
     return context
 
 
 @pytest.fixture
 def run(backend: str) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], None]:
-    """Run a scenario on asyncio or trio, and never for longer than it should take."""
+    """Return a function that runs a scenario on asyncio or trio, with a timeout."""
 
     def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def bounded() -> None:
@@ -145,7 +145,7 @@ def run(backend: str) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], Non
 
 @pytest.fixture
 def quick_path() -> Iterator[Path]:
-    """Give a folder in memory where the system has such: a thousand commits need not wait for a disk."""
+    """Yield a temporary folder, in memory if possible: a thousand commits then do not wait for a disk."""
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as folder:
         yield Path(folder)

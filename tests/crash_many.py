@@ -1,4 +1,4 @@
-"""Provisioning runs of several worker processes on one PostgreSQL, all of which are killed again and again."""
+"""Run several provisioning workers on one PostgreSQL, and kill each of them repeatedly."""
 
 import signal
 import time
@@ -30,7 +30,7 @@ _READ_ONLY_FOR = 1.0
 
 @mutable
 class Fleet:
-    """Worker processes, each with a file of members of its own; what ends unfinished is started again."""
+    """Worker processes, each with its own file of members; a worker that exits early is restarted."""
 
     folder: Path
     ledger: str
@@ -59,7 +59,7 @@ class Fleet:
         return self.folder / f"members-{number}.csv"
 
     def kill(self, number: int) -> None:
-        """Kill a worker with SIGKILL, and start it again: what its service manager would do."""
+        """Kill a worker with SIGKILL, and restart it, as a service manager would."""
         worker = self.workers[number]
         worker.kill()
         worker.wait()
@@ -69,7 +69,7 @@ class Fleet:
         return [number for number, worker in self.workers.items() if worker.poll() is None]
 
     def finish(self) -> None:
-        """Let all of them come to their end; the budget of one, or its database, may be empty or away for a while."""
+        """Wait until all workers finish, restarting those whose budget was empty or whose database was down."""
         for number in self.workers:
             for _ in range(MOST_RUNS):
                 self.exit_codes[number] = self.workers[number].wait(_PATIENCE)
@@ -128,12 +128,12 @@ def crash_many(
             (folder / f"members-{number}.csv").write_text("ref,member_id\n" + rows)
         with _fleet(folder, postgres.url, environment) as fleet:
             for kill in range(kills):
-                # A little later than when its share was sent, so that kills come at all moments of an exchange.
+                # Kill a little after its share was sent, so that kills happen at all points of an exchange.
                 _wait_until_sent(service, fleet, random.uniform(kill + 0.5, kill + 1.5) * members / (kills + 2))
                 time.sleep(random.uniform(0, 0.02))
                 if kill == restart_at:
                     postgres.restart()
-                    # Who dies before it could come back passes for alive as long as a lease, and is waited for.
+                    # A worker that dies before it reconnects counts as alive until its lease ends.
                     time.sleep(_COMING_BACK_TAKES)
                 elif troubled and kill % 4:
                     _TROUBLES[kill % 4 - 1](fleet, postgres, random)

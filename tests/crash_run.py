@@ -1,4 +1,4 @@
-"""A provisioning run whose process is killed again and again, on a service and a network that do their worst."""
+"""Run provisioning under injected faults, kill the process repeatedly, and compare ledger and audit log."""
 
 import subprocess
 import time
@@ -28,7 +28,7 @@ _REPLY_DESTROYED = "error 500 after the effect"
 
 @frozen
 class Aftermath:
-    """What is left after the last run: the ledger, the service's own audit, and what was done to whom."""
+    """The state after the last run: the ledger, the service's audit log, and the members."""
 
     refs: list[str]
     grants: dict[str, Grant]
@@ -45,13 +45,13 @@ class Aftermath:
 
     @property
     def lost(self) -> list[str]:
-        """Return the refs that the ledger does not have, or has in no final state: this service refuses none."""
+        """Return the refs that are missing in the ledger or not in a final state (this service refuses none)."""
         ends = (GrantStatus.GRANTED, GrantStatus.UNKNOWN)
         return [ref for ref in self.refs if ref not in self.grants or self.grants[ref].status not in ends]
 
     @property
     def granted_in_vain(self) -> list[str]:
-        """Return the refs whose token, as the ledger has it, the service never gave to this member."""
+        """Return the refs whose token in the ledger was never given to this member by the service."""
         given = {(grant.member_id, grant.token) for grant in self.audit}
         return [
             grant.ref
@@ -61,7 +61,7 @@ class Aftermath:
 
     @property
     def unknown(self) -> int:
-        """Return how many wait for a decision."""
+        """Return the number of grants that need a decision."""
         return sum(grant.status is GrantStatus.UNKNOWN for grant in self.grants.values())
 
 
@@ -81,7 +81,7 @@ def told(found: Aftermath) -> str:
 
 
 def crash_and_resume(folder: Path, members: int, kills: int, seed: int) -> Aftermath:
-    """Provision members, kill the process so often at random moments, then let it run to its end."""
+    """Provision members, kill the process `kills` times at random points, then let it finish."""
     file = folder / "members.csv"
     refs = [f"order-{number}" for number in range(members)]
     file.write_text("ref,member_id\n" + "".join(f"{ref},{number + 1}\n" for number, ref in enumerate(refs)))
@@ -139,7 +139,7 @@ def _worker(folder: Path, file: Path, environment: dict[str, str]) -> Generator[
 def _wait_for_its_last_moment(
     worker: subprocess.Popen[bytes], service: FakeService, random: Random, *, most: float
 ) -> None:
-    """Wait for a random moment of its start, or until it has sent a random number of requests and a little longer."""
+    """Wait for a random time during its start, or until shortly after it has sent a random number of requests."""
     enough = service.count_requests() + random.uniform(1, max(1, most))
     starting = random.random() < _KILLED_WHILE_STARTING
     end = time.monotonic() + (random.uniform(0, _STARTING_TAKES) if starting else _PATIENCE)

@@ -1,4 +1,4 @@
-"""A Telegram Bot API of our own over HTTP: as much of it as a bot needs that sells something for Stars."""
+"""A fake Telegram Bot API over HTTP, with the methods that a bot selling for Stars needs."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ from aiohttp import web
 TOKEN = "42:fake-bot-token"
 BOT = {"id": 42, "is_bot": True, "first_name": "Shop", "username": "shop_bot"}
 CUSTOMER: dict[str, Any] = {"id": 777, "is_bot": False, "first_name": "Ann"}
-LONG_POLL = 0.3  # seconds: a bot that is told to stop need not wait for longer
+LONG_POLL = 0.3  # seconds; a bot that is stopped waits at most so long
 
 
 class FakeTelegram:
-    """Serve it while entered, on the running loop: queue updates with `send`, and read `calls`.
+    """A server on the running loop, as a context manager: queue updates with `send`, and read `calls`.
 
     An update is handed out until a `getUpdates` with a higher offset confirms it, as Telegram does. Calls to a method
     in `paused` arrive and are not answered, until `resume`. Calls for which `refuse` returns a text are refused with
@@ -62,7 +62,7 @@ class FakeTelegram:
         return number
 
     def repeat(self, number: int) -> None:
-        """Hand out an update again, as if the bot had not confirmed it."""
+        """Deliver an update again, as if the bot had not confirmed it."""
         self.updates.append(self._sent[number])
         self._tell()
 
@@ -97,7 +97,7 @@ class FakeTelegram:
         return self.send(message={**self._from_customer(refunded_payment=_payment(payload, charge, amount))})
 
     def said(self, method: str = "sendMessage") -> list[dict[str, Any]]:
-        """Return what the bot asked of a method, in order."""
+        """Return the bot's calls of a method, in order."""
         return [arguments for name, arguments in self.calls if name == method]
 
     @property
@@ -106,13 +106,13 @@ class FakeTelegram:
         return len(self._sent)
 
     async def until(self, done: Callable[[], object], seconds: float = 180) -> None:
-        """Wait until `done` is true; calls of the bot are when it is asked again."""
+        """Wait until `done` is true; it is checked after each call of the bot."""
         async with asyncio.timeout(seconds):
             while not done():
                 await self._news.wait()
 
     def resume(self) -> None:
-        """Answer what was held back."""
+        """Answer the calls that were held back."""
         self.paused.clear()
         self._tell()
 

@@ -1,4 +1,4 @@
-"""Processes that cost little: one process loads what they need, and forks for each of them.
+"""Cheap processes for tests: a fork server loads the modules once, and forks for each process.
 
 Each still has a process of its own, with its own environment, output, signals and end; what it is spared is the half
 of a second, for aiogram the five seconds, in which libraries are imported.
@@ -44,7 +44,7 @@ CAN_FORK: Final = hasattr(os, "fork")
 
 
 class Forks:
-    """A process that forks for whoever asks at its address; at the first time it loads `modules`.
+    """A fork server with an address; it loads `modules` at the first request.
 
     It ends when this one does, and with each who asked end the forks that he asked for.
     """
@@ -65,7 +65,7 @@ class Forks:
             )
 
     def close(self) -> None:
-        """Wait for its end."""
+        """Wait until it exits."""
         self._lifeline.close()
         self._process.wait(60)
         self._folder.cleanup()
@@ -78,7 +78,7 @@ class Forks:
 
 
 class Forked(Popen[Any]):
-    """`subprocess.Popen` for this Python and arguments of its, which asks for the process instead of making it.
+    """`subprocess.Popen` for this Python with arguments, which requests the process from the fork server.
 
     `forks` is the address at which it asks. Where nothing can fork it is the real one.
     """
@@ -87,7 +87,7 @@ class Forked(Popen[Any]):
         self._forks = forks
         super().__init__([str(argument) for argument in arguments], **options)
 
-    if CAN_FORK:  # what follows is the three methods with which Popen makes a process and waits for it
+    if CAN_FORK:  # override the three methods with which Popen starts a process and waits for it
 
         def _execute_child(self, arguments: Sequence[str], *others: Any) -> None:
             cwd, environment, leads, pipes = others[4], others[5], others[-2], others[9:15]
@@ -115,8 +115,8 @@ class Forked(Popen[Any]):
 
 
 def serve(listener: int, lifeline: int, modules: Sequence[str]) -> None:
-    """Fork for each job that comes, with the modules loaded, until the lifeline is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for who runs the tests, and then we end
+    """Load the modules, and fork for each job until the lifeline is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the test runner, whose end closes the lifeline
     asked = _forked(socket.socket(fileno=listener), socket.socket(fileno=lifeline), modules)
     if asked is not None:
         _be(*asked)
@@ -128,7 +128,7 @@ def _load(modules: Sequence[str]) -> None:
             with contextlib.suppress(ImportError):  # an extra that is not installed
                 import_module(found)
     gc.collect()
-    gc.freeze()  # so that no collection in the forks writes to what they share
+    gc.freeze()  # so that garbage collection in the forks does not copy shared pages
 
 
 def _found(name: str) -> list[str]:
@@ -143,7 +143,7 @@ Asked = tuple[dict[str, Any], list[int]]
 
 
 def _forked(listener: socket.socket, lifeline: socket.socket, modules: Sequence[str]) -> Asked | None:
-    """Fork, and tell how forks end; return what is asked of it in each of them, and None in this process at its end."""
+    """Fork for each job, and report exits; return the job in each fork, and None in this process at its end."""
     woken, ends = socket.socketpair()
     living: dict[socket.socket, int] = {}
     loaded = False
@@ -155,7 +155,7 @@ def _forked(listener: socket.socket, lifeline: socket.socket, modules: Sequence[
             if ends in ready:
                 ends.recv(4096)
                 _tell_ends(living)
-            _kill(pid for told, pid in living.items() if told in ready)  # whoever asked for them is gone
+            _kill(pid for told, pid in living.items() if told in ready)  # the requesting process is gone
             if listener not in ready:
                 continue
             if not loaded:
@@ -191,7 +191,7 @@ def _kill(forks: Iterable[int]) -> None:
 
 
 def _tell(told: socket.socket, number: int) -> None:
-    with contextlib.suppress(OSError):  # nobody wants to know
+    with contextlib.suppress(OSError):  # the requesting process is gone
         told.sendall(b"%d\n" % number)
 
 
@@ -207,7 +207,7 @@ def _tell_ends(living: dict[socket.socket, int]) -> None:
 
 
 def _be(job: Mapping[str, Any], given: Sequence[int]) -> None:
-    """Be the process: Python with the arguments, environment, folder and outputs that are given."""
+    """Become the process: Python with the given arguments, environment, folder and outputs."""
     if job["leads"]:
         os.setsid()
     for standard, number in enumerate(given):
@@ -244,7 +244,7 @@ def _exit_code_of(arguments: Sequence[str]) -> int:
 
 
 def _end(code: int) -> None:
-    """End as Python ends, but leave what is loaded to the system: taking it down copies all of it, for 70 ms of CPU."""
+    """Exit like Python, but without freeing modules, which would copy shared pages for 70 ms of CPU."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what a service may send: any JSON, and JSON close to what is expected of it."""
+"""Hypothesis strategies for replies: any JSON, and JSON close to the accepted shapes."""
 
 from decimal import Decimal
 from typing import Any

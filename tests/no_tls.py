@@ -1,4 +1,4 @@
-"""What httpx clients of tests get where nothing is encrypted: by itself each would load all authorities anew."""
+"""A TLS context for httpx clients in tests without TLS: by default each client loads all CAs again."""
 
 import ssl
 

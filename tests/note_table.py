@@ -30,7 +30,7 @@ def texts(connection: sqlite3.Connection) -> list[str]:
 
 
 def an_orphan(connection: sqlite3.Connection) -> None:
-    """Write what only the COMMIT will refuse."""
+    """Write a row that only COMMIT rejects."""
     connection.execute("INSERT INTO reply VALUES (999)")
 
 
@@ -46,7 +46,7 @@ async def opened(path: Path, component: Component = NOTES, *, owner: bool = True
 
 @asynccontextmanager
 async def busy(storage: SqliteStorage) -> AsyncIterator[None]:
-    """Keep the writer at work, so that whatever is queued meanwhile becomes one group."""
+    """Keep the writer busy, so that jobs queued meanwhile become one group."""
     begun, end = threading.Event(), threading.Event()
 
     def work(_: sqlite3.Connection) -> None:
@@ -64,6 +64,6 @@ async def busy(storage: SqliteStorage) -> AsyncIterator[None]:
 
 
 def python(code: str, *arguments: object) -> list[str]:
-    """Return the command line that runs code with the package and these modules at hand."""
+    """Return a command line that runs code which can import the package and these modules."""
     header = f"import sys; sys.path[:0] = {[*sys.path, str(Path(__file__).parent)]!r}\n"
     return [sys.executable, "-c", header + code, *map(str, arguments)]

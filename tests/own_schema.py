@@ -1,4 +1,4 @@
-"""A schema of its own for each test on a real PostgreSQL: the one of TGM_POSTGRES, or of this machine.
+"""A separate schema for each test, on the PostgreSQL of TGM_POSTGRES or of this machine.
 
 Without one these tests are skipped; with TGM_REQUIRE_SERVICES=1 they fail instead.
 """
@@ -17,7 +17,7 @@ SERVER = os.environ.get("TGM_POSTGRES", "postgresql://127.0.0.1:5432/test")
 
 @contextmanager
 def own_schema(tail: str = "") -> Iterator[str]:
-    """Yield the URL of an empty schema, whose name ends as told, and drop it at the end."""
+    """Yield the URL of an empty schema whose name ends with `tail`, and drop it at the end."""
     psycopg: Any = pytest.importorskip("psycopg")
     name = f"tgm_{secrets.token_hex(6)}"
     if tail:

@@ -1,4 +1,4 @@
-"""Pages of documentation as tests see them: their fences, and how each is run as its reader would."""
+"""Documentation pages for tests: parse the code fences, and run them as a reader would."""
 
 import ast
 import asyncio
@@ -34,7 +34,7 @@ _COMMANDS: Final = {"tgmembership": "tgmembership_async.cli", "procrastinate": "
 
 @frozen
 class Fence:
-    """A fence: where it stands, its language, what is in it, and the paragraph between it and the one before."""
+    """A code fence: its position, language and code, and the paragraph before it."""
 
     page: Path
     line: int
@@ -44,18 +44,18 @@ class Fence:
 
     @property
     def file(self) -> str | None:
-        """Return the name under which the reader is told to save it, if so."""
+        """Return the file name under which the page says to save it, if any."""
         found = _FILE.findall(self.before)
         return found[-1] if found else None
 
     @property
     def is_output(self) -> bool:
-        """Tell whether it is what the fence before it prints."""
+        """Tell whether it is the output of the fence before it."""
         return self.language == "text" and (not self.before or self.before.endswith("prints:"))
 
 
 def fences(page: Path) -> list[Fence]:
-    """Return the fences of a page, but for Sphinx's directives."""
+    """Return the fences of a page, except Sphinx directives."""
     text, end, found = page.read_text(encoding="utf-8"), 0, list[Fence]()
     for match in _FENCE.finditer(text):
         before = text[end : match.start()].strip().rpartition("\n\n")[2]
@@ -67,7 +67,7 @@ def fences(page: Path) -> list[Fence]:
 
 @mutable
 class Reader:
-    """Run a page's fences from top to bottom in the present folder, and note which functions they show and call."""
+    """Run the fences of a page in order in the current folder, and record which functions they define and call."""
 
     names: dict[str, Any]
     runner: asyncio.Runner
@@ -76,7 +76,7 @@ class Reader:
     called: set[str] = Factory(set)
 
     def read(self, fence: Fence) -> None:
-        """Do with a fence what its reader does."""
+        """Run or save a fence as a reader would."""
         if fence.file is not None:
             Path(fence.file).write_text(fence.code, encoding="utf-8")
         if fence.language == "python":
@@ -110,7 +110,7 @@ class Reader:
 
 
 def bash(script: str) -> None:
-    """Run a script as it stands, but on free ports; what serves is interrupted as soon as it says something."""
+    """Run a script unchanged, except for free ports; a server is interrupted at its first output."""
     ports: dict[str, str] = {}
     script = _PORT.sub(lambda match: ports.setdefault(match[0], str(free_port())), script)
     command = ["bash", "-euo", "pipefail", "-c", f"exec {script}" if _SERVES.match(script) else script]
@@ -140,7 +140,7 @@ def bash(script: str) -> None:
 
 @contextlib.contextmanager
 def _commands() -> Iterator[str]:
-    """Give a folder with the commands of this environment; each asks for a fork that has loaded what it needs."""
+    """Yield a folder with the commands of this environment, each of which uses the fork server."""
     with tempfile.TemporaryDirectory() as folder:
         for name, module in _COMMANDS.items() if ADDRESS in os.environ else ():
             command = Path(folder, name)
@@ -152,7 +152,7 @@ def _commands() -> Iterator[str]:
 def executed(page: str, section: str) -> dict[str, Any]:
     """Execute the Python fences of a section of a page, in order, and return the names that they define."""
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(ROOT / "docs" / page)
-    module = sys.modules["recipe"] = ModuleType("recipe")  # frameworks look up what annotations mean
+    module = sys.modules["recipe"] = ModuleType("recipe")  # frameworks resolve annotations in it
     document.namespace = vars(module)
     starts = [(found.start(), found[1]) for found in re.finditer(r"^## (.*)$", document.text, re.MULTILINE)]
     for example in document.examples():

@@ -32,7 +32,7 @@ DAYS: Final = 35
 
 
 async def fill(ledger: Path) -> None:
-    """Grant for five weeks, more on some days, and not always with success."""
+    """Fill a ledger with five weeks of grants, with busy days and failures."""
     random, now = Random(4), NOW
     async with SqliteLedger(ledger, clock=lambda: now) as rows:
         for day in range(DAYS):
@@ -59,7 +59,7 @@ def printed(*arguments: str) -> str:
 
 
 def draw_terminal(path: Path, *commands: tuple[str, ...]) -> None:
-    """Draw what a person sees who types these commands; the drawing asks nobody for fonts."""
+    """Draw a terminal with these commands and their output, without external fonts."""
     screen = Console(record=True, width=92, file=io.StringIO(), force_terminal=True)
     for arguments in commands:
         screen.print(Text.assemble(("$ ", "bold green"), f"tgmembership {' '.join(arguments)}"))
@@ -69,7 +69,7 @@ def draw_terminal(path: Path, *commands: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw all pictures."""
     service = FakeService(seed=3, clock=lambda: NOW)
     service.populate(240)
     PICTURES.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the test's own, in a temporary folder: one that may be stopped and started."""
+"""A temporary PostgreSQL server for tests that stop and start it."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from ports import free_port
 
 USER, PASSWORD = "shop", "s3cret-of-the-database"
 _SETTINGS = {
-    "fsync": "off",  # what is tested is the loss of processes, not of power
+    "fsync": "off",  # tests kill processes, not the machine
     "listen_addresses": "127.0.0.1",
     "max_connections": "60",
     "shared_buffers": "16MB",
@@ -23,7 +23,7 @@ _SETTINGS = {
 
 
 class PrivatePostgres:
-    """A cluster with one user, who has a password; started and stopped at will."""
+    """A PostgreSQL cluster with one user, who has a password; it can be started and stopped."""
 
     def __init__(self, folder: Path, binaries: Path, become: list[str]) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class PrivatePostgres:
         self._run("pg_ctl", "restart", "--wait", "--silent", "--mode", "fast", "--log", str(self._folder / "log"))
 
     def _run(self, command: str, *arguments: str) -> None:
-        # Output in a file: the server keeps what it inherits, and a pipe would never end.
+        # Output to a file: the server inherits it, and would keep a pipe open.
         with (self._folder / "output").open("ab") as output:
             subprocess.run(
                 [*self._become, str(self._binaries / command), "--pgdata", str(self._folder / "data"), *arguments],
@@ -101,12 +101,12 @@ def private_postgres() -> Iterator[PrivatePostgres]:
 def _binaries() -> Path | None:
     found = shutil.which("initdb")
     folders = [Path(found).resolve().parent] if found else []
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)  # where Debian hides them
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)  # Debian's location
     return next((folder for folder in folders if (folder / "pg_ctl").exists()), None)
 
 
 def _become() -> list[str] | None:
-    """Return what runs a command as somebody who is not root, for the server refuses to be."""
+    """Return a command prefix that switches from root to another user, because the server refuses to run as root."""
     if os.geteuid() != 0:
         return []
     with contextlib.suppress(KeyError):

@@ -1,4 +1,4 @@
-"""The public names with their signatures, as griffe reads them from the source: `public_api.txt` holds them.
+"""Snapshot of the public names with their signatures, read from the source by griffe: `public_api.txt`.
 
 `python tests/public_api.py` writes that file anew.
 """

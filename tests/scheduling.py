@@ -1,4 +1,4 @@
-"""Which tests stay together when workers share them out."""
+"""An xdist scheduler that decides which tests run on the same worker."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ LONG = ("tests/promises/", "tests/transport/test_chaos.py")
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]
-    """Give a test with all of its parameters to whoever is free; those that take long, each by itself.
+    """Run all parameters of a test on one worker, except those of long tests.
 
     What shares something that takes seconds to make goes to one worker.
     """
@@ -29,7 +29,7 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
 @cache
 def shares(module: str) -> bool:
-    """Tell whether a module has fixtures that are made once for all of its tests."""
+    """Tell whether a module has module-scoped fixtures."""
     return 'scope="module"' in (HERE.parent / module).read_text(encoding="utf-8")
 
 

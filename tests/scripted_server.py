@@ -1,4 +1,4 @@
-"""A server whose behaviour on the wire is spelled out by the test: one function per connection, in a thread."""
+"""A TCP server whose behaviour is scripted by the test: one function call per connection, in a thread."""
 
 import contextlib
 import json
@@ -13,14 +13,14 @@ OK_PLANS = {"ok": True, "code": 200, "result": []}
 
 
 class Connection:
-    """One accepted connection: read requests from it, answer, and end it in any way there is."""
+    """One accepted connection, with methods to read requests, answer, and close or reset it."""
 
     def __init__(self, sock: socket.socket, server: "ScriptedServer") -> None:
         self.sock = sock
         self.server = server
 
     def request(self) -> bytes:
-        """Return the next whole request, or b"" when the client has gone."""
+        """Return the next complete request, or b"" at the end of the connection."""
         data = b""
         while b"\r\n\r\n" not in data:
             part = self.sock.recv(65536)
@@ -48,7 +48,7 @@ class Connection:
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + text)
 
     def reset(self) -> None:
-        """End it with RST."""
+        """Reset the connection."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -56,7 +56,7 @@ class Connection:
         self.sock = context.wrap_socket(self.sock, server_side=True)
 
     def pipe(self, host: str, port: int) -> None:
-        """Become a tunnel to another server until both sides are done."""
+        """Forward to another server until both sides have closed."""
         with socket.create_connection((host, port)) as upstream:
             back = threading.Thread(target=_pump, args=(upstream, self.sock), daemon=True)
             back.start()
@@ -76,7 +76,7 @@ Script = Callable[[Connection], None]
 
 
 class ScriptedServer:
-    """Listen on loopback and run `script` for each connection in a thread of its own."""
+    """Listen on loopback, and run `script` for each connection in its own thread."""
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
@@ -134,7 +134,7 @@ class ScriptedServer:
 
 
 def answering(*args: Any, **kwargs: Any) -> Script:
-    """Return a script that gives the same answer to every request."""
+    """Return a script that answers all requests with the same response."""
 
     def script(connection: Connection) -> None:
         while connection.request():

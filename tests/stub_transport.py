@@ -1,4 +1,4 @@
-"""A transport that does what the test says: one step per request, a Response, an exception, or a coroutine function."""
+"""A transport scripted by the test: one step per request, a Response, an exception, or a coroutine function."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ def lost() -> TransportFailure:
 
 
 class StubTransport:
-    """Play the steps in order, the last one for ever; testify truthfully about each."""
+    """Run one step per request, repeating the last; set `begun` as a real transport does."""
 
     def __init__(self, *steps: Step) -> None:
         self.steps = list(steps) or [reply()]
@@ -39,7 +39,7 @@ class StubTransport:
         if inspect.iscoroutinefunction(step):
             answer: Response = await step(request)
             return answer
-        return step  # type: ignore[no-any-return]  # what is left is a Response
+        return step  # type: ignore[no-any-return]  # a Response
 
     async def aclose(self) -> None:
         self.closed += 1

@@ -1,4 +1,4 @@
-"""The architecture page names files that exist, and has an answer for what people want to change."""
+"""The architecture page names existing files, and says where to change what."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The canary watch, itself watched."""
+"""Test the canary plugin itself."""
 
 import os
 import re
@@ -24,7 +24,7 @@ LEAKS = {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Run one leaking test of each kind under the watch, and one that keeps its secret."""
+    """Run one leaking test of each kind with the plugin, and one that does not leak."""
     folder = tmp_path_factory.mktemp("leaking")
     tests = {**LEAKS, "keeps_it": "logging.warning('%d', len(CANARY_KEY))"}
     lines = ["import logging, os, warnings", "from canary import CANARY_KEY, CANARY_SECRET"]

@@ -1,4 +1,4 @@
-"""Every code fence of the README and of docs/ runs, and what a page says is printed is printed.
+"""All code fences of the README and of docs/ run, and print the output shown on the page.
 
 A page is found by being there. It runs from top to bottom in an empty folder, but for a `webhook.secret`, beside a fake
 service that the environment names, with `tg`, `granter` and `requests` at hand.
@@ -59,7 +59,7 @@ def elsewhere(fence: Fence) -> bool:
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """Give a reader who sits in an empty folder, and whose environment names a service as `tgmembership fake` is."""
+    """Yield a Reader in an empty folder, with a fake service in its environment."""
     service = FakeService()
     service.populate()
     ours = logging.getLogger("tgmembership_async"), logging.getLogger("httpx")

@@ -1,4 +1,4 @@
-"""The errors: the tree of the design, readable in one line, and whole after a pickle."""
+"""The exceptions: their hierarchy, one-line messages, and equal fields after pickling."""
 
 import copy
 import inspect
@@ -40,7 +40,7 @@ each_class = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__na
 
 
 def _drawn(tree: str) -> Iterator[tuple[str, str]]:
-    """Read child and parent off a drawn tree; ` · ` parts siblings that share a line."""
+    """Parse pairs of child and parent from a drawn tree; ` · ` separates siblings on one line."""
     path = ["TGMembershipError"]
     for bars, line in re.findall(r"^    ((?:[│ ]   )*)[├└]── (.*)$", tree, re.MULTILINE):
         del path[len(bars) // 4 + 1 :]
@@ -50,7 +50,7 @@ def _drawn(tree: str) -> Iterator[tuple[str, str]]:
 
 
 def _made(kind: type[TGMembershipError]) -> TGMembershipError:
-    """Make an error of this class with every field set."""
+    """Return an error of this class with all fields set."""
     fields: dict[str, object] = {}
     if issubclass(kind, CallError):
         fields |= CALL

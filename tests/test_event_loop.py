@@ -1,4 +1,4 @@
-"""A program that runs trio as the guest of an asyncio loop gets what trio programs get."""
+"""With trio in guest mode on an asyncio loop, the package behaves as on trio."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ async def as_guest(scenario: Callable[[], Any]) -> Any:
         return (await ended).unwrap()
 
 
-async def test_trio_as_a_guest_is_trio() -> None:
+async def test_guest_mode_counts_as_trio() -> None:
     async def scenario() -> object:
         asyncio.get_running_loop()  # there is one
         return asyncio_loop()
@@ -38,11 +38,11 @@ async def test_trio_as_a_guest_is_trio() -> None:
     assert await as_guest(scenario) is None
 
 
-def test_outside_of_any_there_is_none() -> None:
+def test_there_is_none_outside_of_a_loop() -> None:
     assert asyncio_loop() is None
 
 
-async def test_a_guest_calls_and_grants(tmp_path: Path) -> None:
+async def test_calls_and_grants_work_in_guest_mode(tmp_path: Path) -> None:
     service = FakeService(api_key=CANARY_KEY)
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""The public API changes only on purpose: what it is now is what `public_api.txt` says."""
+"""The public API is the one in `public_api.txt`, so that it changes only on purpose."""
 
 import shutil
 from difflib import unified_diff

@@ -1,4 +1,4 @@
-"""A Session mocked with respx, as a user of the package would do it."""
+"""A Session can be mocked with respx, as users of the package do."""
 
 import httpx
 import pytest

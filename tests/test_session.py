@@ -1,4 +1,4 @@
-"""The Session without a socket: its life, its checks, its rings, and what it says of a call."""
+"""The Session without sockets: lifecycle, argument checks, middleware, observers and errors."""
 
 import asyncio
 import logging
@@ -91,7 +91,7 @@ def test_the_repr_of_a_session_shows_no_key() -> None:
     assert repr(session()) == "<Session of bot 8047883872 at https://api.tgmembership.com, not entered>"
 
 
-async def test_use_outside_of_its_life_is_refused_with_the_way_out() -> None:
+async def test_use_while_not_open_is_refused_with_advice() -> None:
     tg = session(transport := StubTransport())
     with pytest.raises(UsageError, match="async with"):
         await tg.get_plans()
@@ -157,7 +157,7 @@ def test_the_environment_names_the_bot(monkeypatch: pytest.MonkeyPatch, tmp_path
         ({"X_BOT_ID": "7", "X_API_KEY_FILE": __file__}, "white space"),
     ],
 )
-def test_a_poor_environment_is_named(
+def test_an_incomplete_environment_is_named(
     environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -289,7 +289,7 @@ async def test_a_view_shares_all_but_its_options() -> None:
         await view.get_plans()
 
 
-async def test_rings_wrap_the_call_and_each_attempt() -> None:
+async def test_middleware_wraps_the_call_and_each_attempt() -> None:
     seen: list[str] = []
 
     def ring(name: str) -> Any:
@@ -308,7 +308,7 @@ async def test_rings_wrap_the_call_and_each_attempt() -> None:
     assert transport.requests[-1].headers.get("X-Trace") == "inner"
 
 
-async def test_a_ring_may_answer_by_itself() -> None:
+async def test_a_middleware_may_return_its_own_response() -> None:
     async def cached(_request: Request, _call_next: Any) -> Response:
         return reply('{"ok": true, "code": 200, "result": 3}')
 
@@ -317,7 +317,7 @@ async def test_a_ring_may_answer_by_itself() -> None:
     assert transport.requests == []
 
 
-async def test_a_ring_that_repeats_a_grant_is_stopped() -> None:
+async def test_a_middleware_that_repeats_a_grant_is_stopped() -> None:
     async def stubborn(request: Request, call_next: Any) -> Response:
         try:
             first: Response = await call_next(request)
@@ -347,7 +347,7 @@ async def test_a_foreign_exception_is_never_retried(error: Exception) -> None:
     assert len(transport.requests) == 2
 
 
-async def test_a_ring_that_forbids_a_grant_leaves_no_doubt() -> None:
+async def test_a_middleware_that_raises_before_a_grant_makes_nothing_unknown() -> None:
     async def forbid(_request: Request, _call_next: Any) -> Response:
         msg = "not on Sundays"
         raise PermissionError(msg)
@@ -374,7 +374,7 @@ async def test_an_os_error_of_a_transport_is_judged(error: OSError) -> None:
             await tg.add_member(1, 42)
 
 
-async def test_a_transport_that_says_nothing_is_believed_to_have_sent() -> None:
+async def test_a_transport_that_does_not_set_begun_counts_as_having_sent() -> None:
     class Silent(StubTransport):
         async def send(self, request: Request) -> Response:
             self.requests.append(request)
@@ -385,7 +385,7 @@ async def test_a_transport_that_says_nothing_is_believed_to_have_sent() -> None:
             await tg.add_member(1, 42)
 
 
-async def test_an_observer_hears_of_every_end(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_observer_is_called_at_the_end_of_each_call(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[CallEnded] = []
     transport = StubTransport(reply(), lost())
     async with session(transport, observer=heard.append) as tg:
@@ -399,7 +399,7 @@ async def test_an_observer_hears_of_every_end(caplog: pytest.LogCaptureFixture) 
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_an_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_observer_that_raises_does_not_affect_the_call(caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: CallEnded) -> None:
         raise ZeroDivisionError
 
@@ -467,11 +467,11 @@ async def test_closing_does_not_wait_for_a_grant_beyond_its_timeout() -> None:
 
 
 def on_trio(scenario: Any) -> None:
-    """Run on a clock that jumps over every sleep."""
+    """Run on a clock that skips all sleeps."""
     trio.run(scenario, clock=MockClock(autojump_threshold=0))
 
 
-def test_a_pause_holds_everybody_for_as_long_as_was_told() -> None:
+def test_a_pause_holds_all_calls_for_retry_after() -> None:
     async def scenario() -> None:
         times: list[float] = []
 
@@ -488,7 +488,7 @@ def test_a_pause_holds_everybody_for_as_long_as_was_told() -> None:
                 for _ in range(20):
                     group.start_soon(tg.get_plans)
         first, *early_or_late = times
-        # The eight places were taken when the 429 came: those were on the wire already.
+        # All eight slots were taken when the 429 arrived: those requests were in flight already.
         held = [at for at in early_or_late if at - start >= 10]
         assert len(held) >= 13
         assert all(at - start <= 11.1 for at in held)
@@ -497,7 +497,7 @@ def test_a_pause_holds_everybody_for_as_long_as_was_told() -> None:
     on_trio(scenario)
 
 
-def test_nobody_leaves_during_a_pause_who_had_no_place_before() -> None:
+def test_no_call_without_a_slot_is_sent_during_a_pause() -> None:
     async def scenario() -> None:
         times: list[float] = []
 
@@ -516,7 +516,7 @@ def test_nobody_leaves_during_a_pause_who_had_no_place_before() -> None:
     on_trio(scenario)
 
 
-def test_a_pause_that_outlasts_the_deadline_raises_at_once() -> None:
+def test_a_pause_that_exceeds_the_deadline_raises_at_once() -> None:
     async def scenario() -> None:
         transport = StubTransport(reply("", 429, retry_after="100"))
         async with session(transport) as tg:
@@ -563,7 +563,7 @@ def test_a_rate_limit_waits_out_a_pause_too() -> None:
     on_trio(scenario)
 
 
-def test_a_429_that_tells_nothing_is_backed_off_from() -> None:
+def test_a_429_without_retry_after_is_backed_off_from() -> None:
     async def scenario() -> None:
         transport = StubTransport(reply("", 429), reply("", 429), reply())
         async with session(transport, retry=RetryPolicy()) as tg:
@@ -622,7 +622,7 @@ def test_the_deadline_counts_the_queue() -> None:
     on_trio(scenario)
 
 
-async def test_our_errors_hold_no_frame_of_what_lies_below() -> None:
+async def test_tracebacks_of_our_errors_have_no_frames_of_lower_layers() -> None:
     async with session(StubTransport(lost())) as tg:
         with pytest.raises(OutcomeUnknown) as unknown:
             await tg.add_member(1, 42)
@@ -658,7 +658,7 @@ async def test_a_reply_that_echoes_the_key_is_cleaned() -> None:
     assert heads[0].headers.get("location") == "/***"
 
 
-async def test_safety_can_be_told() -> None:
+async def test_safety_can_be_given() -> None:
     transport = StubTransport(lost())
     async with session(transport) as tg:
         with pytest.raises(ReplyLost):

@@ -1,4 +1,4 @@
-"""The ways to the service on real sockets: each transport on each backend it runs on, our own and a lent one."""
+"""All combinations of transport, backend and own or user-supplied client, for tests on real sockets."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +20,7 @@ ONCE = RetryPolicy(attempts=1)
 
 @asynccontextmanager
 async def session_on(way: str, url: str, *, proxy: str | None = None, **options: Any) -> AsyncIterator[Session]:
-    """Give a Session that tries once, through a proxy if there is one."""
+    """Yield a Session without retries, optionally through a proxy."""
     async with AsyncExitStack() as stack:
         transport: Any = way
         if way == "lent httpx":

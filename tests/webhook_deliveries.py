@@ -1,4 +1,4 @@
-"""Signed deliveries for tests, and a clock that stands still until it is told to go."""
+"""Signed deliveries for tests, and a manual clock."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from tgmembership_async.webhooks import Event, sign
 
 
 def body(number: int = 1, *, event: str = "order_completed", debug_id: str = "d", **data: Any) -> bytes:
-    """Return the body of an event that no other number has."""
+    """Return the body of an event that is unique to `number`."""
     return json.dumps({"event": event, "debug_id": debug_id, "data": {"order_id": number, **data}}).encode()
 
 
@@ -20,7 +20,7 @@ def signed(content: bytes, *, nonce: str | None = "65f0c0ffee123", at: float | N
 
 
 class Clock:
-    """Unix seconds, moved by hand."""
+    """A clock in unix seconds that the test advances."""
 
     def __init__(self, now: float | None = None) -> None:
         self.now = float(int(time.time())) if now is None else now
@@ -30,7 +30,7 @@ class Clock:
 
 
 class Seen:
-    """A handler that remembers, and fails as often as there are failures."""
+    """A handler that records its calls, and raises the given failures first."""
 
     def __init__(self, *failures: BaseException) -> None:
         self.events: list[Event] = []

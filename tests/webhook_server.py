@@ -1,4 +1,4 @@
-"""A shop that can be killed: a Receiver with an inbox, on uvicorn and Starlette or on aiohttp, in its own process.
+"""A webhook server process to kill: a Receiver with an inbox, on uvicorn and Starlette or on aiohttp.
 
 python webhook_server.py uvicorn|aiohttp PORT FOLDER; the webhook secret is in FOLDER/secret. Each call of the handler
 adds a line to FOLDER/handled: process id, order id, attempt, and "yes" for what is forged.
@@ -19,7 +19,7 @@ from tgmembership_async.webhooks import Event, Receiver, SqliteInbox, Verifier
 
 
 def shop(folder: Path) -> Receiver:
-    """Return the Receiver of the shop."""
+    """Return the Receiver."""
     verifier = Verifier((folder / "secret").read_text(encoding="utf-8"))
     receiver = Receiver(verifier, SqliteInbox(folder / "inbox.db"))
     handled = os.open(folder / "handled", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -33,7 +33,7 @@ def shop(folder: Path) -> Receiver:
 
 
 def on_uvicorn(receiver: Receiver, port: int) -> None:
-    """Serve it until SIGTERM."""
+    """Serve until SIGTERM."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -45,7 +45,7 @@ def on_uvicorn(receiver: Receiver, port: int) -> None:
 
 
 def on_aiohttp(receiver: Receiver, port: int) -> None:
-    """Serve it until SIGTERM, as aiogram's webhook server would."""
+    """Serve until SIGTERM, as aiogram's webhook server does."""
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
         async with receiver:

@@ -1,4 +1,4 @@
-"""After a burst of 256 parallel calls a single call costs what it cost before."""
+"""After a burst of 256 parallel calls, a single call takes no more CPU than before."""
 
 import sys
 from types import FrameType
@@ -12,7 +12,7 @@ from tgmembership_async import Session
 
 
 class Steps:
-    """Count the Python calls that are made: the same work is the same number, whatever the machine does meanwhile."""
+    """Count Python function calls, a measure of work that does not depend on the load of the machine."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -22,7 +22,7 @@ class Steps:
 
 
 async def cost(tg: Session) -> int:
-    """Return the fewest calls that one `get_plans` took, of a few."""
+    """Return the minimum number of function calls of several `get_plans`."""
     counts = []
     for _ in range(10):
         steps = Steps()
@@ -35,7 +35,7 @@ async def cost(tg: Session) -> int:
     return min(counts)
 
 
-def test_a_burst_leaves_nothing_behind_that_a_call_would_pay_for(serve: Any, run: Any) -> None:
+def test_a_call_after_a_burst_costs_no_more(serve: Any, run: Any) -> None:
     server = serve(answering())
 
     async def scenario() -> None:

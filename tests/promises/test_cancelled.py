@@ -1,4 +1,4 @@
-"""Thousands of calls cancelled at random moments, in whatever way, leave a Session as good as new."""
+"""A Session works as before after thousands of calls were cancelled at random times, in all ways."""
 
 import asyncio
 import os
@@ -74,7 +74,7 @@ def tg(
 
 
 def descriptors() -> int:
-    """Return how many sockets this process has open as a client or a server: both ends of a leak are here."""
+    """Return the number of open sockets of this process, which has both ends of each connection."""
     if not Path("/proc/self/fd").exists():
         pytest.skip("no /proc here to count descriptors with")
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
@@ -86,7 +86,7 @@ async def storm(tg: Session, calls: int, ways: tuple[Cancel, ...], random: Rando
     async def work() -> None:
         for number in left:
             call = tg.get_plans if number % 2 else lambda: tg.add_member(1, 42)
-            # Some break off so late that the call is done, and so early that it has not begun.
+            # Some cancellations come after the call has ended, some before it has begun.
             with suppress(OutcomeUnknown):
                 await random.choice(ways)(call, random.uniform(0, LONGEST))
 
@@ -113,7 +113,7 @@ async def as_good_as_new(tg: Session, transport: Any) -> None:
 def test_after_a_storm_of_cancellations(
     calls: int, tg: tuple[Session, Any], backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("ERROR")  # each grant that is cut off warns, as it should
+    caplog.set_level("ERROR")  # each cancelled grant logs a warning
     session, transport = tg
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""A grant that is cut off never claims too little, and whoever cuts it off is obeyed."""
+"""A cancelled grant that may have been applied says so, and the cancellation is never swallowed."""
 
 import asyncio
 import ssl
@@ -38,7 +38,7 @@ def front(request: pytest.FixtureRequest, server_tls: ssl.SSLContext) -> ssl.SSL
 
 
 class Patience:
-    """How long to wait until a call is cut off: at random, and such that half of them are, on any machine."""
+    """A random timeout that adapts so that half of the calls are cancelled on any machine."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -53,7 +53,7 @@ class Patience:
 
 @CROSSINGS
 @pytest.mark.parametrize("members", [100, pytest.param(5_000, marks=pytest.mark.soak)])
-def test_what_is_said_to_be_untouched_was_not_granted(
+def test_a_grant_reported_as_not_applied_was_not_granted(
     members: int, way: Any, front: ssl.SSLContext | None, client_tls: ssl.SSLContext, run: Any
 ) -> None:
     service = FakeService(api_key=CANARY_KEY)

@@ -1,4 +1,4 @@
-"""A wrong argument beside a secret shows it in no traceback with locals, and what was not built has a repr."""
+"""A constructor that rejects an argument shows no secret in tracebacks with locals; its object has a repr."""
 
 import ssl
 import traceback
@@ -64,7 +64,7 @@ def test_no_frame_of_a_refusal_holds_a_secret(name: str, monkeypatch: pytest.Mon
         found = error
     assert isinstance(found, UsageError | TypeError)
     assert "UnicodeEncodeError" not in repr(found)
-    # With the contexts, which are not printed, but sent by some.
+    # Including contexts, which are not printed, but which some tools report.
     for one in (found, found.__cause__, found.__context__):
         if one is not None:
             shown = traceback.TracebackException.from_exception(one, capture_locals=True)

@@ -1,4 +1,4 @@
-"""Promise: wherever the program is killed, run again it grants everybody, nobody twice, and forgets nobody."""
+"""Promise: wherever the program is killed, after a restart each member is granted once, and none is lost."""
 
 from pathlib import Path
 

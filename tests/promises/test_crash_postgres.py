@@ -1,4 +1,4 @@
-"""Promise: workers on one PostgreSQL, killed again and again, grant everybody, nobody twice, and forget nobody."""
+"""Promise: workers on one PostgreSQL, killed repeatedly, grant each member once, and lose none."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ def check(found: Aftermath) -> None:
     assert found.lost == []
     assert found.granted_in_vain == []
     assert found.unknown <= found.kills * CONCURRENCY + found.replies_destroyed
-    # A token that the service gave and the ledger does not know of is one of a row whose outcome is unknown.
+    # Each token that is missing in the ledger belongs to a row with the status unknown.
     granted = sum(grant.status == "granted" for grant in found.grants.values())
     assert granted <= len(found.audit) <= granted + found.unknown
     assert found.exit_code in (0, 4)

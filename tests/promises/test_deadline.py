@@ -14,7 +14,7 @@ from tgmembership_async import CallError, DeadlineExceeded, OutcomeUnknown, Rate
 
 DEADLINE = 0.2
 PATIENT = RetryPolicy(transient_base=3600, throttled_base=3600, backoff_cap=3600)
-TRIES = 5  # what another process does to this machine is not the package's doing
+TRIES = 5  # other processes may delay an attempt
 
 
 def session(url: str, **options: Any) -> Session:
@@ -22,7 +22,7 @@ def session(url: str, **options: Any) -> Session:
 
 
 async def overshoot(call: Callable[[], Awaitable[object]], error: type[CallError]) -> float:
-    """Return by how many seconds a call missed its deadline, at best."""
+    """Return the smallest overshoot of the deadline of several calls, in seconds."""
     missed = []
     for _ in range(TRIES):
         began = anyio.current_time()
@@ -94,7 +94,7 @@ def test_under_a_pause_that_ends_too_late(serve: Any, run: Any) -> None:
 
 
 def test_under_a_backoff_without_end(refused_port: int, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Some backoffs are drawn short enough to be begun, others are not.
+    # Some random backoffs fit into the deadline, others do not.
     fractions = itertools.cycle([0.9, 0.00001])
     monkeypatch.setattr("tgmembership_async.middleware.random", lambda: next(fractions))
 

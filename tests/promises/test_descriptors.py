@@ -1,4 +1,4 @@
-"""Promise: a process that runs out of file descriptors loses no answer."""
+"""Promise: a process that runs out of file descriptors loses no reply."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every error comes out of a pickle with equal fields, from a process pool too."""
+"""All errors can be pickled with equal fields, also by a process pool."""
 
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +33,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def call(name: str, method: str) -> None:
-    """Make a call that fails; run in another process too."""
+    """Make a call that fails, in this process or another one."""
 
     async def scenario() -> None:
         retry = RetryPolicy(attempts=2, transient_base=0, throttled_base=0)

@@ -1,4 +1,4 @@
-"""Promise: a worker that was stopped, and taken for dead, does not send what others have granted meanwhile."""
+"""Promise: a worker that was stopped and counted as dead does not send a grant that others made meanwhile."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def url() -> Iterator[str]:
 
 
 async def grant_in_its_place(url: str) -> None:
-    """Take the row of the worker that passes for dead, and grant it."""
+    """Take over the row of the worker that counts as dead, and grant it."""
     async with PostgresLedger(url) as ledger:
         with anyio.fail_after(20):
             while (await ledger.claim(REQUEST)).grant.status is not GrantStatus.UNKNOWN:  # noqa: ASYNC110 - the server
@@ -60,7 +60,7 @@ async def grant_in_its_place(url: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP")
-def test_a_worker_that_was_stopped_looks_before_it_sends(url: str) -> None:
+def test_a_worker_that_was_stopped_checks_its_claim_before_it_sends(url: str) -> None:
     service = FakeService()
     with serve(service) as server:
         worker = Forked(
@@ -76,13 +76,13 @@ def test_a_worker_that_was_stopped_looks_before_it_sends(url: str) -> None:
             assert worker.stdout.readline() == "claimed\n"
             worker.send_signal(signal.SIGSTOP)
             with psycopg.connect(url, autocommit=True) as connection:
-                # Its connection is cut, as a firewall does that has not seen a byte for a while.
+                # Cut its connection, as a firewall does after some idle time.
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
                     " AND classid = 'tgm_worker'::regclass"
                 )
             anyio.run(grant_in_its_place, url)
-            time.sleep(0.3)  # longer than it takes its claim for sure
+            time.sleep(0.3)  # longer than it trusts its claim
             worker.send_signal(signal.SIGCONT)
             out, _ = worker.communicate("go on\n", timeout=60)
         finally:

@@ -1,4 +1,4 @@
-"""The API key is in nothing that an APM agent sees which patches httpx and httpcore, and the agent breaks no call."""
+"""APM agents that patch httpx and httpcore do not see the API key, and do not break calls."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from canary import CANARY_KEY
 from scripted_server import ScriptedServer
 
 PATH = f"/bot8047883872/{CANARY_KEY}/"
-# Each agent patches its process for good, so that each has one of its own.
+# An agent cannot be unloaded, so each runs in its own process.
 CALLS = """
 import anyio, httpx, json, sys
 from contextlib import nullcontext
@@ -72,7 +72,7 @@ SHOWN = "\nprint(json.dumps(seen))\n"
 
 
 def seen_by(agent: str, url: str, backend: str) -> list[str]:
-    """Return what an agent saw of some calls, each thing as text."""
+    """Return everything that an agent recorded of some calls, as text."""
     command = [sys.executable, "-c", CALLS + agent + SHOWN, url, backend]
     done = subprocess.run(command, input=CANARY_KEY, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr.replace(CANARY_KEY, "***")

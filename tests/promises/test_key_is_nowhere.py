@@ -25,7 +25,7 @@ def session(url: str, **options: Any) -> Session:
 
 
 class Everything(logging.Handler):
-    """Keep each record of every logger, as text and as what hangs on it."""
+    """Collect all log records, as text and with all their fields."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -54,7 +54,7 @@ def logged() -> Iterator[list[str]]:
 
 
 def texts_of(error: BaseException) -> list[str]:
-    """Return all that can be read off an error."""
+    """Return all text representations of an error."""
     shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     texts = ["".join(shown.format()), repr(error), str(error), repr(vars(error)), repr(error.args)]
     try:

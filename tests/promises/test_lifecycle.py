@@ -1,4 +1,4 @@
-"""Entered and left from different tasks, used after its end or elsewhere, closed while calls run: never a hang."""
+"""Opening, closing or using a Session in other tasks, on other loops or at the wrong time never hangs."""
 
 import asyncio
 import threading
@@ -122,7 +122,7 @@ def test_a_loop_that_ends_without_closing(serve: Any) -> None:
     async def forget() -> None:
         await tg.open()
         await tg.get_plans()
-        await tg._shared._transport.aclose()  # what a process that ends does to its sockets
+        await tg._shared._transport.aclose()  # closes the sockets, as the end of a process does
 
     asyncio.run(forget())
 

@@ -32,14 +32,14 @@ from tgmembership_async.testing import ChaosProxy, FakeService, FakeTransport, F
 from tgmembership_async.testing.fake.faults import nasty
 
 QUICK = RetryPolicy(attempts=3, transient_base=0, throttled_base=0)
-SHORT, LONG = 0.4, 15.0  # to wait for what never comes, and for what comes
+SHORT, LONG = 0.4, 15.0  # seconds; timeouts for replies that never arrive, and for those that do
 TOO_LATE = 1.0
 AT_A_TIME = 16
 
 
 @frozen
 class Case:
-    """What goes wrong, what an attempt that meets it may prove, and whether the service grants all the same."""
+    """A fault, the possible outcomes of an attempt with it, and whether the service grants nevertheless."""
 
     rule: Any
     outcomes: frozenset[Outcome]
@@ -47,11 +47,11 @@ class Case:
 
     @property
     def silent(self) -> bool:
-        """Tell whether only a timeout ends an attempt that meets it."""
+        """Tell whether only a timeout ends an attempt with this fault."""
         return self.rule.kind in ("black_hole", "stall") or self.rule.seconds in (TOO_LATE, SLOW)
 
 
-SLOW = 0.02  # for each byte of a reply
+SLOW = 0.02  # seconds per byte of a reply
 
 
 def case(rule: Fault | Trouble, outcome: Outcome, *others: Outcome, effect: bool = False) -> Case:
@@ -128,7 +128,7 @@ class Ending:
 
 
 def options(*cases: Case, short: float = SHORT) -> dict[str, Any]:
-    """Wait for long, but not for what never comes: then a slow machine changes nothing."""
+    """Return long timeouts, and short ones for replies that never arrive, so that a slow machine changes no outcome."""
     to_grant = any(one.silent and Outcome.UNKNOWN in one.outcomes for one in cases)
     to_connect = any(one.silent and Outcome.NOT_SENT in one.outcomes for one in cases)
     return {
@@ -155,7 +155,7 @@ ENDS_AT_ONCE = {Outcome.UNKNOWN, Outcome.REFUSED, Outcome.DONE}
 
 
 def check_belief(ending: Ending, effects: int) -> None:
-    """Compare what the client believes with what the service did."""
+    """Compare what the client reports with what the service did."""
     assert effects <= 1
     assert effects == 1 or ending.outcome is not Outcome.DONE
     assert effects == 0 or ending.outcome in (Outcome.DONE, Outcome.UNKNOWN)
@@ -164,13 +164,13 @@ def check_belief(ending: Ending, effects: int) -> None:
 
 
 def check_table(cases: Cases, ending: Ending, effects: int, *, persistent: bool = False) -> None:
-    """Compare how a call ended with the table; a pair strikes one attempt, or one after the other."""
+    """Compare the end of a call with the table; a pair of faults affects one attempt, or two in a row."""
     outcome, error = ending.outcome, ending.error
     possible = frozenset[Outcome]().union(*(one.outcomes for one in cases))
     if not persistent:
         possible = (possible & ENDS_AT_ONCE) | {Outcome.DONE}
     if any(one.silent for one in cases):
-        # A timeout ends these, and on a busy machine it may do so before anything was sent, or on the way.
+        # These end by a timeout, which on a busy machine may come before or while the request is sent.
         possible |= {Outcome.NOT_SENT, Outcome.UNKNOWN}
     assert outcome in possible
     if len(cases) > 1 or cases[0].silent:
@@ -186,14 +186,14 @@ def check_table(cases: Cases, ending: Ending, effects: int, *, persistent: bool 
         assert Outcome.DONE in one.outcomes
 
 
-def striking(cases: Cases, count: int | None) -> tuple[list[Fault], list[Trouble]]:
+def faults_of(cases: Cases, count: int | None) -> tuple[list[Fault], list[Trouble]]:
     rules = [evolve(one.rule, count=count) for one in cases]
     faults = [rule for rule in rules if isinstance(rule, Fault)]
     return faults, [rule for rule in rules if isinstance(rule, Trouble)]
 
 
 async def in_process(cases: Cases, count: int | None) -> tuple[Ending, FakeService]:
-    service = FakeService(api_key=CANARY_KEY, faults=striking(cases, count)[0])
+    service = FakeService(api_key=CANARY_KEY, faults=faults_of(cases, count)[0])
     async with Session(
         **service.session_options(), transport=FakeTransport(service), **options(*cases, short=0.02)
     ) as tg:
@@ -201,7 +201,7 @@ async def in_process(cases: Cases, count: int | None) -> tuple[Ending, FakeServi
 
 
 async def each(job: Callable[[T], Awaitable[None]], given: Iterable[T]) -> None:
-    """Do the job for all that is given, a few at a time: most of them wait."""
+    """Run the job for all items, some at a time, because most of them wait."""
     left = iter(given)
 
     async def work() -> None:
@@ -233,15 +233,15 @@ def test_each_pair_of_faults_in_process(half: int, backend: str, run: Any) -> No
 
 
 @frozen
-class Battle:
-    """What goes wrong for one grant: the first `count` times, and once the connection stands if it is warm."""
+class Scenario:
+    """The faults of one grant: for the first `count` times, and on an established connection if `warm`."""
 
     cases: Cases
     count: int | None = 1
     warm: bool = False
 
 
-Arena = Callable[[Battle], Awaitable[tuple[Ending, FakeService]]]
+Arena = Callable[[Scenario], Awaitable[tuple[Ending, FakeService]]]
 
 
 @pytest.fixture(params=["TCP", "TLS"])
@@ -251,73 +251,73 @@ def wire(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def arena(wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> Iterator[Arena]:
-    """Grant one member on sockets of its own, through whatever goes wrong; the servers stay until all is over."""
+    """Return a function that grants one member under given faults, on its own sockets; servers run until the end."""
     with ExitStack() as stack:
 
-        async def fight(battle: Battle) -> tuple[Ending, FakeService]:
-            faults, troubles = striking(battle.cases, battle.count)
+        async def run_one(scenario: Scenario) -> tuple[Ending, FakeService]:
+            faults, troubles = faults_of(scenario.cases, scenario.count)
             service = FakeService(api_key=CANARY_KEY)
             server = stack.enter_context(serve(service))
             proxy = stack.enter_context(ChaosProxy(server.url, tls_front=server_tls if wire == "TLS" else None))
             transport = HttpxTransport(proxy=None, ssl_context=client_tls)
             way = {**server.session_options(), "base_url": proxy.url, "transport": transport}
-            async with Session(**{**way, **options(*battle.cases)}) as tg:
-                if battle.warm:
+            async with Session(**{**way, **options(*scenario.cases)}) as tg:
+                if scenario.warm:
                     await tg.get_plans()
                 service.inject(*faults)
                 proxy.inject(*troubles)
                 return await granted(tg), service
 
-        yield fight
+        yield run_one
 
 
-def fight_out(arena: Arena, run: Any, battles: Iterable[Battle], tries: int = 3) -> None:
-    """Fight all battles; what does not end as the table says may try again, for a busy machine is a trouble too."""
-    over: list[tuple[Battle, Ending, FakeService]] = []
+def run_scenarios(arena: Arena, run: Any, scenarios: Iterable[Scenario], tries: int = 3) -> None:
+    """Run all scenarios; one whose end differs from the table is repeated, because a busy machine causes faults too."""
+    over: list[tuple[Scenario, Ending, FakeService]] = []
 
-    async def one(battle: Battle) -> None:
-        over.append((battle, *await arena(battle)))
+    async def one(scenario: Scenario) -> None:
+        over.append((scenario, *await arena(scenario)))
 
-    async def scenario() -> None:
-        await each(one, battles)
-        await anyio.sleep(TOO_LATE)  # what comes too late for the client still takes effect
+    async def run_all() -> None:
+        await each(one, scenarios)
+        await anyio.sleep(TOO_LATE)  # requests that the client has given up may still take effect
 
-    run(scenario)
+    run(run_all)
     assert over
-    again: list[Battle] = []
-    for battle, ending, service in over:
+    again: list[Scenario] = []
+    for scenario, ending, service in over:
         check_belief(ending, len(service.audit))
         try:
-            check_table(battle.cases, ending, len(service.audit), persistent=battle.count is None)
+            check_table(scenario.cases, ending, len(service.audit), persistent=scenario.count is None)
         except AssertionError:
             if tries == 1:
                 raise
-            again.append(battle)
+            again.append(scenario)
     if again:
-        fight_out(arena, run, again, tries - 1)
+        run_scenarios(arena, run, again, tries - 1)
 
 
 def test_each_trouble_on_the_way(half: int, wire: str, arena: Arena, backend: str, run: Any) -> None:
-    """Every second one on asyncio, the others on trio; all on both in the long variant."""
-    once = [Battle((trouble,)) for trouble in TROUBLES[wire]]
-    always = [Battle((trouble,), count=None) for trouble in TROUBLES[wire]]
-    warm = [Battle((one,), warm=True) for one in AFTER_CONNECTING + FAULTS]
-    fight_out(arena, run, [*once, *always, *warm][half ^ (backend == "trio") :: 2])
+    """Half of the scenarios run on asyncio, the others on trio; the long variant runs all on both."""
+    once = [Scenario((trouble,)) for trouble in TROUBLES[wire]]
+    always = [Scenario((trouble,), count=None) for trouble in TROUBLES[wire]]
+    warm = [Scenario((one,), warm=True) for one in AFTER_CONNECTING + FAULTS]
+    run_scenarios(arena, run, [*once, *always, *warm][half ^ (backend == "trio") :: 2])
 
 
-def pairs(wire: str) -> list[Battle]:
+def pairs(wire: str) -> list[Scenario]:
     troubles = TROUBLES[wire]
-    return [Battle(pair) for others in (troubles, FAULTS) for pair in itertools.product(troubles, others)]
+    return [Scenario(pair) for others in (troubles, FAULTS) for pair in itertools.product(troubles, others)]
 
 
 def test_some_pairs_of_troubles_and_faults(wire: str, arena: Arena, backend: str, run: Any) -> None:
-    fight_out(arena, run, pairs(wire)[47 * (backend == "trio") :: 94])
+    run_scenarios(arena, run, pairs(wire)[47 * (backend == "trio") :: 94])
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(25))
 def test_every_pair_of_troubles_and_faults(part: int, wire: str, arena: Arena, run: Any) -> None:
-    fight_out(arena, run, pairs(wire)[part::25])
+    run_scenarios(arena, run, pairs(wire)[part::25])
 
 
 def everything(probability: float) -> list[Trouble]:
@@ -341,14 +341,14 @@ CROSSINGS = pytest.mark.parametrize(
     [(HttpxTransport, "asyncio"), (HttpxTransport, "trio"), (AiohttpTransport, "asyncio")],
     ids=["httpx-asyncio", "httpx-trio", "aiohttp-asyncio"],
 )
-Crowd = Callable[[int, int], None]
+GrantMany = Callable[[int, int], None]
 
 
 @pytest.fixture
-def crowd(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, run: Any) -> Crowd:
-    """Grant many members at once while everything goes wrong now and then, and compare both sides one by one."""
+def grant_many(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, run: Any) -> GrantMany:
+    """Return a function that grants many members at once under random faults, and compares both sides for each."""
 
-    def crowd(members: int, seed: int) -> None:
+    def grant_many(members: int, seed: int) -> None:
         service = FakeService(api_key=CANARY_KEY, faults=nasty(0.02, seconds=0.01, wait=0.005), seed=seed)
         endings: dict[int, Ending] = {}
 
@@ -371,20 +371,20 @@ def crowd(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLCo
             check_belief(ending, effects[member])
         assert 0 < sum(ending.outcome is Outcome.UNKNOWN for ending in endings.values()) < members
 
-    return crowd
+    return grant_many
 
 
 @pytest.mark.soak
 @CROSSINGS
-def test_a_crowd_in_all_of_it_at_once(crowd: Crowd) -> None:
-    crowd(200, 1)
+def test_many_members_under_all_faults_at_once(grant_many: GrantMany) -> None:
+    grant_many(200, 1)
 
 
 @pytest.mark.soak
 @CROSSINGS
 @pytest.mark.parametrize("seed", range(10))
-def test_a_large_crowd_in_all_of_it_at_once(seed: int, crowd: Crowd) -> None:
-    crowd(1_000, seed)
+def test_very_many_members_under_all_faults_at_once(seed: int, grant_many: GrantMany) -> None:
+    grant_many(1_000, seed)
 
 
 @pytest.mark.parametrize("ring", ["middleware", "attempt_middleware"])

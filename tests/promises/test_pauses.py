@@ -1,4 +1,4 @@
-"""Promise: who is killed while it waits for the end of a pause has sent nothing that anybody could be in doubt of."""
+"""Promise: killing a worker while it waits for the end of a pause makes no grant unknown."""
 
 import subprocess
 import time
@@ -51,7 +51,7 @@ def states(ledger: str) -> Counter[GrantStatus]:
 
 
 def lift(ledger: str) -> None:
-    """End the pause that the workers share."""
+    """End the shared pause of the workers."""
     if "://" in ledger:
         with psycopg.connect(ledger, autocommit=True) as connection:
             connection.execute("UPDATE tgm_gate SET paused_until = 'epoch'")
@@ -68,7 +68,7 @@ def wait_until_all_wait(service: FakeService, ledger: str, *, sent_before: int) 
     pytest.fail("the run does not come to rest")
 
 
-def test_three_kills_in_a_pause_leave_nobody_in_doubt(tmp_path: Path, ledger: str) -> None:
+def test_three_kills_in_a_pause_make_nothing_unknown(tmp_path: Path, ledger: str) -> None:
     rows = "".join(f"order-{number},{number + 1}\n" for number in range(MEMBERS))
     (tmp_path / "members.csv").write_text(f"ref,member_id\n{rows}")
     service = FakeService(faults=[Fault("throttled", method="addMember", retry_after=30)])

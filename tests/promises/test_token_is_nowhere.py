@@ -1,4 +1,4 @@
-"""A token that came in a reply we cannot read stands in no error, no log and no ledger, whatever stands before it."""
+"""A token in an unreadable reply is in no error, log or ledger, whatever precedes it."""
 
 import logging
 import traceback

@@ -1,4 +1,4 @@
-"""A wait that the service tells is never shortened, and a pause is never released early, by anybody."""
+"""No call shortens Retry-After, or ends a pause early."""
 
 from random import Random
 from typing import Any
@@ -19,7 +19,7 @@ from tgmembership_async.protocol.gate import GateReply
 
 @frozen
 class Turn:
-    """One request that left: when, when its answer came, and the wait that the answer told, if any."""
+    """One request: when it was sent, when its reply arrived, and the Retry-After of the reply, if any."""
 
     left: float
     back: float
@@ -30,7 +30,7 @@ BUSY = '{"ok": false, "code": 503}'
 
 
 class Service:
-    """Answer after a while; tell some to wait, by a seed."""
+    """A service that answers after some time; random replies, by a seed, have Retry-After."""
 
     def __init__(self, seed: int, share: float) -> None:
         self.random = Random(seed)
@@ -54,7 +54,7 @@ class Service:
 
 
 def check(turns: list[Turn]) -> None:
-    """Nobody left between an answer that told a wait and the end of that wait."""
+    """Check that no request was sent between a reply with Retry-After and the end of that time."""
     pauses = [(turn.back, turn.back + turn.told) for turn in turns if turn.told]
     for turn in turns:
         for begin, end in pauses:
@@ -63,7 +63,7 @@ def check(turns: list[Turn]) -> None:
 
 @pytest.mark.parametrize("limit", [None, RateLimit(3, 1.0)])
 @given(seed=st.integers(0, 10_000), places=st.integers(1, 6), share=st.floats(0.05, 0.6))
-def test_nobody_leaves_during_a_pause(limit: RateLimit | None, seed: int, places: int, share: float) -> None:
+def test_no_request_is_sent_during_a_pause(limit: RateLimit | None, seed: int, places: int, share: float) -> None:
     async def scenario() -> None:
         service = Service(seed, share)
         options = {"deadline": 500.0, "max_connections": places, "rate_limit": limit, "retry": RetryPolicy(attempts=3)}
@@ -72,7 +72,7 @@ def test_nobody_leaves_during_a_pause(limit: RateLimit | None, seed: int, places
 
         async def call() -> None:
             await anyio.sleep(random.uniform(0, 20))
-            # Some give up in the middle: a pause is not theirs to end.
+            # Some calls are cancelled, which must not end a pause.
             with anyio.move_on_after(random.choice([0.5, 5, 1000])):
                 try:
                     await tg.add_member(1, 42)
@@ -88,7 +88,7 @@ def test_nobody_leaves_during_a_pause(limit: RateLimit | None, seed: int, places
     trio.run(scenario, clock=MockClock(autojump_threshold=0))
 
 
-def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one() -> None:
+def test_a_later_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
     async def scenario() -> None:
         left: list[float] = []
         told = iter(["50", "1"])
@@ -115,7 +115,7 @@ def test_a_shorter_wait_told_later_does_not_shorten_a_longer_one() -> None:
 
 
 class Forever:
-    """A shared gate that pauses for ever."""
+    """A shared gate that pauses forever."""
 
     is_open = True
 
@@ -134,7 +134,7 @@ class Forever:
 
 
 @pytest.mark.parametrize("wait", ["9999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_one_answer_pauses_others_for_an_hour_at_most(wait: str) -> None:
+def test_one_reply_pauses_other_calls_for_an_hour_at_most(wait: str) -> None:
     async def scenario() -> None:
         transport = StubTransport(reply("", 429, retry_after=wait), reply())
         async with Session(1, CANARY_KEY, transport=transport) as tg:

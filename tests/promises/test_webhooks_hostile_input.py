@@ -1,4 +1,4 @@
-"""Whatever strangers send to a webhook, nothing but NotAuthentic comes of it, and no handler is called."""
+"""Any request of a stranger to a webhook raises NotAuthentic, and calls no handler."""
 
 import contextlib
 import time
@@ -64,7 +64,7 @@ def test_of_an_authentic_delivery_that_was_tampered_with(
     nonce: str | None,
     learned: bool,  # noqa: FBT001 - whether the verifier knows the headers already
 ) -> None:
-    """Change, double, drop or exchange anything that was signed: it is authentic no more."""
+    """A delivery is not authentic after any signed part was changed, doubled, dropped or exchanged."""
     headers, content = list(RIGHT[nonce]), BODY
     how = data.draw(st.sampled_from(["body", "value", "drop", "double"]))
     index = data.draw(st.integers(0, len(headers) - 1))
@@ -82,7 +82,7 @@ def test_of_an_authentic_delivery_that_was_tampered_with(
         delivery = verifier(learned=learned).verify(headers, content)
     except NotAuthentic:
         return
-    # The spelling of a header is not signed: large digits, white space and other keys beside `t` and `v1` are free.
+    # The notation of a header is not signed: upper case digits, white space, and keys other than `t` and `v1`.
     assert how in ("body", "value")
     assert delivery == verifier().verify(RIGHT[nonce], BODY)
 
@@ -114,7 +114,7 @@ def test_behind_asgi_every_answer_is_one_of_the_documented(
     scope = {"type": "http", "method": verb, "headers": headers}
     with contextlib.suppress(StopIteration):
         step: Generator[Any, Any, None] = receiver.asgi(scope, receive, send).__await__()
-        step.send(None)  # what is refused waits for nothing
+        step.send(None)  # a refusal does not await anything
     assert statuses in ([401], [405], [413], [200] if options else [])
     assert seen.events == []
 

@@ -1,4 +1,4 @@
-"""The webhook secret is in no log record, repr, traceback with locals, answer or file; nor is a forgery's right MAC."""
+"""The webhook secret, and the valid MAC of a forgery, are in no log, repr, traceback, response or file."""
 
 import hashlib
 import hmac
@@ -23,7 +23,7 @@ BODY = body(17)
 
 
 class Everything(logging.Handler):
-    """Keep each record as text, with its traceback and all that hangs on it."""
+    """Collect all log records as text, with their tracebacks and fields."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -81,14 +81,14 @@ def test_in_nothing_that_a_receiver_does(quick_path: Path, run: Run, logged: lis
 
 @pytest.mark.parametrize("nonce", ["65f0c0ffee123", None])
 def test_a_refusal_gives_away_neither_the_secret_nor_the_right_mac(nonce: str | None) -> None:
-    """Whoever reads an error's traceback with locals still cannot sign what was refused."""
+    """A traceback with locals does not help to sign the refused delivery."""
     now, shown = int(time.time()), list[str]()
     verifier = Verifier(CANARY_SECRET)
     for _ in range(2):
         with pytest.raises(NotAuthentic) as caught:
             verifier.verify(signed(b"another body", nonce=nonce, at=now), BODY)
         shown.extend(_texts(caught.value))
-        verifier.verify(signed(BODY, nonce=nonce), BODY)  # from now on it knows the headers: another way through
+        verifier.verify(signed(BODY, nonce=nonce), BODY)  # now the headers are known, which takes another code path
     message = f"{nonce}.{now}.".encode() if nonce else f"{now}.".encode()
     right = hmac.digest(CANARY_SECRET.encode(), message + BODY, hashlib.sha512 if nonce else hashlib.sha256)
     for text in shown:

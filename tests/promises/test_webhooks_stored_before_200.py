@@ -1,4 +1,4 @@
-"""What is answered with 200 is in the inbox's file already: a crash right after the answer loses nothing."""
+"""A delivery is in the inbox's file before it is answered with 200: a crash after the response loses nothing."""
 
 import contextlib
 import shutil
@@ -21,7 +21,7 @@ def receiver(path: Path, **options: Any) -> Receiver:
 
 
 class Client:
-    """Post through ASGI, and copy the inbox's files at the very moment in which the answer begins."""
+    """An ASGI client that copies the inbox's files right when the response begins."""
 
     def __init__(self, to: Receiver, folder: Path, copies: Path) -> None:
         self.to, self.folder, self.copies = to, folder, copies
@@ -49,7 +49,7 @@ def test_the_file_as_it_was_at_the_answer_holds_the_delivery(tmp_path: Path, run
         async with receiver(folder / "inbox.db", background=False) as to:
             client = Client(to, folder, copies)
             for number in range(10):
-                await client.post(body(number), number)  # one by one: a copy amid other writes is no file of a crash
+                await client.post(body(number), number)  # one at a time, so that each copy is consistent
             assert client.statuses == [200] * 10
         for number in range(10):
             seen = Seen()
@@ -103,7 +103,7 @@ def test_a_full_disk_answers_503_and_keeps_what_was_there(tmp_path: Path, run: R
 
 
 def _no_more_pages(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA max_page_count=1")  # SQLite takes the present size, and calls the disk full beyond it
+    connection.execute("PRAGMA max_page_count=1")  # SQLite then limits the file to its current size
 
 
 def _pages_again(connection: sqlite3.Connection) -> None:

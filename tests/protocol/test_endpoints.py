@@ -1,4 +1,4 @@
-"""The table of methods, and arguments checked before anything is sent."""
+"""The table of methods, and the checks of arguments."""
 
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_a_good_webhook_url_passes_as_it_is() -> None:
     assert arguments(SET_WEBHOOK, {"url": url}, None) == {"url": url}
 
 
-def test_a_service_on_loopback_may_call_a_loopback_host_in_the_clear() -> None:
+def test_a_service_on_loopback_may_call_an_http_url() -> None:
     for url in ("http://127.0.0.1:8000/h", "http://localhost/h", "http://[::1]:1/h", "https://shop.example/h"):
         assert arguments(SET_WEBHOOK_LOCALLY, {"url": url}, None) == {"url": url}
     for wrong in ("http://shop.example/h", "http:///h", 5):

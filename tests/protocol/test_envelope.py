@@ -1,4 +1,4 @@
-"""Bytes to envelope, or to a reason why they are none; nothing is ever raised."""
+"""Parsing returns the envelope, or the reason why a body is not one, and never raises."""
 
 import json
 import sys

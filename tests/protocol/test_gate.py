@@ -1,4 +1,4 @@
-"""The gate: a rate and a pause, on a clock that is handed in."""
+"""The gate: rate limit and pauses, with the time passed in."""
 
 from typing import Any
 

@@ -54,13 +54,13 @@ def failure(*, connecting: bool, begun: bool) -> TransportFailure:
     return failure
 
 
-def test_both_witnesses_are_needed_to_believe_that_nothing_was_sent() -> None:
+def test_not_sent_needs_a_connect_failure_and_no_headers_begun() -> None:
     for connecting, begun in product((False, True), repeat=2):
         expected = Outcome.NOT_SENT if connecting and not begun else Outcome.UNKNOWN
         assert judge_failure(failure(connecting=connecting, begun=begun)) is expected
 
 
-def test_a_transport_that_says_nothing_is_believed_to_have_sent() -> None:
+def test_a_transport_that_does_not_set_begun_counts_as_having_sent() -> None:
     assert judge_failure(TransportFailure("gone", connecting=True)) is Outcome.UNKNOWN
 
 
@@ -95,7 +95,7 @@ def test_the_envelope_wins_over_the_http_status(body: dict[str, Any], expected: 
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"ok": fal', b"[]", b'{"ok": "false", "code": 400}'])
 @pytest.mark.parametrize("wait", [{}, {"retry_after": "5"}], ids=["no wait", "a wait"])
 @pytest.mark.parametrize("status", [429, 421, 425, 200, 201, 204, 301, 304, 400, 401, 404, 500, 502, 503, 504])
-def test_without_an_envelope_only_three_statuses_are_believed(body: bytes, status: int, wait: dict[str, str]) -> None:
+def test_without_an_envelope_only_three_statuses_turn_away(body: bytes, status: int, wait: dict[str, str]) -> None:
     expected = Outcome.TURNED_AWAY if status in (421, 425, 429) else Outcome.UNKNOWN
     assert judge(answer(status, body, **wait), ok_alone_decides=False) is expected
 
@@ -194,7 +194,7 @@ def test_what_may_hold_a_token_is_not_shown() -> None:
 
 
 NOTICE = b"<br />\n<b>Notice</b>: Undefined index in <b>/srv/api.php</b>\n"
-"""What PHP writes in front of a reply when it is told to show its notices."""
+"""PHP prints this before a reply if display_errors is on."""
 
 
 @pytest.mark.parametrize("safety", Safety)

@@ -1,4 +1,4 @@
-"""Whether to try again and when: the pure decision, the budget, and what a service may tell."""
+"""The retry decision, the retry budget, and the parser of Retry-After."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -64,7 +64,7 @@ def test_a_wait_beyond_the_deadline_stops_at_once() -> None:
     assert decided(Outcome.UNKNOWN, remaining=0.05) is Stop.DEADLINE
 
 
-def test_a_told_zero_is_no_wait_at_all() -> None:
+def test_a_retry_after_of_zero_is_no_wait() -> None:
     assert decided(Outcome.TURNED_AWAY, retry_after=0.0) == Wait(0.0, COST_THROTTLED)
 
 
@@ -73,7 +73,7 @@ def test_a_told_zero_is_no_wait_at_all() -> None:
     remaining=st.floats(0, 1e6),
     fraction=st.floats(0, 1, exclude_max=True),
 )
-def test_a_told_wait_is_never_shortened_nor_stretched_past_the_deadline(
+def test_retry_after_is_never_shortened_nor_extended_past_the_deadline(
     retry_after: float, remaining: float, fraction: float
 ) -> None:
     step = decided(Outcome.TURNED_AWAY, retry_after=retry_after, remaining=remaining, random=lambda: fraction)
@@ -139,7 +139,7 @@ def test_a_date_is_measured_on_the_servers_own_clock() -> None:
     assert parse_retry_after(headers, NOW) == 20.0
 
 
-def test_no_header_tells_nothing() -> None:
+def test_no_retry_after_is_none() -> None:
     assert parse_retry_after(Headers(), NOW) is None
 
 

@@ -1,4 +1,4 @@
-"""JSON in slices: the same values as from one piece, and the same texts are refused."""
+"""Parsing in slices gives the same values and rejects the same texts as `json.loads`."""
 
 import json
 from decimal import Decimal

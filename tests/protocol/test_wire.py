@@ -1,4 +1,4 @@
-"""Requests and responses: what goes onto the wire, and that the key is nowhere else."""
+"""Requests and responses: their form on the wire, and the API key only there."""
 
 import json
 import pickle
@@ -59,7 +59,7 @@ def test_parameters_of_a_post_go_into_the_body() -> None:
     assert body == b"plan_id=1&member_id=42"
 
 
-def test_the_world_sees_a_url_without_the_key() -> None:
+def test_the_public_url_has_no_key() -> None:
     assert request().url == "https://api.tgmembership.com/bot8047883872/-/getPlans"
     assert account(scheme="http", host="::1", port=80, prefix="/v").base_url == "http://[::1]:80/v"
 
@@ -110,7 +110,7 @@ def test_headers_are_matched_in_any_case_and_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("name", ["content-length", "Transfer-Encoding"])
-def test_a_middleware_cannot_say_where_a_request_ends(name: str) -> None:
+def test_a_middleware_cannot_set_framing_headers(name: str) -> None:
     wire = attrs.evolve(request(), headers=Headers.of([(name, "1")]))
     with pytest.raises(UsageError, match=f"{name}.*only the Session may set"):
         wire.encode()
@@ -125,7 +125,7 @@ def test_a_middleware_cannot_send_a_broken_header(pair: tuple[str, str]) -> None
 
 @pytest.mark.parametrize("value", [" 1", "1 ", "\t1", "1\t", " ", "1\n"])
 def test_a_value_has_no_blanks_around_it(value: str) -> None:
-    """They are no part of a value: h11 refuses them, and then it is too late to say that nothing was sent."""
+    """h11 would reject it only while sending, when the outcome is no longer "not sent"."""
     wire = attrs.evolve(request(), headers=Headers.of([("a", value)]))
     with pytest.raises(UsageError, match="header with an invalid name or value, under the name 'a'"):
         wire.encode()

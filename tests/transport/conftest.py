@@ -1,4 +1,4 @@
-"""Each transport on each backend it runs on: whatever holds for one must hold for all."""
+"""Run each test of this folder with each transport on each of its backends."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,13 +31,13 @@ def backend(crossing: tuple[str, str]) -> str:
 
 @pytest.fixture
 def way(library: str) -> Any:
-    """Give the transport class, for tests that build it with arguments of their own."""
+    """Return the transport class, for tests that pass their own arguments."""
     return getattr(tgmembership_async, f"{library.capitalize()}Transport")
 
 
 @pytest.fixture
 def session(library: str) -> Callable[..., Session]:
-    """Make Sessions that do not wait between attempts and go straight to where they are told."""
+    """Return a function that makes Sessions without backoff and without a proxy."""
 
     def session(url: str, **options: Any) -> Session:
         usual = {"proxy": None, "retry": QUICK, "transport": library}

@@ -1,4 +1,4 @@
-"""What only the transport on aiohttp can get wrong: another backend, a missing extra, a connector lent, a tracer."""
+"""Tests of AiohttpTransport only: trio, a missing extra, a user's connector, tracing."""
 
 import asyncio
 import sys
@@ -190,7 +190,7 @@ def test_an_aiohttp_that_wants_other_arguments_is_refused_at_once(monkeypatch: p
         session("http://127.0.0.1:9")
 
 
-async def test_what_goes_onto_the_wire_is_this(serve: Any) -> None:
+async def test_the_bytes_on_the_wire(serve: Any) -> None:
     server = serve(answering())
 
     async def theirs(request: Request, call_next: Any) -> Response:
@@ -217,7 +217,7 @@ async def test_what_goes_onto_the_wire_is_this(serve: Any) -> None:
     ]
 
 
-async def test_on_a_lent_connector_too_an_answer_that_nobody_asked_for_is_nobodys(serve: Any) -> None:
+async def test_an_unsolicited_reply_on_a_lent_connector_is_discarded(serve: Any) -> None:
     sent = threading.Event()
 
     def answers_twice(connection: Any) -> None:
@@ -238,7 +238,7 @@ async def test_on_a_lent_connector_too_an_answer_that_nobody_asked_for_is_nobody
     assert server.connections == 2
 
 
-async def test_a_service_that_speaks_before_it_is_asked_is_not_asked(serve: Any) -> None:
+async def test_nothing_is_sent_to_a_service_that_sends_data_first(serve: Any) -> None:
     def talks(connection: Any) -> None:
         connection.answer(body={"ok": True, "code": 200, "result": "SOMEBODY ELSE'S"})
         connection.request()

@@ -1,4 +1,4 @@
-"""Whatever the transport raises before our headers are begun is "not sent", and afterwards the reply is lost."""
+"""Any exception before our headers are begun is NotSent, and any later one is ReplyLost."""
 
 import asyncio
 import importlib
@@ -23,7 +23,7 @@ LIBRARIES = ["httpx", "httpcore", "h11", "aiohttp", "anyio", "ssl", "socksio", "
 
 
 def _made(kind: type[Exception]) -> Exception | None:
-    """Return an instance, without asking the constructor what it wants; None where it cannot say what it is then."""
+    """Return an instance made without its constructor, or None if that has no str."""
     try:
         made = kind.__new__(kind)
         made.args = ("it broke",)
@@ -57,7 +57,7 @@ PLACES = {
 def test_every_class_of_exception_is_judged_by_what_was_sent(
     when: str, crossing: tuple[str, str], serve: Any, run: Any, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A class proves nothing by itself: each one is raised while connecting, and while the answer is read."""
+    """Each class is raised while connecting, and while the reply is read."""
     server = serve(answering())
     raised: list[Exception] = []
 

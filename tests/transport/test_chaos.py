@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way: what a transport testifies is true, and the next call finds a good connection."""
+"""Under injected network faults, outcomes are true, and the next call gets a working connection."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tgmembership_async.testing import ChaosProxy, FakeService, Trouble, serve
 from tgmembership_async.testing.chaos.troubles import WHEN
 
 ONCE = RetryPolicy(attempts=1)
-SHORT = 1.0  # to wait for what never comes; a busy machine needs some of it to connect
+SHORT = 1.0  # seconds; timeout for replies that never arrive, long enough to connect on a busy machine
 DETAILS: dict[str, dict[str, Any]] = {"latency": {"seconds": 0.01}, "dribble": {"seconds": 0.0001}, "cut": {"size": 60}}
 TROUBLES = [
     Trouble(kind, when=when, count=1, **DETAILS.get(kind, {}))  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def arena(wire: str, server_tls: ssl.SSLContext) -> Iterator[Arena]:
 
 
 def expected(trouble: Trouble, wire: str) -> set[type[CallError] | None]:
-    """Return what a single attempt at a grant may end in; None is a token."""
+    """Return the errors in which a single attempt at a grant may end; None is success."""
     if trouble.kind in HARMLESS:
         return {None}
     if trouble.when != "connect":
@@ -86,7 +86,7 @@ def test_what_a_grant_ends_in_is_true(
             except CallError as raised:
                 error = type(raised)
             proxy.heal()
-            await anyio.sleep(0.05)  # what came late may still take effect
+            await anyio.sleep(0.05)  # late requests may still take effect
             ended[trouble.label] = error, len(service.audit)
             for _ in range(2):
                 assert await tg.with_options(connect_timeout=5).get_plans()

@@ -1,4 +1,4 @@
-"""`connect_timeout` bounds all that comes before the request, and the error names what took so long."""
+"""`connect_timeout` bounds all steps before the request, and the error names the slow one."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""The lanes: the warmest first, never one that did not end cleanly, never one that was idle for too long."""
+"""Lanes: the most recently used first, none after a failed exchange, and none that was idle for too long."""
 
 import errno
 import gc

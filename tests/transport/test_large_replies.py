@@ -1,4 +1,4 @@
-"""Replies that take long to read: the event loop goes on meanwhile, and the deadline holds.
+"""Large replies: parsing them holds up neither the event loop nor the deadline.
 
 Both are measured in CPU time of the process, so that other programs on the machine do not count.
 """
@@ -47,7 +47,7 @@ def array(item: bytes, size: int, last: bytes = b"{}") -> bytes:
 
 
 def answering(body: bytes, *fields: bytes) -> Callable[[Any], None]:
-    """Return a script that answers with these bytes; in chunks, if a field says so."""
+    """Return a script that answers with these bytes; in chunks, if the header fields say so."""
     if b"transfer-encoding: chunked" not in fields:
         fields = (*fields, b"content-length: %d" % len(body))
 
@@ -60,7 +60,7 @@ def answering(body: bytes, *fields: bytes) -> Callable[[Any], None]:
 
 @asynccontextmanager
 async def no_stall() -> AsyncIterator[None]:
-    """Fail where the loop stands for longer than it may."""
+    """Fail if the event loop is blocked for too long."""
     gaps: list[float] = []
 
     async def beat() -> None:
@@ -71,7 +71,7 @@ async def no_stall() -> AsyncIterator[None]:
             last = process_time()
 
     gc.collect()
-    gc.freeze()  # what the tests before this one left is not to be walked through
+    gc.freeze()  # so that garbage collection does not traverse objects of earlier tests
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(beat)

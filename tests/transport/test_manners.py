@@ -1,4 +1,4 @@
-"""What a transport leaves alone: cookies, redirects, what comes unasked, and a proxy's password."""
+"""Transports ignore cookies, redirects and unsolicited data, and keep proxy credentials to the proxy."""
 
 import base64
 import contextlib
@@ -30,9 +30,7 @@ AUTHORIZATION = b"proxy-authorization: Basic " + base64.b64encode(f"user:{CANARY
 ONCE = RetryPolicy(attempts=1)
 
 
-def test_headers_of_a_middleware_go_out_once_and_none_that_says_where_a_request_ends(
-    serve: Any, run: Any, session: Any
-) -> None:
+def test_headers_of_a_middleware_are_sent_once_and_framing_headers_refused(serve: Any, run: Any, session: Any) -> None:
     server = serve(answering())
 
     def adding(*pairs: tuple[str, str]) -> Any:
@@ -77,7 +75,7 @@ def test_nothing_is_sent_twice_where_the_service_hangs_up(serve: Any, run: Any, 
     assert server.connections == 2
 
 
-def test_an_end_that_the_loop_had_no_time_to_see_is_seen(serve: Any, run: Any, session: Any) -> None:
+def test_a_close_that_the_loop_has_not_processed_is_detected(serve: Any, run: Any, session: Any) -> None:
     closed = threading.Event()
 
     def one_each(connection: Any) -> None:
@@ -100,7 +98,7 @@ def test_an_end_that_the_loop_had_no_time_to_see_is_seen(serve: Any, run: Any, s
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
-def test_an_answer_that_nobody_asked_for_is_nobodys(
+def test_an_unsolicited_reply_is_discarded(
     later: bool,  # noqa: FBT001 - a parameter of pytest's
     serve: Any,
     run: Any,
@@ -183,7 +181,7 @@ def test_broken_http_proves_nothing(reply: bytes, serve: Any, run: Any, session:
     assert server.connections == 1
 
 
-def test_a_continue_that_nobody_waits_for_is_read_over(serve: Any, run: Any, session: Any) -> None:
+def test_an_unexpected_100_continue_is_skipped(serve: Any, run: Any, session: Any) -> None:
     def early(connection: Any) -> None:
         while connection.request():
             connection.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
@@ -225,7 +223,7 @@ def test_a_proxys_password_goes_to_the_proxy_alone(
 def test_a_proxy_may_speak_tls(
     serve: Any, run: Any, session: Any, way: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    """TLS to the proxy, and in it TLS to the service."""
+    """TLS to the service runs inside TLS to the proxy."""
 
     def tunnel(connection: Any) -> None:
         connection.request()
@@ -248,7 +246,7 @@ def test_a_proxy_may_speak_tls(
 
 
 def _decrypted(inner: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, connection: Any) -> bytes:
-    """Take one piece from the connection, and return what it comes to; the handshake comes to nothing."""
+    """Receive data once, and return its plain text, which is empty for the handshake."""
     incoming.write(connection.sock.recv(65536))
     found = b""
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -265,7 +263,7 @@ def test_a_connection_that_is_thrown_away_is_closed_at_once(
 
     def hangs(connection: Any) -> None:
         connection.request()
-        with socket.socket(fileno=os.dup(connection.sock.fileno())) as sock:  # beneath TLS: nobody says goodbye
+        with socket.socket(fileno=os.dup(connection.sock.fileno())) as sock:  # below TLS: without close_notify
             sock.settimeout(5)
             while sock.recv(65536):
                 pass

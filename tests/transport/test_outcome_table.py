@@ -1,4 +1,4 @@
-"""Each row of the outcome table on a real socket: what the wire does, what the caller gets, how often it was sent."""
+"""Each row of the outcome table on real sockets: the error, and the number of requests sent."""
 
 import gzip
 import json
@@ -235,7 +235,7 @@ def test_a_request_turned_away_is_sent_again_for_all(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_told_wait_beyond_the_deadline_raises_at_once(status: int, serve: Any, run: Any, session: Any) -> None:
+def test_a_retry_after_beyond_the_deadline_raises_at_once(status: int, serve: Any, run: Any, session: Any) -> None:
     server = serve(says(status, {"ok": False, "code": status}, retry_after="3600"))
 
     async def scenario() -> None:

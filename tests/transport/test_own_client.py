@@ -1,4 +1,4 @@
-"""A client of your own on real sockets: judged like ours, and it stays yours."""
+"""A user's httpx client on real sockets: the outcomes are the same, and it stays open."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The way to the service through proxies and TLS: what arrives there, byte by byte, and what a failure on it proves."""
+"""Proxies and TLS: the bytes that they receive, and the outcomes of their failures."""
 
 import ssl
 import threading
@@ -61,7 +61,7 @@ def test_a_connect_proxy_never_sees_the_key(
 def test_plain_http_goes_past_the_proxy_of_the_environment(
     host: str, name: str, serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch, session: Any
 ) -> None:
-    """A forward proxy would get the absolute form, key included; not one byte arrives there."""
+    """A forward proxy would get the absolute form with the API key; it must receive nothing."""
     server, proxy = serve(answering()), serve(answering())
     monkeypatch.setenv(name, proxy.url)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -93,9 +93,9 @@ def test_plain_http_with_a_proxy_of_your_own_is_refused(serve: Any, run: Any, se
 def test_plain_http_is_not_sent_to_a_localhost_that_is_another_machine(
     serve: Any, run: Any, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name alone proves nothing: the address of the connection counts."""
+    """The address of the connection is checked, not only the name."""
     server = serve(answering())
-    monkeypatch.setattr(proxies, "is_loopback", lambda host: host != "127.0.0.1")  # as if it had resolved to elsewhere
+    monkeypatch.setattr(proxies, "is_loopback", lambda host: host != "127.0.0.1")  # as if it were another machine
 
     async def scenario() -> None:
         async with session(f"http://localhost:{server.port}") as tg:

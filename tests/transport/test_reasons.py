@@ -1,4 +1,4 @@
-"""What is told of a library's exception: known fields, never its own words."""
+"""The description of a library's exception uses known fields, never its message."""
 
 import errno
 import os
@@ -58,7 +58,7 @@ ERRORS: dict[str, tuple[BaseException, str]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_known_fields_are_told(name: str) -> None:
+def test_known_fields_are_shown(name: str) -> None:
     error, told = ERRORS[name]
     assert reason_of(error, SCRUBBER) == told
 
@@ -67,7 +67,7 @@ def test_known_fields_are_told(name: str) -> None:
 def test_a_proxys_password_is_in_no_error(
     status: int, serve: Any, run: Any, client_tls: ssl.SSLContext, session: Any, way: Any
 ) -> None:
-    """A proxy may send back what it got, in the words of its status, which libraries quote."""
+    """A proxy may echo the request in its status line, which libraries quote."""
 
     def echo(connection: Any) -> None:
         connection.request()

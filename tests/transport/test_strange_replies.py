@@ -1,4 +1,4 @@
-"""Replies as servers send them, each with what it means: the same on all transports, our own and lent ones."""
+"""Unusual replies of real servers have the same outcome with all transports and clients."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A connection on asyncio: the first address that answers, how it ends, and no more unread than it can hold."""
+"""The TCP connection on asyncio: Happy Eyeballs, its end, and flow control."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ LARGE = b"x" * 4_000_000
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Give a port of 127.0.0.3 whose queue is full: whoever connects there waits."""
+    """Yield a port of 127.0.0.3 whose backlog is full, so that connecting hangs."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.3", 0))
         listener.listen(0)
@@ -102,7 +102,7 @@ async def test_the_slower_of_two_connections_is_closed(serve: Any, monkeypatch: 
     await winner.aclose()
 
 
-async def test_what_is_written_leaves_in_one_piece_with_the_next_read(serve: Any) -> None:
+async def test_written_data_is_sent_in_one_piece_by_the_next_read(serve: Any) -> None:
     pieces: list[bytes] = []
 
     def echo(connection: Any) -> None:
@@ -119,7 +119,7 @@ async def test_what_is_written_leaves_in_one_piece_with_the_next_read(serve: Any
     await connection.aclose()
 
 
-async def test_its_end_is_nothing_to_read_and_a_reset_an_error(serve: Any) -> None:
+async def test_eof_is_empty_and_a_reset_is_an_error(serve: Any) -> None:
     ended = await tcp.connect("127.0.0.1", serve(lambda connection: connection.send(b"last")).port, 5)
     assert await ended.read(100, 5) == b"last"
     assert await ended.read(100, 5) == b""
@@ -139,7 +139,7 @@ async def test_its_end_is_nothing_to_read_and_a_reset_an_error(serve: Any) -> No
         await connection.aclose()
 
 
-async def test_nothing_in_time_is_a_timeout_and_the_connection_lives(serve: Any) -> None:
+async def test_a_read_timeout_leaves_the_connection_open(serve: Any) -> None:
     server = serve(lambda connection: connection.send(connection.request()))
     connection = await tcp.connect("127.0.0.1", server.port, 5)
     with pytest.raises(TimeoutError, match="no data for"):
@@ -149,7 +149,7 @@ async def test_nothing_in_time_is_a_timeout_and_the_connection_lives(serve: Any)
     await connection.aclose()
 
 
-async def test_who_sends_more_than_is_read_has_to_wait(serve: Any) -> None:
+async def test_receiving_pauses_while_too_much_is_unread(serve: Any) -> None:
     connection = await tcp.connect("127.0.0.1", serve(lambda connection: connection.send(LARGE)).port, 5)
     await until(lambda: connection._is_paused)
     for _ in range(100):
@@ -162,7 +162,7 @@ async def test_who_sends_more_than_is_read_has_to_wait(serve: Any) -> None:
     await connection.aclose()
 
 
-async def test_what_is_said_before_tls_is_not_taken_for_the_service(serve: Any, client_tls: ssl.SSLContext) -> None:
+async def test_data_before_tls_is_refused(serve: Any, client_tls: ssl.SSLContext) -> None:
     connection = await tcp.connect("127.0.0.1", serve(lambda connection: connection.send(b"forged")).port, 5)
     await until(lambda: bool(connection._unread))
     with pytest.raises(ConnectionAbortedError, match="before TLS"):

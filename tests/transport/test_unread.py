@@ -1,4 +1,4 @@
-"""What a service sends beyond its answer is never taken for the next answer, on whatever layer it waits."""
+"""Data that a service sends after a reply is never read as the next reply, whichever layer holds it."""
 
 import contextlib
 import socket
@@ -45,7 +45,7 @@ Opener = Callable[[str], AbstractAsyncContextManager[Session]]
 
 @pytest.fixture
 def opened(library: str, client_tls: ssl.SSLContext) -> Opener:
-    """Open Sessions on each way there is."""
+    """Return a function that opens Sessions with each transport and client."""
 
     @asynccontextmanager
     async def opened(url: str) -> AsyncIterator[Session]:
@@ -91,7 +91,7 @@ def sends_a_second_record(connection: Any) -> None:
 
 
 def says_that_it_closes(connection: Any) -> None:
-    """Send TLS's close_notify in one segment with the answer; the connection itself ends later."""
+    """Send close_notify in one segment with the reply; the TCP connection is closed later."""
     connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 1)
     connection.answer(body=OURS)
     if isinstance(connection.sock, ssl.SSLSocket):
@@ -115,7 +115,7 @@ async def grant(tg: Session) -> None:
 @pytest.mark.skipif(CORK is None, reason="only Linux lets a program say what goes into one segment")
 @pytest.mark.parametrize(("first", "second"), [(read, grant), (grant, read)])
 @pytest.mark.parametrize("leftover", LEFTOVERS)
-def test_what_follows_an_answer_is_not_the_next_one(
+def test_unread_data_is_not_the_next_reply(
     leftover: Callable[[Any], None],
     first: Callable[[Session], Any],
     second: Callable[[Session], Any],
@@ -126,7 +126,7 @@ def test_what_follows_an_answer_is_not_the_next_one(
     server_tls: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A grant that the service refuses would else be recorded as granted, with the token of somebody else."""
+    """Otherwise a refused grant would be recorded as granted, with the token of another member."""
     if leftover is says_that_it_closes and wire == "TCP":
         pytest.skip("TCP has no other way to say it than to close")
     monkeypatch.setattr("tgmembership_async.transport.lanes._PROOF", -1.0)

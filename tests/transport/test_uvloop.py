@@ -1,4 +1,4 @@
-"""Both transports do on uvloop what they do on asyncio's own loop."""
+"""Both transports behave on uvloop as on asyncio's event loop."""
 
 import asyncio
 import ssl
@@ -61,7 +61,7 @@ def test_calls_at_once_and_one_after_another(
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["TCP", "TLS"])
-def test_what_is_cut_off_or_lost_is_told_and_leaves_the_session_as_good_as_new(
+def test_cancelled_and_lost_calls_are_reported_and_the_session_works(
     encrypted: bool,  # noqa: FBT001 - a parameter of pytest's
     serve: Any,
     run: Any,
@@ -99,7 +99,7 @@ def test_what_is_cut_off_or_lost_is_told_and_leaves_the_session_as_good_as_new(
     run(scenario)
 
 
-def test_an_answer_that_nobody_asked_for_is_nobodys(serve: Any, run: Any, session: Any) -> None:
+def test_an_unsolicited_reply_is_discarded(serve: Any, run: Any, session: Any) -> None:
     sent = threading.Event()
 
     def answers_twice(connection: Any) -> None:
@@ -113,7 +113,7 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(serve: Any, run: Any, sessio
     async def scenario() -> None:
         async with session(server.url, retry=ONCE) as tg:
             await tg.get_plans()
-            sent.wait(30)  # nothing runs meanwhile: the loop has no time to see it
+            sent.wait(30)  # blocks the loop, so that it does not notice
             assert (await tg.add_member(1, 42)).raw == []
 
     run(scenario)

@@ -1,4 +1,4 @@
-"""A Duration is the service's own words, and their meaning where it is known."""
+"""A Duration keeps the service's text, and parses it where its meaning is known."""
 
 import pickle
 from datetime import UTC, date, datetime
@@ -36,14 +36,14 @@ def test_it_ends_by_the_calendar(text: str, end: datetime) -> None:
 @pytest.mark.parametrize(
     "text", ["", "lifetime", "1", "month", "-1 month", "1.5 months", "\u0663 days", "1 months 3 days", "31.02.2021"]
 )
-def test_unknown_text_is_kept_and_ends_nobody_knows_when(text: str) -> None:
+def test_unknown_text_is_kept_and_has_no_end(text: str) -> None:
     duration = Duration(text)
 
     assert str(duration) == text
     assert (duration.span, duration.end_date, duration.add_to(START)) == (None, None, None)
 
 
-def test_it_tells_its_span_or_its_end_date() -> None:
+def test_it_has_a_span_or_an_end_date() -> None:
     assert Duration("2 years").span == (24, 0)
     assert Duration("3 days").span == (0, 3)
     assert Duration("0").span == (0, 0)

@@ -1,4 +1,4 @@
-"""A FrozenDict is a mapping that nobody changes and that comes out of pickle."""
+"""A FrozenDict is a read-only mapping that can be pickled."""
 
 import copy
 import itertools

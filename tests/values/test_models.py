@@ -1,4 +1,4 @@
-"""The models are values: frozen, comparable, picklable, and an access token shows nothing."""
+"""The models are frozen, comparable and picklable, and the repr of an access token is masked."""
 
 import copy
 import pickle
@@ -87,7 +87,7 @@ def test_a_count_is_an_int_when_asked() -> None:
     assert int(Count(7)) == 7
 
 
-def test_an_access_token_shows_nothing_that_opens_a_door() -> None:
+def test_the_repr_of_an_access_token_shows_no_token() -> None:
     token = AccessToken("t0ken", "https://t.me/x?start=t0ken", {"hint": "t0ken"}, extra={"hint": "t0ken"})
 
     assert "t0ken" not in f"{token} {token!r} {[token]} {Reply(token)}"

@@ -36,7 +36,7 @@ def test_it_keeps_every_digit(amount: Decimal) -> None:
     assert Money(amount).amount.as_tuple() == amount.as_tuple()
 
 
-def test_equal_amounts_are_equal_however_they_were_written() -> None:
+def test_equal_amounts_are_equal_in_any_notation() -> None:
     assert Money("9.90", "EUR") == Money("9.9", "EUR")
     assert hash(Money("9.90", "EUR")) == hash(Money("9.9", "EUR"))
     assert Money("9.90", "EUR") != Money("9.90", "USD")

@@ -1,4 +1,4 @@
-"""A secret is found in every spelling; what has none comes back as it is."""
+"""The Scrubber masks secrets in all encodings and escapes, and returns other input unchanged."""
 
 import html
 import json
@@ -34,7 +34,7 @@ SPELLINGS = {
 
 
 def readings(data: bytes) -> str:
-    """Return what anybody may read in bytes."""
+    """Return all decodings of some bytes, joined."""
     stripped = data.replace(b"\0", b"").decode(errors="replace")
     return f"{data!r} {stripped} {data.decode('utf-16-le', 'replace')} {data.decode('utf-16-be', 'replace')}"
 

@@ -1,4 +1,4 @@
-"""A Secret and a Target show themselves to nobody."""
+"""A Secret and a Target are masked when printed, and cannot be pickled."""
 
 import copy
 import json
@@ -35,13 +35,13 @@ def test_an_empty_secret_is_false() -> None:
 
 
 @pytest.mark.parametrize("leave", [pickle.dumps, copy.deepcopy])
-def test_a_secret_does_not_leave_by_pickle(leave: object) -> None:
+def test_a_secret_cannot_be_pickled(leave: object) -> None:
     assert callable(leave)
     with pytest.raises(TypeError, match="reveal"):
         leave(Secret("hush"))
 
 
-def test_a_secret_is_no_json() -> None:
+def test_a_secret_cannot_be_encoded_as_json() -> None:
     with pytest.raises(TypeError):
         json.dumps(Secret("hush"))
 

@@ -1,4 +1,4 @@
-"""A long list read by columns gives what reading it row by row gives."""
+"""Reading a long array by columns gives the same values as reading it row by row."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""`call(..., into=...)`: any annotated type, strict about containers, with a path to what does not fit."""
+"""`call(..., into=...)` accepts any annotated type, is strict with containers, and reports the path of a mismatch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet

@@ -1,4 +1,4 @@
-"""Results to values: every shape that the service is known or assumed to answer in, and ShapeError for the rest."""
+"""All known and assumed shapes of results are accepted, and others raise ShapeError."""
 
 import contextlib
 import pickle

@@ -1,4 +1,4 @@
-"""Scalars: lenient in, exact out, and no number that takes a second to read."""
+"""Scalar readers are lenient and exact, and no number takes long to read."""
 
 import contextlib
 import time
@@ -39,7 +39,7 @@ NOT_FINITE: list[object] = [float("nan"), float("inf"), Decimal("NaN"), Decimal(
 
 
 def brief(value: object) -> str:
-    """Name a parameter, for some are too long to be printed."""
+    """Return a short test id: some values are too long."""
     return type(value).__name__
 
 
@@ -154,7 +154,7 @@ def test_every_text_is_a_duration_and_so_is_the_number_zero() -> None:
         (Decimal("1767323045.678901"), datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_aware_utc(value: object, expected: datetime) -> None:
+def test_a_timestamp_is_aware_utc(value: object, expected: datetime) -> None:
     with localcontext(prec=3):
         timestamp = scalars.timestamp(value)
 
@@ -181,7 +181,7 @@ def test_a_moment_is_aware_utc(value: object, expected: datetime) -> None:
     ],
     ids=brief,
 )
-def test_nothing_else_is_a_moment(value: object) -> None:
+def test_nothing_else_is_a_timestamp(value: object) -> None:
     with pytest.raises(Mismatch, match="date or time"):
         scalars.timestamp(value)
 
@@ -212,7 +212,7 @@ def test_json_has_no_bytes() -> None:
         (object(), "something else"),
     ],
 )
-def test_a_misfit_names_kinds_and_never_values(value: object, kind: str) -> None:
+def test_a_mismatch_names_types_and_never_values(value: object, kind: str) -> None:
     with pytest.raises(Mismatch) as caught:
         scalars.integer(value)
 
@@ -225,6 +225,6 @@ def test_a_misfit_names_kinds_and_never_values(value: object, kind: str) -> None
 @given(
     value=st.one_of(st.text(), st.integers(), st.decimals(), st.floats(), st.none(), st.booleans(), st.lists(st.none()))
 )
-def test_a_scalar_reads_or_misfits_and_nothing_else(read: Callable[[Any], Any], value: object) -> None:
+def test_a_scalar_reads_or_raises_mismatch(read: Callable[[Any], Any], value: object) -> None:
     with contextlib.suppress(Mismatch):
         read(value)

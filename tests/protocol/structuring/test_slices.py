@@ -1,4 +1,4 @@
-"""A long array in slices: the values and the errors are those of the whole."""
+"""Converting a long array in slices gives the same values and errors as converting it at once."""
 
 import itertools
 from typing import Any
