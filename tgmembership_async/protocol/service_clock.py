@@ -52,7 +52,7 @@ class ServiceClock:
     __slots__ = ("_last", "now")
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.now = now
+        self.now: Callable[[], datetime] = now
         self._last: tuple[Headers, datetime, datetime] | None = None
 
     def learn(self, headers: Headers, sent: datetime) -> None:

@@ -33,7 +33,7 @@ class Body:
         self._limit = limit
         self._received = bytearray()
         self._chunks = 0
-        self.is_too_long = False
+        self.is_too_long: bool = False
 
     def add(self, chunk: bytes) -> None:
         """Add a chunk; bytes beyond the limit are dropped."""
