@@ -384,7 +384,7 @@ class _Shared:
             raise UsageError(msg)
         if self.shared_gate is not None and not self.shared_gate.is_open:
             await self.shared_gate.open()
-            self._opened_the_gate = True
+            self._opened_gate = True
         short = shortage(self._connections)
         if short is not None:
             _logger.warning("%s", short)
