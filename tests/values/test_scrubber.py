@@ -70,6 +70,23 @@ def test_what_has_no_secret_and_no_escape_is_the_same_object() -> None:
     assert SCRUBBER.scrub_text(text) is text
 
 
+def test_a_secret_in_html_is_found_beside_other_entities() -> None:
+    secret = 'a"b&c<d'
+    scrubber = Scrubber({secret: "***"})
+    for spelled in (secret, html.escape(secret), html.escape(html.escape(secret))):
+        clean = scrubber.scrub_text(f"this &amp; {spelled} &lt;that")
+        assert "***" in clean
+        assert secret not in html.unescape(clean)
+
+
+@pytest.mark.parametrize("levels", range(1, 8))
+def test_escapes_of_escapes_are_undone_as_often_as_is_promised(levels: int) -> None:
+    spelled = PERCENT.replace("%", "%" + levels * "25")
+    clean = SCRUBBER.scrub_text(spelled)
+    assert CANARY_KEY not in clean
+    assert ("***" in clean) is (levels < 3)
+
+
 SPELL: tuple[Callable[[str], str], ...] = (
     str,
     lambda char: quote(char, safe=""),
