@@ -55,8 +55,11 @@ def _endings() -> dict[signal.Signals, signal.Handlers]:
 @contextmanager
 def _handled(endings: Mapping[signal.Signals, signal.Handlers], act: Callable[[], object]) -> Generator[None]:
     """Call `act` in the handler of the first of these signals that comes."""
+    struck = False
 
     def strike(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is Python's
+        nonlocal struck
+        struck = True
         for each, then in endings.items():
             signal.signal(each, then)
         act()
@@ -66,4 +69,6 @@ def _handled(endings: Mapping[signal.Signals, signal.Handlers], act: Callable[[]
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # What is ignored when it comes again may still come while the command finishes what is in flight.
+            if not (struck and endings[number] is signal.SIG_IGN):
+                signal.signal(number, handler)
