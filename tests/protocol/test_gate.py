@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol import gate as module
 from tgmembership_async.protocol.gate import Gate, RateLimit
 
 
@@ -61,3 +62,10 @@ def test_a_pause_is_only_ever_made_longer(untils: list[float]) -> None:
 def test_a_rate_limit_is_checked_when_built(wrong: tuple[Any, Any]) -> None:
     with pytest.raises(UsageError, match="RateLimit"):
         RateLimit(*wrong)
+
+
+def test_the_former_name_of_a_gates_reply_still_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="GateReply"):
+        assert module.Told is module.GateReply  # type: ignore[attr-defined]  # type checkers see the new name only
+    with pytest.raises(AttributeError, match="Tolb"):
+        module.Tolb  # type: ignore[attr-defined]  # noqa: B018 - the access is what is tested

@@ -1,7 +1,8 @@
 """Decide when the next request may be sent: rate limit (GCRA) and pauses. Pure; the time is passed in."""
 
+import warnings
 from math import isfinite
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from attrs import field, frozen
 
@@ -101,3 +102,14 @@ class SharedGate(Protocol):
     async def pause(self, bot_id: int, seconds: float) -> None:
         """Pause for `seconds`; an earlier pause that ends later stays."""
         ...
+
+
+if not TYPE_CHECKING:  # pragma: no branch - type checkers see the new name only
+
+    def __getattr__(name: str) -> object:
+        """Return what a former name of this module stands for, with a DeprecationWarning."""
+        if name != "Told":
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        warnings.warn("protocol.gate.Told is now called GateReply", DeprecationWarning, stacklevel=2)
+        return GateReply
