@@ -16,7 +16,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import nox
-from nox.command import CommandFailed
 
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -58,23 +57,11 @@ def dependencies(group: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, group))
 
 
-def run_tests(session: nox.Session, *pytest: str) -> None:
-    """Run all tests, and run those that fail once more, alone, because they may fail on a busy machine."""
-    try:
-        session.run(*pytest, *PARALLEL)
-    except CommandFailed:
-        session.warn("running the failed tests again, alone; they must pass now")
-        session.run(*pytest, "--last-failed", "--last-failed-no-failures=none")
-
-
 @nox.session(python=PYTHONS if RUNNING in PYTHONS else [*PYTHONS, RUNNING])
 def tests(session: nox.Session) -> None:
     """Run the tests."""
     session.install("-e", ".[all]", *dependencies("test"))
-    if session.posargs:
-        session.run("pytest", *session.posargs)
-    else:
-        run_tests(session, "pytest")
+    session.run("pytest", *(session.posargs or PARALLEL))
 
 
 @nox.session
@@ -82,7 +69,7 @@ def coverage(session: nox.Session) -> None:
     """Run the tests and measure their coverage; the pure modules must be covered completely."""
     session.install("-e", ".[all]", *dependencies("test"))
     session.run("coverage", "erase")
-    run_tests(session, "coverage", "run", "-m", "pytest")
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", f"--fail-under={THRESHOLD}")
     include = ",".join(f"*/tgmembership_async/{part}" for part in FULLY_COVERED)

@@ -112,10 +112,11 @@ def test_a_large_reply_stops_neither_the_loop_nor_the_deadline(
 
     async def scenario() -> None:
         async with session_on(way, server.url, deadline=deadline) as tg:
-            begin = process_time()
             async with no_stall():
+                begin = process_time()
                 error = await end_of(tg.get_subscribers())
-            assert process_time() - begin < deadline + LATEST
+                spent = process_time() - begin
+            assert spent < deadline + LATEST
             assert isinstance(error, DeadlineExceeded) or (isinstance(error, kind) and re.search(words, str(error)))
 
     run(scenario)
@@ -127,10 +128,11 @@ def test_a_reply_in_chunks_of_one_byte_stops_neither(way: str, serve: Any, run: 
 
     async def scenario() -> None:
         async with session_on(way, server.url, deadline=0.2) as tg:
-            begin = process_time()
             async with no_stall():
+                begin = process_time()
                 error = await end_of(tg.get_subscribers())
-            assert process_time() - begin < 0.2 + LATEST
+                spent = process_time() - begin
+            assert spent < 0.2 + LATEST
             assert isinstance(error, DeadlineExceeded | UnexpectedReply)
 
     run(scenario)
