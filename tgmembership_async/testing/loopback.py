@@ -17,6 +17,7 @@ FAMILIES: Final = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 BACKLOG: Final = 2_048
 _PORTS: Final = range(65_536)
 _START_AND_STOP_TIMEOUT: Final = 10.0
+_STEPS_OF_ACCEPTING: Final = 3  # asyncio's task for the connection starts, makes the transport, calls connection_made
 
 
 class LoopbackServer(ABC):
@@ -86,6 +87,13 @@ class LoopbackServer(ABC):
             if ready.done():
                 raise
             ready.set_exception(error)
+
+
+async def stop_accepting(server: asyncio.Server) -> None:
+    """Close the listener, and let the loop hand each connection that was accepted by then to its protocol."""
+    server.close()
+    for _ in range(_STEPS_OF_ACCEPTING):
+        await asyncio.sleep(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

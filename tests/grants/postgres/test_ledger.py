@@ -178,11 +178,11 @@ class TestLifeAndDeath:
             async with PostgresLedger(url) as ledger, PostgresLedger(url) as other:
                 await ledger.claim(request())
                 # As if the server were another one than that on which it took its lock.
-                execute(url, "UPDATE tgm_grants SET worker = 1000")
                 execute(
                     url,
                     "INSERT INTO tgm_worker VALUES (1000, 'away', now() - interval '1 day', now() + interval '1 hour')",
                 )
+                execute(url, "UPDATE tgm_grants SET worker = 1000")
                 assert (await other.claim(request())).elsewhere
                 execute(url, "UPDATE tgm_worker SET lease_until = now() - interval '1 s' WHERE id = 1000")
                 assert (await other.claim(request())).grant.status is GrantStatus.UNKNOWN

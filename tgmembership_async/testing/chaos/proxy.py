@@ -12,7 +12,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.testing.chaos.connection import ProxyConnection, Route
 from tgmembership_async.testing.chaos.sockets import SocketStream
 from tgmembership_async.testing.chaos.troubles import POINTS, Incident, Point, Trouble
-from tgmembership_async.testing.loopback import BACKLOG, LoopbackServer
+from tgmembership_async.testing.loopback import BACKLOG, LoopbackServer, stop_accepting
 from tgmembership_async.testing.rules import Rulebook
 
 
@@ -89,7 +89,7 @@ class ChaosProxy(LoopbackServer):
         server = await asyncio.start_server(accept, sock=listener, backlog=BACKLOG)
         listening()
         await closing.wait()
-        server.close()
+        await stop_accepting(server)
         while connections:
             for connection in connections:
                 connection.cancel()

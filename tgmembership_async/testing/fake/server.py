@@ -17,7 +17,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.testing.fake.asgi import Application, Connection
 from tgmembership_async.testing.fake.deliveries import Postal, deliver_until, probe_webhook
 from tgmembership_async.testing.fake.service import FakeService
-from tgmembership_async.testing.loopback import BACKLOG, FAMILIES, LoopbackServer
+from tgmembership_async.testing.loopback import BACKLOG, FAMILIES, LoopbackServer, stop_accepting
 
 _KEEP_ALIVE: Final = 60  # seconds: longer than clients keep a connection, so that the client closes it
 
@@ -87,8 +87,8 @@ class FakeServer(LoopbackServer):
         server = await loop.create_server(lambda: Connection(config, state, {}, loop), sock=listener, backlog=BACKLOG)
         listening()
         await deliver_until(closing, self.service, self._postal)
-        server.close()
-        while state.connections or state.tasks:  # a connection that was being accepted is added late
+        await stop_accepting(server)
+        while state.connections or state.tasks:
             for connection in list(state.connections):
                 connection.transport.abort()
             await (asyncio.wait(state.tasks) if state.tasks else asyncio.sleep(0))
