@@ -192,7 +192,7 @@ async def test_a_server_does_not_start_with_an_inbox_that_is_in_use(tmp_path: Pa
     async with SqliteInbox(tmp_path / "inbox.db"):
         to = receiver(inbox=SqliteInbox(tmp_path / "inbox.db"))
         server = uvicorn.Server(uvicorn.Config(to.asgi, port=0, log_config=None, lifespan="on"))
-        with pytest.raises(SystemExit):
+        with contextlib.suppress(SystemExit):  # not raised by older releases of uvicorn
             await server._serve()
         assert not server.started
 

@@ -82,7 +82,9 @@ class LoopbackServer(ABC):
             await self._serve(listener, closing, partial(ready.set_result, stop))
 
         try:
-            asyncio.run(serve())
+            # asyncio's own loop: the program's policy may name another one, and the chaos proxy needs the sockets
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(serve())
         except BaseException as error:
             if ready.done():
                 raise
