@@ -57,6 +57,20 @@ def dependencies(group: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, group))
 
 
+def results(session: nox.Session) -> Path:
+    """Return the folder of the figures that the docs are rendered from, or another one if the run is a partial one."""
+    folder = Path(session.create_tmp()).absolute() if session.posargs else HERE / "benchmarks" / "results"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def run_long_suite(session: nox.Session, marker: str) -> None:
+    """Run the tests with this marker; a complete run writes its figures and renders them into the docs."""
+    folder = results(session)
+    session.run("pytest", "-m", marker, *session.posargs, env={"TGM_FIGURES": str(folder)})
+    session.run("python", "benchmarks/figures_page.py")
+
+
 @nox.session(python=PYTHONS if RUNNING in PYTHONS else [*PYTHONS, RUNNING])
 def tests(session: nox.Session) -> None:
     """Run the tests."""
@@ -90,42 +104,42 @@ def soak(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """Kill a provisioning run a hundred times, and count members granted twice and members lost."""
     session.install("-e", ".[all]", *dependencies("test"))
-    session.run("pytest", "-m", "crash", *session.posargs)
+    run_long_suite(session, "crash")
 
 
 @nox.session
 def crash_bot(session: nox.Session) -> None:
     """Kill the example bot a hundred times, and count the payments that ended neither as a link nor as a question."""
     session.install("-e", ".[all]", *dependencies("test"))
-    session.run("pytest", "-m", "crash_bot", *session.posargs)
+    run_long_suite(session, "crash_bot")
 
 
 @nox.session
 def crash_postgres(session: nox.Session) -> None:
     """Kill four workers on a PostgreSQL server that is restarted, and count members granted twice and members lost."""
     session.install("-e", ".[all]", *dependencies("test"))
-    session.run("pytest", "-m", "crash_postgres", *session.posargs)
+    run_long_suite(session, "crash_postgres")
 
 
 @nox.session
 def gateways(session: nox.Session) -> None:
     """Send grants through real nginx, haproxy, varnish, squid and pgbouncer, with kills and reloads."""
     session.install("-e", ".[all]", *dependencies("test"))
-    figures = Path(session.create_tmp()).absolute() / "gateways.json"
-    session.run("pytest", "-m", "gateways", *session.posargs, env={"TGM_GATEWAYS_FIGURES": str(figures)})
-    session.log(f"wrote the figures to {figures}")
+    run_long_suite(session, "gateways")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks of this package and its peers, and plot the README's figure; `-- --quick` for a short run."""
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
-    folder = Path(session.create_tmp()).absolute() if session.posargs else HERE / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
-    for name in ("null", "structuring", "starting", "webhook", "ledger", "engine", "provision", "many", "scaling"):
-        session.run("python", f"benchmarks/{name}.py", *session.posargs)
-    session.run("python", "benchmarks/call.py", "--json", f"{folder}/call.json", *session.posargs)
+    folder = results(session)
+    for name in ("null", "structuring", "starting", "webhook", "ledger", "engine", "provision", "call"):
+        session.run("python", f"benchmarks/{name}.py", "--json", f"{folder}/{name}.json", *session.posargs)
+    for name in ("many", "scaling"):
+        write = () if session.posargs else ("--write", "docs/scaling.md")
+        session.run("python", f"benchmarks/{name}.py", *write, *session.posargs)
     session.run("python", "benchmarks/plot.py", f"{folder}/call.json")
+    session.run("python", "benchmarks/figures_page.py")
 
 
 @nox.session

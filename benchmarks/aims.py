@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from attrs import frozen
+from tables import Row
 
 Cases = Mapping[str, Sequence[Mapping[str, Any]]]
 ONE, MANY, THOUSAND = "1 task", "64 tasks", "1,000 tasks on 32 connections"
 SLOW, WIDE = "64 tasks, 20 ms server", "256 tasks, 20 ms server"
+TARGETS = "targets"
 EITHER_WIDTH, AFTER_A_BURST = "20 ms server, at either width in turns", "1 task, after a burst"
 ON_HTTPX, ON_AIOHTTP = "Session on httpx", "Session on aiohttp"
 DEFAULT, SAME = "httpx, default limits", "httpx, same limits"
@@ -26,7 +28,7 @@ class Aim:
 
     def ratio(self, cases: Cases) -> float | None:
         """Return the measured ratio, or None where one of the two was not measured."""
-        what = "calls_per_second" if self.rate else "cpu_us"
+        what = "calls/s" if self.rate else "CPU µs per call"
         figures = {row["who"]: row[what] for row in cases[self.case]}
         return float(figures[self.who] / figures[self.beside]) if {self.who, self.beside} <= figures.keys() else None
 
@@ -46,21 +48,18 @@ AIMS: Final = (
 )
 
 
-def print_aims(cases: Cases) -> None:
-    """Print each target with the measured ratio."""
-    print("\n| who | case | beside | figure | aim | measured | reached |")
-    print("| --- | --- | --- | --- | ---: | ---: | --- |")
-    for aim in AIMS:
-        if (ratio := aim.ratio(cases)) is not None:
-            figure, sign = ("calls/s", "≥") if aim.rate else ("CPU", "≤")
-            reached = ratio >= aim.limit if aim.rate else ratio <= aim.limit
-            row = (
-                aim.who,
-                aim.case,
-                aim.beside,
-                figure,
-                f"{sign} {aim.limit:g}",
-                f"{ratio:.2f}",
-                "yes" if reached else "no",
-            )
-            print(f"| {' | '.join(row)} |")
+def reached(cases: Cases) -> list[Row]:
+    """Return each target with the measured ratio."""
+    measured = [(aim, ratio) for aim in AIMS if (ratio := aim.ratio(cases)) is not None]
+    return [
+        {
+            "who": aim.who,
+            "case": aim.case,
+            "next to": aim.beside,
+            "figure": "calls/s" if aim.rate else "CPU",
+            "target": f"{'≥' if aim.rate else '≤'} {aim.limit:g}",
+            "measured": round(ratio, 3),
+            "reached": "yes" if (ratio >= aim.limit if aim.rate else ratio <= aim.limit) else "no",
+        }
+        for aim, ratio in measured
+    ]

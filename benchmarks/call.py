@@ -7,22 +7,17 @@ a separate process. `nox -s bench` installs the peers first.
 """
 
 import asyncio
-import json
-import platform
-import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
-from aims import AFTER_A_BURST, EITHER_WIDTH, MANY, ONE, SLOW, THOUSAND, WIDE, print_aims
+from aims import AFTER_A_BURST, EITHER_WIDTH, MANY, ONE, SLOW, TARGETS, THOUSAND, WIDE, reached
 from attrs import frozen
-from compare import Candidate, Figure, cpu, interleave, measure, print_table, rate
+from compare import Candidate, Figure, interleave, measure, rows
 from contestants import AIOHTTP, HTTPX, HTTPX_SAME, OURS_AIOHTTP, OURS_HTTPX, SDKS, Contestant
 from server import server
+from tables import publish
 
 LIBRARIES = ("httpx", "aiohttp", "openai", "stripe", "githubkit", "aiogram")
 BARE = (OURS_HTTPX, HTTPX, HTTPX_SAME, OURS_AIOHTTP, AIOHTTP)
@@ -95,51 +90,16 @@ async def own_cost(rounds: int) -> dict[str, list[Figure]]:
             return await interleave(candidates, rounds=rounds, calls=2_560)
 
 
-def facts() -> dict[str, str]:
-    """Return the versions of Python, system and libraries."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "not installed"
-    return found
-
-
-def rows_of(figures: dict[str, list[Figure]]) -> list[dict[str, Any]]:
-    """Return the figures of a case as rows of the JSON file."""
-    return [
-        {
-            "who": who,
-            "cpu_us": round(cpu(taken), 1),
-            "calls_per_second": round(rate(taken)),
-            "spread_us": round(1e6 * statistics.pstdev(figure.cpu for figure in taken), 1),
-        }
-        for who, taken in figures.items()
-    ]
-
-
 def main() -> None:
-    """Print a table for each case; with `--json`, also write all figures to a file."""
+    """Print a table for each case, and the targets; with `--json`, also write all figures to a file."""
     quick = "--quick" in sys.argv
-    about = facts()
-    print(", ".join(f"{name} {what}" for name, what in about.items()))
-    results: dict[str, Any] = {"about": about, "cases": {}}
     runs = [(case.name, partial(compare, case, quick=quick)) for case in CASES]
     runs += [
         (EITHER_WIDTH, partial(own_cost, 2 if quick else 6)),
         (AFTER_A_BURST, partial(after_a_burst, 2 if quick else 5)),
     ]
-    for name, run in runs:
-        figures = asyncio.run(run())
-        print(f"\n{name}\n")
-        print_table(figures)
-        sys.stdout.flush()
-        results["cases"][name] = rows_of(figures)
-    print_aims(results["cases"])
-    if "--json" in sys.argv:
-        path = Path(sys.argv[sys.argv.index("--json") + 1])
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    cases = {name: rows(asyncio.run(run())) for name, run in runs}
+    publish({**cases, TARGETS: reached(cases)}, *LIBRARIES)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from attrs import frozen
+from tables import Row
 
 Call = Callable[[], Awaitable[object]]
 
@@ -66,10 +67,16 @@ def rate(figures: Sequence[Figure]) -> float:
     return statistics.median(1 / figure.wall for figure in figures)
 
 
-def print_table(figures: Mapping[str, Sequence[Figure]]) -> None:
-    """Print CPU and rate of each candidate, and the ratio of its CPU to the first one's."""
+def rows(figures: Mapping[str, Sequence[Figure]]) -> list[Row]:
+    """Return CPU and rate of each candidate, and the ratio of its CPU to the first one's."""
     first = cpu(next(iter(figures.values())))
-    print("| who | CPU µs per call | ratio | calls/s |")
-    print("| --- | ---: | ---: | ---: |")
-    for name, taken in figures.items():
-        print(f"| {name} | {cpu(taken):,.1f} | {cpu(taken) / first:.2f} | {rate(taken):,.0f} |")
+    return [
+        {
+            "who": name,
+            "CPU µs per call": round(cpu(taken), 1),
+            "ratio": round(cpu(taken) / first, 3),
+            "calls/s": round(rate(taken)),
+            "spread µs": round(1e6 * statistics.pstdev(figure.cpu for figure in taken), 1),
+        }
+        for name, taken in figures.items()
+    ]

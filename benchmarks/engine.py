@@ -1,6 +1,6 @@
 """Measure `Granter.provision` without the cost of calls, compared to its parts.
 
-    python benchmarks/engine.py [--quick] [FOLDER]
+    python benchmarks/engine.py [--quick] [--json FILE] [--in FOLDER]
 
 The figures are CPU of all threads per member, interleaved. The engine alone is compared to workers that only read a
 shared iterator. The engine with a SqliteLedger is compared to plain sqlite3, which makes the same two durable changes
@@ -12,7 +12,6 @@ The files are created in FOLDER, by default the working directory: a temporary f
 import asyncio
 import gc
 import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -23,6 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from provision import KEY, Null, requests
+from tables import Row, option, publish
 
 from tgmembership_async import AccessToken, Session
 from tgmembership_async.grants import Grant, Granter, GrantRequest, MemoryLedger, SqliteLedger
@@ -158,28 +158,30 @@ WAYS: dict[str, tuple[Way, int, str | None]] = {
 def main() -> None:
     """Print the two tables."""
     rounds, members = (3, 4_000) if "--quick" in sys.argv else (9, 20_000)
-    folders = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     costs: dict[str, list[float]] = {name: [] for name in WAYS}
     wishes = list(requests(members))
     gc.collect()
     gc.freeze()  # exclude objects loaded so far from later garbage collections
-    with tempfile.TemporaryDirectory(dir=folders[0] if folders else os.curdir) as folder:
+    with tempfile.TemporaryDirectory(dir=option("--in") or os.curdir) as folder:
         place = Path(folder).resolve()
         for _ in range(rounds):
             for name, (way, tasks, _) in WAYS.items():
                 costs[name].append(asyncio.run(cost(way, wishes, tasks, place)))
         lags = {tasks: asyncio.run(lag(wishes, tasks, place)) for tasks in (64, 1_000)}
-    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, ", end="")
-    print(f"SQLite {sqlite3.sqlite_version}, {members:,} members, {rounds} rounds\n")
-    print("| what | CPU µs per member, median | lowest | ratio to its peer |")
-    print("| --- | ---: | ---: | ---: |")
+    rows: list[Row] = []
     for name, (_, _, peer) in WAYS.items():
         ratios = [mine / its for mine, its in zip(costs[name], costs[peer or name], strict=True)]
-        ratio = f"{statistics.median(ratios):.1f}" if peer else ""
-        print(f"| {name} | {statistics.median(costs[name]):,.1f} | {min(costs[name]):,.1f} | {ratio} |")
-    print("\n| with SqliteLedger | the event loop's worst lag, ms |\n| --- | ---: |")
-    for tasks, seconds in lags.items():
-        print(f"| {tasks:,} tasks | {1e3 * seconds:.1f} |")
+        rows.append(
+            {
+                "what": name,
+                "CPU µs per member": round(statistics.median(costs[name]), 1),
+                "lowest": round(min(costs[name]), 1),
+                "ratio to its peer": round(statistics.median(ratios), 2) if peer else None,
+            }
+        )
+    worst: list[Row] = [{"tasks": tasks, "worst lag, ms": round(1e3 * lag, 1)} for tasks, lag in lags.items()]
+    tables = {"the engine on a call that does nothing": rows, "the event loop with SqliteLedger": worst}
+    publish(tables, sqlite=sqlite3.sqlite_version)
 
 
 if __name__ == "__main__":

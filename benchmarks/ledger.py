@@ -1,6 +1,6 @@
 """Measure durable state changes per second: SqliteLedger, one commit per row, and aiosqlite.
 
-    python benchmarks/ledger.py [--quick] [FOLDER]
+    python benchmarks/ledger.py [--quick] [--json FILE] [--in FOLDER]
 
 64 tasks claim and settle refs in interleaved rounds of a fixed time, on the same disk and schema, with the same pragmas
 and statements. Each peer commits every change before it continues, as the ledger does:
@@ -13,7 +13,6 @@ The files are created in FOLDER, by default the working directory: a temporary f
 
 import asyncio
 import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -22,12 +21,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
 import aiosqlite
 from attrs import frozen
+from tables import Row, option, publish
 
 from tgmembership_async import AccessToken
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
@@ -180,22 +179,22 @@ async def compare(folder: Path, rounds: int, seconds: float) -> dict[str, list[f
 def main() -> int:
     """Print the table; return 1 if the ledger misses the target."""
     rounds, seconds = (2, 1.0) if "--quick" in sys.argv else (5, 2.0)
-    folders = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    with tempfile.TemporaryDirectory(dir=folders[0] if folders else os.curdir) as folder:
+    with tempfile.TemporaryDirectory(dir=option("--in") or os.curdir) as folder:
         rates = asyncio.run(compare(Path(folder).resolve(), rounds, seconds))
-    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, ", end="")
-    print(f"SQLite {sqlite3.sqlite_version}, aiosqlite {version('aiosqlite')}, {TASKS} tasks, {rounds} rounds\n")
-    print("| store | changes/s, median | lowest | highest | µs per change | ours is faster by |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     best = statistics.median(rates["SqliteLedger"])
     ratios = {name: best / statistics.median(found) for name, found in rates.items()}
-    for name, found in rates.items():
-        middle = statistics.median(found)
-        print(
-            f"| {name} | {middle:,.0f} | {min(found):,.0f} | {max(found):,.0f} "
-            f"| {1e6 / middle:,.0f} | {ratios[name]:.1f} |"
-        )
-    print(f"\ntarget: {TARGET:g} times both peers")
+    rows: list[Row] = [
+        {
+            "store": name,
+            "changes/s": round(statistics.median(found)),
+            "lowest": round(min(found)),
+            "highest": round(max(found)),
+            "µs per change": round(1e6 / statistics.median(found), 1),
+            "SqliteLedger is faster by": round(ratios[name], 2),
+        }
+        for name, found in rates.items()
+    ]
+    publish({f"durable changes, {TASKS} tasks": rows}, "aiosqlite", sqlite=sqlite3.sqlite_version)
     return 0 if min(ratios[name] for name in PEERS if name != "SqliteLedger") >= TARGET else 1
 
 

@@ -1,18 +1,18 @@
 """Measure the CPU of a call without network: no server and no socket, so the figures vary little.
 
-    python benchmarks/null.py [--quick]
+    python benchmarks/null.py [--quick] [--json FILE]
 
 Two candidates use an httpx transport that returns a fixed answer: `httpx.AsyncClient.get` + `json()`, and
 `Session.get_plans()` with retries, deadline and typed result. The third is the Session on a Transport of its own.
 """
 
 import asyncio
-import platform
 import sys
 
 import httpx
-from compare import Candidate, interleave, print_table
+from compare import Candidate, interleave, rows
 from server import READ
+from tables import publish
 
 from tgmembership_async import Headers, HttpxTransport, Request, Response, Session
 from tgmembership_async.transport.httpcore import OneConnection
@@ -79,8 +79,7 @@ async def main() -> None:
             Candidate("Session.get_plans, no transport", alone.get_plans),
         ]
         figures = await interleave(candidates, rounds=rounds, calls=calls)
-    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, httpx {httpx.__version__}\n")
-    print_table(figures)
+    publish({"a call without network": rows(figures)}, "httpx")
 
 
 if __name__ == "__main__":

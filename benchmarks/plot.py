@@ -19,9 +19,9 @@ def draw(results: dict[str, Any]) -> Any:
     plt.rcParams.update({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "tgmembership"})
     figure, panels = plt.subplots(1, len(SHOWN), figsize=(9, 3.4), layout="constrained")
     for panel, case in zip(panels, SHOWN, strict=True):
-        rows = sorted(results["cases"][case], key=lambda row: row["cpu_us"], reverse=True)
+        rows = sorted(results["tables"][case], key=lambda row: row["CPU µs per call"], reverse=True)
         colours = [OURS if row["who"].startswith("Session") else THEIRS for row in rows]
-        bars = panel.barh([row["who"] for row in rows], [row["cpu_us"] for row in rows], color=colours)
+        bars = panel.barh([row["who"] for row in rows], [row["CPU µs per call"] for row in rows], color=colours)
         panel.bar_label(bars, fmt="{:,.0f}", padding=2)
         panel.set_title(f"CPU µs per call, {case}")
         panel.spines[["top", "right"]].set_visible(False)

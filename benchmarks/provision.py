@@ -1,6 +1,6 @@
 """Measure `Granter.provision` with a SqliteLedger, compared to `asyncio.gather` over plain httpx.
 
-    python benchmarks/provision.py [--quick]
+    python benchmarks/provision.py [--quick] [--json FILE]
 
 64 requests are in flight, in interleaved rounds, with a server in a separate process that answers after 5 ms. Plain
 httpx has its default limits, a semaphore of 64, `.json()` and no ledger. The second table is the peak memory of runs of
@@ -10,7 +10,6 @@ two lengths, on a transport that answers at once, so that only the run and its l
 import asyncio
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Literal
 import httpx
 from attrs import frozen
 from server import server
+from tables import Row, publish
 
 from tgmembership_async import Headers, Request, Response, Session
 from tgmembership_async.grants import Granter, GrantRequest, SqliteLedger
@@ -110,8 +110,8 @@ async def gather(url: str, members: int) -> Figure:
         return Figure(members, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def compare(members: int) -> None:
-    """Print all figures, measured in interleaved rounds with the same server."""
+def compare(members: int) -> list[Row]:
+    """Return all figures, measured in interleaved rounds with the same server."""
     transports: tuple[Literal["httpx", "aiohttp"], ...] = ("httpx", "aiohttp") if find_spec("aiohttp") else ("httpx",)
     ours: dict[str, list[Figure]] = {name: [] for name in transports}
     theirs: list[Figure] = []
@@ -123,17 +123,17 @@ def compare(members: int) -> None:
                 ours[name].append(asyncio.run(provision(session, count)))
             theirs.append(asyncio.run(gather(url, count)))
     their = total(theirs[1:])
-    print(f"{members:,} members, {CONCURRENCY} in flight, {1e3 * DELAY:g} ms server\n")
-    print("| | members/s | ratio | aim | CPU µs per member | ratio |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for way, rounds in ours.items():
-        our = total(rounds[1:])
-        rates, costs = (
-            f"{our.rate:,.0f} | {our.rate / their.rate:.1f} | {AIMS[way]:g}",
-            f"{our.cost:,.0f} | {our.cost / their.cost:.2f}",
-        )
-        print(f"| provision with its ledger, on {way} | {rates} | {costs} |")
-    print(f"| gather over bare httpx, no ledger | {their.rate:,.0f} | | | {their.cost:,.0f} | |\n", flush=True)
+    named = {f"provision with its ledger, on {way}": total(rounds[1:]) for way, rounds in ours.items()}
+    return [
+        {
+            "who": name,
+            "members/s": round(figure.rate),
+            "times the rate of gather": round(figure.rate / their.rate, 2),
+            "CPU µs per member": round(figure.cost),
+            "of the CPU of gather": round(figure.cost / their.cost, 3),
+        }
+        for name, figure in {**named, "gather over bare httpx, no ledger": their}.items()
+    ]
 
 
 def peak() -> float:
@@ -148,17 +148,21 @@ def measure_memory(members: int) -> None:
     print(json.dumps({"peak": peak(), "rate": figure.rate, "cost": figure.cost}))
 
 
-def print_memory(*lengths: int) -> None:
-    """Print the peak memory of runs of these lengths, each in its own process."""
-    print("| members, no network | peak MB | members/s | CPU µs per member |")
-    print("| ---: | ---: | ---: | ---: |")
-    peaks: list[float] = []
+def memory(*lengths: int) -> list[Row]:
+    """Return the peak memory of runs of these lengths, each in its own process."""
+    rows: list[Row] = []
     for members in lengths:
         command = [sys.executable, __file__, "--memory", str(members)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, env=dict(os.environ)).stdout)
-        peaks.append(found["peak"])
-        print(f"| {members:,} | {found['peak']:.1f} | {found['rate']:,.0f} | {found['cost']:,.0f} |", flush=True)
-    print(f"| growth | {peaks[-1] - peaks[0]:.1f} (aim: at most 8) | | |")
+        rows.append(
+            {
+                "members": members,
+                "peak MB": round(found["peak"], 1),
+                "members/s": round(found["rate"]),
+                "CPU µs per member": round(found["cost"]),
+            }
+        )
+    return rows
 
 
 def main() -> None:
@@ -167,9 +171,10 @@ def main() -> None:
         measure_memory(int(sys.argv[-1]))
         return
     quick = "--quick" in sys.argv
-    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, httpx {httpx.__version__}\n")
-    compare(3_000 if quick else 20_000)
-    print_memory(20_000, 40_000 if quick else 200_000)
+    members = 3_000 if quick else 20_000
+    compared = f"{members:,} members, {CONCURRENCY} in flight, {1e3 * DELAY:g} ms server"
+    tables = {compared: compare(members), "members without network": memory(20_000, 40_000 if quick else 200_000)}
+    publish(tables, "httpx", "aiohttp")
 
 
 if __name__ == "__main__":

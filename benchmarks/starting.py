@@ -1,6 +1,6 @@
 """Measure the import of the package and the creation of a Session, compared to httpx.
 
-    python benchmarks/starting.py [--quick]
+    python benchmarks/starting.py [--quick] [--json FILE]
 
 Imports run in fresh processes, interleaved; the figures are medians of CPU time, and the memory that Python retains. A
 Session creates its TLS context, which is most of a client's cost, at its first encrypted call and once for all lanes.
@@ -9,7 +9,6 @@ Therefore another figure includes one call to a port that refuses it, and closin
 
 import asyncio
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import httpx
+from tables import Row, publish
 
 from tgmembership_async import NotSent, RetryPolicy, Session
 
@@ -72,13 +72,11 @@ async def life_of_a_session(url: str) -> None:
             await tg.get_plans()
 
 
-def table(title: str, unit: str, figures: dict[str, list[float]]) -> None:
-    """Print medians and their ratio to the first."""
-    print(f"\n| {title} | {unit} | ratio |\n| --- | ---: | ---: |")
-    first = statistics.median(next(iter(figures.values())))
-    for name, taken in figures.items():
-        median = statistics.median(taken)
-        print(f"| {name} | {median:,.1f} | {median / first:.2f} |")
+def table(unit: str, figures: dict[str, list[float]]) -> list[Row]:
+    """Return medians and their ratio to the first."""
+    medians = {name: statistics.median(taken) for name, taken in figures.items()}
+    first = next(iter(medians.values()))
+    return [{"what": name, unit: round(one, 1), "ratio": round(one / first, 3)} for name, one in medians.items()]
 
 
 def main() -> None:
@@ -100,11 +98,13 @@ def main() -> None:
             building["Session(...)"].append(1e6 * last_of(20, lambda: Session(1, KEY)))
             lives["httpx.AsyncClient()"].append(1e3 * last_of(5, lambda: runner.run(life_of_a_client(url))))
             lives["Session(...)"].append(1e3 * last_of(5, lambda: runner.run(life_of_a_session(url))))
-    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}")
-    table("import", "CPU ms", times)
-    table("import", "MB", memory)
-    table("build one more", "µs", building)
-    table("build one more, call once with TLS, and close it", "ms", lives)
+    tables = {
+        "time of an import": table("CPU ms", times),
+        "memory of an import": table("MB", memory),
+        "build one more": table("µs", building),
+        "build one more, call once with TLS, and close it": table("ms", lives),
+    }
+    publish(tables, "httpx")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure the conversion of 10,000 subscribers from bytes to models, compared to hand-written code and pydantic.
 
-    python benchmarks/structuring.py [--quick]
+    python benchmarks/structuring.py [--quick] [--json FILE]
 
 The hand-written code is `json.loads`, then one slotted attrs constructor per row with every field converted. Pydantic,
 if installed, validates the bytes. This package parses the envelope, accepts numbers in strings, and keeps unknown
@@ -10,7 +10,6 @@ table is the cost per plan of replies with one and with a hundred plans, compare
 
 import gc
 import json
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
 
+import tables
 from attrs import define
 from server import PLANS
 
@@ -118,8 +118,8 @@ def seconds(read: Callable[[], object], times: int = 1) -> float:
     return (time.process_time() - start) / times
 
 
-def many(rounds: int) -> None:
-    """Print the cost of each kind of reply for each reader, measured in interleaved rounds."""
+def many(rounds: int) -> list[tables.Row]:
+    """Return the cost of each kind of reply for each reader, measured in interleaved rounds."""
     readers: dict[str, Callable[[bytes], object]] = {BY_HAND: by_hand, "this package": ours}
     if find_spec("pydantic"):
         readers["pydantic, from bytes"] = with_pydantic()
@@ -129,7 +129,7 @@ def many(rounds: int) -> None:
         "no time twice": at_its_own_time,
         "two unknown fields": with_a_name,
     }
-    print(f"| {ROWS:,} rows | who | CPU µs per row | ratio |\n| --- | --- | ---: | ---: |")
+    rows: list[tables.Row] = []
     for title, row in replies.items():
         reply = body([row(number) for number in range(ROWS)])
         assert [found.started_at for found in ours(reply)][:1] == [FIRST]
@@ -139,12 +139,14 @@ def many(rounds: int) -> None:
                 taken[name].append(seconds(partial(read, reply)))
         for name, times in taken.items():
             ratio = statistics.median(one / other for one, other in zip(times, taken[BY_HAND], strict=True))
-            print(f"| {title} | {name} | {1e6 * statistics.median(times) / ROWS:.2f} | {ratio:.2f} |")
+            cost = round(1e6 * statistics.median(times) / ROWS, 2)
+            rows.append({"reply": title, "who": name, "CPU µs per row": cost, "ratio": round(ratio, 3)})
+    return rows
 
 
-def few(rounds: int) -> None:
-    """Print the cost of replies with one plan and with a hundred."""
-    print("\n| plans in the reply | json.loads, CPU µs per plan | this package |\n| ---: | ---: | ---: |")
+def few(rounds: int) -> list[tables.Row]:
+    """Return the CPU of replies with one plan and with a hundred, in µs per plan."""
+    rows: list[tables.Row] = []
     for plans in (1, 100):
         reply = body(PLANS * plans)
         taken = [
@@ -155,15 +157,14 @@ def few(rounds: int) -> None:
             for _ in range(rounds)
         ]
         decoding, reading = (1e6 * statistics.median(times) / plans for times in zip(*taken, strict=True))
-        print(f"| {plans} | {decoding:.2f} | {reading:.2f} |")
+        rows.append({"plans in the reply": plans, "json.loads": round(decoding, 2), "this package": round(reading, 2)})
+    return rows
 
 
 def main() -> None:
     """Print the tables."""
     rounds = 5 if "--quick" in sys.argv else 25
-    print(f"CPython {platform.python_version()}\n")
-    many(rounds)
-    few(rounds)
+    tables.publish({f"read {ROWS:,} subscribers": many(rounds), "read plans, CPU µs per plan": few(rounds)}, "pydantic")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure `Verifier.verify`, compared to stripe, svix and standardwebhooks in interleaved rounds.
 
-    python benchmarks/webhook.py [--quick]
+    python benchmarks/webhook.py [--quick] [--json FILE]
 
 Bodies are 1 KiB of bytes and headers a mapping, as frameworks pass them. Every peer is called as its documentation
 says, with an object created once. The figures are medians of CPU time per verification. The service's documented scheme
@@ -12,7 +12,6 @@ import base64
 import gc
 import hmac
 import json
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+import tables
 from attrs import frozen
 
 from tgmembership_async.webhooks import Verifier, sign
@@ -114,12 +114,16 @@ def main() -> None:
         figures[row.name].append(measure(row.verify, times))
     medians = {name: statistics.median(found) for name, found in figures.items()}
     fastest = min(medians[row.name] for row in measured if row.compared)
-    print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, bodies of 1 KiB\n")
-    print("| verifier | CPU µs | verifications/s | of the fastest peer |")
-    print("| --- | ---: | ---: | ---: |")
-    for row in measured:
-        took = medians[row.name]
-        print(f"| {row.name} | {took:.2f} | {1e6 / took:,.0f} | {took / fastest:.2f} |")
+    table: list[tables.Row] = [
+        {
+            "verifier": name,
+            "CPU µs": round(took, 2),
+            "verifications/s": round(1e6 / took),
+            "of the fastest peer": round(took / fastest, 3),
+        }
+        for name, took in medians.items()
+    ]
+    tables.publish({"verify a body of 1 KiB": table}, "stripe", "svix", "standardwebhooks")
 
 
 if __name__ == "__main__":

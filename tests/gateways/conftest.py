@@ -1,15 +1,12 @@
-"""What the scenarios share: a folder that other users may enter, certificates, and where figures go."""
+"""What the scenarios share: a folder that other users may enter, and certificates."""
 
-import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
-from attrs import asdict, frozen
-from gateways.scenario import Figures
+from attrs import frozen
 
 
 @pytest.fixture
@@ -35,12 +32,3 @@ def certificates(authority: trustme.CA, folder: Path) -> Certificates:
     authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(str(server))
     authority.cert_pem.write_to_path(str(trusted))
     return Certificates(str(server), str(trusted))
-
-
-@pytest.fixture(scope="session")
-def figures() -> Iterator[list[Figures]]:
-    """Collect what came of each scenario; written as JSON to the file that `TGM_GATEWAYS_FIGURES` names."""
-    found: list[Figures] = []
-    yield found
-    if path := os.environ.get("TGM_GATEWAYS_FIGURES"):
-        Path(path).write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 from attrs import evolve, field, frozen
 from command_line import ENVIRONMENT
+from figures import record
 from forked import Forked
 from gateways.service import Event, Service
 
@@ -49,6 +50,21 @@ class Figures:
     in_vain: int
     seconds: float
     reasons: dict[str, int] = field(factory=dict)
+
+    def record(self) -> None:
+        """Add a row to the recorded figures of the suite."""
+        row: dict[str, str | float | None] = {
+            "gateway": self.scenario,
+            "members": self.members,
+            "kills": self.kills,
+            "reloads": self.reloads,
+            "held as unknown": self.unknown,
+            "of these never arrived": self.unarrived,
+            "granted twice": self.twice,
+            "granted twice by the gateway": self.twice_by_gateway,
+            "lost": self.lost,
+        }
+        record("gateways", "members granted through real gateways", row)
 
 
 @frozen

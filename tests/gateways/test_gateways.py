@@ -30,7 +30,7 @@ Run = Callable[..., Figures]
 
 
 @pytest.fixture
-def run(folder: Path, quick_path: Path, figures: list[Figures]) -> Run:
+def run(folder: Path, quick_path: Path) -> Run:
     """Run a scenario through a gateway, keep its figures, and check what must hold in each."""
 
     def run(
@@ -50,7 +50,7 @@ def run(folder: Path, quick_path: Path, figures: list[Figures]) -> Run:
         scenario = Scenario(name, settings, reloads=reloads)
         ledger = str(quick_path / "grants.db")
         found = scenario.run(folder, service, url or gateway.url, ledger, reload or gateway.reload)
-        figures.append(found)
+        found.record()
         assert found.twice == 0
         assert found.lost == 0
         assert found.in_vain == 0

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from gateways.pgbouncer import Pgbouncer
-from gateways.scenario import Figures, Scenario
+from gateways.scenario import Scenario
 from gateways.service import Service
 from private_postgres import PASSWORD, USER, PrivatePostgres, private_postgres
 
@@ -34,12 +34,12 @@ def conninfo(pool: Pgbouncer) -> str:
     return f"postgresql://{USER}:{PASSWORD}@{pool.host}:{pool.port}/postgres"
 
 
-def test_session_mode(folder: Path, pooled: Pooled, figures: list[Figures]) -> None:
+def test_session_mode(folder: Path, pooled: Pooled) -> None:
     with Service(folder) as service, pooled("session") as pool:
         settings: dict[str, Any] = {"way": "httpx", "proxy": None, "authority": None, "options": {}}
         scenario = Scenario("pgbouncer, session mode, reloaded", settings)
         found = scenario.run(folder, service, service.url, conninfo(pool), pool.reload)
-    figures.append(found)
+    found.record()
     assert found.twice == 0
     assert found.lost == 0
     assert found.in_vain == 0
