@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -140,6 +141,26 @@ def bench(session: nox.Session) -> None:
         session.run("python", f"benchmarks/{name}.py", *write, *session.posargs)
     session.run("python", "benchmarks/plot.py", f"{folder}/call.json")
     session.run("python", "benchmarks/figures_page.py")
+
+
+@nox.session(python=PYTHONS[0])
+def oldest(session: nox.Session) -> None:
+    """Run the tests on the oldest supported version of each dependency. Not part of CI."""
+    session.install("uv")
+    session.run("uv", "pip", "install", "--resolution", "lowest-direct", "-e", ".[all]")
+    session.install(*dependencies("test"))
+    session.run("pytest", *(session.posargs or PARALLEL))
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Run the tests on the newest versions of all dependencies, also on pre-releases. Failures are only reported."""
+    session.install("--upgrade", "--upgrade-strategy", "eager", "--pre", "-e", ".[all]", *dependencies("test"))
+    try:
+        session.run("pytest", *(session.posargs or PARALLEL))
+    except CommandFailed:
+        session.warn("the tests fail on these versions; they are not required to pass")
+        session.run("python", "-m", "pip", "list")
 
 
 @nox.session
