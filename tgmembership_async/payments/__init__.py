@@ -1,0 +1,17 @@
+"""Payments from a provider: verified events as Payments, Refunds and questions, and an endpoint that records them."""
+
+from tgmembership_async.payments.adapter import PaymentAdapter
+from tgmembership_async.payments.model import Attention, Ignored, Payment, PaymentEvent, Refund
+from tgmembership_async.payments.receiver import PaymentReceiver
+from tgmembership_async.payments.recording import record
+
+__all__ = [
+    "Attention",
+    "Ignored",
+    "Payment",
+    "PaymentAdapter",
+    "PaymentEvent",
+    "PaymentReceiver",
+    "Refund",
+    "record",
+]
