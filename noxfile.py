@@ -103,7 +103,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill a provisioning run a hundred times, and count members granted twice and members lost."""
+    """Kill a provisioning run and a Fulfillment, and count members granted twice, payments lost and second links."""
     session.install("-e", ".[all]", *dependencies("test"))
     run_long_suite(session, "crash")
 
@@ -180,11 +180,16 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types with mypy and pyright, and that every public name has a type."""
+    """Check the types with mypy and pyright, also of the tutorial's programs, and that every public name has a type."""
     session.install("-e", ".[all]", "nox", *dependencies("typing"))
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "tgmembership_async", "--ignoreexternal", silent=True)
+    tutorial = Path(session.create_tmp()).absolute() / "tutorial"
+    session.run("python", "tests/page_programs.py", "docs/tutorial.md", str(tutorial))
+    with session.chdir(tutorial):  # as a reader who has no settings
+        session.run("mypy", "--strict", ".")
+        session.run("pyright", ".", str(HERE / "examples"))
 
 
 @nox.session(python=PYTHONS[0])

@@ -49,7 +49,7 @@ ORDER = {
         ["granter"],
     ],
     "storage": [["binding", "component", "text", "wakeups"], ["sqlite", "postgres"]],
-    "payments": [["model"], ["adapter", "recording", "stripe", "telegram"], ["receiver"]],
+    "payments": [["model"], ["adapter", "recording"], ["receiver", "stripe", "telegram"]],
     "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
         ["headers", "policy", "refusals", "replay"],

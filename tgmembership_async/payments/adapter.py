@@ -1,9 +1,10 @@
-"""The protocol of an adapter to a payment provider."""
+"""The protocol of an adapter to a payment provider, and what every adapter needs."""
 
 from typing import Protocol, runtime_checkable
 
+from tgmembership_async.errors import NotAuthentic
 from tgmembership_async.payments.model import PaymentEvent
-from tgmembership_async.webhooks.headers import HeadersLike
+from tgmembership_async.webhooks.headers import HeadersLike, flat
 
 
 @runtime_checkable
@@ -17,3 +18,15 @@ class PaymentAdapter(Protocol):
         cannot be understood is an Attention. The same request always has the same meaning.
         """
         ...
+
+
+def signature_in(headers: HeadersLike, name: str) -> str:
+    """Return the value of the header with the signature. Raises NotAuthentic unless there is exactly one.
+
+    `headers` are a mapping or pairs, of str or bytes; names match in any case.
+    """
+    values = [value for _, value in flat(headers, only=(name.lower(),))]
+    if len(values) != 1:
+        msg = f"it does not have exactly one header {name}"
+        raise NotAuthentic(msg)
+    return values[0]

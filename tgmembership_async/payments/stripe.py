@@ -15,10 +15,13 @@ from attrs import frozen
 from stripe import WebhookSignature
 
 from tgmembership_async.errors import NotAuthentic, UsageError
+from tgmembership_async.payments.adapter import signature_in
 from tgmembership_async.payments.model import Attention, Ignored, Payment, PaymentEvent, Refund
 from tgmembership_async.settings import seconds
 from tgmembership_async.values.secret import Secret, hides_arguments
-from tgmembership_async.webhooks.headers import HeadersLike, flat
+from tgmembership_async.webhooks.headers import HeadersLike
+
+__all__ = ["StripeAdapter"]
 
 JSON = Mapping[str, Any]
 
@@ -97,11 +100,8 @@ class StripeAdapter:
 
     def read(self, headers: HeadersLike, body: bytes) -> PaymentEvent:
         """Return the meaning of an event. Raises NotAuthentic if Stripe has not signed it, or too long ago."""
-        signatures = [value for _, value in flat(headers, only=("stripe-signature",))]
-        if len(signatures) != 1:
-            msg = "it does not have exactly one Stripe-Signature header"
-            raise NotAuthentic(msg)
-        if not any(_is_signed(body, signatures[0], secret, self._tolerance) for secret in self._secrets):
+        signature = signature_in(headers, "Stripe-Signature")
+        if not any(_is_signed(body, signature, secret, self._tolerance) for secret in self._secrets):
             msg = "the signature does not match, or is too old: check the signing secret, the raw body and the clock"
             raise NotAuthentic(msg)
         event = _Event.of(body)
@@ -170,7 +170,7 @@ class StripeAdapter:
     def _payment(self, event: "_Event", ref: str | None, places: Sequence[JSON], email: object) -> PaymentEvent:
         if any(place != places[0] for place in places):
             return event.attention("the line items of the invoice have different metadata", ref)
-        metadata = places[0] if places else {}
+        metadata: JSON = places[0] if places else {}
         plan_id, member_id = _number(metadata, self._plan_key), _number(metadata, self._member_key)
         if ref is None or plan_id is None or (member_id is None and self._member_key is not None):
             keys = " and ".join(key for key in (self._plan_key, self._member_key) if key)
@@ -224,7 +224,7 @@ class _Event:
 
 def _is_signed(body: bytes, signature: str, secret: Secret, tolerance: int) -> bool:
     try:
-        WebhookSignature.verify_header(body.decode(), signature, secret.reveal(), tolerance)
+        cast("Any", WebhookSignature).verify_header(body.decode(), signature, secret.reveal(), tolerance)
     except Exception:  # noqa: BLE001 - hostile headers raise TypeError and others as well
         return False
     return True

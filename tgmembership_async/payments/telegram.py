@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from aiogram.types import Chat, Message, User
 
+__all__ = ["is_plan_id", "payment_in", "ref_of", "refund_in"]
+
 _PLAN_ID: Final = re.compile(r"[1-9][0-9]{0,17}")
 _PRIVATE: Final = "private"
 
