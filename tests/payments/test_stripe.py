@@ -1,14 +1,11 @@
 """`StripeAdapter`: what Stripe's events mean, in every shape, and what a forger achieves."""
 
 import json
-import logging
 import time
-import traceback
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
-from canary import CANARY_SECRET
 from hypothesis import given
 from hypothesis import strategies as st
 from stripe_events import ACACIA, BASIL, CREATED, METADATA, OLDER, SECRET, charge, event, invoice, session, signed
@@ -20,7 +17,6 @@ from tgmembership_async.testing import PAYMENT_CHECKS, AdapterSample
 from tgmembership_async.values.secret import Secret
 
 WHEN = datetime.fromtimestamp(CREATED, UTC)
-CANARY = f"whsec_{CANARY_SECRET}"
 PAID = event("checkout.session.completed", session())
 
 
@@ -119,7 +115,8 @@ def test_a_complete_refund_has_the_ref_of_the_payment_and_others_are_told() -> N
     assert read(event("charge.refunded", charge())) == Refund("stripe:pi_1", "refunded in Stripe")
     known = read(event("charge.refunded", charge(metadata=METADATA)))
     assert known == Refund("stripe:pi_1", "refunded in Stripe", 1, 42)
-    assert read(event("charge.refunded", charge(invoice="in_1"))) == Refund("stripe:in_1", "refunded in Stripe")
+    invoiced = read(event("charge.refunded", charge(invoice="in_1", metadata=METADATA)))
+    assert invoiced == Refund("stripe:in_1", "refunded in Stripe"), "it may be that of a Checkout Session"
     part = asked(event("charge.refunded", charge(refunded=False, amount_refunded=100)))
     assert "100 of 999 were refunded" in part
     assert "[stripe:pi_1]" in part
@@ -169,20 +166,6 @@ def test_wrong_arguments_are_told() -> None:
             StripeAdapter(secrets)  # type: ignore[arg-type]  # callers are not all typed
     with pytest.raises(UsageError, match="tolerance"):
         StripeAdapter(SECRET, tolerance=0)
-
-
-def test_the_signing_secret_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    adapter = StripeAdapter(CANARY)
-    shown = [repr(adapter), repr(adapter.read(signed(PAID, CANARY), PAID))]
-    for headers in ({}, signed(PAID), {"stripe-signature": "t=1,v1=\xe9"}):
-        with pytest.raises(NotAuthentic) as caught:
-            adapter.read(headers, PAID)
-        shown += traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
-    with pytest.raises(UsageError) as wrong:
-        StripeAdapter([CANARY, f" {CANARY}"])
-    shown += traceback.TracebackException.from_exception(wrong.value, capture_locals=True).format()
-    assert not any(CANARY_SECRET in text for text in (*shown, caplog.text))
 
 
 SCALARS = (

@@ -183,7 +183,8 @@ class StripeAdapter:
         charge, ref = event.object, event.paid
         if charge.get("refunded") is not True or ref is None:
             return event.attention(f"{charge.get('amount_refunded')} of {charge.get('amount')} were refunded", ref)
-        metadata = _object(charge, "metadata")
+        # With an invoice the ref is certain only if it is in the ledger: no row is to be made for it.
+        metadata = {} if charge.get("invoice") else _object(charge, "metadata")
         plan_id, member_id = _number(metadata, self._plan_key), _number(metadata, self._member_key)
         return Refund(ref, "refunded in Stripe", plan_id, member_id)
 
