@@ -73,6 +73,11 @@ def test_the_first_invoice_and_its_session_are_one_payment() -> None:
     assert read(event("checkout.session.completed", subscribed)) == first
 
 
+def test_the_session_of_a_subscription_without_its_invoice_is_told() -> None:
+    subscribed = session(mode="subscription", subscription="sub_1", payment_intent=None)
+    assert "does not name the invoice" in asked(event("checkout.session.completed", subscribed))
+
+
 def test_only_what_is_paid_is_a_payment() -> None:
     assert isinstance(read(event("checkout.session.completed", session(payment_status="unpaid"))), Ignored)
     assert isinstance(read(event("checkout.session.completed", session(mode="setup"))), Ignored)

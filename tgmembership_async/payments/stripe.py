@@ -131,10 +131,12 @@ class StripeAdapter:
         session, status = event.object, event.object.get("payment_status")
         if session.get("mode") == "setup" or status == "unpaid":  # async_payment_succeeded follows when it is paid
             return Ignored(event.id, f"{event.kind}: payment_status is {status}")
-        paid_with = session.get("invoice") if session.get("mode") == "subscription" else session.get("payment_intent")
-        ref = _ref(paid_with or session.get("id"))
+        is_subscription = session.get("mode") == "subscription"
+        ref = _ref(session.get("invoice") if is_subscription else session.get("payment_intent") or session.get("id"))
         if status != "paid":
             return event.attention(f"nothing was paid, payment_status is {status}: a trial or a full discount", ref)
+        if ref is None:  # before 2022-11-15; granted under another ref it would be granted twice
+            return event.attention("a subscription whose session does not name the invoice: invoice.paid is granted")
         email = _object(session, "customer_details").get("email")
         return self._payment(event, ref, [_object(session, "metadata")], email)
 
@@ -152,16 +154,10 @@ class StripeAdapter:
 
     def _metadata_of(self, invoice: JSON) -> list[JSON]:
         """Return the metadata with a plan, from the first place that has some."""
-        lines = _object(invoice, "lines").get("data")
-        items = (
-            [line for line in cast("list[JSON]", lines) if isinstance(line, Mapping)] if isinstance(lines, list) else []
-        )
-        for owners in (
-            [_object(_object(invoice, "parent"), "subscription_details")],
-            [_object(invoice, "subscription_details")],
-            items,
-            [invoice],
-        ):
+        lines: Any = _object(invoice, "lines").get("data")
+        items = [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+        parent = _object(_object(invoice, "parent"), "subscription_details")
+        for owners in ([parent], [_object(invoice, "subscription_details")], cast("list[JSON]", items), [invoice]):
             found = [_object(owner, "metadata") for owner in owners if self._plan_key in _object(owner, "metadata")]
             if found:
                 return found
