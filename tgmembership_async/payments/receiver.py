@@ -59,14 +59,14 @@ class PaymentReceiver(AsyncResource):
         if not callable(attention):
             msg = "attention must be an async function of an Attention"
             raise UsageError(msg)
-        self.max_body = positive_int(max_body, "max_body")
+        self.max_body: int = positive_int(max_body, "max_body")
         self.body_timeout: float = seconds("body_timeout", body_timeout)
         self.asgi: ASGIReceiver = ASGIReceiver(self)
         self._adapter = adapter
         self._fulfillment = fulfillment
         self._attention = attention
         self._deadline = seconds("deadline", deadline)
-        self._refusals = RefusalLog(_logger)
+        self._refusals = RefusalLog()
         self._opened_fulfillment = False
 
     def _shown(self) -> str:

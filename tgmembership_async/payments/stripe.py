@@ -154,10 +154,9 @@ class StripeAdapter:
 
     def _metadata_of(self, invoice: JSON) -> list[JSON]:
         """Return the metadata with a plan, from the first place that has some."""
-        lines: Any = _object(invoice, "lines").get("data")
-        items = [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+        items = _objects(_object(invoice, "lines"), "data")
         parent = _object(_object(invoice, "parent"), "subscription_details")
-        for owners in ([parent], [_object(invoice, "subscription_details")], cast("list[JSON]", items), [invoice]):
+        for owners in ([parent], [_object(invoice, "subscription_details")], items, [invoice]):
             found = [_object(owner, "metadata") for owner in owners if self._plan_key in _object(owner, "metadata")]
             if found:
                 return found
@@ -180,7 +179,7 @@ class StripeAdapter:
         if charge.get("refunded") is not True or ref is None:
             return event.attention(f"{charge.get('amount_refunded')} of {charge.get('amount')} were refunded", ref)
         # With an invoice the ref is certain only if it is in the ledger: no row is to be made for it.
-        metadata = {} if charge.get("invoice") else _object(charge, "metadata")
+        metadata: JSON = {} if charge.get("invoice") else _object(charge, "metadata")
         plan_id, member_id = _number(metadata, self._plan_key), _number(metadata, self._member_key)
         return Refund(ref, "refunded in Stripe", plan_id, member_id)
 
@@ -239,6 +238,13 @@ def _object(parent: JSON, key: str) -> JSON:
     """Return an object inside another one, or an empty one."""
     value = parent.get(key)
     return cast("JSON", value) if isinstance(value, dict) else {}
+
+
+def _objects(parent: JSON, key: str) -> list[JSON]:
+    """Return the objects of a list inside an object."""
+    value = parent.get(key)
+    several = cast("list[object]", value) if isinstance(value, list) else []
+    return [cast("JSON", item) for item in several if isinstance(item, dict)]
 
 
 def _ref(value: object) -> str | None:

@@ -12,8 +12,7 @@ _QUIET_FOR: Final = 60.0
 class RefusalLog:
     """Logs deliveries that were not authentic. `clock` returns monotonic seconds."""
 
-    def __init__(self, logger: logging.Logger = _logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._logger = logger
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._quiet_until = 0.0
         self._unreported = 0
@@ -23,5 +22,5 @@ class RefusalLog:
         self._unreported += 1
         now = self._clock()
         if now >= self._quiet_until:
-            self._logger.warning("%d request(s) refused as not authentic, the last one: %s", self._unreported, why)
+            _logger.warning("%d request(s) refused as not authentic, the last one: %s", self._unreported, why)
             self._unreported, self._quiet_until = 0, now + _QUIET_FOR
