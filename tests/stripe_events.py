@@ -1,10 +1,10 @@
-"""Webhook events as Stripe sends them, in the shapes of several API versions, and signed by the `stripe` package."""
+"""Webhook events as Stripe sends them, in the shapes of several API versions, and signed as Stripe signs."""
 
+import hashlib
+import hmac
 import json
 import time
 from typing import Any
-
-from stripe import WebhookSignature
 
 SECRET = "whsec_test_of_this_shop"
 METADATA = {"plan_id": "1", "member_id": "42"}
@@ -12,13 +12,10 @@ CREATED = 1_790_000_000
 
 
 def signed(body: bytes, secret: str = SECRET, *, at: float | None = None) -> dict[str, str]:
-    """Return the headers with which Stripe sends a body."""
+    """Return the headers with which Stripe sends a body (documented)."""
     timestamp = int(time.time() if at is None else at)
-    text = body.decode(errors="surrogateescape")
-    try:
-        return {"Stripe-Signature": WebhookSignature.generate_signature_header(text, secret, timestamp)}
-    except UnicodeEncodeError:  # Stripe sends text
-        return {}
+    mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return {"Stripe-Signature": f"t={timestamp},v1={mac}"}
 
 
 def event(kind: str, content: dict[str, Any], *, name: str = "evt_1", **fields: Any) -> bytes:
