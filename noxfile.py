@@ -103,7 +103,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill a provisioning run a hundred times, and count members granted twice and members lost."""
+    """Kill a provisioning run and a Fulfillment, and count members granted twice, payments lost and second links."""
     session.install("-e", ".[all]", *dependencies("test"))
     run_long_suite(session, "crash")
 
@@ -180,11 +180,16 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types with mypy and pyright, and that every public name has a type."""
+    """Check the types with mypy and pyright, also of the tutorial's programs, and that every public name has a type."""
     session.install("-e", ".[all]", "nox", *dependencies("typing"))
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "tgmembership_async", "--ignoreexternal", silent=True)
+    tutorial = Path(session.create_tmp()).absolute() / "tutorial"
+    session.run("python", "tests/page_programs.py", "docs/tutorial.md", str(tutorial))
+    with session.chdir(tutorial):  # as a reader who has no settings
+        session.run("mypy", "--strict", ".")
+        session.run("pyright", ".", str(HERE / "examples"))
 
 
 @nox.session(python=PYTHONS[0])
@@ -192,7 +197,7 @@ def typing(session: nox.Session) -> None:
 def frameworks(session: nox.Session, releases: str) -> None:
     """Run the framework tests with the built wheel, on the current and the oldest supported framework releases."""
     pins = OLDEST_FRAMEWORKS if releases == "oldest" else []
-    session.install(".[aiogram,fastapi,otel,testing]", *dependencies("test"), *pins)
+    session.install(".[aiogram,fastapi,otel,stripe,testing]", *dependencies("test"), *pins)
     session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs)
 
 

@@ -29,6 +29,7 @@ SUITES: Final[Mapping[str, tuple[str, str]]] = {
     "engine": ("The engine", "`benchmarks/engine.py`: what a bulk run costs above its calls."),
     "provision": ("A bulk run", "`benchmarks/provision.py`: `provision` next to `asyncio.gather` over bare httpx."),
     "crash": ("Kills of a bulk run", "`nox -s crash`."),
+    "crash_fulfillment": ("Kills of a Fulfillment", "`nox -s crash`: Telegram refuses messages, and answers late."),
     "crash_postgres": ("Kills on PostgreSQL", "`nox -s crash_postgres`."),
     "crash_bot": ("Kills of a bot", "`nox -s crash_bot`."),
     "gateways": ("Gateways", "`nox -s gateways`: the worker is killed and the gateway is reloaded."),

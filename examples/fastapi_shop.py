@@ -4,35 +4,34 @@ To try the example, run `tgmembership fake --port 8000`, export the three lines 
 
     PAYMENT_SECRET=... python examples/fastapi_shop.py
 
-A payment is stored in the ledger before the provider gets its 200. All further steps read the ledger, so that a restart
+A payment is in the ledger before the provider gets its 200. All further steps happen from the ledger, so that a restart
 after a crash continues them.
 """
 
-import asyncio
-import contextlib
 import hashlib
 import hmac
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
 from html import escape
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import uvicorn
-from fastapi import BackgroundTasks, FastAPI, Header, HTTPException, Request
+from fastapi import FastAPI, Header, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from tgmembership_async import Session, TGMembershipError
-from tgmembership_async.ext.fastapi import GranterDep, answer_error, lifespan
+from tgmembership_async.ext.fastapi import FulfillmentDep, answer_error, lifespan
+from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants import Grant, Granter, GrantStatus, SqliteLedger
 
-PAUSE: Final = 60.0
+ON_ITS_WAY: Final = "Your payment has arrived, and your access is on its way."
+LOOKING: Final = "Your payment has arrived, and we are looking into your access."
 PAGES: Final = {
-    GrantStatus.PLANNED: "Your payment has arrived, and your access is on its way.",
-    GrantStatus.SENDING: "Your payment has arrived, and your access is on its way.",
-    GrantStatus.UNKNOWN: "Your payment has arrived, and we are looking into your access.",
-    GrantStatus.REFUSED: "Your payment has arrived, and we are looking into your access.",
+    GrantStatus.PLANNED: ON_ITS_WAY,
+    GrantStatus.SENDING: ON_ITS_WAY,
+    GrantStatus.UNKNOWN: LOOKING,
+    GrantStatus.REFUSED: LOOKING,
     GrantStatus.ABANDONED: "Your payment was refunded.",
 }
 
@@ -47,26 +46,28 @@ class Payment(BaseModel):
     user_id: PositiveInt
 
 
+async def deliver(grant: Grant) -> None:
+    """Deliver a link: the order's page shows it from now on. A shop that sends e-mail does that here."""
+    log.info("%s: the link is on the page of the order", grant.ref)
+
+
+async def ask_owner(grant: Grant) -> None:
+    """Notify the owner of a grant that only a person can decide."""
+    log.error("decide with `tgmembership grants`: %s is %s: %s", grant.ref, grant.status, grant.error)
+
+
 def make_app(payment_secret: str, grants_db: str) -> FastAPI:
     """Return the application, with its own Session and ledger."""
     session, ledger = Session.from_env(), SqliteLedger(grants_db)
-    granter = Granter(session, ledger)
-
-    @contextlib.asynccontextmanager
-    async def sweeping(_: Any) -> AsyncGenerator[Mapping[str, Any]]:
-        sweeper = asyncio.create_task(sweep(granter))
-        yield {}
-        sweeper.cancel()
-        await asyncio.wait([sweeper])
-
-    app = FastAPI(title="Shop", lifespan=lifespan(session, granter, own=sweeping))
+    fulfillment = Fulfillment(Granter(session, ledger), deliver=deliver, attention=ask_owner)
+    app = FastAPI(title="Shop", lifespan=lifespan(session, fulfillment=fulfillment))
     app.add_exception_handler(TGMembershipError, answer_error)
 
     @app.post("/payments")
     async def paid(
-        request: Request, granter: GranterDep, background: BackgroundTasks, x_signature: Annotated[str, Header()]
+        request: Request, fulfillment: FulfillmentDep, x_signature: Annotated[str, Header()]
     ) -> dict[str, str]:
-        """Store a payment in the ledger, answer 200, and grant access afterwards."""
+        """Record a payment, and answer 200; access is granted in the background."""
         body = await request.body()
         expected = hmac.new(payment_secret.encode(), body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), x_signature.encode()):
@@ -75,18 +76,15 @@ def make_app(payment_secret: str, grants_db: str) -> FastAPI:
             payment = Payment.model_validate_json(body)
         except ValidationError as error:
             raise HTTPException(422, error.errors(include_input=False, include_url=False)) from None
-        planned = await granter.plan(payment.id, plan_id=payment.plan_id, member_id=payment.user_id)
-        background.add_task(grant, granter, planned)
-        return {"status": planned.status}
+        taken = await fulfillment.take(payment.id, plan_id=payment.plan_id, member_id=payment.user_id)
+        return {"status": taken.status}
 
     @app.get("/orders/{ref}")
-    async def order(ref: str, granter: GranterDep) -> HTMLResponse:
+    async def order(ref: str) -> HTMLResponse:
         """Show the status of an order to the customer, with the link if there is one."""
         found = await ledger.get(ref)
         if found is None:
             raise HTTPException(404, "no such order")
-        if found.status not in PAGES:
-            await granter.mark_delivered(ref)
         return HTMLResponse(f"<!doctype html><title>Your order</title><p>{page(found)}</p>")
 
     return app
@@ -98,30 +96,6 @@ def page(grant: Grant) -> str:
     if grant.status in PAGES or not link:
         return PAGES.get(grant.status, "You have access now.")
     return f'Thank you! <a href="{escape(link)}">Open the chat</a>'
-
-
-async def grant(granter: Granter, planned: Grant) -> None:
-    """Carry out a planned grant. A failure is logged; the ledger has its outcome."""
-    try:
-        await granter.grant(planned.ref, plan_id=planned.plan_id, member_id=planned.member_id)
-    except TGMembershipError as error:
-        log.warning("%s: %s", planned.ref, error)
-
-
-async def sweep(granter: Granter) -> None:
-    """Send planned grants and reconcile unknown ones, at the start and every minute."""
-    while True:
-        try:
-            summary = await granter.run_planned()
-            log.info("%d granted, %d still planned", summary.granted, summary.planned)
-            for finding in await granter.reconcile():
-                if not finding.settled:
-                    log.error(
-                        "unknown outcome, decide with `tgmembership grants`: %s, %s", finding.grant.ref, finding.why
-                    )
-        except TGMembershipError as error:
-            log.warning("trying again in %g s: %s", PAUSE, error)
-        await asyncio.sleep(PAUSE)
 
 
 if __name__ == "__main__":

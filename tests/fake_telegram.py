@@ -13,6 +13,7 @@ from aiohttp import web
 TOKEN = "42:fake-bot-token"
 BOT = {"id": 42, "is_bot": True, "first_name": "Shop", "username": "shop_bot"}
 CUSTOMER: dict[str, Any] = {"id": 777, "is_bot": False, "first_name": "Ann"}
+INVOICE_LINK = "https://t.me/$an-invoice"
 LONG_POLL = 0.3  # seconds; a bot that is stopped waits at most so long
 
 
@@ -36,6 +37,7 @@ class FakeTelegram:
             "getMe": lambda _: BOT,
             "sendMessage": self._message,
             "sendInvoice": self._message,
+            "createInvoiceLink": lambda _: INVOICE_LINK,
         }
 
     async def __aenter__(self) -> Self:

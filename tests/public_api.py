@@ -12,7 +12,7 @@ import griffe
 ROOT: Final = Path(__file__).parents[1]
 SNAPSHOT: Final = Path(__file__).with_name("public_api.txt")
 PACKAGE: Final = "tgmembership_async"
-SHOWN: Final = ("access", "ext", "fulfillment", "grants", "testing", "webhooks")
+SHOWN: Final = ("access", "ext", "fulfillment", "grants", "payments", "testing", "webhooks")
 
 
 def lines(root: Path = ROOT) -> list[str]:
@@ -34,6 +34,7 @@ def _modules(package: Any) -> Iterator[Any]:
     for name in SHOWN:
         found = package.modules[name]
         yield from found.modules.values() if name == "ext" else (found,)
+    yield from (package.modules["payments"].modules[name] for name in ("stripe", "telegram"))
 
 
 def _public(module: Any) -> dict[str, Any]:

@@ -109,10 +109,17 @@ def test_the_readme_shows_what_the_pages_show() -> None:
     assert all(code in page for code in handlers)
 
 
-def test_the_bot_in_ten_lines_is_the_example() -> None:
-    example = (ROOT / "examples" / "aiogram_bot.py").read_text(encoding="utf-8").partition('"""\n\n')[2]
-    for page in (ROOT / "README.md", DOCS / "bots_and_shops.md", DOCS / "tutorial.md"):
-        assert [fence.code for fence in fences(page) if "run_polling" in fence.code] == [example], page
+@pytest.mark.parametrize(
+    ("name", "line", "pages"),
+    [
+        ("aiogram_bot.py", "run_polling", ["README.md", "docs/bots_and_shops.md", "docs/tutorial.md"]),
+        ("fastapi_first_shop.py", "FastAPI(", ["README.md", "docs/bots_and_shops.md"]),
+    ],
+)
+def test_the_programs_in_ten_lines_are_the_examples(name: str, line: str, pages: list[str]) -> None:
+    example = (ROOT / "examples" / name).read_text(encoding="utf-8").partition('"""\n\n')[2]
+    for page in pages:
+        assert [fence.code for fence in fences(ROOT / page) if line in fence.code] == [example], page
 
 
 @each_page

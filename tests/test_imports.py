@@ -32,6 +32,7 @@ ORDER = {
         ["storage"],
         ["grants", "webhooks"],
         ["access", "fulfillment"],
+        ["payments"],
         ["testing"],
         ["ext"],
         ["cli"],
@@ -48,6 +49,7 @@ ORDER = {
         ["granter"],
     ],
     "storage": [["binding", "component", "text", "wakeups"], ["sqlite", "postgres"]],
+    "payments": [["model"], ["adapter", "recording"], ["receiver", "stripe", "telegram"]],
     "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
         ["headers", "policy", "refusals", "replay"],
@@ -63,7 +65,7 @@ ORDER = {
 PURE = ["errors", "values", "protocol"]
 IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
 NOT_LOADED = {"httpx", "httpcore", "aiohttp", "sqlite3", "starlette", "uvicorn", "click", "rich", "trio", "aiogram"}
-NOT_LOADED |= {"fastapi", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis"}
+NOT_LOADED |= {"fastapi", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis", "stripe"}
 
 
 def name_of(module: Path) -> str:

@@ -334,6 +334,36 @@ async def test_a_handler_is_only_for_who_has_access(
     assert "user 2 has access is not known" in caplog.text
 
 
+async def test_as_a_middleware_it_guards_a_whole_router(
+    aiogram: Any, setup: Setup, polling: Polling, telegram: FakeTelegram, service: FakeService, session: Session
+) -> None:
+    has_access = import_module("tgmembership_async.ext.aiogram").HasAccess
+    service.populate()
+    member = service.subscribers[0]
+    dispatcher, lessons, outside = aiogram.Dispatcher(), aiogram.Router(), aiogram.Router()
+    setup(dispatcher, session)
+
+    async def lesson(message: "Message", has_access: Access) -> None:
+        await message.answer(f"plans {sorted(has_access.plans)}")
+
+    async def nothing(message: "Message") -> None:
+        await message.answer("buy it first")
+
+    lessons.message.register(lesson)
+    lessons.message.middleware(has_access(member.plan_id))
+    outside.message.register(nothing)
+    dispatcher.include_routers(lessons, outside)
+
+    async def scenario() -> None:
+        telegram.write("/lesson", user_id=member.user_id)
+        telegram.write("/lesson", user_id=1)
+        await telegram.until(lambda: len(telegram.said()) == 2)
+
+    await polling(dispatcher, scenario)
+
+    assert [said["text"] for said in telegram.said()] == [f"plans [{member.plan_id}]", "buy it first"]
+
+
 def test_a_fulfillment_of_another_granter_is_told(
     aiogram: Any, setup: Setup, session: Session, granter: Granter
 ) -> None:

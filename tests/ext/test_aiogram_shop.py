@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
-from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
+from fake_telegram import CUSTOMER, INVOICE_LINK, TOKEN, FakeTelegram
 from selling_bot import OWNER, Sell
 
 from tgmembership_async import Session, StorageError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants import Granter, GrantStatus, MemoryLedger, SqliteLedger
-from tgmembership_async.testing import FakeService, FakeTransport, Fault
+from tgmembership_async.testing import FakePlan, FakeService, FakeTransport, Fault
 
 
 async def test_from_buy_to_the_link(telegram: FakeTelegram, service: FakeService, sell: Sell) -> None:
@@ -50,6 +50,32 @@ async def test_plans_of_several_currencies_are_shown_as_buttons(telegram: FakeTe
         assert telegram.said("answerPreCheckoutQuery")[-1]["ok"] is True
         await selling.handled(telegram.press(buttons["Weekend pass, 3 days: 250 ⭐"].replace("4", "2")))
         assert "changed" in telegram.said("answerCallbackQuery")[-1]["text"]
+
+
+async def test_a_recurring_plan_of_a_month_in_stars_is_sold_as_a_subscription(
+    telegram: FakeTelegram, service: FakeService, sell: Sell
+) -> None:
+    for plan in (
+        FakePlan(5, "Monthly", "1 month", "100", "XTR", recurring=True),
+        FakePlan(6, "Yearly", "1 year", "900", "XTR", recurring=True),
+        FakePlan(7, "Too dear", "30 days", "10001", "XTR", recurring=True),
+    ):
+        service._plans[plan.plan_id] = plan
+    async with sell() as selling:
+        await selling.handled(telegram.write("/buy"))
+        choices = selling.buttons()
+        for name in ("Monthly, 1 month: 100 ⭐", "Yearly, 1 year: 900 ⭐", "Too dear, 30 days: 10001 ⭐"):
+            await selling.handled(telegram.press(choices[name]))
+        [link] = telegram.said("createInvoiceLink")
+        assert (link["payload"], link["currency"], link["subscription_period"]) == (5, "XTR", 2_592_000)
+        assert selling.buttons()["Subscribe"] == INVOICE_LINK
+        assert [invoice["payload"] for invoice in telegram.said("sendInvoice")] == [6, 7], "Telegram renews monthly"
+        await selling.handled(telegram.check_out("5", amount=100))
+        assert telegram.said("answerPreCheckoutQuery")[-1]["ok"] is True
+        for charge in ("first", "second"):
+            telegram.pay("5", charge=charge, amount=100, is_recurring=True, is_first_recurring=charge == "first")
+            await selling.becomes(f"telegram:{charge}", GrantStatus.DELIVERED)
+    assert [grant.plan_id for grant in service.audit] == [5, 5]
 
 
 async def test_what_the_customer_hears_is_in_her_language(ours: Any, telegram: FakeTelegram, sell: Sell) -> None:
@@ -200,16 +226,35 @@ async def test_a_refund_before_the_grant_is_not_granted_and_one_after_it_is_told
     assert len(service.audit) == 1
 
 
-async def test_payments_of_others_are_left_to_their_handlers(
+async def test_payments_of_others_are_left_to_their_handlers_and_told_to_the_owner_if_there_is_none(
     telegram: FakeTelegram, service: FakeService, sell: Sell, caplog: pytest.LogCaptureFixture
 ) -> None:
+    taken: list[str] = []
     async with sell() as selling:
+        aiogram = import_module("aiogram")
+        later = aiogram.Router()
+        later.message.register(lambda message: taken.append(message.message_id), aiogram.F.successful_payment)
+        selling.dispatcher.include_router(later)
         await selling.handled(telegram.pay("donation", charge="other"))
         await selling.handled(telegram.refund("donation", charge="other"))
         await selling.handled(telegram.check_out("donation"))
-    assert "telegram:other is no payment of this shop" in caplog.text
+        [question] = selling.texts(OWNER)
+        assert "telegram:other: 250 XTR were paid by user 777, and the payload 'donation'" in question
+        telegram.refuse = lambda method, _: "Forbidden: bot was blocked" if method == "sendMessage" else None
+        await selling.handled(telegram.pay("donation", charge="unheard"))
+    assert len(taken) == 2, "the routers after the owner's have it too"
+    assert "left to other handlers: telegram:other" in caplog.text
+    assert "no owner can be told" in caplog.text
     assert not telegram.said("answerPreCheckoutQuery")
     assert not service.requests
+
+
+async def test_a_payment_under_the_ref_of_another_is_told_to_the_owner(telegram: FakeTelegram, sell: Sell) -> None:
+    async with sell() as selling:
+        telegram.pay("4")
+        await selling.becomes("telegram:stars-1", GrantStatus.DELIVERED)
+        await selling.handled(telegram.pay("3"))
+        assert "telegram:stars-1: user 777 paid for plan 3" in selling.texts(OWNER)[0]
 
 
 async def test_a_link_that_telegram_takes_on_no_button_is_sent_as_text(

@@ -28,6 +28,7 @@ from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
+from tgmembership_async.payments import PaymentReceiver
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.session import Session
@@ -179,8 +180,8 @@ def require_access(
     return required
 
 
-def receiver_router(receiver: Receiver, path: str) -> APIRouter:
-    """Return a router that passes every request to `path`, with any verb, to the Receiver.
+def receiver_router(receiver: Receiver | PaymentReceiver, path: str) -> APIRouter:
+    """Return a router that passes every request to `path`, with any verb, to a Receiver or a PaymentReceiver.
 
     The path matches with and without a trailing slash, because the service requires a 200 and not a redirect.
     """

@@ -1,4 +1,4 @@
-"""A fake TGmembership service for tests, in process or over HTTP, with faults, and checks for ledgers."""
+"""A fake TGmembership service for tests, in process or over HTTP, with faults, and conformance checks."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -7,6 +7,7 @@ from tgmembership_async.lazy import lazy_attributes, load
 if TYPE_CHECKING:
     from tgmembership_async.testing.chaos.proxy import ChaosProxy
     from tgmembership_async.testing.chaos.troubles import Incident, Trouble
+    from tgmembership_async.testing.conformance.payments import PAYMENT_CHECKS, AdapterSample
     from tgmembership_async.testing.conformance.transitions import LEDGER_CHECKS
     from tgmembership_async.testing.fake.deliveries import Courier, Postal
     from tgmembership_async.testing.fake.faults import Fault
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEDGER_CHECKS",
+    "PAYMENT_CHECKS",
+    "AdapterSample",
     "ChaosProxy",
     "Courier",
     "DeliveryRecord",
@@ -56,6 +59,7 @@ if not TYPE_CHECKING:  # pytest loads our plugin, and with it this module, at ev
         {
             "testing.chaos.proxy": ["ChaosProxy"],
             "testing.chaos.troubles": ["Incident", "Trouble"],
+            "testing.conformance.payments": ["PAYMENT_CHECKS", "AdapterSample"],
             "testing.conformance.transitions": ["LEDGER_CHECKS"],
             "testing.fake.deliveries": ["Courier", "Postal"],
             "testing.fake.faults": ["Fault"],

@@ -10,6 +10,7 @@ from attrs import frozen
 from tgmembership_async.webhooks.headers import HeadersLike
 
 T = TypeVar("T")
+_DIGITS: Final = 20
 PLAIN: Final = ("content-type", "text/plain; charset=utf-8")
 
 
@@ -64,6 +65,11 @@ NOT_STORED: Final = _answer(503, "cannot store it now, send it again", retry_aft
 def not_allowed(allowed: str) -> Answer:
     """Return the response to a verb that is not allowed."""
     return _answer(405, "method not allowed", allow=allowed)
+
+
+def is_too_large(length: str | None, limit: int) -> bool:
+    """Tell whether a Content-Length exceeds `limit` bytes."""
+    return length is not None and length.isdecimal() and (len(length) > _DIGITS or int(length) > limit)
 
 
 async def in_time(reading: Awaitable[T], seconds: float) -> T | Answer:

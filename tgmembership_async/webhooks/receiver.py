@@ -29,7 +29,6 @@ _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _DEFAULT_POLICY: Final = HandlingPolicy()
 _MAX_BODY: Final = 65_536
 _BODY_TIMEOUT: Final = 10.0
-_DIGITS: Final = 20
 
 E = TypeVar("E", bound=Event)
 H = TypeVar("H", bound=Handler[Any])
@@ -145,9 +144,7 @@ class Receiver(AsyncResource):
             return answers.OK
         if not self._intake.ready:
             return answers.NOT_READY
-        if length is not None and length.isdecimal() and (len(length) > _DIGITS or int(length) > self.max_body):
-            return answers.TOO_LARGE
-        return None
+        return answers.TOO_LARGE if answers.is_too_large(length, self.max_body) else None
 
     async def aiohttp_handler(self, request: "web.Request") -> "web.Response":
         """Handle a request of aiohttp's server: `router.add_route("*", "/tgmembership", receiver.aiohttp_handler)`."""

@@ -6,44 +6,24 @@ from typing import Final
 
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import Chat, InlineKeyboardButton, InlineKeyboardMarkup, User
-from attrs import frozen
+from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
 from tgmembership_async.grants.model import Grant
+from tgmembership_async.payments.telegram import Customer
 
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
-_PRIVATE: Final = "private"
 
 
-@frozen
-class Customer:
-    """Where to write to a customer, and in which language. A grant's note keeps both: `777 en`."""
-
-    chat_id: int
-    language: str | None = None
-
-    @classmethod
-    def who_paid(cls, user: User, chat: Chat) -> "Customer":
-        """Return who has paid: a link is for nobody else in a group, and goes to the private chat."""
-        return cls(chat.id if chat.type == _PRIVATE else user.id, user.language_code)
-
-    @classmethod
-    def of(cls, grant: Grant) -> "Customer":
-        """Return whose grant it is. A note that names no chat is the caller's own: then the member is written to.
-
-        Raises LookupError where there is neither.
-        """
-        first, _, rest = grant.note.partition(" ")
-        if first.removeprefix("-").isdecimal():
-            return cls(int(first), rest.strip() or None)
-        if grant.member_id is None:
-            msg = f"{grant.ref}: neither its note nor a member says where to send the link"
-            raise LookupError(msg)
-        return cls(grant.member_id)
-
-    def __str__(self) -> str:
-        return f"{self.chat_id} {self.language}" if self.language else str(self.chat_id)
+def customer_of(grant: Grant) -> Customer:
+    """Return the customer in a grant's note, or else its member. Raises LookupError if there is neither."""
+    customer = Customer.in_note(grant.note)
+    if customer is not None:
+        return customer
+    if grant.member_id is None:
+        msg = f"{grant.ref}: neither its note nor a member says where to send the link"
+        raise LookupError(msg)
+    return Customer(grant.member_id)
 
 
 def deliver_link(bot: Bot, *, texts: Mapping[str, Texts] | None = None) -> Callable[[Grant], Awaitable[None]]:
@@ -55,7 +35,7 @@ def deliver_link(bot: Bot, *, texts: Mapping[str, Texts] | None = None) -> Calla
     languages = Languages(texts)
 
     async def deliver(grant: Grant) -> None:
-        customer = Customer.of(grant)
+        customer = customer_of(grant)
         said = languages[customer.language]
         token = grant.token
         if token is None or not (token.link or token.token):
@@ -82,7 +62,7 @@ async def _send_link(bot: Bot, customer: Customer, said: Texts, link: str) -> No
 async def comfort(bot: Bot, languages: Languages, grant: Grant) -> None:
     """Tell the customer that it takes longer; where that fails, only the log says so."""
     try:
-        customer = Customer.of(grant)
+        customer = customer_of(grant)
         await bot.send_message(customer.chat_id, languages[customer.language].sorry, parse_mode=None)
     except Exception as error:  # noqa: BLE001 - the owner has been told, which counts
         _logger.warning("%s: the customer cannot be told that it takes longer: %s", grant.ref, type(error).__name__)

@@ -15,14 +15,12 @@ from tgmembership_async.values.secret import Secret
 STARS: Final = "XTR"
 _WHOLE: Final = frozenset({STARS, "CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND"})
 """Currencies that Telegram counts in whole units; all others in hundredths (assumed, after Telegram's own list)."""
-_PLAN_ID: Final = re.compile(r"[1-9][0-9]{0,17}")
+SUBSCRIPTION_PERIOD: Final = 2_592_000
+"""Seconds between the payments of a subscription: 30 days, the only period that Telegram takes (documented)."""
+_PERIODS: Final = frozenset({(1, 0), (0, 30)})  # months and days of a plan that fits it
+_MOST_STARS: Final = 10_000  # for a subscription (documented by Telegram)
 _TITLE: Final = 32  # characters of an invoice's title (documented by Telegram)
 _DESCRIPTION: Final = 255  # and of its description
-
-
-def is_plan_id(payload: str) -> bool:
-    """Tell whether an invoice's payload is a plan's id, as those of this shop are."""
-    return _PLAN_ID.fullmatch(payload) is not None
 
 
 @frozen
@@ -42,6 +40,12 @@ class Offer:
     def title(self) -> str:
         """Return the invoice's title."""
         return self.plan.name.strip()[:_TITLE] or f"{self.plan.plan_id}"
+
+    @property
+    def is_subscription(self) -> bool:
+        """Tell whether Telegram charges the customer again for each period."""
+        fits = self.plan.duration.span in _PERIODS and self.amount <= _MOST_STARS
+        return self.plan.recurring and self.currency == STARS and fits
 
     def description(self, said: Texts) -> str:
         """Return the invoice's description."""

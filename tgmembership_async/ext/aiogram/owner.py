@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from aiogram import Bot, F, Router
-from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
+from aiogram.dispatcher.event.bases import SkipHandler
+from aiogram.exceptions import TelegramAPIError, TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
 from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
@@ -16,17 +17,20 @@ from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.ext.aiogram.customers import comfort
 from tgmembership_async.ext.aiogram.decisions import ACTIONS, Press, ask_again, buttons, facts, key_of, name_of
 from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
-from tgmembership_async.ext.aiogram.shop import ref_of
+from tgmembership_async.ext.aiogram.recording import Recording
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import UNDECIDED, Grant, GrantStatus
+from tgmembership_async.payments import Attention, Payment
+from tgmembership_async.payments.telegram import payment_in, ref_of
 from tgmembership_async.protocol.endpoints import check_id
 
 _MOST_SHOWN: Final = 10
 _PAID: Final = (GrantStatus.GRANTED, GrantStatus.DELIVERED)
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The states in which the customer waits for something that only the owner, or time, can bring."""
+_FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
 
@@ -37,8 +41,10 @@ def ask_owner(
     texts: Mapping[str, Texts] | None = None,
     language: str = "en",
     tell_customer: bool = True,
-) -> Callable[[Grant], Awaitable[None]]:
+) -> Callable[[Grant | Attention], Awaitable[None]]:
     """Return the `attention` of a Fulfillment: it sends each owner the facts, with buttons for what may be decided.
+
+    It is the `attention` of a PaymentReceiver as well, and sends its questions as text.
 
     `owner_ids` are the Telegram ids of users who have written to the bot; `owner_router` answers their presses. With
     `tell_customer` the customer hears that it takes longer. It fails, and so is tried again, if no owner can be
@@ -46,20 +52,29 @@ def ask_owner(
     """
     owners, languages = _checked(owner_ids), Languages(texts)
 
-    async def ask(grant: Grant) -> None:
-        said, failures = languages[language], list[TelegramAPIError]()
-        for owner in owners:
-            try:
-                await bot.send_message(owner, facts(grant, said), reply_markup=buttons(grant, said), parse_mode=None)
-            except TelegramAPIError as error:
-                _logger.warning("%s: owner %d cannot be asked: %s", grant.ref, owner, error)
-                failures.append(error)
-        if len(failures) == len(owners):
-            raise failures[0]
-        if tell_customer and grant.status in _TOLD:
-            await comfort(bot, languages, grant)
+    async def ask(about: Grant | Attention) -> None:
+        said = languages[language]
+        if isinstance(about, Attention):
+            await _tell(bot, owners, str(about))
+            return
+        await _tell(bot, owners, facts(about, said), buttons(about, said))
+        if tell_customer and about.status in _TOLD:
+            await comfort(bot, languages, about)
 
     return ask
+
+
+async def _tell(bot: Bot, owners: Collection[int], text: str, markup: InlineKeyboardMarkup | None = None) -> None:
+    """Send a message to each owner. Raises TelegramAPIError if none can be reached."""
+    failures = list[TelegramAPIError]()
+    for owner in owners:
+        try:
+            await bot.send_message(owner, text, reply_markup=markup, parse_mode=None)
+        except TelegramAPIError as error:
+            _logger.warning("owner %d cannot be asked: %s: %s", owner, text.partition("\n")[0], error)
+            failures.append(error)
+    if len(failures) == len(owners):
+        raise failures[0]
 
 
 def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | None = None) -> Router:
@@ -70,8 +85,12 @@ def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | Non
     ledger, with the owner's id in its reason. A button that was pressed before, or whose grant has changed, changes
     nothing. Nobody else gets an answer to the commands, and buttons are refused. It needs
     `setup(..., fulfillment=...)`.
+
+    A payment that no handler of an earlier router has taken, because its payload is another's, is told to the owners:
+    include this router last.
     """
-    desk, owners = _Desk(Languages(texts)), frozenset(_checked(owner_ids))
+    owners = _checked(owner_ids)
+    desk = _Desk(Languages(texts), owners)
     router = Router(name="tgmembership owner")
     mine = F.from_user.id.in_(owners)
     router.message.register(desk.held, Command("held"), mine)
@@ -80,7 +99,9 @@ def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | Non
     router.message.register(desk.find, Command("find"), mine)
     router.callback_query.register(desk.press, Press.filter(), mine)
     router.callback_query.register(desk.refuse, Press.filter())
+    router.message.register(desk.tell_of_payment, F.successful_payment)
     router.startup.register(require_fulfillment)
+    router.shutdown.register(desk.recording.stop)
     return router
 
 
@@ -95,8 +116,26 @@ def _checked(owner_ids: Collection[int]) -> tuple[int, ...]:
 class _Desk:
     """The handlers of the owners' router."""
 
-    def __init__(self, languages: Languages) -> None:
+    def __init__(self, languages: Languages, owners: Collection[int]) -> None:
         self._languages = languages
+        self._owners = owners
+        self.recording = Recording()
+
+    async def tell_of_payment(self, message: Message, bot: Bot, bots: Any = None) -> None:
+        """Tell the owners of a payment that nobody has taken, and leave it to later routers."""
+        event = payment_in(message)
+        if isinstance(event, Payment):
+            event = Attention(event.ref, f"user {event.member_id} paid for plan {event.plan_id}", event.ref)
+        text = self._languages["en"].not_taken.format(event=event)
+
+        async def tell() -> None:
+            try:
+                await _tell(bot, self._owners, text)
+            except _FINAL as error:  # waiting for it would stop the bot for everybody
+                _logger.critical("no owner can be told: %s: %s", text, error)
+
+        await self.recording.until_written(f"the question about {event.ref}", tell, polling=bots is not None)
+        raise SkipHandler
 
     async def held(self, message: Message, fulfillment: Fulfillment) -> None:
         """Show what waits for a decision."""

@@ -9,7 +9,7 @@ Telegram does not repeat what a handler in the background was to record.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from tgmembership_async.errors import RefConflict, StorageError, UsageError
 
@@ -18,17 +18,17 @@ _FIRST_PAUSE: Final = 0.5  # doubled each time
 _LONGEST_PAUSE: Final = 15.0
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
-Write = Callable[[], Awaitable[object]]
+Write = Callable[[], Awaitable[Any]]
 
 
 class Recording:
     """Write until it is written, as long as the bot lives; each ref once at a time."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
 
-    async def until_written(self, name: str, write: Write, *, polling: bool) -> None:
-        """Return when it is written. For a webhook, raise StorageError after a while, and write on."""
+    async def until_written(self, name: str, write: Write, *, polling: bool) -> Any:
+        """Return what `write` returns. For a webhook, raise StorageError after a while, and write on."""
         task = self._tasks.get(name)
         if task is None:
             task = self._tasks[name] = asyncio.create_task(_insist(name, write), name=f"recording {name}")
@@ -37,7 +37,7 @@ class Recording:
         if not task.done():
             msg = f"{name} could not be recorded yet: Telegram has to repeat the update"
             raise StorageError(msg)
-        task.result()
+        return task.result()
 
     async def stop(self) -> None:
         """Give up what could not be written; polling has not confirmed it, and Telegram tells it again."""
@@ -47,19 +47,17 @@ class Recording:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _insist(name: str, write: Write) -> None:
+async def _insist(name: str, write: Write) -> Any:
     pause = _FIRST_PAUSE
     while True:
         try:
-            await write()
+            return await write()
         except (UsageError, RefConflict):
             raise  # no repetition mends that
         except Exception as error:  # noqa: BLE001 - the ledger, or Telegram when the owner is told
             _logger.error(  # noqa: TRY400 - its text says it all, and frames may hold a link
                 "%s cannot be recorded yet, and is tried again: %s", name, _told(error)
             )
-        else:
-            return
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 

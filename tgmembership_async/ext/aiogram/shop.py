@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, Final
 
 from aiogram import Bot, F, Router
 from aiogram.dispatcher.event.bases import SkipHandler
 from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import Command, CommandStart
 from aiogram.filters.callback_data import CallbackData
+from aiogram.methods import CreateInvoiceLink, SendInvoice
 from aiogram.types import (
     CallbackQuery,
     InlineKeyboardButton,
@@ -21,12 +23,13 @@ from aiogram.types import (
 )
 
 from tgmembership_async.errors import CallError
-from tgmembership_async.ext.aiogram.customers import Customer
 from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
-from tgmembership_async.ext.aiogram.offers import STARS, Assortment, Offer, is_plan_id
+from tgmembership_async.ext.aiogram.offers import STARS, SUBSCRIPTION_PERIOD, Assortment, Offer
 from tgmembership_async.ext.aiogram.recording import Recording
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
 from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.payments import Attention, Payment, Refund, record
+from tgmembership_async.payments.telegram import is_plan_id, payment_in, refund_in
 from tgmembership_async.session import Session
 from tgmembership_async.values.secret import Secret
 
@@ -50,7 +53,11 @@ def shop_router(
 
     It needs `setup(..., fulfillment=...)`. It sells the plans priced in Stars (XTR), and those in a currency with a
     token of its payment provider in `provider_tokens`; of these only `plan_ids`, if given. `texts` are by language
-    code. An invoice's payload is the plan's id; payments with another payload are left to your own handlers.
+    code. An invoice's payload is the plan's id; payments with another payload are left to your own handlers, and to
+    `owner_router`, which tells the owners.
+
+    A recurring plan of 30 days or one month, priced in Stars, is sold as a subscription of Telegram, which charges the
+    customer every 30 days.
 
     Before the customer pays, the plan and its price are looked up and the ledger is proved to write. A payment is one
     ref, `telegram:CHARGE_ID`, each payment of a subscription too. While it cannot be recorded its update is not
@@ -121,33 +128,17 @@ class _Shop:
 
     async def take(self, message: Message, fulfillment: Fulfillment, bots: Any = None) -> None:
         """Take the payment. Only polling hands out `bots`, and can wait for as long as it lasts."""
-        payment, user = message.successful_payment, message.from_user
-        assert payment is not None  # noqa: S101 - the filter
-        ref = ref_of(payment.telegram_payment_charge_id)
-        if user is None or not is_plan_id(payment.invoice_payload):
-            _logger.error("%s is no payment of this shop, and is left to other handlers: its payload is no plan", ref)
-            raise SkipHandler
-        plan_id, note = int(payment.invoice_payload), str(Customer.who_paid(user, message.chat))
-        await self.recording.until_written(
-            ref,
-            lambda: fulfillment.take(ref, plan_id=plan_id, member_id=user.id, note=note, paid_at=message.date),
-            polling=bots is not None,
-        )
+        await self._record(payment_in(message), fulfillment, polling=bots is not None)
 
     async def give_back(self, message: Message, fulfillment: Fulfillment, bots: Any = None) -> None:
-        """Record a refund. Its message may come from the bot itself; the chat is the customer's."""
-        charge_id, payload = _refund_in(message)
-        if not is_plan_id(payload):
+        """Record a refund."""
+        await self._record(refund_in(message), fulfillment, polling=bots is not None)
+
+    async def _record(self, event: Payment | Refund | Attention, fulfillment: Fulfillment, *, polling: bool) -> None:
+        name = f"the refund of {event.ref}" if isinstance(event, Refund) else str(event.ref)
+        write = partial(record, event, fulfillment, _leave)
+        if await self.recording.until_written(name, write, polling=polling) is None:
             raise SkipHandler
-        ref, note = ref_of(charge_id), str(message.chat.id)
-        member_id = message.chat.id if message.chat.type == "private" else None
-        await self.recording.until_written(
-            f"the refund of {ref}",
-            lambda: fulfillment.refunded(
-                ref, plan_id=int(payload), member_id=member_id, note=note, reason="refunded in Telegram"
-            ),
-            polling=bots is not None,
-        )
 
     def _said(self, user: User | None) -> Texts:
         return self._languages[None if user is None else user.language_code]
@@ -162,16 +153,8 @@ class _Shop:
         return self._assortment.of(plans)
 
 
-def ref_of(charge_id: str) -> str:
-    """Return the ref of a payment in Telegram."""
-    return f"telegram:{charge_id}"
-
-
-def _refund_in(message: Message) -> tuple[str, str]:
-    """Return charge id and payload; an aiogram that does not know refunds yet keeps them as it got them."""
-    refund: Any = getattr(message, "refunded_payment", None)
-    told = cast("Mapping[str, str]", refund if isinstance(refund, dict) else vars(refund))
-    return told["telegram_payment_charge_id"], told["invoice_payload"]
+async def _leave(event: Attention) -> None:
+    _logger.error("no payment of this shop, and left to other handlers: %s", event)
 
 
 def _buttons(offers: Mapping[int, Offer], said: Texts) -> InlineKeyboardMarkup:
@@ -185,12 +168,19 @@ def _buttons(offers: Mapping[int, Offer], said: Texts) -> InlineKeyboardMarkup:
 
 async def _send_invoice(bot: Bot, chat_id: int, offer: Offer, said: Texts) -> None:
     token = offer.provider_token.reveal() if offer.currency != STARS else ""
-    await bot.send_invoice(
-        chat_id,
-        title=offer.title,
-        description=offer.description(said),
-        payload=str(offer.plan.plan_id),
-        provider_token=token,
-        currency=offer.currency,
-        prices=[LabeledPrice(label=offer.title, amount=offer.amount)],
-    )
+    invoice: dict[str, Any] = {
+        "title": offer.title,
+        "description": offer.description(said),
+        "payload": str(offer.plan.plan_id),
+        "provider_token": token,
+        "currency": offer.currency,
+        "prices": [LabeledPrice(label=offer.title, amount=offer.amount)],
+    }
+    if not offer.is_subscription:
+        await bot(SendInvoice(chat_id=chat_id, **invoice))
+        return
+    # Telegram sells subscriptions by link only (documented). Older releases of aiogram do not declare the period.
+    link = await bot(CreateInvoiceLink(**invoice, subscription_period=SUBSCRIPTION_PERIOD))
+    button = InlineKeyboardButton(text=said.subscribe, url=link)
+    markup = InlineKeyboardMarkup(inline_keyboard=[[button]])
+    await bot.send_message(chat_id, offer.label(said), reply_markup=markup, parse_mode=None)

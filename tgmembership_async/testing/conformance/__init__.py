@@ -1,1 +1,1 @@
-"""Checks that every ledger must pass. Users import `LEDGER_CHECKS` from `tgmembership_async.testing`."""
+"""Checks that every ledger and payment adapter must pass, as `LEDGER_CHECKS` and `PAYMENT_CHECKS` of `testing`."""
