@@ -31,6 +31,7 @@ class Entry:
     token: str | None = field(repr=mask)
     error: str | None
     updated_at: datetime
+    granted_at: datetime | None
     history: tuple[Attempt, ...]
     decisions: tuple[DecisionMade, ...]
 

@@ -167,4 +167,5 @@ def _step(
         note=grant.note,
         updated_at=now,
         error=error,
+        granted_at=now if to is GrantStatus.GRANTED else grant.granted_at,
     )

@@ -19,7 +19,8 @@ from tgmembership_async.storage.postgres.liveness import WORKERS
 from tgmembership_async.storage.postgres.server import Lane
 
 _STATE: Final = "SELECT count(*), max(updated_at), count(*) FILTER (WHERE status = 'sending') FROM tgm_grants"
-_COLUMNS: Final = ("ref", "plan_id", "member_id", "note", "status", "attempts", "token", "error", "updated_at")
+_TIMES: Final = ("updated_at", "granted_at")
+_COLUMNS: Final = ("ref", "plan_id", "member_id", "note", "status", "attempts", "token", "error", *_TIMES)
 _GRANTS: Final = f"SELECT id, {', '.join(_COLUMNS)} FROM tgm_grants"  # noqa: S608 - constants
 _PAGE: Final = _GRANTS + " WHERE id > %s AND id <= %s ORDER BY id LIMIT %s"
 _FIND: Final = _GRANTS + " WHERE ref = ANY(%s)"
@@ -131,8 +132,8 @@ def _entries(lane: Lane, rows: list[tuple[Any, ...]]) -> list[Entry]:
 
 def _entry(row: Sequence[Any], history: list[Attempt], decisions: list[DecisionMade]) -> Entry:
     columns = dict(zip(_COLUMNS, row[1:], strict=True))
-    columns["updated_at"] = _utc(columns["updated_at"])
-    return Entry(**columns, history=tuple(history), decisions=tuple(decisions))
+    times = {name: columns[name] and _utc(columns[name]) for name in _TIMES}
+    return Entry(**{**columns, **times}, history=tuple(history), decisions=tuple(decisions))
 
 
 def _utc(moment: datetime) -> datetime:

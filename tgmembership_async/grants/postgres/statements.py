@@ -28,7 +28,7 @@ from tgmembership_async.storage.postgres.liveness import ALIVE
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.text import storable
 
-_COLUMNS: Final = "ref, plan_id, member_id, status, token, attempts, note, updated_at, error"
+_COLUMNS: Final = "ref, plan_id, member_id, status, token, attempts, note, updated_at, error, granted_at"
 _FOUND: Final = f"""
     SELECT {_COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
 """  # noqa: S608 - constants
@@ -63,7 +63,8 @@ _CLAIM: Final = f"""
 """  # noqa: S608 - constants
 _STEP: Final = """
     WITH stepped AS (
-        UPDATE tgm_grants SET status = %(status)s, token = %(token)s, error = %(error)s, updated_at = %(updated_at)s
+        UPDATE tgm_grants SET status = %(status)s, token = %(token)s, error = %(error)s, updated_at = %(updated_at)s,
+            granted_at = %(granted_at)s
         WHERE ref = %(ref)s AND status = %(was)s AND attempts = %(attempts)s
             AND worker IS NOT DISTINCT FROM %(worker)s AND claim IS NOT DISTINCT FROM %(claim)s
         RETURNING id
@@ -104,7 +105,7 @@ class Row:
 
 
 def _grant(row: Sequence[Any]) -> Grant:
-    ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
+    ref, plan_id, member_id, status, token, attempts, note, updated_at, error, granted_at = row
     return Grant(
         ref=ref,
         plan_id=plan_id,
@@ -115,6 +116,7 @@ def _grant(row: Sequence[Any]) -> Grant:
         note=note,
         updated_at=updated_at.astimezone(UTC),
         error=None if error is None else load_error(error),
+        granted_at=None if granted_at is None else granted_at.astimezone(UTC),
     )
 
 
@@ -204,6 +206,7 @@ def _stepped(
         "token": None if after.token is None else dump_token(after.token),
         "error": dump_error(after.error) if isinstance(after.error, CallError) else None,
         "updated_at": after.updated_at,
+        "granted_at": after.granted_at,
     }
     return lane.execute((_STEP + then).encode(), {**values, **more}).rowcount == 1
 

@@ -19,7 +19,8 @@ from tgmembership_async.storage.sqlite.binding import read_binding, write_bindin
 from tgmembership_async.storage.sqlite.database import SqliteStorage
 
 _GRANTS: Final = """
-    SELECT grants.id, ref, plan_id, member_id, note, status, attempts, token.body, error, updated_at
+    SELECT grants.id, ref, plan_id, member_id, note, status, attempts, token.body, error, updated_at,
+        granted_at
     FROM grants LEFT JOIN token ON token.id = token_id
 """
 _ATTEMPTS: Final = "SELECT grant_id, number, ended, at, status, evidence FROM attempt"
@@ -114,7 +115,7 @@ def _entries(connection: sqlite3.Connection, which: str, values: Sequence[object
 
 
 def _entry(row: tuple[Any, ...], attempts: list[tuple[Any, ...]], decisions: list[tuple[Any, ...]]) -> Entry:
-    _, ref, plan_id, member_id, note, status, count, token, error, updated_at = row
+    _, ref, plan_id, member_id, note, status, count, token, error, updated_at, granted_at = row
     history = [_attempt(ref, number, list(pair)) for number, pair in groupby(attempts, key=lambda attempt: attempt[1])]
     made = [DecisionMade(ref, cast("Decision", what), _moment(at), reason) for what, at, reason in decisions]
     return Entry(
@@ -127,6 +128,7 @@ def _entry(row: tuple[Any, ...], attempts: list[tuple[Any, ...]], decisions: lis
         token=None if token is None else bytes(token).decode(),
         error=error,
         updated_at=_moment(updated_at),
+        granted_at=None if granted_at is None else _moment(granted_at),
         history=tuple(history),
         decisions=tuple(made),
     )
@@ -146,11 +148,12 @@ def _write(connection: sqlite3.Connection, entry: Entry) -> None:
     if entry.token is not None:
         token_id = connection.execute("INSERT INTO token (body) VALUES (?)", (entry.token.encode(),)).lastrowid
     grant_id = connection.execute(
-        "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, token_id, error, updated_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO grants (ref, plan_id, member_id, note, status, attempts, token_id, error, updated_at,"
+        " granted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(entry.ref, entry.plan_id, entry.member_id, entry.note, entry.status, entry.attempts),
             *(token_id, entry.error, _number(entry.updated_at)),
+            None if entry.granted_at is None else _number(entry.granted_at),
         ),
     ).lastrowid
     for attempt in entry.history:

@@ -25,7 +25,8 @@ from tgmembership_async.storage.sqlite.bulk_statements import execute_rows
 from tgmembership_async.storage.text import storable
 
 _SELECT: Final = """
-    SELECT grants.id, ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error
+    SELECT grants.id, ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error,
+        granted_at
     FROM grants LEFT JOIN token ON token.id = token_id
 """
 _PAGE: Final = 500
@@ -50,7 +51,7 @@ class Row(NamedTuple):
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    id_, ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
+    id_, ref, plan_id, member_id, status, token, attempts, note, updated_at, error, granted_at = row
     grant = Grant(
         ref=ref,
         plan_id=plan_id,
@@ -61,6 +62,7 @@ def _row(row: tuple[Any, ...]) -> Row:
         note=note,
         updated_at=_moment(updated_at),
         error=None if error is None else load_error(error),
+        granted_at=None if granted_at is None else _moment(granted_at),
     )
     return Row(id_, grant)
 
@@ -95,10 +97,12 @@ def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) 
     changed = execute_rows(
         connection,
         "UPDATE grants SET status = column1, token_id = coalesce(column2, token_id), attempts = column3, updated_at"
-        " = column4, error = column5 FROM (VALUES) WHERE id = column6 AND ref = column7 AND status = column8",
+        " = column4, granted_at = column5, error = column6 FROM (VALUES)"
+        " WHERE id = column7 AND ref = column8 AND status = column9",
         [
             (
                 *(after.status, token_id, after.attempts, _number(after.updated_at)),
+                None if after.granted_at is None else _number(after.granted_at),
                 dump_error(after.error) if isinstance(after.error, CallError) else None,
                 *(row.id, row.grant.ref, row.grant.status),
             )
