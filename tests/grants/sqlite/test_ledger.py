@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from attrs import evolve
 from forked import Forked
 from note_table import NOTES, busy, opened, python
 
@@ -381,7 +382,7 @@ def test_a_page_is_no_longer_than_others_can_wait(run: Run, quick_path: Path, mo
         return found
 
     monkeypatch.setattr(statements, "_PAGE", 10)
-    monkeypatch.setattr(statements, "page", counted)
+    monkeypatch.setattr(SqliteLedger, "_dialect", evolve(statements.DIALECT, page=counted))
 
     async def scenario() -> None:
         async with SqliteLedger(quick_path / "grants.db") as ledger:
