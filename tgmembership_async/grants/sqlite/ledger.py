@@ -116,8 +116,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         grant, seen = await self._storage.read(partial(DIALECT.look, ref=check_ref(ref), now=now, grace=grace))
         if seen.keep is not None:
             await self._storage.write(partial(statements.keep_follow_up, ref=ref, kept=seen.keep))
-        number = self._leases.take(ref, now, lease) if seen.is_due else None
-        return None if number is None else FollowUp(grant, seen.failures, number)
+        return self._leases.take(grant, seen, now, lease)
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
