@@ -109,6 +109,18 @@ def test_a_ref_is_sent_once_however_often_it_is_asked(backend: str) -> None:
     on(backend, scenario)
 
 
+def test_a_granted_row_has_the_link_of_its_token_and_the_time_of_its_grant(backend: str) -> None:
+    async def scenario() -> None:
+        link = "https://t.me/bot?start=tok"
+        async with granting(granted(link), granted()) as (granter, _, _):
+            planned = await granter.plan(REF, plan_id=1)
+            linked, coded = await granter.grant(REF, plan_id=1), await granter.grant("r-2", plan_id=1)
+            assert (planned.link, linked.link, coded.link) == (None, link, None)
+            assert (planned.granted_at, linked.granted_at) == (None, linked.updated_at)
+
+    on(backend, scenario)
+
+
 def test_the_intent_is_recorded_before_the_request_is_written(backend: str) -> None:
     async def scenario() -> None:
         seen: list[Any] = []

@@ -96,6 +96,18 @@ def test_the_repr_of_an_access_token_shows_no_token() -> None:
     assert repr(AccessToken(raw=0)) == "AccessToken(token=None, link=None, raw=***)"
 
 
+@pytest.mark.parametrize(
+    ("token", "best"),
+    [
+        (AccessToken("code", "https://t.me/b?start=code"), "https://t.me/b?start=code"),
+        (AccessToken("code"), "code"),
+        (AccessToken(raw={"unknown": 1}), None),
+    ],
+)
+def test_the_best_of_an_access_token_is_its_link_else_its_code(token: AccessToken, best: str | None) -> None:
+    assert token.best == best
+
+
 def test_a_webhook_shows_neither_its_secret_nor_what_came_with_it() -> None:
     webhook = Webhook("https://example.com/", Secret("hush"), extra={"other": "hush"})
 

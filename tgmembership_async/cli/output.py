@@ -39,22 +39,15 @@ _LONGEST_NOTE: Final = 10_000
 _NUMBERS: Final = (int, Decimal, type(None))
 _FORMULA: Final = re.compile(r"[=+\-@\t\r\n].", re.DOTALL)
 
-format_option: Final = click.option(
-    "--format",
-    "form",
-    type=click.Choice(_FORMATS),
-    default="auto",
-    show_default=True,
-    help="Output format; auto is table on a terminal and jsonl in a pipe.",
-)
-stream_option: Final = click.option(
-    "--format",
-    "form",
-    type=click.Choice(_FORMATS),
-    default="jsonl",
-    show_default=True,
-    help="Output format; jsonl and csv print each row as soon as its outcome is durable.",
-)
+
+def _format_option(default: str, explanation: str) -> Callable[[F], F]:
+    choice = click.Choice(_FORMATS)
+    text = f"Output format; {explanation}."
+    return click.option("--format", "form", type=choice, default=default, show_default=True, help=text)
+
+
+format_option: Final = _format_option("auto", "auto is table on a terminal and jsonl in a pipe")
+stream_option: Final = _format_option("jsonl", "jsonl and csv print each row as soon as its outcome is durable")
 
 
 class Writer(Protocol):

@@ -14,6 +14,7 @@ from rich.console import Console
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
+from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, note, stream_option, writing
 from tgmembership_async.cli.queue import app_at, opened_queue
@@ -52,16 +53,8 @@ _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDE
 
 @click.command("worker", epilog=_EPILOG)
 @ledger_option("Server with the ledger and the job queue.", required=True)
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    show_default=True,
-    help="Maximum number of grants in flight.",
-)
-@click.option(
-    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Maximum number of attempts per grant."
-)
+@concurrency_option
+@attempts_option
 @rate_option
 @click.option("--until-empty", is_flag=True, help="End when the queue is empty.")
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")

@@ -4,17 +4,24 @@ Rows are copied in pages. Each page is stored completely or not at all, so an in
 again. A row that the target already has must be the same there; nothing is ever overwritten.
 """
 
+from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final, Protocol
+from functools import partial
+from itertools import starmap
+from typing import Any, ClassVar, Final, TypeVar
 
 from attrs import field, frozen
 
 from tgmembership_async.errors import GrantError, UsageError
+from tgmembership_async.grants.database_ledger import Dialect
 from tgmembership_async.grants.model import Attempt, DecisionMade
 from tgmembership_async.storage.binding import Binding
+from tgmembership_async.storage.database import Connection
 from tgmembership_async.values.models import mask
 
+T = TypeVar("T")
 PAGE: Final = 500
 
 
@@ -31,6 +38,7 @@ class Entry:
     token: str | None = field(repr=mask)
     error: str | None
     updated_at: datetime
+    granted_at: datetime | None
     history: tuple[Attempt, ...]
     decisions: tuple[DecisionMade, ...]
 
@@ -53,36 +61,97 @@ class Copied:
     added: int
 
 
-class Store(Protocol):
+@frozen(kw_only=True)
+class Statements:
+    """The statements of one database that read rows to copy. They take their values by name.
+
+    A row is its id, and then the fields of an Entry up to `granted_at`.
+    """
+
+    state: Any
+    """Selects the number of rows, the time of the latest change, how many are being sent, and the last id or 0."""
+    page: Any
+    """Selects at most `limit` rows after the id `after` and up to the id `last`, by id."""
+    found: Any
+    """Selects the rows of `refs`."""
+
+
+class Store(ABC):
     """The tables of a ledger, for copying. Both kinds raise UsageError or StorageError as their ledgers do."""
 
-    async def open(self) -> None:
-        """Open the ledger; a target creates the tables that are missing."""
-        ...
+    _dialect: ClassVar[Dialect[Any]]
+    _statements: ClassVar[Statements]
 
+    @abstractmethod
+    async def open(self) -> None:
+        """Open the ledger; a target creates the tables that are missing. Rows left `sending` become `unknown`."""
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Close it."""
-        ...
 
     async def state(self) -> State:
         """Return its state."""
-        ...
+        return await self._read(self._state)
 
     async def binding(self) -> Binding | None:
         """Return whose it is, or None while nobody has recorded that."""
-        ...
+        return await self._read(self._dialect.binding)
 
     async def bind(self, source: Binding | None) -> None:
         """Take over a source's binding; UsageError as `check_copy` raises."""
-        ...
+        await self._write(partial(self._dialect.take_binding, source=source))
 
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
         """Return the entries after an id, in the order in which they were written, and the id to continue from."""
-        ...
+        return await self._read(partial(self._page, after=after, last=last))
 
     async def take_in(self, entries: list[Entry]) -> int:
         """Store the new entries in one transaction, and return how many; raise GrantError as `new_among` does."""
-        ...
+        return await self._write(partial(self._take_in, entries=entries))
+
+    @abstractmethod
+    async def _write(self, job: Callable[[Any], T]) -> T:
+        """Run a job in a thread."""
+
+    async def _read(self, job: Callable[[Any], T]) -> T:
+        """Run a job that only reads, in a thread."""
+        return await self._write(job)
+
+    @abstractmethod
+    def _add(self, connection: Any, entries: list[Entry]) -> None:
+        """Store these entries."""
+
+    def _state(self, connection: Connection) -> State:
+        rows, changed, sending, last = connection.execute(self._statements.state, {}).fetchone()
+        return State(rows, self._dialect.loaded_time(changed), sending, last)
+
+    def _page(self, connection: Connection, after: int, last: int) -> tuple[list[Entry], int | None]:
+        values = {"after": after, "last": last, "limit": PAGE}
+        rows = connection.execute(self._statements.page, values).fetchall()
+        return self._entries(connection, rows), rows[-1][0] if len(rows) == PAGE else None
+
+    def _take_in(self, connection: Any, entries: list[Entry]) -> int:
+        refs = self._dialect.stored_list([entry.ref for entry in entries])
+        found = connection.execute(self._statements.found, {"refs": refs}).fetchall()
+        new = new_among(entries, self._entries(connection, found))
+        self._add(connection, new)
+        return len(new)
+
+    def _entries(self, connection: Connection, rows: list[tuple[Any, ...]]) -> list[Entry]:
+        refs = [row[1] for row in rows]
+        history: defaultdict[str, list[Attempt]] = defaultdict(list)
+        decisions: defaultdict[str, list[DecisionMade]] = defaultdict(list)
+        for attempt in self._dialect.attempts(connection, refs):
+            history[attempt.ref].append(attempt)
+        for made in self._dialect.decisions(connection, refs):
+            decisions[made.ref].append(made)
+        time = self._dialect.loaded_time
+        fields = (
+            (*columns, time(updated_at), time(granted_at), tuple(history[ref]), tuple(decisions[ref]))
+            for ref, (_, *columns, updated_at, granted_at) in zip(refs, rows, strict=True)
+        )
+        return list(starmap(Entry, fields))
 
 
 async def copy(source: Store, target: Store, progress: Callable[[int, int], object]) -> Copied:

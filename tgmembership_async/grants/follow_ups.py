@@ -96,14 +96,14 @@ class Leases:
         self._until: dict[str, tuple[int, datetime]] = {}
         self._last = 0
 
-    def take(self, ref: str, now: datetime, lease: timedelta) -> int | None:
-        """Return the number of a new lease, or None while another one is valid."""
-        held = self._until.get(ref)
-        if held is not None and held[1] > now:
+    def take(self, grant: Grant, seen: Look, now: datetime, lease: timedelta) -> FollowUp | None:
+        """Return the follow-up with a new lease, or None if it is not due or while another lease is valid."""
+        held = self._until.get(grant.ref)
+        if not seen.is_due or (held is not None and held[1] > now):
             return None
         self._last += 1
-        self._until[ref] = self._last, now + lease
-        return self._last
+        self._until[grant.ref] = self._last, now + lease
+        return FollowUp(grant, seen.failures, self._last)
 
     def give_back(self, ref: str, lease: int) -> bool:
         """End a lease, and return whether it was still held."""

@@ -152,8 +152,7 @@ class MemoryLedger(AsyncResource):
         seen = look(grant, self._follow_ups.get(ref), now, grace)
         if seen.keep is not None:
             self._follow_ups[ref] = seen.keep
-        number = self._leases.take(ref, now, lease) if seen.is_due else None
-        return None if number is None else FollowUp(grant, seen.failures, number)
+        return self._leases.take(grant, seen, now, lease)
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""

@@ -103,7 +103,9 @@ class GrantRequest:
 
 @frozen
 class Grant:
-    """What the ledger knows of one ref. `attempts` counts the times it was sent; `updated_at` is aware UTC.
+    """What the ledger knows of one ref. `attempts` counts the times it was sent; times are aware UTC.
+
+    `granted_at` is when the ledger recorded it as granted; None if it never did, or an older version did not tell.
 
     `error` says why it is refused, unknown, or planned again; or, as a RefConflict from a run, that the ref stands for
     another plan or member: then plan, member and note are those of the rejected request, and there is no token. None
@@ -119,6 +121,12 @@ class Grant:
     note: str
     updated_at: datetime
     error: TGMembershipError | None = field(default=None, eq=False)
+    granted_at: datetime | None = None
+
+    @property
+    def link(self) -> str | None:
+        """Return the link of its token, or None; a token without a link may have a code, see `AccessToken.best`."""
+        return None if self.token is None else self.token.link
 
 
 @frozen

@@ -5,7 +5,7 @@ Every ledger uses them, so what is legal and what a step changes is defined in o
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from attrs import evolve
 
@@ -25,6 +25,7 @@ from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 Clock = Callable[[], datetime]
+T = TypeVar("T")
 _PLANNED: Final = frozenset({GrantStatus.PLANNED})
 _SENDING: Final = frozenset({GrantStatus.SENDING})
 _GRANTED: Final = frozenset({GrantStatus.GRANTED})
@@ -85,12 +86,12 @@ def rejected(grant: Grant, request: GrantRequest, conflict: RefConflict) -> Gran
     )
 
 
-def known(ref: str, grant: Grant | None) -> Grant:
+def known(ref: str, row: T | None) -> T:
     """Return the row, or raise GrantError if there is none."""
-    if grant is None:
+    if row is None:
         msg = f"this ledger has no grant with the ref {ref}"
         raise GrantError(msg)
-    return grant
+    return row
 
 
 def claimed(grant: Grant, now: datetime) -> Grant:
@@ -167,4 +168,5 @@ def _step(
         note=grant.note,
         updated_at=now,
         error=error,
+        granted_at=now if to is GrantStatus.GRANTED else grant.granted_at,
     )

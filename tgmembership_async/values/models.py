@@ -60,6 +60,11 @@ class AccessToken:
     raw: Any = field(default=None, repr=mask, hash=False)
     extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False, repr=False)
 
+    @property
+    def best(self) -> str | None:
+        """Return what to give the member: the link, else the token, else None, where only `raw` may have it."""
+        return self.link or self.token
+
 
 @frozen
 class Count:

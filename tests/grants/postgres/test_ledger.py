@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -381,3 +382,29 @@ async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is
     async with PostgresLedger(url) as ledger:
         assert await status(ledger, "gateway") is GrantStatus.UNKNOWN
         assert await status(ledger, "never sent") is GrantStatus.PLANNED
+
+
+async def test_rows_of_an_older_version_learn_when_they_were_granted_from_their_records(url: str) -> None:
+    old = WorkersStorage(url, Component("ledger", LEDGER.migrations[:5]))
+    await old.open(lambda _: None)
+    await old.aclose()
+    with psycopg.connect(url) as connection:
+        for ref in ("sent", "decided", "unrecorded", "planned"):
+            connection.execute(
+                "INSERT INTO tgm_grants (ref, plan_id, note, status, attempts, updated_at)"
+                " VALUES (%s, 1, '', %s, 1, now())",
+                (ref, "planned" if ref == "planned" else "delivered"),
+            )
+        connection.execute(
+            "INSERT INTO tgm_attempt (grant_id, number, began_at, ended_at, status)"
+            " VALUES (1, 1, to_timestamp(3), to_timestamp(5), 'granted'),"
+            " (2, 1, to_timestamp(3), to_timestamp(4), 'unknown')"
+        )
+        connection.execute(
+            "INSERT INTO tgm_decision (grant_id, decision, decided_at, reason)"
+            " VALUES (2, 'granted', to_timestamp(7), '')"
+        )
+    async with PostgresLedger(url) as ledger:
+        found = {grant.ref: grant.granted_at async for grant in ledger.grants()}
+    sent, decided = (datetime.fromtimestamp(number, UTC) for number in (5, 7))
+    assert found == {"sent": sent, "decided": decided, "unrecorded": None, "planned": None}

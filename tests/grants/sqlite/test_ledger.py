@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from attrs import evolve
 from forked import Forked
 from note_table import NOTES, busy, opened, python
 
@@ -381,7 +382,7 @@ def test_a_page_is_no_longer_than_others_can_wait(run: Run, quick_path: Path, mo
         return found
 
     monkeypatch.setattr(statements, "_PAGE", 10)
-    monkeypatch.setattr(statements, "page", counted)
+    monkeypatch.setattr(SqliteLedger, "_dialect", evolve(statements.DIALECT, page=counted))
 
     async def scenario() -> None:
         async with SqliteLedger(quick_path / "grants.db") as ledger:
@@ -419,3 +420,25 @@ async def test_a_row_that_an_older_version_planned_again_after_a_gateways_503_is
     async with SqliteLedger(path) as ledger:
         rows = [await ledger.get(ref) for ref in ("gateway", "never sent")]
     assert [row and row.status for row in rows] == [GrantStatus.UNKNOWN, GrantStatus.PLANNED]
+
+
+async def test_rows_of_an_older_version_learn_when_they_were_granted_from_their_records(tmp_path: Path) -> None:
+    path = tmp_path / "grants.db"
+    old = SqliteStorage(path, Component("ledger", LEDGER.migrations[:4]), owner=True)
+    await old.open()
+    await old.aclose()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for id_, ref in enumerate(("sent", "decided", "unrecorded", "planned"), 1):
+            connection.execute(
+                "INSERT INTO grants (id, ref, plan_id, note, status, attempts, updated_at)"
+                " VALUES (?, ?, 1, '', ?, 1, 9)",
+                (id_, ref, "planned" if ref == "planned" else "delivered"),
+            )
+        connection.execute("INSERT INTO attempt VALUES (1, 1, 0, 3, 'sending', ''), (1, 1, 1, 5, 'granted', '')")
+        connection.execute("INSERT INTO attempt VALUES (2, 1, 0, 3, 'sending', ''), (2, 1, 1, 4, 'unknown', '')")
+        connection.execute("INSERT INTO decision VALUES (1, 2, 'granted', 7, '')")
+    async with SqliteLedger(path) as ledger:
+        found = [(grant.ref, grant.granted_at) async for grant in ledger.grants()]
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    sent, decided = (epoch + timedelta(microseconds=number) for number in (5, 7))
+    assert found == [("sent", sent), ("decided", decided), ("unrecorded", None), ("planned", None)]

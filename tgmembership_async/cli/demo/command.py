@@ -18,6 +18,7 @@ from tgmembership_async.cli.demo.audit import Comparison, compare, recorded_of
 from tgmembership_async.cli.demo.run import Results, provision_arguments, run_workers
 from tgmembership_async.cli.demo.view import announce, show
 from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.output import note
 from tgmembership_async.cli.provision.members import Problem, open_members, read_members, without_conflicts
 from tgmembership_async.cli.provision.progress import Bar
@@ -47,13 +48,7 @@ Examples:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of members, as for `provision`. [default: 1,000 generated members]",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    show_default=True,
-    help="Maximum number of grants in flight.",
-)
+@concurrency_option
 @click.option(
     "--kills",
     type=click.IntRange(0, 20),

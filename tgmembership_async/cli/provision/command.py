@@ -15,6 +15,7 @@ from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.default_ledger import ledger_for
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import columns, fields_of
+from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
 from tgmembership_async.cli.provision.members import Problem, open_members, read_members, without_conflicts
@@ -66,16 +67,8 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
     is_flag=True,
     help="Only put the grants into the job queue of the ledger's server; `worker` sends them.",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    show_default=True,
-    help="Maximum number of grants in flight.",
-)
-@click.option(
-    "--attempts", type=click.IntRange(1), default=4, show_default=True, help="Maximum number of attempts per grant."
-)
+@concurrency_option
+@attempts_option
 @click.option(
     "--backoff",
     type=click.FloatRange(0),

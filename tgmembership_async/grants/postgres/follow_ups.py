@@ -6,16 +6,11 @@ from typing import Final
 
 from attrs import frozen
 
-from tgmembership_async.grants.follow_ups import FollowUp, Kept, look
-from tgmembership_async.grants.model import Grant, GrantStatus
-from tgmembership_async.grants.postgres.statements import find
-from tgmembership_async.grants.transitions import known
+from tgmembership_async.grants.follow_ups import FollowUp
+from tgmembership_async.grants.postgres.statements import DIALECT
 from tgmembership_async.storage.postgres.liveness import ALIVE, Life
 from tgmembership_async.storage.postgres.server import Lane
 
-_KEPT: Final = """
-    SELECT about, failures, due_at FROM tgm_follow_up JOIN tgm_grants ON id = grant_id WHERE ref = %s
-"""
 # Of two workers that look at one row at once, one waits for the other's row lock, and then finds its lease.
 _LEASE: Final = f"""
     INSERT INTO tgm_follow_up AS kept (grant_id, about, failures, due_at, worker, lease, leased_until)
@@ -55,9 +50,8 @@ class Begin:
 
     def __call__(self, lane: Lane) -> FollowUp | None:
         """Return the follow-up that is leased, or None. A lease whose commit was not confirmed ends with its time."""
-        row = find(lane, self.ref)
-        grant, now = known(self.ref, None if row is None else row.grant), self.clock()
-        seen = look(grant, _kept(lane, self.ref), now, self.grace)
+        now = self.clock()
+        grant, seen = DIALECT.look(lane, self.ref, now, self.grace)
         if seen.keep is not None:
             lane.execute(_KEEP.encode(), (seen.keep.about, seen.keep.due_at, self.ref))
         if not seen.is_due:
@@ -67,14 +61,9 @@ class Begin:
         return None if leased is None else FollowUp(grant, seen.failures, leased[0])
 
 
-def _kept(lane: Lane, ref: str) -> Kept | None:
-    row = lane.execute(_KEPT.encode(), (ref,)).fetchone()
-    return None if row is None else Kept(GrantStatus(row[0]), row[1], row[2])
-
-
 def put_off(lane: Lane, follow_up: FollowUp, failures: int, due_at: datetime) -> bool:
     """Release a lease, due again later; return False if the lease was no longer held."""
-    grant: Grant = follow_up.grant
+    grant = follow_up.grant
     values = failures, due_at, grant.ref, follow_up.lease, grant.status
     return lane.execute(_PUT_OFF.encode(), values).rowcount == 1
 

@@ -1,18 +1,17 @@
 """The operations on a ledger in PostgreSQL, each as a job that can be run again after a lost connection."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Collection
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
-from attrs import evolve, field, mutable
+from attrs import evolve, mutable
 from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants import transitions
-from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
+from tgmembership_async.grants.database_ledger import decided
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -26,10 +25,7 @@ from tgmembership_async.grants.model import (
     load_token,
 )
 from tgmembership_async.grants.postgres import statements
-from tgmembership_async.grants.postgres.statements import Row
-from tgmembership_async.grants.postgres.tables import LEDGER
-from tgmembership_async.storage.binding import Binding, agreed
-from tgmembership_async.storage.postgres.binding import read_binding, write_binding
+from tgmembership_async.grants.postgres.statements import DIALECT, Row
 from tgmembership_async.storage.postgres.liveness import Life
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
@@ -51,25 +47,11 @@ def check_fits(request: GrantRequest) -> None:
         raise UsageError(msg)
 
 
-def bind(lane: Lane, wanted: Binding, bot_id: int, where: object, *, record: bool) -> Binding:
-    """Return the bot and service that the ledger belongs to; with `record` one without any is bound to `wanted`."""
-
-    def look() -> tuple[Binding | None, Binding]:
-        found, is_empty = read_binding(lane, LEDGER.name), statements.names_bots(lane)
-        return found, agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where=where, advice=LEDGER_ADVICE)
-
-    found, binding = look()
-    if record and found is None:
-        write_binding(lane, LEDGER.name, binding)
-        _, binding = look()  # another bot may have been quicker
-    return binding
-
-
 def plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant:
     """Record an intent if the ref is new; return its row."""
     if lane.execute(*statements.insert_all([request], now, schema)).rowcount:
         return transitions.planned(request, now)
-    return transitions.same(_known(lane, request.ref).grant, request)
+    return transitions.same(DIALECT.known(lane, request.ref).grant, request)
 
 
 def plan_all(lane: Lane, requests: Collection[GrantRequest], now: datetime, schema: str) -> list[Grant]:
@@ -79,13 +61,6 @@ def plan_all(lane: Lane, requests: Collection[GrantRequest], now: datetime, sche
         find = statements.find_all((request.ref for request in requests), schema)
         grants = statements.grants_by_ref(lane.execute(*find).fetchall())
     return [grants[request.ref] for request in requests]
-
-
-def _known(lane: Lane, ref: str) -> Row:
-    row = statements.find(lane, ref)
-    transitions.known(ref, None if row is None else row.grant)
-    assert row is not None  # noqa: S101 - known
-    return row
 
 
 def plan_in(
@@ -179,7 +154,7 @@ class SettleRef:
 
     def __call__(self, lane: Lane) -> Grant:
         """Return the row after the step; raise GrantError if it is not this worker's to settle."""
-        row, self.row = self.row or _known(lane, self.ref), None
+        row, self.row = self.row or DIALECT.known(lane, self.ref), None
         while True:
             grant = row.grant
             if (row.worker, row.claim) == self.mine:
@@ -194,18 +169,17 @@ class SettleRef:
                 if not self._granted_before_it_is_sent_again(grant):
                     return self._too_late(lane, grant)
                 self._claim(lane, grant)
-                row = _known(lane, self.ref)
+                row = DIALECT.known(lane, self.ref)
                 continue
             after = transitions.settled(grant, self.settlement, self.now)
             if statements.settle(lane, row, after, self.settlement, self.now):
                 return after
-            row = _known(lane, self.ref)
+            row = DIALECT.known(lane, self.ref)
 
     def _late(self, lane: Lane) -> Grant:
         decision = _LATE_MEANS[self.settlement.status]
         made = DecisionMade(self.ref, decision, self.now, f"{_LATE}: {self.settlement.evidence}")
-        advance = partial(transitions.decided, decision=decision, token=self.settlement.token, now=self.now)
-        return StepRef(self.ref, advance, partial(statements.decide, made=made))(lane)
+        return decided(DIALECT, made, self.settlement.token)(lane)
 
     def _granted_before_it_is_sent_again(self, grant: Grant) -> bool:
         return (grant.status, self.settlement.status) == (GrantStatus.PLANNED, GrantStatus.GRANTED)
@@ -222,23 +196,3 @@ class SettleRef:
         evidence = f"{_TOO_LATE}: {self.settlement.evidence}"
         statements.end_late(lane, Attempt(self.ref, self.attempt, self.now, self.now, self.settlement.status, evidence))
         return grant
-
-
-@mutable
-class StepRef:
-    """Take a row from its present status to where `advance` leads, and write that with `record`."""
-
-    ref: str
-    advance: Callable[[Grant], Grant]
-    record: Callable[[Lane, Row, Grant], bool]
-    after: Grant | None = field(default=None, init=False)
-
-    def __call__(self, lane: Lane) -> Grant:
-        """Return the row after the step, or raise the error of `advance`."""
-        while True:
-            row = _known(lane, self.ref)
-            if row.grant == self.after:
-                return row.grant  # committed before the connection was lost
-            self.after = self.advance(row.grant)
-            if self.after is row.grant or self.record(lane, row, self.after):
-                return self.after

@@ -1,11 +1,11 @@
 """A ledger in PostgreSQL: any number of workers on any number of machines, with one exchange for each ref."""
 
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import Any, Final, Self, overload
+from typing import Any, Final, Self, TypeVar, overload
 
 from attrs import evolve
 from psycopg import AsyncConnection, Connection
@@ -13,46 +13,24 @@ from psycopg import AsyncConnection, Connection
 from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import key
+from tgmembership_async.grants.database_ledger import DatabaseLedger
 from tgmembership_async.grants.follow_ups import FollowUp
 from tgmembership_async.grants.ledger import Claim
-from tgmembership_async.grants.model import (
-    Attempt,
-    Decision,
-    DecisionMade,
-    Grant,
-    GrantRequest,
-    GrantStatus,
-    Settlement,
-    check_decision,
-    check_ref,
-)
-from tgmembership_async.grants.paging import by_id
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement, check_ref
 from tgmembership_async.grants.postgres import follow_ups, statements
-from tgmembership_async.grants.postgres.jobs import (
-    ClaimRef,
-    SettleRef,
-    StepRef,
-    bind,
-    check_fits,
-    give_up,
-    plan,
-    plan_all,
-    plan_in,
-)
-from tgmembership_async.grants.postgres.statements import Row
+from tgmembership_async.grants.postgres.jobs import ClaimRef, SettleRef, check_fits, give_up, plan, plan_all, plan_in
+from tgmembership_async.grants.postgres.statements import DIALECT, Row
 from tgmembership_async.grants.postgres.tables import LEDGER
-from tgmembership_async.lifecycle import AsyncResource
-from tgmembership_async.storage.binding import Binding
 from tgmembership_async.storage.postgres.liveness import WorkersStorage
-from tgmembership_async.storage.postgres.server import Lane
-from tgmembership_async.values.models import AccessToken
+from tgmembership_async.storage.postgres.server import Lane, Server
 from tgmembership_async.values.secret import Secret, hides_arguments
 
+T = TypeVar("T")
 _PROVED_WITHIN: Final = 2.0  # seconds
 _UNCONFIRMED: Final = "the intent could not be confirmed, so it was not sent"
 
 
-class PostgresLedger(AsyncResource):
+class PostgresLedger(DatabaseLedger[WorkersStorage]):
     """A Ledger in the database that `conninfo` names, in the first schema of its search_path; `clock` is aware UTC.
 
     Any number of processes may open it, and each may send. Two that claim one ref make one exchange. Rows that a worker
@@ -69,6 +47,8 @@ class PostgresLedger(AsyncResource):
     refused with UsageError, when it is opened or at the next heartbeat, before anything else is sent.
     """
 
+    _dialect = DIALECT
+
     @hides_arguments
     def __init__(
         self,
@@ -84,14 +64,6 @@ class PostgresLedger(AsyncResource):
         self._claimed: dict[str, Row] = {}
         self._owed: dict[str, SettleRef] = {}
 
-    def _shown(self) -> str:
-        return f"<PostgresLedger at {self._storage.server}, {'open' if self.is_open else 'not open'}>"
-
-    @property
-    def is_open(self) -> bool:
-        """Tell whether it was opened and not closed since."""
-        return self._storage.is_open
-
     @property
     def interruptions(self) -> int:
         """Return how often this worker lost the connection that shows others that it is alive."""
@@ -105,19 +77,6 @@ class PostgresLedger(AsyncResource):
         """
         await self._storage.open(self._look)
         return self
-
-    async def aclose(self) -> None:
-        """Finish writing, and disconnect; rows that are still being sent become `unknown`."""
-        await self._storage.aclose()
-
-    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
-        """Return the bot and service that the ledger belongs to; with `record` a ledger without any is bound to these.
-
-        Raises UsageError if it belongs to another bot or service.
-        """
-        wanted = Binding(service, None if self._shared_by_bots else bot_id)
-        job = partial(bind, wanted=wanted, bot_id=bot_id, where=self._storage.server, record=record)
-        return await self._storage.run(job)
 
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
@@ -198,47 +157,6 @@ class PostgresLedger(AsyncResource):
         self._owed.pop(ref, None)
         return grant
 
-    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
-        made = DecisionMade(check_ref(ref), check_decision(decision), self._clock(), reason)
-        advance = partial(transitions.decided, decision=made.decision, token=token, now=made.decided_at)
-        return await self._storage.run(StepRef(made.ref, advance, partial(statements.decide, made=made)))
-
-    async def mark_delivered(self, ref: str) -> Grant:
-        """Record that the customer has the link; a row that is delivered already does not change."""
-        advance = partial(transitions.delivered, now=self._clock())
-        return await self._storage.run(StepRef(check_ref(ref), advance, statements.deliver))
-
-    async def get(self, ref: str) -> Grant | None:
-        """Return the row of a ref, or None."""
-        row = await self._storage.run(partial(statements.find, ref=check_ref(ref)))
-        return None if row is None else row.grant
-
-    def grants(
-        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
-    ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory.
-
-        Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
-        """
-        return by_id(self._storage.run, statements.last_id, statements.page, status, since)
-
-    async def attempts(self, ref: str) -> list[Attempt]:
-        """Return the exchanges of a ref, in order."""
-        return await self._storage.run(partial(statements.attempts, ref=check_ref(ref)))
-
-    async def decisions(self, ref: str) -> list[DecisionMade]:
-        """Return the decisions about a ref, in order."""
-        return await self._storage.run(partial(statements.decisions, ref=check_ref(ref)))
-
-    async def purge(self, delivered_before: datetime) -> int:
-        """Remove the tokens of rows delivered before then, and return their number; the rows stay.
-
-        The server's files hold the tokens until it vacuums the table, and its backups for as long as you keep those.
-        """
-        limit = transitions.check_aware("delivered_before", delivered_before)
-        return await self._storage.run(partial(statements.wipe, delivered_before=limit))
-
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
         """Lease the follow-up of a row, or return None: it is not due, or another running worker has leased it."""
         job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.life, self._clock)
@@ -257,6 +175,13 @@ class PostgresLedger(AsyncResource):
     async def check_writable(self) -> None:
         """Make a durable write that leaves nothing behind; raises StorageError where that fails or takes seconds."""
         await self._storage.run(statements.prove_writable, patience=_PROVED_WITHIN, abandon=True)
+
+    @property
+    def _where(self) -> Server:
+        return self._storage.server
+
+    async def _write(self, job: Callable[[Any], T]) -> T:
+        return await self._storage.run(job)
 
     def _look(self, lane: Lane) -> None:
         """Record settlements that are still owed, and take rows of workers that have ended to unknown; in a thread."""

@@ -6,14 +6,14 @@ has changed. PostgreSQL locks the row meanwhile, so of two workers that try one 
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from attrs import asdict, evolve, frozen
 
 from tgmembership_async.errors import CallError
+from tgmembership_async.grants.database_ledger import Dialect
 from tgmembership_async.grants.model import (
     Attempt,
-    Decision,
     DecisionMade,
     Grant,
     GrantRequest,
@@ -21,16 +21,15 @@ from tgmembership_async.grants.model import (
     Settlement,
     dump_error,
     dump_token,
-    load_error,
-    load_token,
 )
+from tgmembership_async.storage.postgres.binding import read_binding, write_binding
 from tgmembership_async.storage.postgres.liveness import ALIVE
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.text import storable
 
-_COLUMNS: Final = "ref, plan_id, member_id, status, token, attempts, note, updated_at, error"
+COLUMNS: Final = "ref, plan_id, member_id, note, status, attempts, token, error, updated_at, granted_at"
 _FOUND: Final = f"""
-    SELECT {_COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
+    SELECT {COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
 """  # noqa: S608 - constants
 _ABANDONED: Final = f"{_FOUND} WHERE status = 'sending' AND worker NOT IN ({ALIVE}) ORDER BY id LIMIT %s"
 _INSERT_ALL: Final = """
@@ -40,7 +39,7 @@ _INSERT_ALL: Final = """
     ORDER BY ref COLLATE "C" -- two that plan the same refs must not deadlock
     ON CONFLICT (ref) DO NOTHING
 """
-_FIND_ALL: Final = f"SELECT {_COLUMNS} FROM {{schema}}.tgm_grants WHERE ref = ANY(%s)"  # noqa: S608 - constants
+_FIND_ALL: Final = f"SELECT {COLUMNS} FROM {{schema}}.tgm_grants WHERE ref = ANY(%s)"  # noqa: S608 - constants
 # A row that cannot be sent is only read, which costs no lock, no id and no commit.
 _CLAIM: Final = f"""
     WITH found AS (
@@ -58,12 +57,13 @@ _CLAIM: Final = f"""
     ), began AS (
         INSERT INTO tgm_attempt (grant_id, number, began_at) SELECT id, attempts, updated_at FROM taken
     )
-    SELECT {_COLUMNS}, worker, claim, true, true FROM taken
+    SELECT {COLUMNS}, worker, claim, true, true FROM taken
     UNION ALL SELECT *, false FROM found WHERE NOT EXISTS (SELECT FROM taken)
 """  # noqa: S608 - constants
 _STEP: Final = """
     WITH stepped AS (
-        UPDATE tgm_grants SET status = %(status)s, token = %(token)s, error = %(error)s, updated_at = %(updated_at)s
+        UPDATE tgm_grants SET status = %(status)s, token = %(token)s, error = %(error)s, updated_at = %(updated_at)s,
+            granted_at = %(granted_at)s
         WHERE ref = %(ref)s AND status = %(was)s AND attempts = %(attempts)s
             AND worker IS NOT DISTINCT FROM %(worker)s AND claim IS NOT DISTINCT FROM %(claim)s
         RETURNING id
@@ -103,30 +103,9 @@ class Row:
     alive: bool = False
 
 
-def _grant(row: Sequence[Any]) -> Grant:
-    ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
-    return Grant(
-        ref=ref,
-        plan_id=plan_id,
-        member_id=member_id,
-        status=GrantStatus(status),
-        token=None if token is None else load_token(token),
-        attempts=attempts,
-        note=note,
-        updated_at=updated_at.astimezone(UTC),
-        error=None if error is None else load_error(error),
-    )
-
-
 def _row(row: Sequence[Any]) -> Row:
     *columns, worker, claim, alive = row
-    return Row(_grant(columns), worker, claim, bool(alive))
-
-
-def find(lane: Lane, ref: str) -> Row | None:
-    """Return the row of a ref, or None."""
-    row = lane.execute(f"{_FOUND} WHERE ref = %s".encode(), (ref,)).fetchone()
-    return None if row is None else _row(row)
+    return Row(DIALECT.grant(columns), worker, claim, bool(alive))
 
 
 def abandoned(lane: Lane) -> list[Row]:
@@ -152,7 +131,7 @@ def _in(schema: str, statement: str) -> bytes:
 
 def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
     """Return what `find_all` found."""
-    return {grant.ref: grant for grant in map(_grant, rows)}
+    return {grant.ref: grant for grant in map(DIALECT.grant, rows)}
 
 
 def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number: int) -> tuple[Row, bool] | None:
@@ -176,14 +155,12 @@ def end_late(lane: Lane, attempt: Attempt) -> None:
     lane.execute(_END_LATE.encode(), asdict(evolve(attempt, evidence=storable(attempt.evidence))))
 
 
-def decide(lane: Lane, before: Row, after: Grant, made: DecisionMade) -> bool:
-    """Take a row where a decision leads, and record the decision."""
+def _decide(made: DecisionMade, lane: Lane, before: Row, after: Grant) -> bool:
     more = {"decision": made.decision, "decided_at": made.decided_at, "reason": storable(made.reason)}
     return _stepped(lane, before, after, _ADD_DECISION, more)
 
 
-def deliver(lane: Lane, before: Row, after: Grant) -> bool:
-    """Record that a row is delivered."""
+def _deliver(lane: Lane, before: Row, after: Grant) -> bool:
     return _stepped(lane, before, after, _NOTHING_MORE, {})
 
 
@@ -204,31 +181,9 @@ def _stepped(
         "token": None if after.token is None else dump_token(after.token),
         "error": dump_error(after.error) if isinstance(after.error, CallError) else None,
         "updated_at": after.updated_at,
+        "granted_at": after.granted_at,
     }
     return lane.execute((_STEP + then).encode(), {**values, **more}).rowcount == 1
-
-
-def attempts(lane: Lane, ref: str) -> list[Attempt]:
-    """Return the exchanges of a ref, in order."""
-    rows = lane.execute(
-        "SELECT number, began_at, ended_at, tgm_attempt.status, evidence FROM tgm_attempt"
-        " JOIN tgm_grants ON tgm_grants.id = grant_id WHERE ref = %s ORDER BY number",
-        (ref,),
-    ).fetchall()
-    return [
-        Attempt(ref, number, began_at, ended_at, None if status is None else GrantStatus(status), evidence)
-        for number, began_at, ended_at, status, evidence in rows
-    ]
-
-
-def decisions(lane: Lane, ref: str) -> list[DecisionMade]:
-    """Return the decisions about a ref, in order."""
-    rows = lane.execute(
-        "SELECT decision, decided_at, reason FROM tgm_decision JOIN tgm_grants ON tgm_grants.id = grant_id"
-        " WHERE ref = %s ORDER BY tgm_decision.id",
-        (ref,),
-    ).fetchall()
-    return [DecisionMade(ref, cast("Decision", what), at, reason) for what, at, reason in rows]
 
 
 def prove_writable(lane: Lane) -> None:
@@ -236,18 +191,6 @@ def prove_writable(lane: Lane) -> None:
     with lane.transaction():
         lane.execute("SELECT set_config('lock_timeout', '3s', true), set_config('statement_timeout', '5s', true)")
         lane.execute(_PROVE.encode())
-
-
-def names_bots(lane: Lane) -> bool:
-    """Tell whether each ref begins with a bot's id, as where several bots share the ledger; so if there is no row."""
-    row = lane.execute("SELECT NOT EXISTS (SELECT FROM tgm_grants WHERE ref !~ '^[0-9]+:')").fetchone()
-    return row == (True,)
-
-
-def last_id(lane: Lane) -> int:
-    """Return the id of the newest ref, 0 if there is none."""
-    row = lane.execute("SELECT max(id) FROM tgm_grants").fetchone()
-    return 0 if row is None or row[0] is None else int(row[0])
 
 
 def page(
@@ -259,16 +202,42 @@ def page(
     # A literal instead of a parameter, so that the planner can use the partial index of open rows.
     wanted = ", ".join(f"'{status}'" for status in sorted(states))
     rows = lane.execute(
-        f"SELECT {_COLUMNS}, id FROM tgm_grants WHERE id > %s AND id <= %s AND status IN ({wanted})"  # noqa: S608 - constants
+        f"SELECT {COLUMNS}, id FROM tgm_grants WHERE id > %s AND id <= %s AND status IN ({wanted})"  # noqa: S608 - constants
         " AND updated_at >= coalesce(%s::timestamptz, '-infinity') ORDER BY id LIMIT %s".encode(),
         (after, last, since, _PAGE),
     ).fetchall()
-    return [_grant(row[:-1]) for row in rows], rows[-1][-1] if len(rows) == _PAGE else None
+    return [DIALECT.grant(row[:-1]) for row in rows], rows[-1][-1] if len(rows) == _PAGE else None
 
 
-def wipe(lane: Lane, delivered_before: datetime) -> int:
-    """Remove the tokens of rows delivered before then, and return their number."""
-    return lane.execute(
-        "UPDATE tgm_grants SET token = NULL WHERE status = 'delivered' AND updated_at < %s AND token IS NOT NULL",
-        (delivered_before,),
-    ).rowcount
+DIALECT: Final = Dialect(
+    row_of=f"{_FOUND} WHERE ref = %(ref)s",
+    newest="SELECT max(id) FROM tgm_grants",
+    names_bots="SELECT NOT EXISTS (SELECT FROM tgm_grants WHERE ref !~ '^[0-9]+:')",
+    attempts_of="""
+        SELECT ref, number, began_at, ended_at, tgm_attempt.status, evidence
+        FROM tgm_attempt JOIN tgm_grants ON tgm_grants.id = grant_id
+        WHERE ref = ANY(%(refs)s) ORDER BY grant_id, number
+    """,
+    decisions_of="""
+        SELECT ref, decision, decided_at, reason FROM tgm_decision JOIN tgm_grants ON tgm_grants.id = grant_id
+        WHERE ref = ANY(%(refs)s) ORDER BY tgm_decision.id
+    """,
+    follow_up_of="""
+        SELECT about, failures, due_at FROM tgm_follow_up JOIN tgm_grants ON id = grant_id WHERE ref = %(ref)s
+    """,
+    wipe=(
+        """
+        UPDATE tgm_grants SET token = NULL
+        WHERE status = 'delivered' AND updated_at < %(before)s AND token IS NOT NULL
+        """,
+    ),
+    load=_row,
+    page=page,
+    decide=_decide,
+    deliver=_deliver,
+    read_binding=read_binding,
+    write_binding=write_binding,
+    stored_time=lambda time: time,
+    loaded_time=lambda time: time and time.astimezone(UTC),
+    stored_list=lambda items: items,
+)

@@ -68,6 +68,12 @@ _DOUBT_A_GATEWAYS_503: Final = """
     UPDATE tgm_grants SET status = 'unknown'
     WHERE status = 'planned' AND error LIKE '%the service turned us away with HTTP 503%'
 """
+_FIND_WHEN_GRANTED: Final = """
+    UPDATE tgm_grants SET granted_at = least(
+        (SELECT min(ended_at) FROM tgm_attempt AS a WHERE grant_id = tgm_grants.id AND a.status = 'granted'),
+        (SELECT min(decided_at) FROM tgm_decision WHERE grant_id = tgm_grants.id AND decision = 'granted')
+    ) WHERE status IN ('granted', 'delivered')
+"""
 
 
 def _forbidden(what: str, table: str, why: str, when: str = "") -> str:
@@ -101,5 +107,6 @@ LEDGER: Final = Component(
             _forbidden("UPDATE", "tgm_attempt", "what was sent stays sent", "WHEN (OLD.ended_at IS NOT NULL)"),
         ),
         (binding_table("ledger"),),
+        ("ALTER TABLE tgm_grants ADD COLUMN granted_at timestamptz", _FIND_WHEN_GRANTED),
     ),
 )

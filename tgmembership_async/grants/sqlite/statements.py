@@ -5,27 +5,19 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from tgmembership_async.errors import CallError, GrantError
+from tgmembership_async.grants.database_ledger import Dialect
 from tgmembership_async.grants.follow_ups import Kept
-from tgmembership_async.grants.model import (
-    Attempt,
-    Decision,
-    DecisionMade,
-    Grant,
-    GrantStatus,
-    Settlement,
-    dump_error,
-    dump_token,
-    load_error,
-    load_token,
-)
+from tgmembership_async.grants.model import DecisionMade, Grant, GrantStatus, Settlement, dump_error, dump_token
+from tgmembership_async.storage.sqlite.binding import read_binding, write_binding
 from tgmembership_async.storage.sqlite.bulk_statements import execute_rows
 from tgmembership_async.storage.text import storable
 
-_SELECT: Final = """
-    SELECT grants.id, ref, plan_id, member_id, status, token.body, attempts, note, updated_at, error
+SELECT: Final = """
+    SELECT grants.id, ref, plan_id, member_id, note, status, attempts, CAST(token.body AS TEXT), error, updated_at,
+        granted_at
     FROM grants LEFT JOIN token ON token.id = token_id
 """
 _PAGE: Final = 500
@@ -34,12 +26,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def _number(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
+def _number(moment: datetime | None) -> int | None:
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
-def _moment(number: int) -> datetime:
-    return _EPOCH + number * _MICROSECOND
+def _moment(number: int | None) -> datetime | None:
+    return None if number is None else _EPOCH + number * _MICROSECOND
 
 
 class Row(NamedTuple):
@@ -49,31 +41,13 @@ class Row(NamedTuple):
     grant: Grant
 
 
-def _row(row: tuple[Any, ...]) -> Row:
-    id_, ref, plan_id, member_id, status, token, attempts, note, updated_at, error = row
-    grant = Grant(
-        ref=ref,
-        plan_id=plan_id,
-        member_id=member_id,
-        status=GrantStatus(status),
-        token=None if token is None else load_token(token),
-        attempts=attempts,
-        note=note,
-        updated_at=_moment(updated_at),
-        error=None if error is None else load_error(error),
-    )
-    return Row(id_, grant)
-
-
-def find(connection: sqlite3.Connection, ref: str) -> Row | None:
-    """Return the row of a ref, or None."""
-    row = connection.execute(_SELECT + " WHERE ref = ?", (ref,)).fetchone()
-    return None if row is None else _row(row)
+def _row(row: Sequence[Any]) -> Row:
+    return Row(row[0], DIALECT.grant(row[1:]))
 
 
 def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row] | None:
     """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
-    rows = [Row(id_, grant) for id_, grant in enumerate(grants, last_id(connection) + 1)]
+    rows = [Row(id_, grant) for id_, grant in enumerate(grants, DIALECT.last_id(connection) + 1)]
     connection.execute("SAVEPOINT new")
     done = execute_rows(
         connection,
@@ -95,10 +69,11 @@ def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) 
     changed = execute_rows(
         connection,
         "UPDATE grants SET status = column1, token_id = coalesce(column2, token_id), attempts = column3, updated_at"
-        " = column4, error = column5 FROM (VALUES) WHERE id = column6 AND ref = column7 AND status = column8",
+        " = column4, granted_at = column5, error = column6 FROM (VALUES)"
+        " WHERE id = column7 AND ref = column8 AND status = column9",
         [
             (
-                *(after.status, token_id, after.attempts, _number(after.updated_at)),
+                *(after.status, token_id, after.attempts, _number(after.updated_at), _number(after.granted_at)),
                 dump_error(after.error) if isinstance(after.error, CallError) else None,
                 *(row.id, row.grant.ref, row.grant.status),
             )
@@ -131,10 +106,7 @@ def end_attempts(connection: sqlite3.Connection, ends: Iterable[tuple[Row, Settl
     """Record how the exchanges of rows ended, and when; None if that is unknown."""
     _add_to_attempts(
         connection,
-        (
-            (row, 1, None if at is None else _number(at), settlement.status, storable(settlement.evidence))
-            for row, settlement, at in ends
-        ),
+        ((row, 1, _number(at), settlement.status, storable(settlement.evidence)) for row, settlement, at in ends),
     )
 
 
@@ -148,50 +120,18 @@ def _add_to_attempts(
     )
 
 
-def add_decision(connection: sqlite3.Connection, row: Row, made: DecisionMade) -> None:
-    """Record a decision."""
+def _decide(made: DecisionMade, connection: sqlite3.Connection, before: Row, after: Grant) -> bool:
+    replace(connection, [(before, after)])
     connection.execute(
         "INSERT INTO decision (grant_id, decision, decided_at, reason) VALUES (?, ?, ?, ?)",
-        (row.id, made.decision, _number(made.decided_at), made.reason),
+        (before.id, made.decision, _number(made.decided_at), storable(made.reason)),
     )
+    return True
 
 
-def attempts(connection: sqlite3.Connection, ref: str) -> list[Attempt]:
-    """Return the exchanges of a ref, in order."""
-    rows = connection.execute(
-        "SELECT began.number, began.at, over.at, over.status, coalesce(over.evidence, '')"
-        " FROM grants JOIN attempt AS began ON began.grant_id = grants.id AND began.ended = 0"
-        " LEFT JOIN attempt AS over ON over.grant_id = grants.id AND over.number = began.number AND over.ended = 1"
-        " WHERE ref = ? ORDER BY began.number",
-        (ref,),
-    ).fetchall()
-    return [
-        Attempt(
-            ref,
-            number,
-            _moment(began),
-            None if ended is None else _moment(ended),
-            None if status is None else GrantStatus(status),
-            evidence,
-        )
-        for number, began, ended, status, evidence in rows
-    ]
-
-
-def decisions(connection: sqlite3.Connection, ref: str) -> list[DecisionMade]:
-    """Return the decisions about a ref, in order."""
-    rows = connection.execute(
-        "SELECT decision, decided_at, reason FROM decision JOIN grants ON grants.id = grant_id"
-        " WHERE ref = ? ORDER BY decision.id",
-        (ref,),
-    ).fetchall()
-    return [DecisionMade(ref, cast("Decision", what), _moment(at), reason) for what, at, reason in rows]
-
-
-def follow_up(connection: sqlite3.Connection, row: Row) -> Kept | None:
-    """Return what is stored of the follow-up of a row, or None."""
-    kept = connection.execute("SELECT about, failures, due_at FROM follow_up WHERE grant_id = ?", (row.id,)).fetchone()
-    return None if kept is None else Kept(GrantStatus(kept[0]), kept[1], _moment(kept[2]))
+def _deliver(connection: sqlite3.Connection, before: Row, after: Grant) -> bool:
+    replace(connection, [(before, after)])
+    return True
 
 
 def keep_follow_up(connection: sqlite3.Connection, ref: str, kept: Kept) -> None:
@@ -210,12 +150,6 @@ def prove_writable(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE room")
 
 
-def last_id(connection: sqlite3.Connection) -> int:
-    """Return the id of the newest ref, 0 if there is none."""
-    (found,) = connection.execute("SELECT max(id) FROM grants").fetchone()
-    return found or 0
-
-
 def page(
     connection: sqlite3.Connection, after: int, last: int, states: Collection[GrantStatus], since: datetime | None
 ) -> tuple[list[Grant], int | None]:
@@ -225,22 +159,40 @@ def page(
     """
     until = min(after + _PAGE, last)
     rows = connection.execute(
-        _SELECT + " WHERE grants.id > ? AND grants.id <= ?"  # noqa: S608 - constant
+        SELECT + " WHERE grants.id > ? AND grants.id <= ?"  # noqa: S608 - constant
         " AND status IN (SELECT value FROM json_each(?)) AND updated_at >= ? ORDER BY grants.id",
         (after, until, json.dumps(list(states)), -(2**63) if since is None else _number(since)),
     ).fetchall()
     return [_row(row).grant for row in rows], until if until < last else None
 
 
-def wipe(connection: sqlite3.Connection, delivered_before: datetime) -> int:
-    """Overwrite the tokens of rows delivered before then, and return their number."""
-    done = " FROM grants WHERE status = 'delivered' AND updated_at < ? AND token_id IS NOT NULL"
-    before = (_number(delivered_before),)
-    connection.execute(
-        f"UPDATE token SET body = zeroblob(length(body)) WHERE id IN (SELECT token_id{done})",  # noqa: S608 - constant
-        before,
-    )
-    return connection.execute(
-        f"UPDATE grants SET token_id = NULL WHERE id IN (SELECT id{done})",  # noqa: S608 - constant
-        before,
-    ).rowcount
+_DELIVERED: Final = "FROM grants WHERE status = 'delivered' AND updated_at < :before AND token_id IS NOT NULL"
+DIALECT: Final = Dialect(
+    row_of=f"{SELECT} WHERE ref = :ref",
+    newest="SELECT max(id) FROM grants",
+    names_bots="SELECT NOT EXISTS (SELECT 1 FROM grants)",
+    attempts_of="""
+        SELECT ref, began.number, began.at, over.at, over.status, coalesce(over.evidence, '')
+        FROM grants JOIN attempt AS began ON began.grant_id = grants.id AND began.ended = 0
+        LEFT JOIN attempt AS over ON over.grant_id = grants.id AND over.number = began.number AND over.ended = 1
+        WHERE ref IN (SELECT value FROM json_each(:refs)) ORDER BY grants.id, began.number
+    """,
+    decisions_of="""
+        SELECT ref, decision, decided_at, reason FROM decision JOIN grants ON grants.id = grant_id
+        WHERE ref IN (SELECT value FROM json_each(:refs)) ORDER BY decision.id
+    """,
+    follow_up_of="SELECT about, failures, due_at FROM follow_up JOIN grants ON id = grant_id WHERE ref = :ref",
+    wipe=(
+        f"UPDATE token SET body = zeroblob(length(body)) WHERE id IN (SELECT token_id {_DELIVERED})",  # noqa: S608 - constant
+        f"UPDATE grants SET token_id = NULL WHERE id IN (SELECT id {_DELIVERED})",  # noqa: S608 - constant
+    ),
+    load=_row,
+    page=page,
+    decide=_decide,
+    deliver=_deliver,
+    read_binding=read_binding,
+    write_binding=write_binding,
+    stored_time=_number,
+    loaded_time=_moment,
+    stored_list=json.dumps,
+)

@@ -62,6 +62,14 @@ _DOUBT_A_GATEWAYS_503: Final = """
     UPDATE grants SET status = 'unknown'
     WHERE status = 'planned' AND error LIKE '%the service turned us away with HTTP 503%'
 """
+_FIND_WHEN_GRANTED: Final = """
+    UPDATE grants SET granted_at = (
+        SELECT min(at) FROM (
+            SELECT at FROM attempt WHERE grant_id = grants.id AND ended AND status = 'granted'
+            UNION ALL SELECT decided_at FROM decision WHERE grant_id = grants.id AND decision = 'granted'
+        )
+    ) WHERE status IN ('granted', 'delivered')
+"""
 
 
 def _forbidden(what: str, table: str, why: str) -> str:
@@ -86,5 +94,6 @@ LEDGER: Final = Component(
         (_DOUBT_A_GATEWAYS_503,),
         (_FOLLOW_UP,),
         (binding_table("ledger"),),
+        ("ALTER TABLE grants ADD COLUMN granted_at INTEGER", _FIND_WHEN_GRANTED),
     ),
 )

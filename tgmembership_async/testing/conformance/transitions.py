@@ -55,6 +55,21 @@ async def a_step_is_taken_where_it_is_legal_and_nowhere_else(make: MakeLedger) -
                     check_equal(await ledger.get(ref), before)
 
 
+async def the_time_of_the_grant_is_kept(make: MakeLedger) -> None:
+    """Set `granted_at` when a row becomes granted, keep it while it is delivered, and have None before."""
+    async with opened(make) as ledger:
+        grants = {status: await bring_to(ledger, status, status) for status in GrantStatus}
+        decided = await ledger.decide(GrantStatus.UNKNOWN, "granted", None, "")
+        for grant in (grants[GrantStatus.GRANTED], decided):
+            check_equal(grant.granted_at, grant.updated_at)
+            delivered = await ledger.mark_delivered(grant.ref)
+            check_equal(delivered.granted_at, grant.granted_at)
+            check_equal(await ledger.get(grant.ref), delivered)
+        for grant in grants.values():
+            has_it = grant.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED)
+            check_equal(grant.granted_at is not None, has_it)
+
+
 async def a_ref_is_planned_once(make: MakeLedger) -> None:
     """`plan` returns the row. A second `plan` changes nothing."""
     async with opened(make) as ledger:
@@ -176,6 +191,7 @@ LEDGER_CHECKS: Final[tuple[Check, ...]] = (
     another_plan_or_member_is_a_conflict,
     one_of_many_claims_is_mine,
     a_step_is_taken_where_it_is_legal_and_nowhere_else,
+    the_time_of_the_grant_is_kept,
     durability.a_result_is_kept_whole,
     durability.attempts_and_decisions_are_kept_in_order,
     durability.what_is_stored_is_there_after_a_reopening,

@@ -5,12 +5,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.lifecycle import AsyncResource
+from tgmembership_async.storage.database import Connection, S
 from tgmembership_async.storage.text import storable
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
 from tgmembership_async.webhooks.signature import Delivery
@@ -19,25 +20,6 @@ T = TypeVar("T")
 COLUMNS: Final = (
     "id, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note"
 )
-
-
-class Connection(Protocol):
-    """What the statements need of a connection of `sqlite3` or psycopg."""
-
-    def execute(self, statement: Any, values: Any, /) -> Any:
-        """Run one statement and return its cursor."""
-        ...
-
-
-class Storage(Protocol):
-    """What is the same in the storages of both databases."""
-
-    @property
-    def is_open(self) -> bool: ...  # noqa: D102 - as its class says
-    async def aclose(self) -> None: ...  # noqa: D102 - as its class says
-
-
-S = TypeVar("S", bound=Storage)
 
 
 @frozen(kw_only=True)
