@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tgmembership_async.errors import (
+    Advice,
     APIError,
     BadRequest,
     CallError,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APIError",
     "AccessToken",
+    "Advice",
     "AiohttpTransport",
     "BadRequest",
     "CallEnded",

@@ -60,5 +60,5 @@ def test_the_verb_does_not_matter_where_the_method_is_known(method: str, verb: A
 
 def test_a_row_on_its_way_into_another_ledger_does_not_show_its_token() -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
-    entry = Entry("pi_1", 1, 42, "", "granted", 1, f'{{"token": "{TOKEN}"}}', None, now, (), ())
+    entry = Entry("pi_1", 1, 42, "", "granted", 1, f'{{"token": "{TOKEN}"}}', None, now, now, (), ())
     assert TOKEN not in repr(entry)
