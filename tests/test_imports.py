@@ -37,7 +37,7 @@ ORDER = {
         ["cli"],
     ],
     "grants": [
-        ["model"],
+        ["model", "job"],
         ["ledger", "transitions", "copying"],
         ["follow_ups"],
         ["bot_ledger"],
