@@ -50,7 +50,7 @@ ORDER = {
     "storage": [["binding", "component", "text", "wakeups"], ["sqlite", "postgres"]],
     "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
-        ["headers", "policy", "refusals", "replay"],
+        ["headers", "policy", "refusals", "replay", "secret_file"],
         ["signature", "answers"],
         ["events", "inbox"],
         ["handlers", "inboxes", "asgi", "aiohttp"],
