@@ -35,6 +35,7 @@ def row(status: GrantStatus) -> Grant:
 
 PARENTS = {
     "TGMembershipError": ["UsageError", "CallError", "GrantError", "WebhookError"],
+    "UsageError": ["InvalidValue"],
     "CallError": ["NotSent", "ReplyLost", "DeadlineExceeded", "UnexpectedReply", "OutcomeUnknown", "APIError"],
     "APIError": ["BadRequest", "Unauthorized", "Forbidden", "NotFound", "Conflict", "RateLimited", "ServerError"],
     "GrantError": ["RefConflict", "GrantHeld"],
@@ -142,6 +143,7 @@ def test_a_code_has_its_class(code: int, name: str) -> None:
 ADVICE: list[tuple[TGMembershipError, str]] = [
     (errors.TGMembershipError("no"), "fix_code"),
     (errors.UsageError("no"), "fix_code"),
+    (errors.InvalidValue("no"), "fix_request"),
     (errors.CallError("no"), "call_again"),
     (errors.NotSent("no"), "call_again"),
     (errors.ReplyLost("no"), "call_again"),

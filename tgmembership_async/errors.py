@@ -2,6 +2,7 @@
 
     TGMembershipError
     ├── UsageError(ValueError)            wrong configuration or use; raised before anything is sent
+    │   └── InvalidValue                  a ref, id or note that no ledger and no call takes
     ├── CallError                         .method .attempts .elapsed .maybe_applied
     │   ├── NotSent                       nothing reached the service
     │   ├── ReplyLost                     the request was sent, and no complete reply came back
@@ -79,6 +80,10 @@ def _restore(cls: type[TGMembershipError], args: tuple[Any, ...], fields: dict[s
 
 class UsageError(TGMembershipError, ValueError):
     """Wrong configuration or use; nothing was sent."""
+
+
+class InvalidValue(UsageError):
+    """A value of the payment or request is wrong: ref, plan_id, member_id, note, paid_at, or another id."""
 
 
 class CallError(TGMembershipError):
@@ -263,6 +268,7 @@ _RETRYABLE: Final = frozenset({Advice.CALL_AGAIN, Advice.WAIT, Advice.FREE_STORA
 _ADVICE: Final[Mapping[type[TGMembershipError], Advice | Callable[[Any], Advice]]] = MappingProxyType(
     {
         TGMembershipError: Advice.FIX_CODE,
+        InvalidValue: Advice.FIX_REQUEST,
         CallError: Advice.CALL_AGAIN,
         UnexpectedReply: _advice_of_a_reply,
         OutcomeUnknown: Advice.DECIDE,

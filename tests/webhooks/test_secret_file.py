@@ -124,7 +124,7 @@ async def test_a_webhook_that_boots_without_a_secret_loses_nothing_and_needs_no_
     service, paid = FakeService(), Seen()
     receiver = Receiver(Verifier.from_file(path), SqliteInbox(path.with_name("inbox.db")), probes=True)
     receiver.on(Event)(paid)
-    statuses: list[Any] = []
+    statuses: list[int | None] = []
 
     async def post(url: str, headers: Mapping[str, str], content: bytes) -> int | None:
         statuses.append(await post_over_http(url, headers, content))

@@ -75,7 +75,7 @@ class Receiver(AsyncResource):
         self._probes = probes
         self._clock = clock
         self._refusals = RefusalLog()
-        self._unverified = RefusalLog("answered 503, because they cannot be verified yet")
+        self._unverified = RefusalLog(what="answered 503, because they cannot be verified yet")
         self._handlers = Handlers()
         self._stored: StoredIntake | None = None
         if inbox is None:

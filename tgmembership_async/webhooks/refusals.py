@@ -12,7 +12,7 @@ _QUIET_FOR: Final = 60.0
 class RefusalLog:
     """Logs requests that were `what`. `clock` returns monotonic seconds."""
 
-    def __init__(self, what: str = "refused as not authentic", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, what: str = "refused as not authentic") -> None:
         self._what = what
         self._clock = clock
         self._quiet_until = 0.0
