@@ -48,7 +48,7 @@ ORDER = {
         ["memory", "sqlite", "postgres", "provisioning", "reconciling"],
         ["granter"],
     ],
-    "storage": [["binding", "component", "text", "wakeups"], ["sqlite", "postgres"]],
+    "storage": [["binding", "component", "text", "until_stored", "wakeups"], ["sqlite", "postgres"]],
     "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
         ["headers", "policy", "refusals", "replay", "secret_file"],
