@@ -344,15 +344,20 @@ async def test_an_error_of_a_background_task_is_one_line_of_the_log_and_nothing_
     ]
 
 
-async def test_other_exceptions_reach_the_server_as_before(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("prefix", ["", "/inner"])
+async def test_other_exceptions_reach_the_server_as_before(
+    session: Session, caplog: pytest.LogCaptureFixture, prefix: str
+) -> None:
+    app = background_app(session, handled=False)
+    app.mount("/inner", background_app(session, handled=False))
     async with (
-        on_uvicorn(background_app(session, handled=False)) as url,
+        on_uvicorn(app) as url,
         httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as shop,
     ):
-        assert (await shop.get("/other")).json() == "sent"
+        assert (await shop.get(f"{prefix}/other")).json() == "sent"
         with pytest.raises(httpx.RemoteProtocolError):
-            await shop.get("/stream")
-        assert (await shop.get("/endpoint")).status_code == 500
+            await shop.get(f"{prefix}/stream")
+        assert (await shop.get(f"{prefix}/endpoint")).status_code == 500
     raised = [record.exc_info[0] for record in caplog.records if record.exc_info]
     assert raised == [LookupError, errors.NotSent, errors.NotSent]
 

@@ -9,7 +9,8 @@
         await granter.plan(payment.id, plan_id=1, member_id=payment.user)          # durable from here on
         background.add_task(granter.grant, payment.id, plan_id=1, member_id=payment.user)
 
-If a process dies between `plan` and `grant`, call `granter.run_planned()` after the next start.
+If a process dies between `plan` and `grant`, call `granter.run_planned()` after the next start, for example as a
+background task: `background.add_task(granter.run_planned)`. Errors of background tasks are logged in one line each.
 """
 
 import logging
@@ -125,18 +126,20 @@ class _BackgroundErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_sent = False
+        status, is_sent = 0, False
 
         async def watched(message: Message) -> None:
-            nonlocal is_sent
+            nonlocal status, is_sent
             await send(message)
+            status = message.get("status", status)
             is_sent = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, watched)
         except (TGMembershipError, RuntimeError) as raised:
             error = raised.__cause__ if type(raised) is RuntimeError and "already started" in str(raised) else raised
-            if not is_sent or not isinstance(error, TGMembershipError):
+            # A 500 may be the answer of a mounted application to this very error, which it raises again.
+            if not is_sent or status >= STATUSES[TGMembershipError] or not isinstance(error, TGMembershipError):
                 raise
             _log(scope, error, "a background task failed: ")
 

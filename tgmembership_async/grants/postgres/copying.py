@@ -131,9 +131,9 @@ def _entries(lane: Lane, rows: list[tuple[Any, ...]]) -> list[Entry]:
 
 
 def _entry(row: Sequence[Any], history: list[Attempt], decisions: list[DecisionMade]) -> Entry:
-    columns = dict(zip(_COLUMNS, row[1:], strict=True))
-    times = {name: columns[name] and _utc(columns[name]) for name in _TIMES}
-    return Entry(**{**columns, **times}, history=tuple(history), decisions=tuple(decisions))
+    columns: dict[str, Any] = dict(zip(_COLUMNS, row[1:], strict=True))
+    columns |= {name: columns[name] and _utc(columns[name]) for name in _TIMES}
+    return Entry(**columns, history=tuple(history), decisions=tuple(decisions))
 
 
 def _utc(moment: datetime) -> datetime:
