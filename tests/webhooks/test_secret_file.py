@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def test_a_file_without_a_usable_secret_is_like_none(path: Path, content: bytes)
     keep(path, content)
     with pytest.raises(UsageError, match="no webhook secret yet"):
         is_authentic(Verifier.from_file(path))
+
+
+def test_a_file_with_a_broken_secret_does_not_show_it(path: Path) -> None:
+    keep(path, f"{CANARY_SECRET}\x00")
+    with pytest.raises(UsageError) as raised:
+        is_authentic(Verifier.from_file(path))
+    shown = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    ours = [str(frame.locals) for frame in shown.stack if "test_" not in frame.filename]
+    assert len(ours) > 1
+    assert CANARY_SECRET not in "".join(ours)
+    assert raised.value.__context__ is None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")

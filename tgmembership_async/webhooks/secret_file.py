@@ -37,8 +37,7 @@ class SecretFile(Generic[T]):
             found = self.path.stat()
             version = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
             if version != self._version:
-                text = secret_in(self.path, str(self.path)).reveal()
-                self._prepared = tuple(self._prepare(Secret(line)) for line in text.split())
+                self._prepared = self._load()
                 # A file that was just written may change again without another time: look at it again.
                 self._version = version if time() - found.st_mtime > _SETTLED else None
                 self._check_mode(found.st_mode)
@@ -51,6 +50,11 @@ class SecretFile(Generic[T]):
             return self._prepared
         msg = f"no webhook secret yet: {why}"
         raise NoSecret(msg)
+
+    def _load(self) -> tuple[T, ...]:
+        # A function of its own, so that the frame that raises NoSecret has no secret.
+        text = secret_in(self.path, str(self.path)).reveal()
+        return tuple(self._prepare(Secret(line)) for line in text.split())
 
     def _check_mode(self, mode: int) -> None:
         if os.name == "posix" and stat.S_ISREG(mode) and mode & stat.S_IRWXO and not self._is_warned:
