@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import tgmembership_async
 from tgmembership_async import errors
 from tgmembership_async.errors import (
+    Advice,
     APIError,
     CallError,
     DeadlineExceeded,
@@ -24,9 +26,16 @@ from tgmembership_async.errors import (
     UnexpectedReply,
     UsageError,
 )
+from tgmembership_async.grants import Grant, GrantStatus
+
+
+def row(status: GrantStatus) -> Grant:
+    return Grant("r", 1, 42, status, None, 1, "", datetime(2026, 1, 2, tzinfo=UTC))
+
 
 PARENTS = {
     "TGMembershipError": ["UsageError", "CallError", "GrantError", "WebhookError"],
+    "UsageError": ["InvalidValue"],
     "CallError": ["NotSent", "ReplyLost", "DeadlineExceeded", "UnexpectedReply", "OutcomeUnknown", "APIError"],
     "APIError": ["BadRequest", "Unauthorized", "Forbidden", "NotFound", "Conflict", "RateLimited", "ServerError"],
     "GrantError": ["RefConflict", "GrantHeld"],
@@ -129,6 +138,64 @@ def test_a_code_has_its_class(code: int, name: str) -> None:
 
     assert type(error).__name__ == name
     assert (error.code, error.description, error.method) == (code, "why", "addMember")
+
+
+ADVICE: list[tuple[TGMembershipError, str]] = [
+    (errors.TGMembershipError("no"), "fix_code"),
+    (errors.UsageError("no"), "fix_code"),
+    (errors.InvalidValue("no"), "fix_request"),
+    (errors.CallError("no"), "call_again"),
+    (errors.NotSent("no"), "call_again"),
+    (errors.ReplyLost("no"), "call_again"),
+    (errors.ReplyLost("an idempotent call", maybe_applied=True), "call_again"),
+    (errors.DeadlineExceeded("no"), "call_again"),
+    (errors.UnexpectedReply("a read"), "call_again"),
+    (errors.UnexpectedReply("the result of a call that was done", maybe_applied=True), "decide"),
+    (errors.OutcomeUnknown("no", maybe_applied=True), "decide"),
+    (errors.BadRequest("no"), "fix_request"),
+    (errors.NotFound("no"), "fix_request"),
+    (errors.Conflict("no"), "fix_request"),
+    (errors.Unauthorized("no"), "fix_credentials"),
+    (errors.Forbidden("no"), "fix_credentials"),
+    (errors.RateLimited("no"), "wait"),
+    (errors.ServerError("no", code=500), "call_again"),
+    (errors.ServerError("no", code=500, retry_after=2), "wait"),
+    (errors.ServerError("no", code=503), "wait"),
+    (errors.APIError("no", code=402), "fix_request"),
+    (errors.APIError("no", code=422), "fix_request"),
+    (errors.APIError("turned away", code=421), "call_again"),
+    (errors.APIError("turned away", code=425, retry_after=0), "wait"),
+    (errors.APIError("ok: false, and no error's code", code=200), "call_again"),
+    (errors.APIError("no code"), "call_again"),
+    (errors.GrantError("no"), "fix_request"),
+    (errors.RefConflict("no"), "fix_request"),
+    (errors.GrantHeld("no"), "decide"),
+    (errors.GrantHeld("no", grant=row(GrantStatus.UNKNOWN)), "decide"),
+    (errors.GrantHeld("another worker sends it", grant=row(GrantStatus.SENDING)), "wait"),
+    (errors.GrantHeld("its answer is not stored", grant=row(GrantStatus.GRANTED)), "free_storage"),
+    (errors.GrantHeld("its answer is not stored", grant=row(GrantStatus.REFUSED)), "free_storage"),
+    (errors.StorageError("no"), "free_storage"),
+    (errors.WebhookError("no"), "fix_request"),
+    (errors.NotAuthentic("no"), "fix_credentials"),
+    (errors.Unreadable("no"), "fix_request"),
+]
+
+
+@pytest.mark.parametrize(("error", "advice"), ADVICE, ids=str)
+def test_it_says_what_to_do_and_whether_calling_again_may_help(error: TGMembershipError, advice: str) -> None:
+    assert error.advice is Advice(advice)
+    assert error.retryable == (advice in ("call_again", "wait", "free_storage"))
+
+
+def test_every_error_and_every_advice_is_in_that_list() -> None:
+    assert {type(error) for error, _ in ADVICE} == set(CLASSES)
+    assert {advice for _, advice in ADVICE} == set(Advice)
+
+
+def test_an_error_of_ones_own_has_the_advice_of_its_base() -> None:
+    class TooPoor(errors.BadRequest): ...
+
+    assert TooPoor("no").advice is Advice.FIX_REQUEST
 
 
 def test_it_crosses_a_process_pool() -> None:

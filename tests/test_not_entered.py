@@ -1,17 +1,39 @@
 """What is used before it is entered raises UsageError with the line to write."""
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stub_transport import StubTransport
 
-from tgmembership_async import Session, UsageError
+from tgmembership_async import PostgresGate, Session, UsageError
+from tgmembership_async.access import AccessCheck
 from tgmembership_async.fulfillment import Fulfillment
-from tgmembership_async.grants import Granter, GrantRequest, MemoryLedger, PostgresLedger, SqliteLedger
+from tgmembership_async.grants import (
+    FollowUp,
+    Grant,
+    Granter,
+    GrantRequest,
+    GrantStatus,
+    MemoryLedger,
+    PostgresLedger,
+    Settlement,
+    SqliteLedger,
+)
 from tgmembership_async.testing import ChaosProxy, FakeService, serve
-from tgmembership_async.webhooks import PostgresInbox, Receiver, SqliteInbox, Verifier
+from tgmembership_async.webhooks import (
+    Arrival,
+    Delivery,
+    EntryStatus,
+    PostgresInbox,
+    Receiver,
+    SqliteInbox,
+    Verdict,
+    Verifier,
+)
 
 CONNINFO = "postgresql://shop@127.0.0.1:1/shop"
 
@@ -27,26 +49,143 @@ def granter() -> Granter:
 async def nothing(_grant: object) -> None: ...
 
 
-USES: dict[str, Callable[[Path], Awaitable[Any]]] = {
-    "async with Session(...) as tg:": lambda _: session().get_plans(),
-    "async with Granter(session, ledger) as granter:": lambda _: granter().grant("r", plan_id=1),
-    "async with MemoryLedger() as ledger:": lambda _: MemoryLedger().get("r"),
-    "async with SqliteLedger(...) as ledger:": lambda folder: SqliteLedger(folder / "l.db").get("r"),
-    "async with PostgresLedger(...) as ledger:": lambda _: PostgresLedger(CONNINFO).claim(GrantRequest("r", 1)),
-    "async with SqliteInbox(...) as inbox:": lambda folder: SqliteInbox(folder / "i.db").entries(),
-    "async with PostgresInbox(...) as inbox:": lambda _: PostgresInbox(CONNINFO).entries(),
-    "async with receiver:": lambda folder: Receiver(Verifier("s"), SqliteInbox(folder / "i.db")).process_pending(),
-    "async with Fulfillment(...) as fulfillment:": lambda _: Fulfillment(
-        granter(), deliver=nothing, attention=nothing
-    ).take("r", plan_id=1),
+Use = Callable[[Any], Any]
+NOW = datetime.now(UTC)
+SETTLEMENT = Settlement(GrantStatus.REFUSED)
+REQUEST = GrantRequest("r", 1)
+FOLLOW_UP = FollowUp(Grant("r", 1, None, GrantStatus.GRANTED, None, 1, "", NOW), 0, 1)
+VERDICT = Verdict(EntryStatus.DONE)
+LEDGER: dict[str, Use] = {
+    "plan": lambda ledger: ledger.plan(REQUEST),
+    "claim": lambda ledger: ledger.claim(REQUEST),
+    "settle": lambda ledger: ledger.settle("r", SETTLEMENT),
+    "decide": lambda ledger: ledger.decide("r", "retry", None, ""),
+    "mark_delivered": lambda ledger: ledger.mark_delivered("r"),
+    "get": lambda ledger: ledger.get("r"),
+    "grants": lambda ledger: anext(aiter(ledger.grants())),
+    "attempts": lambda ledger: ledger.attempts("r"),
+    "decisions": lambda ledger: ledger.decisions("r"),
+    "purge": lambda ledger: ledger.purge(NOW),
+    "begin_follow_up": lambda ledger: ledger.begin_follow_up("r", lease=timedelta(1), grace=timedelta(1)),
+    "put_off": lambda ledger: ledger.put_off(FOLLOW_UP, failures=1, due_at=NOW),
+    "end_follow_up": lambda ledger: ledger.end_follow_up(FOLLOW_UP),
+    "bind": lambda ledger: ledger.bind("https://shop.example", 1),
+    "check_writable": lambda ledger: ledger.check_writable(),
+}
+INBOX: dict[str, Use] = {
+    "store": lambda inbox: inbox.store(Arrival(Delivery(NOW, "n", b"{}", "00"), NOW), repeat_window=1),
+    "claim": lambda inbox: inbox.claim(1, NOW),
+    "settle": lambda inbox: inbox.settle(1, VERDICT),
+    "next_due": lambda inbox: inbox.next_due(),
+    "entries": lambda inbox: inbox.entries(),
+    "retry": lambda inbox: inbox.retry(1),
+    "purge": lambda inbox: inbox.purge(NOW),
+}
+USES: dict[str, tuple[Callable[[Path], Any], dict[str, Use]]] = {
+    "async with Session(...) as tg:": (
+        lambda _: session(),
+        {
+            "add_member": lambda tg: tg.add_member(1),
+            "get_plans": lambda tg: tg.get_plans(),
+            "get_subscribers": lambda tg: tg.get_subscribers(),
+            "count_orders": lambda tg: tg.count_orders(),
+            "count_users": lambda tg: tg.count_users(),
+            "get_revenue": lambda tg: tg.get_revenue(),
+            "most_popular_payment_methods": lambda tg: tg.most_popular_payment_methods(),
+            "plans_performance": lambda tg: tg.plans_performance(),
+            "set_webhook": lambda tg: tg.set_webhook("https://shop.example/"),
+            "delete_webhook": lambda tg: tg.delete_webhook(),
+            "call": lambda tg: tg.call("getPlans"),
+            "with_options": lambda tg: tg.with_options(deadline=1).get_plans(),
+        },
+    ),
+    "async with Granter(session, ledger) as granter:": (
+        lambda _: granter(),
+        {
+            "grant": lambda granter: granter.grant("r", plan_id=1),
+            "plan": lambda granter: granter.plan("r", plan_id=1),
+            "provision": lambda granter: granter.provision([]),
+            "run_planned": lambda granter: granter.run_planned(),
+            "resolve": lambda granter: granter.resolve("r", "retry"),
+            "reconcile": lambda granter: granter.reconcile(),
+            "get": lambda granter: granter.get("r"),
+            "grants": lambda granter: anext(granter.grants()),
+            "undelivered": lambda granter: anext(granter.undelivered()),
+            "mark_delivered": lambda granter: granter.mark_delivered("r"),
+            "purge": lambda granter: granter.purge(delivered_before=NOW),
+        },
+    ),
+    "async with Fulfillment(...) as fulfillment:": (
+        lambda _: Fulfillment(granter(), deliver=nothing, attention=nothing),
+        {
+            "take": lambda fulfillment: fulfillment.take("r", plan_id=1),
+            "can_take": lambda fulfillment: fulfillment.can_take(),
+            "refunded": lambda fulfillment: fulfillment.refunded("r", plan_id=1),
+            "decide": lambda fulfillment: fulfillment.decide("r", "retry"),
+            "pending": lambda fulfillment: fulfillment.pending(),
+        },
+    ),
+    "async with MemoryLedger() as ledger:": (lambda _: MemoryLedger(), LEDGER),
+    "async with SqliteLedger(...) as ledger:": (
+        lambda folder: SqliteLedger(folder / "l.db"),
+        {
+            **LEDGER,
+            "backup": lambda ledger: ledger.backup("copy.db"),
+            "gaps": lambda ledger: ledger.gaps(),
+        },
+    ),
+    "async with PostgresLedger(...) as ledger:": (
+        lambda _: PostgresLedger(CONNINFO),
+        {**LEDGER, "plan_all": lambda ledger: ledger.plan_all([REQUEST])},
+    ),
+    "async with SqliteInbox(...) as inbox:": (
+        lambda folder: SqliteInbox(folder / "i.db"),
+        {**INBOX, "backup": lambda inbox: inbox.backup("copy.db")},
+    ),
+    "async with PostgresInbox(...) as inbox:": (lambda _: PostgresInbox(CONNINFO), INBOX),
+    "async with receiver:": (
+        lambda folder: Receiver(Verifier("s"), SqliteInbox(folder / "i.db")),
+        {
+            "process_pending": lambda receiver: receiver.process_pending(),
+            "run": lambda receiver: receiver.run(),
+        },
+    ),
+    "async with PostgresGate(...) as gate:": (
+        lambda _: PostgresGate(CONNINFO),
+        {
+            "pauses": lambda gate: gate.pauses(),
+            "lift": lambda gate: gate.lift(),
+        },
+    ),
+}
+ALWAYS = {"open", "aclose"}
+NOT_ENTERED_FOR: dict[str, set[str]] = {
+    "Session": {"from_env", "end_calls"},
+    "PostgresLedger": {"plan_in"},  # it works with a connection of the caller's
+    "Receiver": {"on", "on_unknown", "handle", "before_body", "aiohttp_handler"},  # it answers 503 then
+    "PostgresGate": {"ask", "pause"},  # without it the Session waits by itself, and this is logged
 }
 
 
-@pytest.mark.parametrize("line", USES)
-async def test_it_says_which_line_to_write(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "method"), [(line, method) for line, (_, uses) in USES.items() for method in uses])
+async def test_each_method_says_which_line_to_write(line: str, method: str, tmp_path: Path) -> None:
+    make, uses = USES[line]
     with pytest.raises(UsageError) as raised:
-        await USES[line](tmp_path)
+        await uses[method](make(tmp_path))
     assert f"`{line}`" in str(raised.value)
+
+
+@pytest.mark.parametrize("line", USES)
+def test_no_public_method_is_left_out(line: str, tmp_path: Path) -> None:
+    make, uses = USES[line]
+    kind = type(make(tmp_path))
+    methods = {name for name, _ in inspect.getmembers(kind, inspect.isroutine) if not name.startswith("_")}
+    assert methods - ALWAYS - NOT_ENTERED_FOR.get(kind.__name__, set()) == uses.keys()
+
+
+async def test_an_access_check_says_how_to_enter_its_session() -> None:
+    with pytest.raises(UsageError, match=r"`async with Session\(...\) as tg:`"):
+        await AccessCheck(session())(42)
 
 
 def test_a_server_of_the_test_kit_says_so_too() -> None:

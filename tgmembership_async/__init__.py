@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tgmembership_async.errors import (
+    Advice,
     APIError,
     BadRequest,
     CallError,
@@ -11,6 +12,7 @@ from tgmembership_async.errors import (
     Forbidden,
     GrantError,
     GrantHeld,
+    InvalidValue,
     NotAuthentic,
     NotFound,
     NotSent,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APIError",
     "AccessToken",
+    "Advice",
     "AiohttpTransport",
     "BadRequest",
     "CallEnded",
@@ -75,6 +78,7 @@ __all__ = [
     "GrantHeld",
     "Headers",
     "HttpxTransport",
+    "InvalidValue",
     "Middleware",
     "Money",
     "Next",

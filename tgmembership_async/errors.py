@@ -2,6 +2,7 @@
 
     TGMembershipError
     ├── UsageError(ValueError)            wrong configuration or use; raised before anything is sent
+    │   └── InvalidValue                  a ref, id or note that no ledger and no call takes
     ├── CallError                         .method .attempts .elapsed .maybe_applied
     │   ├── NotSent                       nothing reached the service
     │   ├── ReplyLost                     the request was sent, and no complete reply came back
@@ -20,15 +21,51 @@
         ├── NotAuthentic                  answer 401; also for every malformed header
         └── Unreadable                    authentic, but not an event
 
-They hold no objects of third-party libraries and no secrets, and can be pickled without losing fields.
+They hold no objects of third-party libraries and no secrets, and can be pickled without losing fields. Every error
+has `.advice`, what to do about it, and `.retryable`; the table of both is `_ADVICE`, at the end of this module.
 """
 
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
 
+class Advice(StrEnum):
+    """What to do about an error."""
+
+    CALL_AGAIN = "call_again"
+    """Calling again is safe, and may succeed."""
+    WAIT = "wait"
+    """Call again later, after `retry_after` seconds if the error has them."""
+    DECIDE = "decide"
+    """The effect is unknown: find out what happened, and decide; do not call again before."""
+    FIX_REQUEST = "fix_request"
+    """The ids, the ref or the delivery are wrong: the same call fails again."""
+    FIX_CREDENTIALS = "fix_credentials"
+    """The API key, the bot's settings at the service, or the webhook secret are wrong."""
+    FIX_CODE = "fix_code"
+    """The program uses the package in a wrong way; the message says what to write."""
+    FREE_STORAGE = "free_storage"
+    """The disk or database of a ledger or inbox cannot write: call again once it can."""
+
+
 class TGMembershipError(Exception):
     """Base class of all exceptions of this package."""
+
+    @property
+    def advice(self) -> Advice:
+        """Return what to do about the error."""
+        found = next(_ADVICE[kind] for kind in type(self).__mro__ if kind in _ADVICE)
+        return found if isinstance(found, Advice) else found(self)
+
+    @property
+    def retryable(self) -> bool:
+        """Tell whether calling again, at once or later, is safe and may help.
+
+        This is about the call that raised it. The `cause` of an OutcomeUnknown was not raised by itself.
+        """
+        return self.advice in _RETRYABLE
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -43,6 +80,10 @@ def _restore(cls: type[TGMembershipError], args: tuple[Any, ...], fields: dict[s
 
 class UsageError(TGMembershipError, ValueError):
     """Wrong configuration or use; nothing was sent."""
+
+
+class InvalidValue(UsageError):
+    """A value of the payment or request is wrong: ref, plan_id, member_id, note, paid_at, or another id."""
 
 
 class CallError(TGMembershipError):
@@ -198,3 +239,51 @@ class NotAuthentic(WebhookError):
 
 class Unreadable(WebhookError):
     """The delivery is authentic, but its body is not an event; answer 400."""
+
+
+def _advice_of_a_reply(error: UnexpectedReply) -> Advice:
+    # An unsafe call that may have been applied raises OutcomeUnknown, unless it was applied: then its result is lost.
+    return Advice.DECIDE if error.maybe_applied else Advice.CALL_AGAIN
+
+
+def _advice_of_an_answer(error: APIError) -> Advice:
+    if error.code in _NOTHING_WAS_DONE or error.code not in range(400, 500):
+        return Advice.CALL_AGAIN if error.retry_after is None and error.code != _UNAVAILABLE else Advice.WAIT
+    return Advice.FIX_REQUEST
+
+
+def _advice_of_a_held_grant(error: GrantHeld) -> Advice:
+    match getattr(error.grant, "status", "unknown"):
+        case "unknown":
+            return Advice.DECIDE
+        case "sending":
+            return Advice.WAIT  # another worker sends it
+        case _:
+            return Advice.FREE_STORAGE  # it has its outcome, which the ledger could not record
+
+
+_NOTHING_WAS_DONE: Final = frozenset({421, 425})
+_UNAVAILABLE: Final = 503
+_RETRYABLE: Final = frozenset({Advice.CALL_AGAIN, Advice.WAIT, Advice.FREE_STORAGE})
+_ADVICE: Final[Mapping[type[TGMembershipError], Advice | Callable[[Any], Advice]]] = MappingProxyType(
+    {
+        TGMembershipError: Advice.FIX_CODE,
+        InvalidValue: Advice.FIX_REQUEST,
+        CallError: Advice.CALL_AGAIN,
+        UnexpectedReply: _advice_of_a_reply,
+        OutcomeUnknown: Advice.DECIDE,
+        APIError: _advice_of_an_answer,
+        BadRequest: Advice.FIX_REQUEST,
+        NotFound: Advice.FIX_REQUEST,
+        Conflict: Advice.FIX_REQUEST,
+        Unauthorized: Advice.FIX_CREDENTIALS,
+        Forbidden: Advice.FIX_CREDENTIALS,
+        RateLimited: Advice.WAIT,
+        GrantError: Advice.FIX_REQUEST,
+        GrantHeld: _advice_of_a_held_grant,
+        StorageError: Advice.FREE_STORAGE,
+        WebhookError: Advice.FIX_REQUEST,
+        NotAuthentic: Advice.FIX_CREDENTIALS,
+    }
+)
+"""The advice of each class, or of its nearest base class that is listed."""

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 import anyio
 import httpx
 import pytest
+from asgi_server import on_uvicorn
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from fastapi.responses import StreamingResponse
+from no_tls import NO_TLS
 from starlette.types import Receive, Scope, Send
 
 from tgmembership_async import Session, TGMembershipError, UsageError, errors
@@ -250,6 +253,115 @@ async def test_a_request_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixt
     assert record.getMessage() == f"/pay/{hidden}: another plan stands under {hidden}"
 
 
+@pytest.mark.parametrize(
+    ("ref", "plan_id", "member_id"), [(" pi_1", 1, 42), ("pi\x1b_1", 1, 42), ("pi_1", 0, 42), ("pi_1", 1, -42)]
+)
+async def test_a_payment_with_wrong_data_answers_422(
+    session: Session, granter: Granter, ref: str, plan_id: int, member_id: int
+) -> None:
+    app = FastAPI(lifespan=lifespan(session, granter))
+    app.add_exception_handler(TGMembershipError, answer_error)
+
+    @app.get("/")
+    async def pay(ref: str, plan: int, member: int, granter: GranterDep) -> None:
+        await granter.plan(ref, plan_id=plan, member_id=member)
+
+    async with serving(app) as shop:
+        answer = await shop.get("/", params={"ref": ref, "plan": plan_id, "member": member_id})
+    assert (answer.status_code, answer.json()) == (422, {"error": "InvalidValue", "maybe_applied": False})
+
+
+async def test_an_error_of_the_program_is_logged_with_frames_and_without_raw_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = FastAPI()
+    app.add_exception_handler(TGMembershipError, answer_error)
+
+    @app.get("/{name}")
+    async def fail(name: str) -> None:
+        raise UsageError(name)
+
+    async with serving(app) as shop:
+        assert (await shop.get("/a%0ACRITICAL%1B%5B2J")).status_code == 500
+    text = caplog.text
+    assert r"/a\nCRITICAL\x1b[2J: a\nCRITICAL\x1b[2J" in text
+    assert "raise UsageError(name)" in text
+    assert "\nCRITICAL" not in text
+    assert "\x1b" not in text
+
+
+def background_app(session: Session, *, handled: bool) -> FastAPI:
+    app = FastAPI(lifespan=lifespan(session))
+    if handled:
+        app.add_exception_handler(TGMembershipError, answer_error)
+
+    async def fails(error: Exception) -> None:
+        raise error
+
+    @app.get("/package")
+    async def package(background: BackgroundTasks) -> str:
+        background.add_task(fails, errors.RefConflict("this is a\nplan of others"))
+        return "sent"
+
+    @app.get("/other")
+    async def other(background: BackgroundTasks) -> str:
+        background.add_task(fails, LookupError("a bug"))
+        return "sent"
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[str]:
+            yield "begun"
+            msg = "in the middle"
+            raise errors.NotSent(msg)
+
+        return StreamingResponse(chunks())
+
+    @app.get("/endpoint")
+    async def endpoint() -> None:
+        msg = "before the response"
+        raise errors.NotSent(msg)
+
+    return app
+
+
+@pytest.mark.parametrize("handled", [True, False])
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_an_error_of_a_background_task_is_one_line_of_the_log_and_nothing_else(
+    session: Session, caplog: pytest.LogCaptureFixture, *, handled: bool, mounted: bool
+) -> None:
+    app = background_app(session, handled=handled)
+    if mounted:
+        inner, app = app, FastAPI(lifespan=lifespan(session))
+        app.mount("/inner", inner)
+    path = "/inner/package" if mounted else "/package"
+    async with on_uvicorn(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as shop:
+        for _ in range(2):
+            answer = await shop.get(path)
+            assert (answer.status_code, answer.json()) == (200, "sent")
+    assert [record.getMessage() for record in caplog.records] == 2 * [
+        rf"{path}: a background task failed: this is a\nplan of others"
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "/inner"])
+async def test_other_exceptions_reach_the_server_as_before(
+    session: Session, caplog: pytest.LogCaptureFixture, prefix: str
+) -> None:
+    app = background_app(session, handled=False)
+    app.mount("/inner", background_app(session, handled=False))
+    async with (
+        on_uvicorn(app) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as shop,
+    ):
+        assert (await shop.get(f"{prefix}/other")).json() == "sent"
+        with pytest.raises(httpx.RemoteProtocolError):
+            await shop.get(f"{prefix}/stream")
+        assert (await shop.get(f"{prefix}/endpoint")).status_code == 500
+    raised = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert raised == [LookupError, errors.NotSent, errors.NotSent]
+
+
 async def test_a_refusal_of_the_service_comes_through(service: FakeService, session: Session) -> None:
     service.inject(Fault("error", method="addMember", status=404))
     app = FastAPI(lifespan=lifespan(session))
@@ -314,7 +426,7 @@ async def test_only_who_has_access_comes_in(session: Session, service: FakeServi
 
 def test_what_is_missing_is_told(session: Session, granter: Granter) -> None:
     request = Request({"type": "http", "state": {}})
-    for get, why in ((get_fulfillment, "no Fulfillment"), (get_access, "no Session")):
+    for get, why in ((get_fulfillment, "no Fulfillment"), (get_access, "no AccessCheck")):
         with pytest.raises(UsageError, match=why):
             get(request)
 

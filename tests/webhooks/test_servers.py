@@ -15,6 +15,7 @@ import httpx
 import pytest
 import uvicorn
 from aiohttp import web
+from asgi_server import on_uvicorn
 from canary import CANARY_SECRET
 from no_tls import NO_TLS
 from starlette.applications import Starlette
@@ -32,18 +33,6 @@ def receiver(**options: Any) -> Receiver:
 
 def starlette(to: Receiver) -> Starlette:
     return Starlette(routes=[Route("/tgmembership", to.asgi), Mount("/mounted", to.asgi)])
-
-
-@contextlib.asynccontextmanager
-async def on_uvicorn(app: Any) -> AsyncIterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
-    serving = asyncio.create_task(server._serve())
-    while not server.started:
-        assert not serving.done()
-        await asyncio.sleep(0.005)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
 
 
 @contextlib.asynccontextmanager

@@ -9,24 +9,29 @@
         await granter.plan(payment.id, plan_id=1, member_id=payment.user)          # durable from here on
         background.add_task(granter.grant, payment.id, plan_id=1, member_id=payment.user)
 
-If a process dies between `plan` and `grant`, call `granter.run_planned()` after the next start.
+If a process dies between `plan` and `grant`, call `granter.run_planned()` after the next start, for example as a
+background task: `background.add_task(granter.run_planned)`. Errors of background tasks are logged in one line each.
 """
 
 import logging
 import math
+import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgmembership_async import errors
 from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.fulfillment.parts import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.payments import PaymentReceiver
 from tgmembership_async.protocol.endpoints import check_id
@@ -35,11 +40,7 @@ from tgmembership_async.session import Session
 from tgmembership_async.storage.sqlite.database import waiting_for_owners
 from tgmembership_async.webhooks.receiver import Receiver
 
-SESSION_NAME: Final = "tgm"
-GRANTER_NAME: Final = "granter"
-FULFILLMENT_NAME: Final = "fulfillment"
-ACCESS_NAME: Final = "access"
-
+_T = TypeVar("_T")
 OwnLifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 STATUSES: Final[Mapping[type[TGMembershipError], int]] = {
@@ -54,9 +55,13 @@ STATUSES: Final[Mapping[type[TGMembershipError], int]] = {
     errors.CallError: 502,
     errors.NotAuthentic: 401,
     errors.Unreadable: 400,
+    errors.InvalidValue: 422,
     TGMembershipError: 500,
 }
-"""The statuses of `answer_error`, by the first class of an error that is listed. Rejected credentials are a 502."""
+"""The statuses of `answer_error`, by the first class of an error that is listed. Rejected credentials are a 502.
+
+422 is an InvalidValue: a ref, id or note that no ledger takes.
+"""
 
 _logger: Final = logging.getLogger("tgmembership_async.ext.fastapi")
 
@@ -79,76 +84,93 @@ def lifespan(
     `wait` is the maximum number of seconds to wait until another process closes a ledger or inbox in a file, for a
     rolling restart. A ledger or inbox that was created with `wait` uses its own value. Raises UsageError for a wrong
     argument.
+
+    An error of this package that a background task raises is logged in one line: the response is sent already, so no
+    exception handler can answer it.
     """
-    granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
-    _check(session, granter, receiver, fulfillment)
-    access = AccessCheck(session)
+    parts = Parts.checked("lifespan(session, granter, receiver)", session, granter, fulfillment)
+    if not isinstance(receiver, Receiver | None):
+        msg = (
+            f"receiver must be a Receiver or None, not {type(receiver).__name__}: lifespan(session, granter, receiver)"
+        )
+        raise UsageError(msg)
+    ours = parts.by_name()
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
+        _end_background_errors(app)
         async with AsyncExitStack() as opened:
-            # A Granter that has opened its Session can also close it early, when only backoff is left.
-            with waiting_for_owners(wait):
-                for part in (fulfillment, granter, session):
-                    if part is not None and not part.is_open:
-                        await opened.enter_async_context(part)
-                if receiver is not None:
+            await parts.open(opened, wait)
+            if receiver is not None:
+                with waiting_for_owners(wait):
                     await opened.enter_async_context(receiver)
             state = None if own is None else await opened.enter_async_context(own(app))
-            ours = {SESSION_NAME: session, GRANTER_NAME: granter, FULFILLMENT_NAME: fulfillment, ACCESS_NAME: access}
             yield {**(state or {}), **ours}
 
     return live
 
 
-def _check(session: object, granter: object, receiver: object, fulfillment: object) -> None:
-    if not (
-        isinstance(session, Session) and isinstance(granter, Granter | None) and isinstance(receiver, Receiver | None)
-    ):
-        msg = "lifespan takes a Session, and optionally a Granter and a Receiver: lifespan(session, granter, receiver)"
+def _end_background_errors(app: FastAPI) -> None:
+    """Put a `_BackgroundErrors` around all middleware of the application, below Starlette's own for server errors."""
+    stack = app.middleware_stack = app.middleware_stack or app.build_middleware_stack()
+    if isinstance(stack, ServerErrorMiddleware) and not isinstance(stack.app, _BackgroundErrors):
+        stack.app = _BackgroundErrors(stack.app)
+
+
+class _BackgroundErrors:
+    """Logs the errors of this package that are raised after the response, and lets all other exceptions through.
+
+    With an exception handler for them, Starlette would raise RuntimeError, "response already started", instead.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, is_sent = 0, False
+
+        async def watched(message: Message) -> None:
+            nonlocal status, is_sent
+            await send(message)
+            status = message.get("status", status)
+            is_sent = message["type"] == "http.response.body" and not message.get("more_body")
+
+        try:
+            await self._app(scope, receive, watched)
+        except (TGMembershipError, RuntimeError) as raised:
+            error = raised.__cause__ if type(raised) is RuntimeError and "already started" in str(raised) else raised
+            # A 500 may be the answer of a mounted application to this very error, which it raises again.
+            if not is_sent or status >= STATUSES[TGMembershipError] or not isinstance(error, TGMembershipError):
+                raise
+            _log(scope, error, "a background task failed: ")
+
+
+def _part(connection: HTTPConnection, name: str, kind: type[_T], argument: str) -> _T:
+    found: _T | None = getattr(connection.state, name, None)
+    if found is None:
+        msg = f"this application has no {kind.__name__}: FastAPI(lifespan=lifespan({argument})), run by the server"
         raise UsageError(msg)
-    if not isinstance(fulfillment, Fulfillment | None):
-        msg = f"fulfillment must be a Fulfillment or None, not {type(fulfillment).__name__}"
-        raise UsageError(msg)
-    if fulfillment is not None and fulfillment.granter is not granter:
-        msg = "the Fulfillment works with another Granter than the one given: give lifespan the same"
-        raise UsageError(msg)
+    return found
 
 
 def get_session(connection: HTTPConnection) -> Session:
     """Return the Session of the application. Raises UsageError without one. A key for `app.dependency_overrides`."""
-    found: Session | None = getattr(connection.state, SESSION_NAME, None)
-    if found is None:
-        msg = "this application has no Session: FastAPI(lifespan=lifespan(session)), and let the server run it"
-        raise UsageError(msg)
-    return found
+    return _part(connection, SESSION_NAME, Session, "session")
 
 
 def get_granter(connection: HTTPConnection) -> Granter:
     """Return the Granter of the application. Raises UsageError without one. A key for `app.dependency_overrides`."""
-    found: Granter | None = getattr(connection.state, GRANTER_NAME, None)
-    if found is None:
-        msg = "this application has no Granter: FastAPI(lifespan=lifespan(session, granter)), and let the server run it"
-        raise UsageError(msg)
-    return found
+    return _part(connection, GRANTER_NAME, Granter, "session, granter")
 
 
 def get_fulfillment(connection: HTTPConnection) -> Fulfillment:
     """Return the Fulfillment of the application. Raises UsageError without one. A key for overrides."""
-    found: Fulfillment | None = getattr(connection.state, FULFILLMENT_NAME, None)
-    if found is None:
-        msg = "this application has no Fulfillment: FastAPI(lifespan=lifespan(session, fulfillment=fulfillment))"
-        raise UsageError(msg)
-    return found
+    return _part(connection, FULFILLMENT_NAME, Fulfillment, "session, fulfillment=fulfillment")
 
 
 def get_access(connection: HTTPConnection) -> AccessCheck:
     """Return the AccessCheck of the application's Session. Raises UsageError without one. A key for overrides."""
-    found: AccessCheck | None = getattr(connection.state, ACCESS_NAME, None)
-    if found is None:
-        msg = "this application has no Session: FastAPI(lifespan=lifespan(session)), and let the server run it"
-        raise UsageError(msg)
-    return found
+    return _part(connection, ACCESS_NAME, AccessCheck, "session")
 
 
 SessionDep = Annotated[Session, Depends(get_session)]
@@ -196,16 +218,25 @@ def receiver_router(receiver: Receiver | PaymentReceiver, path: str) -> APIRoute
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """Return a response with the error's status in STATUSES, its class name, and whether it may have had an effect.
 
-    The message of the error is logged and not part of the response.
+    The message of the error is logged, with control characters escaped, and not part of the response.
     """
-    status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
-    level = logging.ERROR if status == STATUSES[TGMembershipError] else logging.WARNING
-    # A path may contain line ends, which must not start a forged log line.
-    path, message = printable(str(request.scope.get("path"))), printable(str(error))
-    _logger.log(level, "%s: %s", path, message, exc_info=error if level == logging.ERROR else None)
+    _log(request.scope, error)
     wait: float | None = getattr(error, "retry_after", None)
     return JSONResponse(
         {"error": type(error).__name__, "maybe_applied": bool(getattr(error, "maybe_applied", False))},
-        status,
+        _status(error),
         headers=None if wait is None else {"retry-after": str(math.ceil(wait))},
     )
+
+
+def _status(error: Exception) -> int:
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
+
+
+def _log(scope: Scope, error: Exception, what: str = "") -> None:
+    """Log an error in one line; one of the program with the frames that raised it, without its unescaped message."""
+    # Path and message may hold line ends of the request, which must not start a forged log line.
+    path, message = printable(str(scope.get("path"))), printable(str(error))
+    is_ours = _status(error) == STATUSES[TGMembershipError]
+    frames = "".join(["\n", *traceback.format_tb(error.__traceback__)]).rstrip() if is_ours else ""
+    _logger.log(logging.ERROR if is_ours else logging.WARNING, "%s: %s%s%s", path, what, message, frames)

@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after, sleep
+from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
 
-from tgmembership_async.errors import GrantError, StorageError, TGMembershipError
+from tgmembership_async.errors import GrantError, TGMembershipError
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
 from tgmembership_async.grants.model import Grant, GrantStatus
+from tgmembership_async.storage.until_stored import until_stored
 
 Callback = Callable[[Grant], Awaitable[object]]
 
@@ -153,15 +155,9 @@ class Callbacks:
 
     async def _record(self, write: Callable[[], Awaitable[object]], grant: Grant) -> None:
         """Write a result, retrying until the ledger stores it: otherwise the callback would run again."""
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                await write()
-            except StorageError as error:
-                _logger.warning("%s: the result cannot be recorded yet, and is retried: %s", grant.ref, error)
-            except GrantError:
-                return  # the owner has decided otherwise meanwhile
-            else:
-                return
-            await sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+
+        def failed(error: Exception) -> None:
+            _logger.warning("%s: the result cannot be recorded yet, and is retried: %s", grant.ref, error)
+
+        with suppress(GrantError):  # the owner has decided otherwise meanwhile
+            await until_stored(write, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)

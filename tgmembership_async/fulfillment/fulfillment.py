@@ -1,49 +1,34 @@
 """The Fulfillment: record a payment durably, grant it once, deliver the link, and ask the owner for decisions."""
 
 import logging
-import math
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from random import random
 from typing import Final, Self, cast
 
-from anyio import CancelScope, current_time, move_on_after, sleep
-from attrs import evolve, frozen
+from anyio import CancelScope, move_on_after
+from attrs import asdict, evolve
 
 from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.fulfillment.background import Background
 from tgmembership_async.fulfillment.callbacks import Callback, Callbacks
+from tgmembership_async.fulfillment.granting import Granting
+from tgmembership_async.fulfillment.pending import Pending, count_pending
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy, check_hours
+from tgmembership_async.fulfillment.refunds import abandon
 from tgmembership_async.grants.follow_ups import OPEN, FollowUps
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.grants.model import DECIDED_FROM, Decision, Grant, GrantRequest, GrantStatus, check_ref
-from tgmembership_async.grants.transitions import known
+from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.settings import seconds
+from tgmembership_async.storage.until_stored import until_stored
 from tgmembership_async.values.models import AccessToken
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 _DEFAULT_POLICY: Final = FulfillmentPolicy()
 _FIRST_PAUSE: Final = 0.1  # after the ledger failed; it doubles each time
 _LONGEST_PAUSE: Final = 5.0
-_STILL_REFUNDABLE: Final = DECIDED_FROM["abandon"] | {GrantStatus.SENDING}
-
-
-@frozen
-class Pending:
-    """Numbers of open rows: `planned` (or being sent), `undelivered` links, and `undecided` by the owner."""
-
-    planned: int = 0
-    undelivered: int = 0
-    undecided: int = 0
-
-    def __int__(self) -> int:
-        return self.planned + self.undelivered + self.undecided
-
-    def __bool__(self) -> bool:
-        return int(self) > 0
 
 
 class Fulfillment(AsyncResource):
@@ -98,10 +83,8 @@ class Fulfillment(AsyncResource):
             chance=chance,
         )
         self._background = Background()
-        self._taken: deque[GrantRequest] = deque()
+        self._granting = Granting(granter, policy, self._enqueue, every=self._every)
         self._opened_granter = False
-        self._reconcile_at = -math.inf
-        self._reconcile_pause = self._every
 
     @property
     def _ledger(self) -> FollowUps:
@@ -127,7 +110,7 @@ class Fulfillment(AsyncResource):
             await self._granter.open()
             self._opened_granter = True
         self._background.start(
-            {"grant": self._grant, "follow up": self._follow_up}, every=self._every, callbacks=self._callbacks
+            {"grant": self._granting.step, "follow up": self._follow_up}, every=self._every, callbacks=self._callbacks
         )
         return self
 
@@ -168,29 +151,22 @@ class Fulfillment(AsyncResource):
         return grant
 
     def _begin(self, request: GrantRequest) -> None:
-        self._taken.append(request)
+        self._granting.take(request)
         self._background.wake("grant")
 
     async def _planned(self, request: GrantRequest) -> Grant:
-        end, pause = current_time() + self._deadline, _FIRST_PAUSE
-        last = StorageError(
+        last: Exception = StorageError(
             f"{request.ref} could not be recorded within {self._deadline:g} s: do not confirm this payment"
         )
-        with CancelScope(deadline=end):
-            while True:
-                try:
-                    return await self._granter.plan(
-                        request.ref,
-                        plan_id=request.plan_id,
-                        member_id=request.member_id,
-                        note=request.note,
-                        paid_at=request.paid_at,
-                    )
-                except StorageError as error:
-                    _logger.warning("a payment cannot be recorded yet, and is retried: %s", error)
-                    last = error
-                await sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+
+        def failed(error: Exception) -> None:
+            nonlocal last
+            last = error
+            _logger.warning("a payment cannot be recorded yet, and is retried: %s", error)
+
+        plan = partial(self._granter.plan, **asdict(request))
+        with move_on_after(self._deadline):
+            return await until_stored(plan, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         raise last
 
     async def can_take(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109 - False where it passes, not an error
@@ -222,19 +198,8 @@ class Fulfillment(AsyncResource):
         `deadline`: record it again then.
         """
         self._check_open()
-        grant = await self._ledger.get(check_ref(ref))
-        if grant is None:
-            grant = await self._granter.plan(ref, plan_id=plan_id, member_id=member_id, note=note)
-        end, pause = current_time() + self._deadline, _FIRST_PAUSE
-        while grant.status in _STILL_REFUNDABLE and current_time() < end:
-            with suppress(GrantError):  # an exchange for it is under way: what that ends in decides
-                return await self._granter.resolve(ref, "abandon", reason=reason)
-            await sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            grant = known(ref, await self._ledger.get(ref))
-        if grant.status in _STILL_REFUNDABLE:
-            msg = f"{ref} was {reason} and is {grant.status}: it may still be granted, so record the refund again"
-            raise GrantError(msg)
+        request = GrantRequest(ref, plan_id, member_id, note)
+        grant = await abandon(self._granter, request, reason=reason, deadline=self._deadline)
         if grant.status is not GrantStatus.ABANDONED:
             msg = f"{ref} was {reason}, and is {grant.status}: take the access back, if the customer is to lose it"
             await self._attention(evolve(grant, error=GrantError(msg)))
@@ -249,54 +214,17 @@ class Fulfillment(AsyncResource):
         if grant.status is GrantStatus.PLANNED:
             self._begin(GrantRequest(ref, grant.plan_id, grant.member_id, grant.note))
         else:
-            self._callbacks.enqueue(ref)
-            self._background.wake("follow up")
+            self._enqueue(ref)
         return grant
 
     async def pending(self) -> Pending:
         """Count the open rows; the result is true while there are any, and `int(pending)` is their number."""
         self._check_open()
-        counts = dict.fromkeys(GrantStatus, 0)
-        async for grant in self._granter.ledger.grants([*OPEN, GrantStatus.SENDING]):
-            counts[grant.status] += 1
-        return Pending(
-            planned=counts[GrantStatus.PLANNED] + counts[GrantStatus.SENDING],
-            undelivered=counts[GrantStatus.GRANTED],
-            undecided=counts[GrantStatus.REFUSED] + counts[GrantStatus.UNKNOWN],
-        )
+        return await count_pending(self._granter.ledger)
 
-    async def _grant(self, *, all_rows: bool) -> None:
-        """Grant the newly recorded payments, or all planned ones, and reconcile unknown rows."""
-        taken = [self._taken.popleft() for _ in range(len(self._taken))]
-        concurrency = self._policy.concurrency
-        run = (
-            self._granter.run_planned(concurrency=concurrency)
-            if all_rows
-            else self._granter.provision(taken, concurrency=concurrency)
-        )
-        held = False
-        async with run:
-            async for grant in run:
-                held = held or grant.status is GrantStatus.UNKNOWN
-                self._callbacks.enqueue(grant.ref)
-                self._background.wake("follow up")
-        if run.stopped is not None:
-            _logger.warning("granting is paused for %g s: %s", self._every, run.stopped)
-        await self._reconcile(at_once=held)
-
-    async def _reconcile(self, *, at_once: bool) -> None:
-        """Reconcile unknown rows with the service, with backoff after each time."""
-        if at_once:
-            self._reconcile_pause = self._every
-        elif current_time() < self._reconcile_at:
-            return
-        findings = await self._granter.reconcile()
-        for finding in findings:
-            if finding.settled:
-                self._callbacks.enqueue(finding.grant.ref)
+    def _enqueue(self, ref: str) -> None:
+        self._callbacks.enqueue(ref)
         self._background.wake("follow up")
-        self._reconcile_at = current_time() + self._reconcile_pause
-        self._reconcile_pause = min(2 * self._reconcile_pause, self._policy.backoff_cap)
 
     async def _follow_up(self, *, all_rows: bool) -> None:
         """Start the callbacks that are due, for queued rows, or for all open ones."""

@@ -1,13 +1,10 @@
 """The FulfillmentPolicy: timeouts, concurrency and backoff of callbacks."""
 
-from typing import Final
-
 from attrs import field, frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.retry import backoff
 from tgmembership_async.settings import positive_int, seconds
-
-_LONGEST_DOUBLING: Final = 40  # avoids float overflow; any base doubled so often is beyond the cap
 
 
 @frozen(kw_only=True)
@@ -35,8 +32,7 @@ class FulfillmentPolicy:
 
     def backoff(self, failures: int, chance: float) -> float:
         """Return the backoff in seconds after `failures` failures; `chance` is a random number from 0 to 1."""
-        longest = min(self.backoff_cap, self.backoff_base * 2.0 ** min(failures - 1, _LONGEST_DOUBLING))
-        return longest * (1 - chance / 2)
+        return backoff(self.backoff_base, self.backoff_cap, failures, 1 - chance / 2)
 
 
 def check_hours(name: str, value: object) -> float:

@@ -13,6 +13,7 @@ from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
+from tgmembership_async.grants.job import as_coroutine_function
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
 from tgmembership_async.grants.owing import Owed
@@ -164,6 +165,7 @@ class Granter(AsyncResource):
             await self._bind(record=True)
         return await self._ledger.plan(GrantRequest(ref, plan_id, member_id, note, paid_at))
 
+    @as_coroutine_function
     def provision(
         self, requests: Requests, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON
     ) -> Run:
@@ -175,20 +177,20 @@ class Granter(AsyncResource):
         self._check_open()
         view = self._session.with_options(own_budget=True)
 
-        async def one(request: GrantRequest) -> tuple[Grant, bool]:
+        async def one(request: GrantRequest, goes_on: Callable[[], bool]) -> tuple[Grant, bool]:
             try:
-                return await self._grant_one(request, view, inline=True, goes_on=lambda: not run.is_over)
+                return await self._grant_one(request, view, inline=True, goes_on=goes_on)
             except RefConflict as conflict:
                 row = await self._ledger.get(request.ref)
                 if row is None:
                     raise
                 return transitions.rejected(row, request, conflict), False
 
-        run = Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
-        return run
+        return Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
 
+    @as_coroutine_function
     def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:
-        """Return a run over the planned rows; `await` it, or iterate over its rows."""
+        """Return a run over the planned rows: `await` it, iterate over its rows, or make it a background task."""
         return self.provision(self._planned(), concurrency=concurrency, stop_on=stop_on)
 
     async def _planned(self) -> AsyncIterator[GrantRequest]:
@@ -287,6 +289,11 @@ class Granter(AsyncResource):
         """
         self._check_open()
         return await reconcile(self._session, self._ledger)
+
+    async def get(self, ref: str) -> Grant | None:
+        """Return the row of a ref, or None if the ledger has none."""
+        self._check_open()
+        return await self._ledger.get(check_ref(ref))
 
     async def grants(
         self, status: GrantStatus | str | Collection[GrantStatus | str] | None = None, since: datetime | None = None

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 from attrs import field, frozen
 
 from tgmembership_async import errors
-from tgmembership_async.errors import CallError, TGMembershipError, UsageError
+from tgmembership_async.errors import CallError, InvalidValue, TGMembershipError, UsageError
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.values.models import AccessToken
 
@@ -65,7 +65,7 @@ def check_ref(ref: object) -> str:
     """Return a ref: any printable, non-empty str of up to 1,000 characters, without white space around it."""
     if not isinstance(ref, str) or not ref or len(ref) > _LONGEST_TEXT or not ref.isprintable() or ref != ref.strip():
         msg = f"ref must be your payment's own id, a printable str of 1 to 1,000 characters, not {ref!r:.80}"
-        raise UsageError(msg)
+        raise InvalidValue(msg)
     return ref
 
 
@@ -90,15 +90,15 @@ class GrantRequest:
             check_id("member_id", self.member_id)
         if not isinstance(self.note, str) or len(self.note) > _LONGEST_TEXT or "\0" in self.note:
             msg = "note must be a str of at most 1,000 characters"
-            raise UsageError(msg)
+            raise InvalidValue(msg)
         try:
             self.note.encode()
         except UnicodeEncodeError:
             msg = "note has a lone surrogate, which no database stores"
-            raise UsageError(msg) from None
+            raise InvalidValue(msg) from None
         if self.paid_at is not None and (not isinstance(self.paid_at, datetime) or self.paid_at.utcoffset() is None):
             msg = "paid_at must be an aware datetime, such as datetime.now(UTC)"
-            raise UsageError(msg)
+            raise InvalidValue(msg)
 
 
 @frozen

@@ -23,6 +23,7 @@ from attrs import evolve, frozen
 
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
 from tgmembership_async.grants.exchange import rejects_credentials
+from tgmembership_async.grants.job import Job
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
 from tgmembership_async.protocol.retry import COST_TRANSIENT
 from tgmembership_async.session import Session
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
-GrantOne = Callable[[GrantRequest], Awaitable[tuple[Grant, bool]]]
+GrantOne = Callable[[GrantRequest, Callable[[], bool]], Awaitable[tuple[Grant, bool]]]
 
 
 class StopReason(StrEnum):
@@ -44,6 +45,10 @@ class StopReason(StrEnum):
 
 EVERY_REASON: Final = frozenset(StopReason)
 _STARTED_IN_ONE_TURN: Final = 64
+_UNUSED: Final = (
+    "a run was thrown away unused, so nothing was granted: write `await granter.run_planned()`, or "
+    "`async with granter.provision(...) as run:` and iterate over the run"
+)
 
 
 @frozen
@@ -63,8 +68,11 @@ class Summary:
     stopped: StopReason | None = None
 
 
-class Run:
+class Run(Job[Summary]):
     """`async with run: async for grant in run:` yields each row as it completes; `await run` returns only the Summary.
+
+    `asyncio.create_task(run)` and FastAPI's `background.add_task(run)` await it too. Nothing is granted before; a run
+    that is thrown away unused gives a ResourceWarning.
 
     No single row raises: refused and held rows are yielded as Grants. Leaving a run early, by `break`, an exception or
     Ctrl-C, finishes the grants in flight and starts no others.
@@ -100,6 +108,7 @@ class Run:
         self._over = False
         self._failure: Exception | None = None
         self._group: TaskGroup | None = None
+        self._unused = _UNUSED
 
     @property
     def summary(self) -> Summary:
@@ -111,15 +120,15 @@ class Run:
         """Tell whether no more grants are started."""
         return self._over
 
+    def _goes_on(self) -> bool:
+        return not self._over
+
     def stop(self) -> None:
         """Start no more grants; those in flight are still finished and yielded."""
         self._over = True
         self._taken.set()
 
-    def __await__(self) -> Generator[Any, Any, Summary]:
-        return self._to_the_end().__await__()
-
-    async def _to_the_end(self) -> Summary:
+    async def _result(self) -> Summary:
         async with self:
             async for _ in self:
                 pass
@@ -129,6 +138,7 @@ class Run:
         if self._group is not None:
             msg = "a run can be entered only once: call provision() again, it resumes where it stopped"
             raise UsageError(msg)
+        self._unused = None
         self._group = create_task_group()
         await self._group.__aenter__()
         self._working = self._concurrency
@@ -186,7 +196,7 @@ class Run:
         with CancelScope(shield=True) as scope:
             try:
                 while not self._over and (request := await self._source.next(scope)) is not None:
-                    grant, fresh = await self._grant_one(request)
+                    grant, fresh = await self._grant_one(request, self._goes_on)
                     self._note(grant, fresh=fresh)
                     self._done.append(grant)
                     self._news.set()

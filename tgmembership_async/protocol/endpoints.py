@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from attrs import evolve, field, frozen
 
-from tgmembership_async.errors import UsageError
+from tgmembership_async.errors import InvalidValue, UsageError
 from tgmembership_async.protocol.structuring import results
 from tgmembership_async.protocol.wire import Safety, Verb
 from tgmembership_async.values.models import (
@@ -28,10 +28,10 @@ _METHOD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 
 def check_id(name: str, value: object) -> int:
-    """Return a positive id of up to 64 bits, or raise UsageError."""
+    """Return a positive id of up to 64 bits, or raise InvalidValue."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _ID_LIMIT:
         msg = f"{name} must be a positive int of up to 64 bits, not {value!r:.80}"
-        raise UsageError(msg)
+        raise InvalidValue(msg)
     return value
 
 

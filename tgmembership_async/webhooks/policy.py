@@ -3,6 +3,7 @@
 from attrs import field, frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.retry import backoff
 from tgmembership_async.settings import seconds
 
 _DAY = 86_400.0
@@ -44,6 +45,4 @@ class HandlingPolicy:
 
     def backoff(self, attempt: int, chance: float) -> float:
         """Return the seconds to wait after failed attempt `attempt`. `chance` is a random number from 0 to 1."""
-        # The exponent is limited because 2.0 ** 5000 overflows; the cap is reached long before 2 ** 40.
-        longest = min(self.backoff_cap, self.backoff_base * 2.0 ** min(attempt - 1, 40))
-        return longest * (1 - chance / 2)
+        return backoff(self.backoff_base, self.backoff_cap, attempt, 1 - chance / 2)

@@ -20,7 +20,8 @@ from tgmembership_async.webhooks.intake import DirectIntake, StoredIntake
 from tgmembership_async.webhooks.policy import HandlingPolicy
 from tgmembership_async.webhooks.refusals import RefusalLog
 from tgmembership_async.webhooks.replay import MemoryReplay
-from tgmembership_async.webhooks.signature import Verifier
+from tgmembership_async.webhooks.secret_file import NoSecret
+from tgmembership_async.webhooks.signature import Delivery, Verifier
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -73,6 +74,7 @@ class Receiver(AsyncResource):
         self._probes = probes
         self._clock = clock
         self._refusals = RefusalLog()
+        self._unverified = RefusalLog(what="answered 503, because they cannot be verified yet")
         self._handlers = Handlers()
         self._stored: StoredIntake | None = None
         if inbox is None:
@@ -113,8 +115,8 @@ class Receiver(AsyncResource):
         """Return the response to a POST with these headers and this raw body, for use with any framework.
 
         401: not authentic. 400: authentic, but not an event (stored anyway). 413: too large. 503: the Receiver is not
-        open, or the delivery cannot be stored. 500: a handler failed (without an inbox). 200: the delivery is stored or
-        handled, now or before.
+        open, has no secret yet, or cannot store the delivery. 500: a handler failed (without an inbox). 200: the
+        delivery is stored or handled, now or before.
         """
         if not self._intake.ready:
             return answers.NOT_READY
@@ -122,11 +124,9 @@ class Receiver(AsyncResource):
             return answers.TOO_LARGE
         if self._probes and not body:
             return answers.OK
-        try:
-            delivery = self.verifier.verify(headers, body)
-        except NotAuthentic as error:
-            self._refusals.note(str(error))
-            return answers.NOT_AUTHENTIC
+        delivery = self._verified(headers, body)
+        if isinstance(delivery, Answer):
+            return delivery
         received_at = datetime.fromtimestamp(self._clock(), UTC)
         try:
             event = read_event(delivery, received_at)
@@ -134,6 +134,16 @@ class Receiver(AsyncResource):
             _logger.warning("%s", error)
             return await self._intake.take(Arrival(delivery, received_at, note=str(error)), None)
         return await self._intake.take(Arrival(delivery, received_at), event)
+
+    def _verified(self, headers: HeadersLike, body: bytes) -> Delivery | Answer:
+        try:
+            return self.verifier.verify(headers, body)
+        except NotAuthentic as error:
+            self._refusals.note(str(error))
+            return answers.NOT_AUTHENTIC
+        except NoSecret as error:
+            self._unverified.note(str(error))
+            return answers.NOT_READY  # a 401 would end it: the later generation does not send it again (documented)
 
     def before_body(self, verb: str, length: str | None = None) -> Answer | None:
         """Return the response that depends only on the verb and the Content-Length, or None to read the body."""

@@ -1,4 +1,4 @@
-"""Log refused deliveries: the first at once, then at most one line a minute, so that a forger cannot fill the disk."""
+"""Log what was not accepted: at once, then at most one line a minute, so that a forger cannot fill the disk."""
 
 import logging
 import time
@@ -10,17 +10,18 @@ _QUIET_FOR: Final = 60.0
 
 
 class RefusalLog:
-    """Logs deliveries that were not authentic. `clock` returns monotonic seconds."""
+    """Logs requests that were `what`. `clock` returns monotonic seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, what: str = "refused as not authentic") -> None:
+        self._what = what
         self._clock = clock
         self._quiet_until = 0.0
         self._unreported = 0
 
     def note(self, why: str) -> None:
-        """Log a refusal, or count it for the next log line."""
+        """Log a request, or count it for the next log line."""
         self._unreported += 1
         now = self._clock()
         if now >= self._quiet_until:
-            _logger.warning("%d request(s) refused as not authentic, the last one: %s", self._unreported, why)
+            _logger.warning("%d request(s) %s, the last one: %s", self._unreported, self._what, why)
             self._unreported, self._quiet_until = 0, now + _QUIET_FOR

@@ -1,4 +1,4 @@
-"""Verify the signature of a delivery. No I/O.
+"""Verify the signature of a delivery. No I/O, except that `Verifier.from_file` looks at its file.
 
 *Documented*: upper-case hex HMAC-SHA512 with the webhook secret over `nonce.timestamp.payload`, one header
 `t=<unix seconds>,v1=<hex>`, and the nonce in another header. The later generation signs `timestamp.payload` with
@@ -8,11 +8,12 @@ HMAC-SHA256. `headers.py` finds the headers.
 import hashlib
 import hmac
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Final, Self, cast
 
 from attrs import field, frozen
 
@@ -31,12 +32,14 @@ from tgmembership_async.webhooks.headers import (
     is_nonce,
     nonces,
 )
+from tgmembership_async.webhooks.secret_file import SecretFile
 
 SIGNATURE_HEADER: Final = "X-Webhook-Signature"
 NONCE_HEADER: Final = "X-Webhook-Nonce"
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _NOT_IN_SECRETS: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_NAME: Final = 80
+_REPLACED: Final = "never-used"
 
 
 @frozen
@@ -101,6 +104,8 @@ class Verifier:
     `clock` returns unix seconds. Raises UsageError for a wrong argument.
     """
 
+    _file: SecretFile[_Key] | None = None
+
     @hides_arguments
     def __init__(
         self,
@@ -122,7 +127,31 @@ class Verifier:
         self._found: HeaderNames | None = None
         self._clock = clock
 
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tolerance: float = 300.0,
+        signature_header: str | None = None,
+        nonce_header: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Return a Verifier with the secrets in a file, one on each line, which need not exist yet.
+
+        The file is read when it appears, and again when it changes; a byte order mark does not matter. While it has no
+        secret, or cannot be read, `verify` raises UsageError and a Receiver answers 503, so that the service sends the
+        delivery again. A file that every user of the machine may read is logged as a warning.
+        """
+        verifier = cls(
+            _REPLACED, tolerance=tolerance, signature_header=signature_header, nonce_header=nonce_header, clock=clock
+        )
+        verifier._file = SecretFile(path, _Key)
+        return verifier
+
     def __repr__(self) -> str:
+        if self._file is not None:
+            return f"<Verifier with the secrets in {self._file.path}>"
         return f"<Verifier with {len(getattr(self, '_keys', ()))} secret(s)>"
 
     @property
@@ -134,12 +163,14 @@ class Verifier:
         """Return the delivery. Raises NotAuthentic if the signature is missing, wrong or too old.
 
         `headers` is a mapping or pairs, of str or bytes. `body` is the raw body: JSON that was parsed and serialized
-        again has another signature. Raises UsageError if `headers` are not pairs or `body` is not bytes.
+        again has another signature. Raises UsageError if `headers` are not pairs, `body` is not bytes, or the file of
+        `from_file` has no secret yet.
         """
         if not isinstance(body, bytes):
             body = _as_bytes(body)
-        known = self._known(headers, body)
-        claim, nonce = known or self._search(headers, body)
+        keys = self._keys if self._file is None else self._file.read()
+        known = self._known(keys, headers, body)
+        claim, nonce = known or self._search(keys, headers, body)
         signed_at = int(claim.seconds)
         age = self._clock() - signed_at
         if not abs(age) <= self.tolerance:
@@ -150,7 +181,7 @@ class Verifier:
             self._note(claim, nonce)
         return Delivery(datetime.fromtimestamp(signed_at, UTC), nonce[1], body, claim.mac)
 
-    def _known(self, headers: HeadersLike, body: bytes) -> tuple[Claim, Pair] | None:
+    def _known(self, keys: Sequence[_Key], headers: HeadersLike, body: bytes) -> tuple[Claim, Pair] | None:
         """Try the header names of the last delivery, in half the time of a search. Return None if they fail."""
         names = self._found
         if names is None:
@@ -163,9 +194,9 @@ class Verifier:
         nonce = (names.nonce, values[names.nonce]) if claim.has_nonce else NO_NONCE
         if nonce is not NO_NONCE and not is_nonce(nonce[1]):
             return None
-        return (claim, nonce) if _matching_nonce(self._keys, (nonce,), claim, body) else None
+        return (claim, nonce) if _matching_nonce(keys, (nonce,), claim, body) else None
 
-    def _search(self, headers: HeadersLike, body: bytes) -> tuple[Claim, Pair]:
+    def _search(self, keys: Sequence[_Key], headers: HeadersLike, body: bytes) -> tuple[Claim, Pair]:
         """Return the only signature and the nonce for which it is right. Raises NotAuthentic."""
         pairs = flat(headers)
         found = claims(pairs, self._signature_header)
@@ -181,7 +212,7 @@ class Verifier:
         if not candidates:
             msg = f"no usable nonce in {self._nonce_header or 'any header'}"
             raise NotAuthentic(msg)
-        nonce = _matching_nonce(self._keys, candidates, claim, body)
+        nonce = _matching_nonce(keys, candidates, claim, body)
         if nonce is None:
             msg = "the signature does not match; check the webhook secret, and that the body is the raw one"
             raise NotAuthentic(msg)

@@ -3,7 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import random
 from typing import Final
 
@@ -15,6 +17,7 @@ from attrs import evolve
 from tgmembership_async.errors import StorageError, TGMembershipError, Unreadable
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.storage.until_stored import until_stored
 from tgmembership_async.webhooks.events import read_event
 from tgmembership_async.webhooks.handlers import Handlers, HandlingResult
 from tgmembership_async.webhooks.inbox import Entry, EntryStatus, Inbox, Verdict
@@ -148,16 +151,15 @@ class Worker:
 
     async def _record(self, entry: Entry, verdict: Verdict) -> None:
         """Write the verdict, and repeat this while the disk fails, so that a handled event is not handled again."""
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return await self._inbox.settle(entry.id, verdict)
-            except TGMembershipError as error:
-                _logger.exception("the result of delivery %d cannot be written", entry.id)
-                if self._ending or not isinstance(error, StorageError):
-                    return None
-            await sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+
+        def failed(error: Exception) -> None:
+            _logger.error("the result of delivery %d cannot be written", entry.id, exc_info=error)
+            if self._ending or not isinstance(error, StorageError):
+                raise error
+
+        settle = partial(self._inbox.settle, entry.id, verdict)
+        with suppress(TGMembershipError):
+            await until_stored(settle, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, retried=TGMembershipError)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

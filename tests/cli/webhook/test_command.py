@@ -1,5 +1,6 @@
 """`tgmembership webhook`: set, delete, listen, verify and sign, as child processes with the fake service."""
 
+import asyncio
 import json
 import signal
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 import command_line
 import httpx
 import pytest
+from asgi_server import on_uvicorn
 from canary import CANARY_SECRET
 from click.testing import CliRunner, Result
 from command_line import started, tgmembership
@@ -23,6 +25,7 @@ from webhook_deliveries import body, signed
 from tgmembership_async.cli.root import command
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.testing.fake.server import FakeServer
+from tgmembership_async.webhooks import Event, Receiver, SqliteInbox, Verifier
 
 
 @pytest.fixture
@@ -101,8 +104,53 @@ class TestSetAndDelete:
         if sys.platform != "win32":
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
-    def test_without_a_file_the_secret_is_not_printed(self, server: FakeServer) -> None:
+    def test_a_secret_is_thrown_away_only_if_that_is_confirmed(
+        self, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         done = tgmembership("webhook", "set", "https://shop.example/hook")
+        assert (done.returncode, server.service.webhook) == (2, None)
+        assert "--secret-file FILE" in done.stderr
+        assert "--force" in done.stderr
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("tgmembership_async.cli.webhook.command._is_interactive", lambda: True)
+        set_it = ["webhook", "set", "https://shop.example/hook"]
+        refused = CliRunner().invoke(command, set_it, input="n\n")
+        assert refused.exit_code != 0
+        assert "throw the secret away? [y/N]" in refused.stderr
+        assert server.service.webhook is None
+        assert CliRunner().invoke(command, set_it, input="y\n").exit_code == 0
+        assert server.service.webhook is not None
+
+    async def test_a_receiver_that_runs_already_verifies_with_the_secret_that_is_saved(
+        self, server: FakeServer, tmp_path: Path
+    ) -> None:
+        path, paid = tmp_path / "webhook.secret", asyncio.Event()
+        receiver = Receiver(Verifier.from_file(path), SqliteInbox(tmp_path / "inbox.db"), probes=True)
+
+        @receiver.on("order_completed")
+        async def note(_: Event) -> None:
+            paid.set()
+
+        async with on_uvicorn(receiver.asgi) as url:
+            async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
+                assert (await client.post(url, content=body())).status_code == 503
+            done = await asyncio.to_thread(tgmembership, "webhook", "set", url, "--save-secret", str(path))
+            assert done.returncode == 0, done.stderr
+            server.service.order(1, 42)
+            async with asyncio.timeout(60):
+                await paid.wait()
+
+    def test_a_file_that_cannot_be_written_is_found_before_the_webhook_is_set(
+        self, server: FakeServer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "missing" / "new.secret"
+        done = tgmembership("webhook", "set", "https://shop.example/hook", "--secret-file", str(path))
+        assert (done.returncode, server.service.webhook) == (2, None)
+        assert "cannot be created" in done.stderr
+
+    def test_without_a_file_the_secret_is_not_printed(self, server: FakeServer) -> None:
+        done = tgmembership("webhook", "set", "https://shop.example/hook", "--force")
         assert server.service.webhook is not None
         assert done.returncode == 0
         assert "not printed" in done.stderr
@@ -114,9 +162,13 @@ class TestSetAndDelete:
         assert "already exists" in done.stderr
         assert server.service.webhook is None
 
-    def test_a_url_that_does_not_answer_200_is_an_error(self, server: FakeServer, refused_port: int) -> None:
-        done = tgmembership("webhook", "set", f"http://127.0.0.1:{refused_port}/")
+    def test_a_url_that_does_not_answer_200_is_an_error(
+        self, server: FakeServer, refused_port: int, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "new.secret"
+        done = tgmembership("webhook", "set", f"http://127.0.0.1:{refused_port}/", "--save-secret", str(path))
         assert done.returncode == 3
+        assert not path.exists()
         assert "url must answer 200" in done.stderr
         assert server.service.webhook is None
 

@@ -100,7 +100,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
     """Return a grant as a row of a table: with its error shortened, without the advice that `show` prints."""
-    key = None if grant.token is None else grant.token.link or grant.token.token
+    key = None if grant.token is None else grant.token.best
     return {
         "ref": grant.ref,
         "member": grant.member_id,

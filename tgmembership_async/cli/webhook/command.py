@@ -6,7 +6,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar, cast
 
@@ -54,7 +55,7 @@ def command() -> None:
 
 def _secret_file(*, exists: bool) -> Callable[[F], F]:
     return click.option(
-        "--secret-file",
+        *(["--secret-file"] if exists else ["--secret-file", "--save-secret"]),
         type=click.Path(exists=exists, dir_okay=False, path_type=Path),
         help="File with the webhook secret." if exists else "New file for the webhook secret (mode 0600).",
     )
@@ -63,25 +64,39 @@ def _secret_file(*, exists: bool) -> Callable[[F], F]:
 @command.command("set", epilog=_example("webhook set https://shop.example/tgmembership --secret-file webhook.secret"))
 @click.argument("url")
 @_secret_file(exists=False)
+@click.option("--force", is_flag=True, help="Do not ask before the secret of the reply is thrown away.")
 @format_option
-def set_(*, url: str, secret_file: Path | None, form: Format) -> None:
+def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> None:
     """Set the bot's webhook to URL, in place of any other.
 
     The service accepts URL only if URL answers a probe with 200, and sends the probe before there is a secret. Let your
-    Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file.
+    Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file. Without
+    that option, or --force, the command asks first, because it would throw the secret away.
     """
-    if secret_file is not None and secret_file.exists():
-        msg = f"{secret_file} already exists: name a new file, and accept both secrets during the change"
-        raise UsageError(msg)
-    webhook = anyio.run(_set, url)
+    if secret_file is None and not force:
+        _confirm_the_loss()
+    with nullcontext() if secret_file is None else _new_file(secret_file) as file:
+        webhook = anyio.run(_set, url)
+        if file is not None and webhook.secret is not None:
+            file.write(f"{webhook.secret.reveal()}\n")
     kept = webhook.secret is not None and secret_file is not None
-    if webhook.secret is not None and secret_file is not None:
-        _write(secret_file, webhook.secret)
-    elif webhook.secret is not None:
-        note("The reply contained a secret, which is not printed. To store it, run this again with --secret-file FILE.")
-    else:
+    if webhook.secret is None:
         note("The reply contained no secret. Look for it in your chat with the bot.")
+    elif not kept:
+        note("The reply contained a secret, which is not printed. To store it, run this again with --secret-file FILE.")
     write_one(form, {"url": webhook.url, "secret_file": str(secret_file) if kept else None})
+
+
+def _confirm_the_loss() -> None:
+    why = "the reply may be the only place that shows the webhook secret, which is never printed"
+    if not _is_interactive():
+        msg = f"{why}: use --secret-file FILE to keep it, or --force to throw it away"
+        raise UsageError(msg)
+    click.confirm(f"{why.capitalize()}. Set the webhook and throw the secret away?", abort=True, err=True)
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty()
 
 
 async def _set(url: str) -> Webhook:
@@ -89,9 +104,23 @@ async def _set(url: str) -> Webhook:
         return await tg.set_webhook(url)
 
 
-def _write(path: Path, secret: Secret) -> None:
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-        file.write(f"{secret.reveal()}\n")
+@contextmanager
+def _new_file(path: Path) -> Generator[IO[str]]:
+    """Open a new private file, before the service makes a secret that could not be stored; an empty one is removed."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        msg = f"{path} already exists: name a new file, and accept both secrets during the change"
+        raise UsageError(msg) from None
+    except OSError as error:
+        msg = f"{path} cannot be created: {error.strerror}"
+        raise UsageError(msg) from None
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+    finally:
+        if not path.stat().st_size:
+            path.unlink()
 
 
 @command.command("delete", epilog=_example("webhook delete"))

@@ -1,7 +1,7 @@
 """`tgmembership webhook listen`: run a Receiver that prints its events, on uvicorn."""
 
 import asyncio
-import secrets
+import os
 import socket
 from collections.abc import Iterable
 from typing import Any, Final
@@ -26,8 +26,8 @@ class Listener(Receiver):
     """A Receiver that prints events on stdout, and header names and reasons of refusals on stderr."""
 
     def __init__(self, secret: Secret | None) -> None:
-        # Until the secret is known, every delivery is refused, and the service sends it again.
-        super().__init__(Verifier(secret or secrets.token_hex(32)), probes=True)
+        # Until the secret is known, deliveries are answered as with an empty file: 503, so that they are sent again.
+        super().__init__(Verifier.from_file(os.devnull) if secret is None else Verifier(secret), probes=True)
         self.on(Event)(_show)
         self._printed: object = None
 

@@ -15,10 +15,11 @@ Polling hands out updates as tasks and tells Telegram at once that it has them: 
 
 from tgmembership_async.ext.aiogram.access import HasAccess
 from tgmembership_async.ext.aiogram.customers import deliver_link
-from tgmembership_async.ext.aiogram.lifespan import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, setup
+from tgmembership_async.ext.aiogram.lifespan import setup
 from tgmembership_async.ext.aiogram.owner import ask_owner, owner_router
 from tgmembership_async.ext.aiogram.shop import shop_router
 from tgmembership_async.ext.aiogram.texts import Texts
+from tgmembership_async.fulfillment.parts import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME
 
 __all__ = [
     "ACCESS_NAME",

@@ -5,17 +5,11 @@ from typing import Final
 
 from aiogram import Dispatcher, Router
 
-from tgmembership_async.access import AccessCheck
 from tgmembership_async.errors import UsageError
 from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.fulfillment.parts import FULFILLMENT_NAME, NAMES, Parts
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.session import Session
-from tgmembership_async.storage.sqlite.database import waiting_for_owners
-
-SESSION_NAME: Final = "tgm"
-GRANTER_NAME: Final = "granter"
-FULFILLMENT_NAME: Final = "fulfillment"
-ACCESS_NAME: Final = "access"
 
 _WAIT: Final = 30.0  # seconds for the bot that is being replaced to let go of its ledger
 
@@ -35,18 +29,18 @@ def setup(
     to 30 seconds for the process that has it to end, unless it was built with a `wait` of its own. Polling and webhooks
     are alike. Call it once, before the bot starts; raises UsageError otherwise.
     """  # noqa: D205 - the names are the contract
-    granter = fulfillment.granter if granter is None and isinstance(fulfillment, Fulfillment) else granter
-    _check(dispatcher, session, granter, fulfillment)
-    parts = {SESSION_NAME: session, GRANTER_NAME: granter, FULFILLMENT_NAME: fulfillment}
-    given = {name: part for name, part in parts.items() if part is not None}
+    if not isinstance(dispatcher, Dispatcher):
+        msg = f"setup takes aiogram's Dispatcher first, not {type(dispatcher).__name__}"
+        raise UsageError(msg)
+    parts = Parts.checked("setup(dispatcher, session, granter)", session, granter, fulfillment)
+    taken = sorted(NAMES & dispatcher.workflow_data.keys())
+    if taken:
+        msg = f"this Dispatcher has data under {' and '.join(taken)} already: call setup once, and free these names"
+        raise UsageError(msg)
     opened = AsyncExitStack()
 
     async def open_all() -> None:
-        # The outermost first: a Session that a Granter opened it can also end early, when only backoff is left.
-        with waiting_for_owners(_WAIT):
-            for part in (fulfillment, granter, session):
-                if part is not None and not part.is_open:
-                    await opened.enter_async_context(part)
+        await parts.open(opened, _WAIT)
         _last(dispatcher).shutdown.register(opened.aclose)
 
     async def open_or_nothing() -> None:
@@ -56,7 +50,7 @@ def setup(
             await opened.aclose()
             raise
 
-    dispatcher.workflow_data.update({**given, ACCESS_NAME: AccessCheck(session)})
+    dispatcher.workflow_data.update(parts.by_name())
     dispatcher.startup.register(open_or_nothing)
     dispatcher.startup.handlers.insert(0, dispatcher.startup.handlers.pop())
 
@@ -74,24 +68,4 @@ async def require_fulfillment(router: Router) -> None:
         router = router.parent_router
     if not (isinstance(router, Dispatcher) and isinstance(router.get(FULFILLMENT_NAME), Fulfillment)):
         msg = "this bot has no Fulfillment: call setup(dispatcher, session, fulfillment=...) before it starts"
-        raise UsageError(msg)
-
-
-def _check(dispatcher: object, session: object, granter: object, fulfillment: object) -> None:
-    if not isinstance(dispatcher, Dispatcher):
-        msg = f"setup takes aiogram's Dispatcher first, not {type(dispatcher).__name__}"
-        raise UsageError(msg)
-    if not isinstance(session, Session) or not isinstance(granter, Granter | None):
-        msg = "setup takes a Session and, if you grant with a ledger, a Granter: setup(dispatcher, session, granter)"
-        raise UsageError(msg)
-    if not isinstance(fulfillment, Fulfillment | None):
-        msg = f"fulfillment must be a Fulfillment or None, not {type(fulfillment).__name__}"
-        raise UsageError(msg)
-    if fulfillment is not None and fulfillment.granter is not granter:
-        msg = "the Fulfillment works with another Granter than the one given: give setup the same"
-        raise UsageError(msg)
-    ours = {SESSION_NAME, GRANTER_NAME, FULFILLMENT_NAME, ACCESS_NAME}
-    taken = sorted(ours & dispatcher.workflow_data.keys())
-    if taken:
-        msg = f"this Dispatcher has data under {' and '.join(taken)} already: call setup once, and free these names"
         raise UsageError(msg)

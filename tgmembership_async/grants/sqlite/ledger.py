@@ -127,6 +127,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
         """Release the lease of a row whose status has changed."""
+        self._storage.check_open()
         self._leases.give_back(follow_up.grant.ref, follow_up.lease)
 
     async def backup(self, path: str | os.PathLike[str]) -> None:

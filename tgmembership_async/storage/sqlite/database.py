@@ -126,6 +126,10 @@ class SqliteStorage:
         await self.read(_nothing)  # wait until everything queued before is committed
         await to_thread.run_sync(back_up, self.path, _checked(target))
 
+    def check_open(self) -> None:
+        """Raise UsageError, with the line to write, unless it is open."""
+        self._opened()
+
     def _opened(self) -> Writer:
         if self._writer is None:
             msg = f"{self.path} is not open: write {self._component.entering('Sqlite')} or await its open() first"
