@@ -10,7 +10,7 @@ from aiogram.types import TelegramObject
 
 from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.errors import CallError
-from tgmembership_async.ext.aiogram.lifespan import ACCESS_NAME
+from tgmembership_async.fulfillment.parts import ACCESS_NAME
 from tgmembership_async.protocol.endpoints import check_id
 
 _NAME: Final = "has_access"
