@@ -36,6 +36,7 @@ from tgmembership_async.transport.proxies import (
     route,
 )
 from tgmembership_async.transport.reasons import SafeMessage, reason_of
+from tgmembership_async.transport.steps import step_of
 from tgmembership_async.transport.trust import trusted
 from tgmembership_async.transport.unread import transport_holds_more
 from tgmembership_async.values.scrubber import Scrubber
@@ -91,9 +92,9 @@ class AiohttpTransport:
         except UsageError:
             raise
         except Exception as error:  # noqa: BLE001 - judged by what was sent, not by its class
-            failure = TransportFailure(
-                reason_of(error, self._scrubber_of(request.account)), connecting=not progress.begun
-            )
+            step = None if progress.begun else step_of(error)
+            reason = reason_of(error, self._scrubber_of(request.account), step)
+            failure = TransportFailure(reason, connecting=not progress.begun)
         # Outside of `except`, so that its traceback has no frames of aiohttp.
         raise failure
 

@@ -44,6 +44,7 @@ from tgmembership_async.transport.proxies import (
     route,
 )
 from tgmembership_async.transport.reasons import SafeMessage, reason_of
+from tgmembership_async.transport.steps import Step, step_of
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -63,9 +64,6 @@ _SCHEMES: Final = HTTP_SCHEMES + SOCKS_SCHEMES
 _LIBRARIES: Final = frozenset({httpx.__name__, httpcore.__name__, "h11", "anyio", "trio", "ssl", "socksio"})
 
 
-_STAGES: Final = {"start_tls.started": "TLS", "setup_socks5_connection.started": "proxy"}
-
-
 class _SendTrace:
     """A callback for httpcore's trace: it records whether our headers were begun, and sets the real path.
 
@@ -80,7 +78,7 @@ class _SendTrace:
         "phase",
         "refusal",
         "reply_limit",
-        "stage",
+        "step",
         "stream",
         "target",
     )
@@ -93,7 +91,7 @@ class _SendTrace:
         self.refusal: str | None = None
         self.target: Target = _NOTHING
         self.phase: CancelScope | None = None
-        self.stage = "DNS or TCP"
+        self.step: Step | None = None
         self.connecting: bool = False
         self.stream: Any = None
 
@@ -106,9 +104,7 @@ class _SendTrace:
             await checkpoint_if_cancelled()
             self.connecting = tunnel
             self._progress.begun = self._progress.begun or not tunnel
-            if tunnel:
-                self.stage = "proxy"
-            else:
+            if not tunnel:
                 if self.phase is not None:
                     self.phase.deadline = inf
                 # httpcore sends the request in `info`; the original, which others may hold, stays masked.
@@ -118,7 +114,6 @@ class _SendTrace:
                 sent.extensions.pop("trace", None)
         elif event.startswith(("connection.", "proxy.", "socks")):
             self.connecting = not self._progress.begun
-            self.stage = _STAGES.get(event.partition(".")[2], self.stage)
             if event.endswith(".connect_tcp.complete"):
                 stream = self.stream = info["return_value"]
                 self.refusal = non_loopback_refusal(self._scheme, stream.get_extra_info("server_addr"))
@@ -192,7 +187,11 @@ async def _connecting_in_time(
     """Apply the connect timeout to all steps before the headers; httpcore applies it to each, and to no proxy's."""
     seconds = wire.extensions["timeout"]["connect"]
     with CancelScope(deadline=current_time() + seconds) as trace.phase:
-        return await sending
+        try:
+            return await sending
+        except BaseException as error:
+            trace.step = step_of(error)
+            raise
     msg = f"no connection within {seconds:g} s"
     raise httpx.ConnectTimeout(SafeMessage(msg))
 
@@ -418,8 +417,8 @@ def _judged(error: Exception, trace: _SendTrace, request: Request, scrubber: Scr
     if not (ours or type(error).__module__.partition(".")[0] in _LIBRARIES):
         return error
     connecting = trace.connecting or isinstance(error, _CONNECT_PHASE)
-    reason = reason_of(error, scrubber)
-    return TransportFailure(f"{trace.stage}: {reason}" if trace.connecting else reason, connecting=connecting)
+    step = None if request.progress.begun else trace.step
+    return TransportFailure(reason_of(error, scrubber, step), connecting=connecting)
 
 
 def _cancellation_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
