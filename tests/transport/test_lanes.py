@@ -339,18 +339,20 @@ def test_sessions_that_are_dropped_unclosed_warn_and_close(
         }
 
 
+@pytest.fixture(params=[False, True], ids=["TCP", "TLS"])
+def server_side(request: pytest.FixtureRequest, server_tls: ssl.SSLContext) -> ssl.SSLContext | None:
+    return server_tls if request.param else None
+
+
 @pytest.mark.parametrize("crossing", [("httpx", "asyncio"), ("httpx", "trio")], ids="-".join, indirect=True)
-@pytest.mark.parametrize("tls", [False, True], ids=["TCP", "TLS"])
 def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_unknown(
     serve: Any,
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
-    server_tls: ssl.SSLContext,
+    server_side: ssl.SSLContext | None,
     client_tls: ssl.SSLContext,
-    *,
-    tls: bool,
 ) -> None:
-    server = serve(closes_without_a_word, server_tls if tls else None)
+    server = serve(closes_without_a_word, server_side)
     monkeypatch.setattr(httpx_way._Lane, "is_idle", lambda _: True)  # as it was a moment ago
 
     async def scenario() -> None:
@@ -364,6 +366,62 @@ def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_
 
     run(scenario)
     assert len(server.requests) == 2
+
+
+LAST_LOOKS = {
+    "httpx-asyncio": ("tgmembership_async.transport.tcp.Connection.is_readable", False),
+    "httpx-trio": ("tgmembership_async.transport.httpcore.stream_holds_more", False),
+    "aiohttp-asyncio": ("tgmembership_async.transport.aiohttp._is_idle", True),
+}
+
+
+def test_a_write_that_fails_before_its_first_byte_leaves_nothing_unknown(
+    serve: Any,
+    run: Any,
+    way: Any,
+    crossing: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    server_side: ssl.SSLContext | None,
+    client_tls: ssl.SSLContext,
+) -> None:
+    """The service resets the connection between the last look and the write."""
+    now, over = threading.Event(), threading.Event()
+
+    def script(connection: Any) -> None:
+        connection.request()
+        connection.answer()
+        if len(server.requests) == 1:
+            now.wait(30)
+            connection.reset()
+            over.set()
+
+    server = serve(script, server_side)
+    name, is_fine = LAST_LOOKS["-".join(crossing)]
+
+    def last_look(_: object) -> bool:
+        now.set()
+        assert over.wait(30)
+        return is_fine
+
+    async def scenario() -> None:
+        transport = way(proxy=None, ssl_context=client_tls)
+        async with Session(1, "the-key", base_url=server.url, transport=transport, retry=RetryPolicy(attempts=1)) as tg:
+            await tg.get_plans()
+            await anyio.sleep(0.06)
+            with monkeypatch.context() as patch:
+                patch.setattr("tgmembership_async.transport.lanes.Lanes._take", warmest)
+                patch.setattr(name, last_look)
+                with pytest.raises(NotSent, match="nothing was sent"):
+                    await tg.add_member(1, 42)
+            await tg.add_member(1, 42)
+
+    run(scenario)
+    assert len(server.requests) == 2
+
+
+async def warmest(lanes: Any, **_: object) -> Any:
+    """Take a lane without looking at it."""
+    return lanes._idle.pop()[0]
 
 
 @pytest.mark.parametrize(("number", "left"), [(errno.EMFILE, 0), (errno.ECONNREFUSED, 1)])

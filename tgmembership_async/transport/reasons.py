@@ -45,6 +45,9 @@ class SafeMessage(str):
     __slots__ = ()
 
 
+NOTHING_SENT: Final = SafeMessage("the other side has closed the connection, or sent data before the request")
+
+
 def reason_of(error: BaseException, scrubber: Scrubber, step: Step | None = None) -> str:
     """Return the step that failed, if any, the class name of an error and its cause, scrubbed by `scrubber`."""
     name, chain = type(error).__name__, list(chain_of(error))
