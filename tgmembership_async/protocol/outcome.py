@@ -13,7 +13,9 @@ service acted (*seen*). `Account.gateway_503` is for a gateway that is known to 
 """
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from attrs import evolve
 
 from tgmembership_async.errors import (
     APIError,
@@ -88,6 +90,9 @@ def code_of(response: Response) -> int:
     return response.status if code is None else code
 
 
+R = TypeVar("R", "Response", "Response | TransportFailure")
+
+
 def error_of(
     result: Response | TransportFailure,
     outcome: Outcome,
@@ -97,6 +102,7 @@ def error_of(
 ) -> CallError:
     """Return the typed error for the last attempt of a call that ended without a result."""
     facts = facts_of(request, elapsed)
+    result = _without_learned(result, request)
     error = (
         _error_of_failure(result, outcome, request.progress, facts)
         if isinstance(result, TransportFailure)
@@ -105,6 +111,16 @@ def error_of(
     if outcome is Outcome.UNKNOWN and request.safety is Safety.UNSAFE:
         return unknown(error, request, elapsed)
     return error
+
+
+def _without_learned(result: R, request: Request) -> R:
+    """Return an answer or a failure without the secrets of earlier replies, which the service may repeat."""
+    learned = request.account.learned
+    if isinstance(result, TransportFailure):
+        shown = learned.scrub_text(result.reason)
+        return result if shown is result.reason else TransportFailure(shown, connecting=result.connecting)
+    body = learned.scrub(result.body)
+    return result if body is result.body else evolve(result, body=body)
 
 
 def facts_of(request: Request, elapsed: float) -> dict[str, Any]:
@@ -187,7 +203,7 @@ def unexpected(why: str, response: Response, request: Request, facts: dict[str, 
 
     The method decides that, not the body: PHP prints notices, which are HTML, before the JSON.
     """
-    body = response.body
+    body = _without_learned(response, request).body
     if not body or not may_hold_secret(request.method, request.safety):
         return UnexpectedReply(f"{why}; the reply: {excerpt(body)}", body=body[:_KEPT_OF_A_BODY], **facts)
     kind = " that look like HTML" if body.lstrip()[:1] == b"<" else ""

@@ -13,6 +13,7 @@ from attrs import field, frozen, mutable
 from tgmembership_async.errors import CallError, UsageError
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, parse
 from tgmembership_async.protocol.reply_limits import reply_limit
+from tgmembership_async.values.learned import Learned
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
@@ -162,6 +163,11 @@ class Account:
     def scrubber(self) -> Scrubber:
         """Return the scrubber that masks the API key in replies that echo it."""
         return self.scrubber_with({})
+
+    @cached_property
+    def learned(self) -> Learned:
+        """Return the secrets that replies contained; errors and logs do not show them."""
+        return Learned()
 
     def scrubber_with(self, masks: Mapping[str, str]) -> Scrubber:
         """Return a scrubber for the API key and further secrets, each with its mask."""

@@ -8,7 +8,6 @@ from copy import copy
 from functools import cached_property, lru_cache, partial
 from math import inf
 from typing import Any, Final, Self, TypeGuard, cast
-from weakref import WeakSet
 
 import httpcore
 import httpx
@@ -45,6 +44,7 @@ from tgmembership_async.transport.proxies import (
 )
 from tgmembership_async.transport.reasons import SafeMessage, reason_of
 from tgmembership_async.transport.steps import Step, step_of
+from tgmembership_async.values.learned import Redact
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -255,7 +255,7 @@ class HttpxTransport:
         if request.account is not self._account:  # adding it each time takes a thirtieth of a call
             self._account = request.account
             self._scrubber = request.account.scrubber_with(masks_of(proxy_url(request.account, self._proxy)))
-            _REDACT.scrubbers.add(self._scrubber)
+            _REDACT.scrubbers.update((self._scrubber, request.account.learned))
         trace = _SendTrace(request.progress, request.account.scheme, request.reply_limit)
         if self._client is None and self._lanes is None:
             self._lanes = self._make_lanes(request.account)
@@ -468,20 +468,7 @@ def _check_proxy(url: str | None) -> str | None:
     return url
 
 
-class _Redact(logging.Filter):
-    """Mask the secrets of open transports in httpcore's DEBUG logs, which may show a redirect that echoes our path."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scrubbers: WeakSet[Scrubber] = WeakSet()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the secrets in a record, and return True."""
-        for scrubber in tuple(self.scrubbers):
-            record.msg = scrubber.scrub_text(str(record.msg))
-        return True
-
-
-_REDACT: Final = _Redact()
+_REDACT: Final = Redact()
+"""Masks the secrets of open transports in httpcore's DEBUG logs, which may show a redirect that echoes our path."""
 for _name in ("connection", "http11", "http2", "proxy", "socks"):
     logging.getLogger(f"{httpcore.__name__}.{_name}").addFilter(_REDACT)
