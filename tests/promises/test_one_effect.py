@@ -444,23 +444,22 @@ def test_however_a_service_ends_its_replies(
             pytest.skip("only Linux lets a program say what goes into one segment, and only TLS has a close of its own")
         monkeypatch.setattr("tgmembership_async.transport.lanes._PROOF", -1.0)  # so that grants use open connections
     effects: Counter[int] = Counter()
-    endings: dict[int, Any] = {}
+    endings: dict[int, Ending] = {}
     server = serve(faulty(ending, effects), server_tls if wire == "TLS" else None)
 
-    async def one(member: int) -> None:
-        with suppress(CallError):
-            await tg.call("anything")
-        endings[member] = await granted(tg, member)
-
     async def scenario() -> None:
-        nonlocal tg
         transport = way(proxy=None, ssl_context=client_tls)
         async with Session(8047883872, CANARY_KEY, base_url=server.url, transport=transport, retry=QUICK) as tg:
+
+            async def one(member: int) -> None:
+                with suppress(CallError):
+                    await tg.call("anything")
+                endings[member] = await granted(tg, member)
+
             await each(one, range(1, 5))
             for member in range(5, 9):
                 await one(member)
 
-    tg: Any = None
     run(scenario)
     for member, how in endings.items():
         check_belief(how, effects[member])

@@ -13,8 +13,8 @@ from endings import CLOSING, Ending, closes_without_a_word
 from scripted_server import OK_PLANS, answering
 
 from tgmembership_async import HttpxTransport, NotSent, RetryPolicy, Session
-from tgmembership_async.transport import httpx as httpx_way
 from tgmembership_async.transport import lanes as module
+from tgmembership_async.transport.httpx_exchange import HttpxLane
 from tgmembership_async.transport.lanes import Lanes
 
 
@@ -338,7 +338,7 @@ def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_
     client_tls: ssl.SSLContext,
 ) -> None:
     server = serve(CLOSES_SILENTLY, server_side)
-    monkeypatch.setattr(httpx_way._Lane, "is_idle", lambda _: True)  # as it was a moment ago
+    monkeypatch.setattr(HttpxLane, "is_idle", lambda _: True)  # as it was a moment ago
 
     async def scenario() -> None:
         transport = HttpxTransport(proxy=None, ssl_context=client_tls)

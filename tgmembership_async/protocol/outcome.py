@@ -13,7 +13,7 @@ service acted (*seen*). `Account.gateway_503` is for a gateway that is known to 
 """
 
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from attrs import evolve
 
@@ -28,7 +28,7 @@ from tgmembership_async.errors import (
 )
 from tgmembership_async.protocol.endpoints import may_hold_secret
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, excerpt
-from tgmembership_async.protocol.wire import Gateway503, Progress, Request, Response, Safety
+from tgmembership_async.protocol.wire import Gateway503, Request, Response, Safety
 
 _TURNED_AWAY: Final = frozenset({421, 425, 429})
 _UNAVAILABLE: Final = 503
@@ -90,9 +90,6 @@ def code_of(response: Response) -> int:
     return response.status if code is None else code
 
 
-R = TypeVar("R", "Response", "Response | TransportFailure")
-
-
 def error_of(
     result: Response | TransportFailure,
     outcome: Outcome,
@@ -102,25 +99,20 @@ def error_of(
 ) -> CallError:
     """Return the typed error for the last attempt of a call that ended without a result."""
     facts = facts_of(request, elapsed)
-    result = _without_learned(result, request)
     error = (
-        _error_of_failure(result, outcome, request.progress, facts)
+        _error_of_failure(result, outcome, request, facts)
         if isinstance(result, TransportFailure)
-        else _error_of_answer(result, outcome, retry_after, request, facts)
+        else _error_of_answer(_without_learned(result, request), outcome, retry_after, request, facts)
     )
     if outcome is Outcome.UNKNOWN and request.safety is Safety.UNSAFE:
         return unknown(error, request, elapsed)
     return error
 
 
-def _without_learned(result: R, request: Request) -> R:
-    """Return an answer or a failure without the secrets of earlier replies, which the service may repeat."""
-    learned = request.account.learned
-    if isinstance(result, TransportFailure):
-        shown = learned.scrub_text(result.reason)
-        return result if shown is result.reason else TransportFailure(shown, connecting=result.connecting)
-    body = learned.scrub(result.body)
-    return result if body is result.body else evolve(result, body=body)
+def _without_learned(response: Response, request: Request) -> Response:
+    """Return an answer without the secrets of earlier replies, which the service may repeat."""
+    body = request.account.learned.scrub(response.body)
+    return response if body is response.body else evolve(response, body=body)
 
 
 def facts_of(request: Request, elapsed: float) -> dict[str, Any]:
@@ -157,13 +149,14 @@ def late(request: Request, elapsed: float, *, last: CallError | None = None) -> 
 
 
 def _error_of_failure(
-    failure: TransportFailure, outcome: Outcome, progress: Progress, facts: dict[str, Any]
+    failure: TransportFailure, outcome: Outcome, request: Request, facts: dict[str, Any]
 ) -> CallError:
+    reason = request.account.learned.scrub_text(failure.reason)
     if outcome is not Outcome.NOT_SENT:
-        return ReplyLost(f"the request was sent, and no complete reply came back: {failure.reason}", **facts)
-    if progress.unsettled:
-        return ReplyLost(f"an earlier attempt was sent and got no complete reply; the last: {failure.reason}", **facts)
-    return NotSent(f"nothing was sent ({failure.reason}); calling again is safe", **facts)
+        return ReplyLost(f"the request was sent, and no complete reply came back: {reason}", **facts)
+    if request.progress.unsettled:
+        return ReplyLost(f"an earlier attempt was sent and got no complete reply; the last: {reason}", **facts)
+    return NotSent(f"nothing was sent ({reason}); calling again is safe", **facts)
 
 
 def _error_of_answer(

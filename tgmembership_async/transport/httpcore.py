@@ -16,6 +16,8 @@ from tgmembership_async.transport.unread import stream_holds_more
 from tgmembership_async.values.secret import Target
 
 _EXTRA: Final = {"client_addr": "sockname", "server_addr": "peername"}
+POOL: Final = "_pool"
+"""The attribute of an httpx transport that holds the pool."""
 POOL_STATE: Final = ("_connections", "_requests")
 """The attributes of a pool that are state; the others are settings."""
 _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
