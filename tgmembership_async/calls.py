@@ -1,7 +1,7 @@
 """The public boundary of a call: send a request through the middleware chain, and turn its end into a typed error."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar, cast
 
 from anyio import current_time
@@ -74,7 +74,9 @@ async def _judged(send: Next, request: Request) -> Response:
             raise
         result = foreign
     # Outside of `except`, so that the traceback of our errors has no frames of the libraries below.
-    if isinstance(result, Response) and verdict(result, request)[0] is Outcome.DONE:
+    if isinstance(result, Response) and (
+        result is request.progress.done or verdict(result, request)[0] is Outcome.DONE  # a middleware has replaced it
+    ):
         return result
     elapsed = current_time() - request.progress.started
     if isinstance(result, OutOfTime):
@@ -146,8 +148,8 @@ def _secrets_in(result: object) -> Iterator[str]:
         yield "" if result.secret is None else result.secret.reveal()
     elif isinstance(result, str):
         yield result
-    elif isinstance(result, Mapping):
-        fields = cast("Mapping[object, object]", result)
+    elif isinstance(result, dict):
+        fields = cast("dict[object, object]", result)
         yield from (value for name in _SECRET_FIELDS if isinstance(value := fields.get(name), str))
 
 

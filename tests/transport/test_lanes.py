@@ -394,8 +394,9 @@ def test_a_write_that_fails_before_its_first_byte_leaves_nothing_unknown(
             await tg.get_plans()
             await anyio.sleep(0.06)
             with monkeypatch.context() as patch:
-                patch.setattr("tgmembership_async.transport.lanes.Lanes._take", warmest)
                 patch.setattr(name, last_look)
+                if way is HttpxTransport:  # looks before that, too
+                    patch.setattr("tgmembership_async.transport.lanes.Lanes._take", warmest)
                 with pytest.raises(NotSent, match="nothing was sent"):
                     await tg.add_member(1, 42)
             await tg.add_member(1, 42)

@@ -198,7 +198,7 @@ class Progress:
     `attempts` counts requests passed to the transport. `begun`: on the current attempt the transport began to write our
     headers (True for a transport that does not set it). `unsettled`: the service may have acted on some attempt.
     `out_of_time`: the next attempt would begin after the deadline. `closed`: the Session was closed during the call.
-    `hold` is the claim that is held during each exchange.
+    `hold` is the claim that is held during each exchange. `done` is the response that was judged as a success.
     """
 
     started: float
@@ -209,6 +209,7 @@ class Progress:
     out_of_time: bool = False
     closed: bool = False
     hold: Hold | None = None
+    done: object = None
 
 
 @frozen

@@ -201,8 +201,8 @@ class _Lane:
             protocol = _protocol(connection)
             if protocol not in used:
                 return self._checked(connection, request)
-            # Nothing is awaited between this look and the write.
-            if _is_idle(protocol):
+            # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
+            if _is_open(protocol) if self._ours else _is_idle(protocol):
                 return connection
             _throw_away(connection)
 
