@@ -16,7 +16,7 @@ from tables import publish
 
 from tgmembership_async import Headers, HttpxTransport, Request, Response, Session
 from tgmembership_async.transport.httpcore import OneConnection
-from tgmembership_async.transport.httpx import _Lane
+from tgmembership_async.transport.httpx_exchange import HttpxLane
 from tgmembership_async.transport.lanes import Lanes
 
 BODY = READ.partition(b"\r\n\r\n")[2]
@@ -63,7 +63,7 @@ async def main() -> None:
     """Print the table."""
     rounds, calls = (5, 1_000) if "--quick" in sys.argv else (15, 3_000)
     over_httpx = HttpxTransport(proxy=None)
-    over_httpx._lanes = Lanes(lambda: _Lane(NullHttpx(), AlwaysIdle()))  # noqa: SLF001 - a lane without network
+    over_httpx._lanes = Lanes(lambda: HttpxLane(NullHttpx(), AlwaysIdle()))  # noqa: SLF001 - a lane without network
     async with (
         httpx.AsyncClient(transport=NullHttpx(), trust_env=False) as client,
         Session(1, KEY, base_url=URL, transport=over_httpx) as tg,

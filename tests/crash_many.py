@@ -40,7 +40,7 @@ class Fleet:
     runs: Counter[int] = field(factory=Counter)
 
     def start(self, number: int) -> None:
-        options = {"--plan-id": PLAN_ID, "--concurrency": CONCURRENCY, "--attempts": 8, "--ledger": self.ledger}
+        options = {"--plan-id": PLAN_ID, "--concurrency": CONCURRENCY, "--attempts": 8}
         with (self.folder / "stderr").open("ab") as stderr:
             self.workers[number] = Forked(
                 [
@@ -52,7 +52,7 @@ class Fleet:
                 stdin=DEVNULL,
                 stdout=DEVNULL,
                 stderr=stderr,
-                env={**ENVIRONMENT, **self.environment},
+                env={**ENVIRONMENT, **self.environment, "TGMEMBERSHIP_LEDGER": self.ledger},
             )
 
     def file(self, number: int) -> Path:

@@ -8,11 +8,15 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
 SERVER = os.environ.get("TGM_POSTGRES", "postgresql://127.0.0.1:5432/test")
+if password := urlsplit(SERVER).password:
+    # Commands refuse it in their arguments.
+    os.environ.setdefault("PGPASSWORD", unquote(password))
+    SERVER = SERVER.replace(f":{password}@", "@")
 
 
 @contextmanager

@@ -64,6 +64,7 @@ ORDER = {
     ],
     "webhooks.inboxes": [["database"], ["sqlite", "postgres"]],
 }
+HTTPX = ["httpx.py", "httpx_client.py", "httpx_exchange.py"]
 PURE = ["errors", "values", "protocol"]
 IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
 NOT_LOADED = {"httpx", "httpcore", "aiohttp", "sqlite3", "starlette", "uvicorn", "click", "rich", "trio", "aiogram"}
@@ -148,7 +149,7 @@ def test_what_is_pure_imports_no_io(part: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "modules"),
-    [("httpx", ["httpx.py"]), ("httpcore", ["httpcore.py", "httpx.py"]), ("h11", ["httpcore.py"])],
+    [("httpx", HTTPX), ("httpcore", ["httpcore.py", *HTTPX]), ("h11", ["httpcore.py"])],
 )
 def test_httpx_and_what_is_below_it_are_named_in_few_places(library: str, modules: list[str]) -> None:
     naming = [module for module in MODULES if any(name.split(".")[0] == library for name in imports(module))]

@@ -1,8 +1,8 @@
 """The public boundary of a call: send a request through the middleware chain, and turn its end into a typed error."""
 
 import logging
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar, cast
 
 from anyio import current_time
 from attrs import field, frozen
@@ -10,6 +10,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import CallError, OutcomeUnknown, ReplyLost, TGMembershipError, UsageError
 from tgmembership_async.large_replies import structured
 from tgmembership_async.middleware import Next, OutOfTime, verdict
+from tgmembership_async.protocol.endpoints import may_hold_secret
 from tgmembership_async.protocol.outcome import (
     Outcome,
     TransportFailure,
@@ -22,8 +23,10 @@ from tgmembership_async.protocol.outcome import (
 from tgmembership_async.protocol.reply_limits import takes_long
 from tgmembership_async.protocol.structuring.results import ShapeError
 from tgmembership_async.protocol.wire import Request, Response, Safety
+from tgmembership_async.values.models import AccessToken, Webhook
 
 _logger: Final = logging.getLogger("tgmembership_async")
+_SECRET_FIELDS: Final = ("access_token", "token", "code", "secret")
 
 T = TypeVar("T")
 
@@ -71,7 +74,9 @@ async def _judged(send: Next, request: Request) -> Response:
             raise
         result = foreign
     # Outside of `except`, so that the traceback of our errors has no frames of the libraries below.
-    if isinstance(result, Response) and verdict(result, request)[0] is Outcome.DONE:
+    if isinstance(result, Response) and (
+        result is request.progress.done or verdict(result, request)[0] is Outcome.DONE  # a middleware has replaced it
+    ):
         return result
     elapsed = current_time() - request.progress.started
     if isinstance(result, OutOfTime):
@@ -115,18 +120,37 @@ async def read(convert: Callable[[Any], T], response: Response, request: Request
     envelope: Any = response.envelope
     why: str | None
     try:
-        if not takes_long(response.body):
-            return convert(envelope.result)
-        return await structured(convert, envelope.result, request)
+        if takes_long(response.body):
+            result = await structured(convert, envelope.result, request)
+        else:
+            result = convert(envelope.result)
     except ShapeError as shape:
         why = f"the result has no accepted shape: {shape}"
     except TimeoutError:
         why = None
+    else:
+        if may_hold_secret(request.method, request.safety):
+            for secret in _secrets_in(result):
+                request.account.learned.add(secret)
+        return result
     elapsed = current_time() - request.progress.started
     if why is None:
         raise late(request, elapsed)
     facts = {**facts_of(request, elapsed), "maybe_applied": request.safety is not Safety.SAFE}
     raise unexpected(why, response, request, facts)
+
+
+def _secrets_in(result: object) -> Iterator[str]:
+    """Yield the access token, link or webhook secret of a result, also of one that `call` did not structure."""
+    if isinstance(result, AccessToken):
+        yield from filter(None, (result.token, result.link))
+    elif isinstance(result, Webhook):
+        yield "" if result.secret is None else result.secret.reveal()
+    elif isinstance(result, str):
+        yield result
+    elif isinstance(result, dict):
+        fields = cast("dict[object, object]", result)
+        yield from (value for name in _SECRET_FIELDS if isinstance(value := fields.get(name), str))
 
 
 def _report(request: Request, error: BaseException | None, observer: Observer | None) -> None:

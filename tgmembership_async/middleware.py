@@ -119,6 +119,7 @@ class Retry:
                 progress.unsettled = unsettled_before
             if outcome is Outcome.DONE:
                 self._budget.refund(spent)
+                progress.done = result
                 return _response_or_raise(result)
             step = decide(
                 self._policy,

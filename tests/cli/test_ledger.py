@@ -1,6 +1,5 @@
 """`tgmembership ledger`, and commands with `--ledger`: files and PostgreSQL servers, and copies between them."""
 
-import getpass
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -90,15 +89,18 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_a_copy_from_a_file_to_a_server_and_back_keeps_everything(tmp_path: Path, url: str) -> None:
-    """Run the commands as child processes, with a password in the URL that must not be printed."""
+def test_a_copy_from_a_file_to_a_server_and_back_keeps_everything(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the commands as child processes, with a password in the environment that must not be printed."""
+    if "@" not in url:
+        monkeypatch.setenv("PGPASSWORD", PASSWORD)
     there, back = tmp_path / "grants.db", tmp_path / "back.db"
     make(SqliteLedger(there))
     before = told(SqliteLedger(there))
     assert len({row[0].status for row in before}) == len(GrantStatus) - 1
     assert [row[0].ref for row in before if row[2] and row[2][-1].ended_at is None] == ["died"]
-    used = url if "@" in url else url.replace("://", f"://{getpass.getuser()}:{PASSWORD}@")
-    for source, target in ((there, used), (used, back)):
+    for source, target in ((there, url), (url, back)):
         done = tgmembership("ledger", "copy", str(source), str(target))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"rows": 9, "added": 9}
@@ -295,13 +297,45 @@ def test_an_invalid_ledger_is_neither_quoted_nor_created(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_server_is_a_one_line_error_without_the_password(refused_port: int) -> None:
+def test_an_unreachable_server_is_a_one_line_error_without_the_password(
+    refused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"postgresql://shop:{PASSWORD}@127.0.0.1:{refused_port}/shop?sslpassword={PASSWORD}"
+    monkeypatch.setenv("TGMEMBERSHIP_LEDGER", url)
     for arguments in (("grants", "list"), ("ledger", "init"), ("worker",)):
-        done = tgmembership(*arguments, "--ledger", url)
+        done = tgmembership(*arguments)
         assert done.returncode in (1, 2)
         assert PASSWORD not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://shop:{PASSWORD}@db/shop",
+        f"postgres://shop@db/shop?sslmode=require&p%61ssword={PASSWORD}",
+        f"postgresql:///shop?sslpassword={PASSWORD}",
+        f"postgresql:///shop?oauth_client_secret={PASSWORD}",
+    ],
+)
+def test_a_password_on_the_command_line_is_refused(url: str, tmp_path: Path) -> None:
+    """`ps` shows it. The environment variable and PGPASSWORD are not shown to other users."""
+    make(SqliteLedger(tmp_path / "grants.db"))
+    for arguments in (
+        ("grants", "list", "--ledger", url),
+        ("worker", "--ledger", url),
+        ("report", "--ledger", url),
+        ("ledger", "pauses", "--ledger", url),
+        ("ledger", "copy", url, tmp_path / "grants.db"),
+        ("ledger", "copy", tmp_path / "grants.db", url),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 2
+        told = " ".join(done.stderr.replace("│", " ").split())
+        assert "the password in this URL: leave the password out" in told
+        assert "PGPASSWORD" in told
+        assert "TGMEMBERSHIP_LEDGER" in told
+        assert PASSWORD not in done.stderr + done.stdout
 
 
 def test_a_url_is_shown_without_its_secrets() -> None:
@@ -367,7 +401,7 @@ def test_an_older_inbox_is_accepted_without_creating_a_ledger(tmp_path: Path) ->
 
 def test_backing_up_a_server_names_its_own_tools(tmp_path: Path) -> None:
     for arguments in (("backup", tmp_path / "a.db"), ("accept-restore",)):
-        done = run("ledger", *arguments, "--ledger", "postgresql://shop:pw@db/shop")
+        done = run("ledger", *arguments, "--ledger", "postgresql://shop@db/shop")
         assert done.exit_code == 2
         assert "postgresql://shop@db/shop is on a server" in done.stderr
 

@@ -1,6 +1,7 @@
 """Run each test of this folder with each transport on each of its backends."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -44,3 +45,15 @@ def session(library: str) -> Callable[..., Session]:
         return Session(8047883872, CANARY_KEY, base_url=url, **{**usual, **options})
 
     return session
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Yield a port of 127.0.0.3 whose backlog is full, so that connecting hangs."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.3", 0))
+        listener.listen(0)
+        for client in (first, second):
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]

@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -10,11 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from scripted_server import answering
+from endings import CLOSING, Ending, closes_without_a_word
+from scripted_server import OK_PLANS, answering
 
 from tgmembership_async import HttpxTransport, NotSent, RetryPolicy, Session
-from tgmembership_async.transport import httpx as httpx_way
 from tgmembership_async.transport import lanes as module
+from tgmembership_async.transport.httpx_exchange import HttpxLane
 from tgmembership_async.transport.lanes import Lanes
 
 
@@ -220,25 +220,12 @@ def test_whoever_throws_a_lane_away_does_not_take_what_others_took_meanwhile(
     run_lanes(scenario, backend)
 
 
-def closes_in_words(connection: Any) -> None:
-    connection.request()
-    connection.answer(connection="close")
-    connection.sock.shutdown(socket.SHUT_RDWR)
+def once(ending: Ending) -> Callable[[Any], None]:
+    def script(connection: Any) -> None:
+        connection.request()
+        ending(connection, OK_PLANS)
 
-
-def speaks_http_1_0(connection: Any) -> None:
-    connection.request()
-    connection.send(b'HTTP/1.0 200 OK\r\ncontent-length: 35\r\n\r\n{"ok":true,"code":200,"result":[1]}')
-
-
-def ends_its_answer_by_closing(connection: Any) -> None:
-    connection.request()
-    connection.send(b'HTTP/1.1 200 OK\r\n\r\n{"ok":true,"code":200,"result":[1]}')
-
-
-def closes_without_a_word(connection: Any) -> None:
-    connection.request()
-    connection.answer()
+    return script
 
 
 def closes_after_three(connection: Any) -> None:
@@ -248,10 +235,12 @@ def closes_after_three(connection: Any) -> None:
         connection.answer(**({"connection": "close"} if number == 3 else {}))
 
 
-CLOSING = [closes_in_words, speaks_http_1_0, ends_its_answer_by_closing, closes_without_a_word, closes_after_three]
+CLOSES_SILENTLY = once(closes_without_a_word)
+ANNOUNCED = [pytest.param(once(one), id=one.__name__) for one in CLOSING if one is not closes_without_a_word]
+ANNOUNCED.append(pytest.param(closes_after_three, id="closes_after_three"))
 
 
-@pytest.mark.parametrize("script", CLOSING)
+@pytest.mark.parametrize("script", [*ANNOUNCED, pytest.param(CLOSES_SILENTLY, id="closes_without_a_word")])
 def test_a_server_that_closes_connections_leaves_nothing_unknown(
     script: Callable[[Any], None], serve: Any, run: Any, session: Any
 ) -> None:
@@ -274,7 +263,7 @@ def test_a_server_that_closes_connections_leaves_nothing_unknown(
     assert len(server.requests) == 130
 
 
-@pytest.mark.parametrize("script", [one for one in CLOSING if one is not closes_without_a_word])
+@pytest.mark.parametrize("script", ANNOUNCED)
 def test_a_server_that_says_that_it_closes_costs_a_read_no_attempt(
     script: Callable[[Any], None], serve: Any, run: Any, session: Any
 ) -> None:
@@ -290,11 +279,7 @@ def test_a_server_that_says_that_it_closes_costs_a_read_no_attempt(
 
 
 def test_a_connection_that_the_server_closed_while_idle_is_not_used(serve: Any, run: Any, session: Any) -> None:
-    def one_each(connection: Any) -> None:
-        connection.request()
-        connection.answer()
-
-    server = serve(one_each)
+    server = serve(CLOSES_SILENTLY)
 
     async def scenario() -> None:
         async with session(server.url) as tg:
@@ -339,19 +324,21 @@ def test_sessions_that_are_dropped_unclosed_warn_and_close(
         }
 
 
+@pytest.fixture(params=[False, True], ids=["TCP", "TLS"])
+def server_side(request: pytest.FixtureRequest, server_tls: ssl.SSLContext) -> ssl.SSLContext | None:
+    return server_tls if request.param else None
+
+
 @pytest.mark.parametrize("crossing", [("httpx", "asyncio"), ("httpx", "trio")], ids="-".join, indirect=True)
-@pytest.mark.parametrize("tls", [False, True], ids=["TCP", "TLS"])
 def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_unknown(
     serve: Any,
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
-    server_tls: ssl.SSLContext,
+    server_side: ssl.SSLContext | None,
     client_tls: ssl.SSLContext,
-    *,
-    tls: bool,
 ) -> None:
-    server = serve(closes_without_a_word, server_tls if tls else None)
-    monkeypatch.setattr(httpx_way._Lane, "is_idle", lambda _: True)  # as it was a moment ago
+    server = serve(CLOSES_SILENTLY, server_side)
+    monkeypatch.setattr(HttpxLane, "is_idle", lambda _: True)  # as it was a moment ago
 
     async def scenario() -> None:
         transport = HttpxTransport(proxy=None, ssl_context=client_tls)
@@ -364,6 +351,63 @@ def test_a_connection_that_is_closed_after_it_proved_itself_idle_leaves_nothing_
 
     run(scenario)
     assert len(server.requests) == 2
+
+
+LAST_LOOKS = {
+    "httpx-asyncio": ("tgmembership_async.transport.tcp.Connection.is_readable", False),
+    "httpx-trio": ("tgmembership_async.transport.httpcore.stream_holds_more", False),
+    "aiohttp-asyncio": ("tgmembership_async.transport.aiohttp._is_idle", True),
+}
+
+
+def test_a_write_that_fails_before_its_first_byte_leaves_nothing_unknown(
+    serve: Any,
+    run: Any,
+    way: Any,
+    crossing: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    server_side: ssl.SSLContext | None,
+    client_tls: ssl.SSLContext,
+) -> None:
+    """The service resets the connection between the last look and the write."""
+    now, over = threading.Event(), threading.Event()
+
+    def script(connection: Any) -> None:
+        connection.request()
+        connection.answer()
+        if len(server.requests) == 1:
+            now.wait(30)
+            connection.reset()
+            over.set()
+
+    server = serve(script, server_side)
+    name, is_fine = LAST_LOOKS["-".join(crossing)]
+
+    def last_look(_: object) -> bool:
+        now.set()
+        assert over.wait(30)
+        return is_fine
+
+    async def scenario() -> None:
+        transport = way(proxy=None, ssl_context=client_tls)
+        async with Session(1, "the-key", base_url=server.url, transport=transport, retry=RetryPolicy(attempts=1)) as tg:
+            await tg.get_plans()
+            await anyio.sleep(0.06)
+            with monkeypatch.context() as patch:
+                patch.setattr(name, last_look)
+                if way is HttpxTransport:  # looks before that, too
+                    patch.setattr("tgmembership_async.transport.lanes.Lanes._take", warmest)
+                with pytest.raises(NotSent, match="nothing was sent"):
+                    await tg.add_member(1, 42)
+            await tg.add_member(1, 42)
+
+    run(scenario)
+    assert len(server.requests) == 2
+
+
+async def warmest(lanes: Any, **_: object) -> Any:
+    """Take a lane without looking at it."""
+    return lanes._idle.pop()[0]
 
 
 @pytest.mark.parametrize(("number", "left"), [(errno.EMFILE, 0), (errno.ECONNREFUSED, 1)])

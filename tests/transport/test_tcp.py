@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,18 +11,6 @@ import pytest
 from tgmembership_async.transport import tcp
 
 LARGE = b"x" * 4_000_000
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """Yield a port of 127.0.0.3 whose backlog is full, so that connecting hangs."""
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.3", 0))
-        listener.listen(0)
-        for client in (first, second):
-            client.setblocking(False)
-            client.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

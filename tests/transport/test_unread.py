@@ -1,7 +1,6 @@
 """Data that a service sends after a reply is never read as the next reply, whichever layer holds it."""
 
 import contextlib
-import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +11,11 @@ import aiohttp
 import httpx
 import pytest
 from canary import CANARY_KEY
+from endings import CORK, LEFTOVERS, Ending, says_that_it_closes
+from scripted_server import OK_PLANS
 
 from tgmembership_async import AiohttpTransport, HttpxTransport, NotFound, RetryPolicy, Session
 
-CORK: Any = getattr(socket, "TCP_CORK", None)
-OURS = {"ok": True, "code": 200, "result": []}
-BODY = b'{"ok": true, "code": 200, "result": "SOMEBODY ELSE\'S"}'
-THEIRS = b"HTTP/1.1 200 X\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 WAYS = [
     ("httpx", "asyncio"),
     ("httpx", "trio"),
@@ -66,44 +63,6 @@ def opened(library: str, client_tls: ssl.SSLContext) -> Opener:
     return opened
 
 
-def in_one_piece(connection: Any, rest: bytes) -> None:
-    send = connection.send
-    whole: list[bytes] = []
-    connection.send = whole.append
-    connection.answer(body=OURS)
-    send(b"".join([*whole, rest]))
-    del connection.send
-
-
-def repeats_itself(connection: Any) -> None:
-    in_one_piece(connection, THEIRS)
-
-
-def begins_another_answer(connection: Any) -> None:
-    in_one_piece(connection, THEIRS[:20])
-
-
-def sends_a_second_record(connection: Any) -> None:
-    connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 1)
-    connection.answer(body=OURS)
-    connection.send(THEIRS)
-    connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 0)
-
-
-def says_that_it_closes(connection: Any) -> None:
-    """Send close_notify in one segment with the reply; the TCP connection is closed later."""
-    connection.sock.setsockopt(socket.IPPROTO_TCP, CORK, 1)
-    connection.answer(body=OURS)
-    if isinstance(connection.sock, ssl.SSLSocket):
-        connection.sock.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            connection.sock.unwrap()
-    socket.socket.setsockopt(connection.sock, socket.IPPROTO_TCP, CORK, 0)
-
-
-LEFTOVERS = [repeats_itself, begins_another_answer, sends_a_second_record, says_that_it_closes]
-
-
 async def read(tg: Session) -> None:
     await tg.call("anything")
 
@@ -116,7 +75,7 @@ async def grant(tg: Session) -> None:
 @pytest.mark.parametrize(("first", "second"), [(read, grant), (grant, read)])
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_unread_data_is_not_the_next_reply(
-    leftover: Callable[[Any], None],
+    leftover: Ending,
     first: Callable[[Session], Any],
     second: Callable[[Session], Any],
     wire: str,
@@ -135,7 +94,7 @@ def test_unread_data_is_not_the_next_reply(
     def script(connection: Any) -> None:
         connection.request()
         if len(server.requests) == 1:
-            leftover(connection)
+            leftover(connection, OK_PLANS)
             over.wait(30)
         else:
             connection.answer(404, {"ok": False, "code": 404, "description": "no such plan"})

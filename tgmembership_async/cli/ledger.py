@@ -34,7 +34,8 @@ Examples:
   tgmembership ledger backup backups/grants-monday.db --ledger grants.db
   tgmembership ledger accept-restore --ledger grants.db
 
-The password of a server is read from the URL, PGPASSWORD or ~/.pgpass, and is never printed.
+The password of a server is read from PGPASSWORD, ~/.pgpass, or the URL in TGMEMBERSHIP_LEDGER. It is refused as an
+argument, which the list of processes shows, and never printed.
 """
 
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import click
 from attrs import field, frozen
+from click.core import ParameterSource
 
 from tgmembership_async.cli.output import hint
 from tgmembership_async.errors import UsageError
@@ -24,9 +25,14 @@ _NO_LEDGER: Final = (
 _LOOKS_LIKE_A_CONNECTION: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:/|postgres(?:ql)?:|[a-z_]+\s*=)", re.IGNORECASE)
 _HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]*)(?::\d*)?"
 _URL: Final = re.compile(
-    r"(?P<scheme>postgres(?:ql)?://)(?:(?P<user>[^:@/?\s]*)(?::[^:@/?\s]*)?@)?"
+    r"(?P<scheme>postgres(?:ql)?://)(?:(?P<user>[^:@/?\s]*)(?::(?P<password>[^:@/?\s]*))?@)?"
     rf"(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>/[^@/?\s]*)?(?:\?(?P<settings>[^?]*))?"
 )
+_SEEN_IN_PS: Final = (
+    "the list of processes (ps) shows the command line, and with it the password in this URL: leave the password out, "
+    "and set PGPASSWORD, ~/.pgpass or a service file; or set the whole URL as TGMEMBERSHIP_LEDGER, not as an argument"
+)
+_SECRETS: Final = frozenset({"oauth_client_secret", "password", "scram_client_key", "scram_server_key", "sslpassword"})
 _SHOWN: Final = frozenset(
     {"application_name", "connect_timeout", "dbname", "host", "hostaddr", "options", "port", "sslmode", "user"}
 )
@@ -47,19 +53,31 @@ class Server:
         settings = "&".join(pair for pair in pairs if unquote(pair.partition("=")[0]) in _SHOWN)
         return f"{parts['scheme']}{user}{parts['hosts']}{parts['path'] or ''}{settings and '?'}{settings}"
 
+    @property
+    def has_secret(self) -> bool:
+        """Return whether the URL itself contains a password or another secret."""
+        parts = _URL.fullmatch(self.url)
+        if parts is None or parts["password"]:
+            return True
+        return any(unquote(pair.partition("=")[0]) in _SECRETS for pair in (parts["settings"] or "").split("&"))
+
 
 Place = Path | Server
 
 
-def place(value: str, *, exists: bool = False) -> Place:
+def place(value: str, *, exists: bool = False, in_ps: bool = True) -> Place:
     """Return the Server or the Path of a value. With `exists`, a file must exist.
 
-    A value that looks like connection settings is never taken for a file name, which could contain a password.
+    A value that looks like connection settings is never taken for a file name, which could contain a password. A value
+    of the command line, which the list of processes shows (`in_ps`), must not contain a password.
     """
     if _LOOKS_LIKE_A_CONNECTION.match(value):
         if not _is_readable(value):
             raise click.BadParameter(_NO_LEDGER)
-        return Server(value)
+        server = Server(value)
+        if in_ps and server.has_secret:
+            raise click.BadParameter(_SEEN_IN_PS)
+        return server
     return Path(str(click.Path(exists=exists, dir_okay=False).convert(value, None, None)))
 
 
@@ -75,8 +93,9 @@ def _is_readable(url: str) -> bool:
 def ledger_option(help: str, *, required: bool = False, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
     """Return the option `--ledger`. Its value is a Place or None; with `exists`, a file must exist."""
 
-    def placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:  # noqa: ARG001 - click's
-        return None if value is None else place(value, exists=exists)
+    def placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:
+        in_ps = ctx.get_parameter_source(str(param.name)) is not ParameterSource.ENVIRONMENT
+        return None if value is None else place(value, exists=exists, in_ps=in_ps)
 
     return click.option(
         "--ledger",

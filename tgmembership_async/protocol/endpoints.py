@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -137,6 +138,7 @@ _KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in ENDPOINTS}
 _SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if endpoint.secret)
 
 
+@lru_cache(maxsize=256)
 def may_hold_secret(method: str, safety: Safety) -> bool:
     """Tell whether a reply to `method` may hold a token or a webhook secret, whatever its verb and contents.
 

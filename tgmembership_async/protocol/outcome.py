@@ -15,6 +15,8 @@ service acted (*seen*). `Account.gateway_503` is for a gateway that is known to 
 from enum import StrEnum
 from typing import Any, Final
 
+from attrs import evolve
+
 from tgmembership_async.errors import (
     APIError,
     CallError,
@@ -26,7 +28,7 @@ from tgmembership_async.errors import (
 )
 from tgmembership_async.protocol.endpoints import may_hold_secret
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, excerpt
-from tgmembership_async.protocol.wire import Gateway503, Progress, Request, Response, Safety
+from tgmembership_async.protocol.wire import Gateway503, Request, Response, Safety
 
 _TURNED_AWAY: Final = frozenset({421, 425, 429})
 _UNAVAILABLE: Final = 503
@@ -98,13 +100,19 @@ def error_of(
     """Return the typed error for the last attempt of a call that ended without a result."""
     facts = facts_of(request, elapsed)
     error = (
-        _error_of_failure(result, outcome, request.progress, facts)
+        _error_of_failure(result, outcome, request, facts)
         if isinstance(result, TransportFailure)
-        else _error_of_answer(result, outcome, retry_after, request, facts)
+        else _error_of_answer(_without_learned(result, request), outcome, retry_after, request, facts)
     )
     if outcome is Outcome.UNKNOWN and request.safety is Safety.UNSAFE:
         return unknown(error, request, elapsed)
     return error
+
+
+def _without_learned(response: Response, request: Request) -> Response:
+    """Return an answer without the secrets of earlier replies, which the service may repeat."""
+    body = request.account.learned.scrub(response.body)
+    return response if body is response.body else evolve(response, body=body)
 
 
 def facts_of(request: Request, elapsed: float) -> dict[str, Any]:
@@ -141,13 +149,14 @@ def late(request: Request, elapsed: float, *, last: CallError | None = None) -> 
 
 
 def _error_of_failure(
-    failure: TransportFailure, outcome: Outcome, progress: Progress, facts: dict[str, Any]
+    failure: TransportFailure, outcome: Outcome, request: Request, facts: dict[str, Any]
 ) -> CallError:
+    reason = request.account.learned.scrub_text(failure.reason)
     if outcome is not Outcome.NOT_SENT:
-        return ReplyLost(f"the request was sent, and no complete reply came back: {failure.reason}", **facts)
-    if progress.unsettled:
-        return ReplyLost(f"an earlier attempt was sent and got no complete reply; the last: {failure.reason}", **facts)
-    return NotSent(f"nothing was sent ({failure.reason}); calling again is safe", **facts)
+        return ReplyLost(f"the request was sent, and no complete reply came back: {reason}", **facts)
+    if request.progress.unsettled:
+        return ReplyLost(f"an earlier attempt was sent and got no complete reply; the last: {reason}", **facts)
+    return NotSent(f"nothing was sent ({reason}); calling again is safe", **facts)
 
 
 def _error_of_answer(
@@ -187,7 +196,7 @@ def unexpected(why: str, response: Response, request: Request, facts: dict[str, 
 
     The method decides that, not the body: PHP prints notices, which are HTML, before the JSON.
     """
-    body = response.body
+    body = _without_learned(response, request).body
     if not body or not may_hold_secret(request.method, request.safety):
         return UnexpectedReply(f"{why}; the reply: {excerpt(body)}", body=body[:_KEPT_OF_A_BODY], **facts)
     kind = " that look like HTML" if body.lstrip()[:1] == b"<" else ""

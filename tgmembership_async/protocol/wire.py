@@ -13,6 +13,7 @@ from attrs import field, frozen, mutable
 from tgmembership_async.errors import CallError, UsageError
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, parse
 from tgmembership_async.protocol.reply_limits import reply_limit
+from tgmembership_async.values.learned import Learned
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
@@ -163,6 +164,11 @@ class Account:
         """Return the scrubber that masks the API key in replies that echo it."""
         return self.scrubber_with({})
 
+    @cached_property
+    def learned(self) -> Learned:
+        """Return the secrets that replies contained; errors and logs do not show them."""
+        return Learned()
+
     def scrubber_with(self, masks: Mapping[str, str]) -> Scrubber:
         """Return a scrubber for the API key and further secrets, each with its mask."""
         key = self.api_key.reveal()
@@ -192,7 +198,7 @@ class Progress:
     `attempts` counts requests passed to the transport. `begun`: on the current attempt the transport began to write our
     headers (True for a transport that does not set it). `unsettled`: the service may have acted on some attempt.
     `out_of_time`: the next attempt would begin after the deadline. `closed`: the Session was closed during the call.
-    `hold` is the claim that is held during each exchange.
+    `hold` is the claim that is held during each exchange. `done` is the response that was judged as a success.
     """
 
     started: float
@@ -203,6 +209,7 @@ class Progress:
     out_of_time: bool = False
     closed: bool = False
     hold: Hold | None = None
+    done: object = None
 
 
 @frozen

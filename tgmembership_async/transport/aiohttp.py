@@ -7,7 +7,6 @@ from `_Shared.wire` directly to the socket.
 
 import asyncio
 import ssl
-from base64 import b64encode
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from inspect import signature
@@ -29,15 +28,17 @@ from tgmembership_async.transport.bodies import Body
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.proxies import (
     HTTP_SCHEMES,
+    basic_credentials,
     check_proxy,
     masks_of,
     non_loopback_refusal,
     proxy_url,
     route,
 )
-from tgmembership_async.transport.reasons import SafeMessage, reason_of
+from tgmembership_async.transport.reasons import NOTHING_SENT, SafeMessage, reason_of
+from tgmembership_async.transport.steps import step_of
 from tgmembership_async.transport.trust import trusted
-from tgmembership_async.transport.unread import transport_holds_more
+from tgmembership_async.transport.unread import transport_holds_more, wrote_nothing
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -91,9 +92,9 @@ class AiohttpTransport:
         except UsageError:
             raise
         except Exception as error:  # noqa: BLE001 - judged by what was sent, not by its class
-            failure = TransportFailure(
-                reason_of(error, self._scrubber_of(request.account)), connecting=not progress.begun
-            )
+            step = None if progress.begun else step_of(error)
+            reason = reason_of(error, self._scrubber_of(request.account), step)
+            failure = TransportFailure(reason, connecting=not progress.begun)
         # Outside of `except`, so that its traceback has no frames of aiohttp.
         raise failure
 
@@ -140,9 +141,10 @@ class _Shared:
         """Return the request that a connector needs to connect to `origin`; it is never sent."""
         if origin not in self._connect_requests:
             proxy, headers = self._proxy, None
-            if proxy is not None and (credentials := _credentials(proxy)):
+            if proxy is not None and (proxy.user or proxy.password):
                 # aiohttp cannot encode credentials outside Latin-1 or with a colon.
-                proxy, headers = proxy.with_user(None), {"proxy-authorization": credentials}
+                credentials = basic_credentials(proxy.user or "", proxy.password or "")
+                proxy, headers = proxy.with_user(None), {"proxy-authorization": f"Basic {credentials}"}
             self._connect_requests[origin] = aiohttp.ClientRequest(
                 "GET", URL(origin), proxy=proxy, proxy_headers=headers, ssl=self._verify
             )
@@ -197,19 +199,23 @@ class _Lane:
                 msg = SafeMessage(f"no connection to {request.account.origin} within {request.timeouts.connect:g} s")
                 raise aiohttp.ConnectionTimeoutError(msg) from None
             protocol = _protocol(connection)
-            known = protocol in used
-            # A new socket may have data to read after a TLS handshake, so it is not checked.
-            if _is_idle(protocol) if known else _is_open(protocol):
-                if not known:
-                    _check_address(connection, request)
-                used.add(protocol)
-                if not known:
-                    _limit_receive_size(_transport(protocol))
+            if protocol not in used:
+                return self._checked(connection, request)
+            # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
+            if _is_open(protocol) if self._ours else _is_idle(protocol):
                 return connection
             _throw_away(connection)
-            if not known:
-                msg = SafeMessage("the service closed the connection, or sent data before the request")
-                raise aiohttp.ClientConnectionError(msg)
+
+    def _checked(self, connection: Connection, request: Request) -> Connection:
+        """Return a new connection. A socket may have data to read after a TLS handshake, so that is not looked for."""
+        protocol = _protocol(connection)
+        if not _is_open(protocol):
+            _throw_away(connection)
+            raise aiohttp.ClientConnectionError(NOTHING_SENT)
+        _check_address(connection, request)
+        _limit_receive_size(_transport(protocol))
+        self._shared.used.add(protocol)
+        return connection
 
     def drop(self) -> bool:
         """Do nothing: a garbage collected aiohttp connector closes its connections and warns."""
@@ -227,7 +233,11 @@ async def _exchange(protocol: ResponseHandler, wire: Target, request: Request) -
     protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False, **_HEAD)
     protocol.start_timeout()
     request.progress.begun = True
-    _transport(protocol).write(wire)
+    transport = _transport(protocol)
+    transport.write(wire)
+    if wrote_nothing(transport):
+        request.progress.begun = False
+        raise aiohttp.ClientConnectionError(NOTHING_SENT)
     message, payload = await protocol.read()
     while message.code in _INTERIM:
         message, payload = await protocol.read()
@@ -312,9 +322,3 @@ def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
 def _fields(authority: str, headers: Headers) -> bytes:
     fields = with_host(headers, authority)
     return b"".join([b"%b: %b\r\n" % (name.encode(), value.encode("latin-1")) for name, value in fields])
-
-
-def _credentials(proxy: URL) -> str:
-    if not (proxy.user or proxy.password):
-        return ""
-    return "Basic " + b64encode(f"{proxy.user or ''}:{proxy.password or ''}".encode()).decode()

@@ -11,10 +11,13 @@ import h11
 import httpcore
 
 from tgmembership_async.transport import tcp
+from tgmembership_async.transport.reasons import NOTHING_SENT
 from tgmembership_async.transport.unread import stream_holds_more
 from tgmembership_async.values.secret import Target
 
 _EXTRA: Final = {"client_addr": "sockname", "server_addr": "peername"}
+POOL: Final = "_pool"
+"""The attribute of an httpx transport that holds the pool."""
 POOL_STATE: Final = ("_connections", "_requests")
 """The attributes of a pool that are state; the others are settings."""
 _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
@@ -158,7 +161,8 @@ def _trio_backend() -> httpcore.AsyncNetworkBackend:
 class _Watched(httpcore.AsyncNetworkStream):
     """A stream that raises ConnectError where it was used before, and something came before the next request.
 
-    What comes between this look and the write is an outcome that nobody knows: `tcp.Connection` looks as late.
+    What comes between this look and the write is an outcome that nobody knows: `tcp.Connection` looks as late, and at
+    as many layers.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -171,10 +175,16 @@ class _Watched(httpcore.AsyncNetworkStream):
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
-        if self._is_used and not self._is_writing and self._stream.get_extra_info("is_readable"):
-            raise NothingWritten(tcp.NOTHING_SENT)
-        self._is_used = self._is_writing = True
-        await self._stream.write(buffer, timeout)
+        is_first, self._is_writing = not self._is_writing, True
+        if is_first and self._is_used and (self.get_extra_info("is_readable") or stream_holds_more(self._stream)):
+            raise NothingWritten(NOTHING_SENT)
+        self._is_used = True
+        try:
+            await self._stream.write(buffer, timeout)
+        except httpcore.WriteError as error:
+            if is_first:  # not even the headers left as a whole, which no service acts on
+                raise NothingWritten(NOTHING_SENT) from error
+            raise
 
     async def start_tls(
         self,

@@ -55,9 +55,13 @@ def masks_of(url: str | None) -> dict[str, str]:
     parts = None if url is None else split_url(url)
     if parts is None or not parts.password:
         return {}
-    user, password = unquote(parts.username or ""), unquote(parts.password)
-    basic = b64encode(f"{user}:{password}".encode(errors="surrogatepass")).decode()
-    return dict.fromkeys((basic, password), "***")
+    password = unquote(parts.password)
+    return dict.fromkeys((basic_credentials(unquote(parts.username or ""), password), password), "***")
+
+
+def basic_credentials(user: str, password: str) -> str:
+    """Return the credentials for a proxy as HTTP sends them after `Basic`."""
+    return b64encode(f"{user}:{password}".encode(errors="surrogatepass")).decode()
 
 
 def check_no_proxy(scheme: str, proxy: object) -> None:

@@ -7,14 +7,14 @@ the errno, the reason of TLS, the status of a proxy, the address, and messages o
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import Mapping
+from typing import Final
 
 from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.transport.steps import Step, chain_of
 from tgmembership_async.values.scrubber import Scrubber
 
 _SHOWN: Final = 200
-_LONGEST_CHAIN: Final = 10
 _STATUS: Final = re.compile(r"[1-5]\d\d(?!\d)")
 _MEANS: Final[Mapping[str, str]] = {
     "ConnectTimeout": "no connection in time",
@@ -45,9 +45,13 @@ class SafeMessage(str):
     __slots__ = ()
 
 
-def reason_of(error: BaseException, scrubber: Scrubber) -> str:
-    """Return the class name of an error and a description of its cause, scrubbed by `scrubber`."""
-    name, chain = type(error).__name__, list(_chain(error))
+NOTHING_SENT: Final = SafeMessage("the other side has closed the connection, or sent data before the request")
+
+
+def reason_of(error: BaseException, scrubber: Scrubber, step: Step | None = None) -> str:
+    """Return the step that failed, if any, the class name of an error and its cause, scrubbed by `scrubber`."""
+    name, chain = type(error).__name__, list(chain_of(error))
+    name = name if step is None else f"{step}: {name}"
     known = (field(one) for field in (_safe_message, _tls, _os, _status, _meaning) for one in chain)
     described = ", ".join(filter(None, (_where(error), next(filter(None, known), None))))
     return f"{name}: {printable(scrubber.scrub_text(described), _SHOWN)}" if described else name
@@ -56,16 +60,6 @@ def reason_of(error: BaseException, scrubber: Scrubber) -> str:
 def os_reason(error: OSError) -> str:
     """Return the errno of an OSError with its meaning."""
     return _os(error) or type(error).__name__
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes: on trio, the outer ones have no details."""
-    for _ in range(_LONGEST_CHAIN):
-        if error is None:
-            return
-        yield error
-        inner = cast("Any", error).exceptions[0] if isinstance(error, BaseExceptionGroup) else None
-        error = inner or error.__cause__ or error.__context__
 
 
 def _safe_message(error: BaseException) -> str | None:

@@ -10,12 +10,9 @@ from typing import Any, Final
 
 from anyio import Event, create_task_group, fail_after, move_on_after
 
-from tgmembership_async.transport.reasons import SafeMessage, os_reason
-from tgmembership_async.transport.unread import transport_holds_more
+from tgmembership_async.transport.reasons import NOTHING_SENT, SafeMessage, os_reason
+from tgmembership_async.transport.unread import transport_holds_more, wrote_nothing
 
-NOTHING_SENT: Final = SafeMessage(
-    "the other side has closed the connection, or spoke before it was asked; nothing was sent"
-)
 _NEXT_ADDRESS_AFTER: Final = 0.25
 _CLOSE_TIMEOUT: Final = 1.0
 _MOST_UNREAD: Final = 256 * 1024
@@ -94,7 +91,8 @@ class Connection(asyncio.Protocol):
     async def read(self, max_bytes: int, seconds: float | None) -> bytes:
         """Send what was written, and return what comes in time; nothing, where the other side has ended.
 
-        Raises NothingSentError where the connection was used before, and something came meanwhile, were it the end.
+        Raises NothingSentError where the connection was used before, and something came meanwhile, were it the end,
+        or where the system refused the first byte.
         """
         if self._unsent:
             # As late as can be: what comes between this look and the write is an outcome that nobody knows.
@@ -103,6 +101,8 @@ class Connection(asyncio.Protocol):
             self._is_used = True
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
+            if wrote_nothing(self._transport):
+                raise NothingSentError(NOTHING_SENT)
         if not self._unread and not self._lost.done():
             await self._arrival(seconds)
         if not self._unread and self._failure is not None:

@@ -1,9 +1,10 @@
-"""Detect unread data on an idle connection, which would be read as the next reply.
+"""Detect unread data on an idle connection, which would be read as the next reply, and a write that failed at once.
 
 The socket is checked, and each layer above it: data that TLS has read from the socket (decrypted or not, including the
 peer's close), and data that the event loop's protocol has buffered.
 """
 
+import asyncio
 import select
 import ssl
 from typing import Any, Final
@@ -31,6 +32,17 @@ def transport_holds_more(transport: Any) -> bool:
         return True
     tls = transport.get_extra_info("ssl_object")
     return tls is not None and _tls_holds_more(tls)
+
+
+def wrote_nothing(transport: Any) -> bool:
+    """Tell whether the write that just returned failed before a byte left; the transport was open before it.
+
+    asyncio's own loop sends at once, and closes the transport where the system refuses: a peer has reset it. Other
+    loops may send later, so there nothing is told.
+    """
+    while (tls := getattr(transport, "_ssl_protocol", None)) is not None and tls._transport is not None:  # noqa: SLF001
+        transport = tls._transport  # noqa: SLF001 - the transport of TLS does not tell
+    return transport.is_closing() and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
 
 
 def _tls_holds_more(tls: Any) -> bool:

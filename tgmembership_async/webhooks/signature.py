@@ -20,6 +20,8 @@ from attrs import field, frozen
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.settings import seconds
+from tgmembership_async.values.learned import Redact
+from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.headers import (
     NO_NONCE,
@@ -37,6 +39,10 @@ from tgmembership_async.webhooks.secret_file import SecretFile
 SIGNATURE_HEADER: Final = "X-Webhook-Signature"
 NONCE_HEADER: Final = "X-Webhook-Nonce"
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
+_REDACT: Final = Redact()
+"""Masks the secrets of all Verifiers in the log lines of this package, which quote names and exceptions of others."""
+_logger.addFilter(_REDACT)
+_LONG_ENOUGH_TO_BE_UNIQUE: Final = 8
 _NOT_IN_SECRETS: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_NAME: Final = 80
 _REPLACED: Final = "never-used"
@@ -117,10 +123,13 @@ class Verifier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         several: object = [secrets] if isinstance(secrets, str | Secret) else secrets
-        self._keys = tuple(_Key(secret) for secret in several) if isinstance(several, Iterable) else ()
+        several = tuple(several) if isinstance(several, Iterable) else ()
+        self._keys = tuple(map(_Key, several))
         if not self._keys:
             msg = "a Verifier needs a webhook secret, as a str or a Secret, or several of them"
             raise UsageError(msg)
+        self._scrubber = _scrubber_of(several)
+        _REDACT.scrubbers.add(self._scrubber)
         self.tolerance: float = seconds("tolerance", tolerance)
         self._signature_header = _name("signature_header", signature_header)
         self._nonce_header = _name("nonce_header", nonce_header)
@@ -207,7 +216,7 @@ class Verifier:
             msg = "more than one header looks like a signature; pin the right one with signature_header"
             raise NotAuthentic(msg)
         claim = found[0]
-        _refuse_duplicate(claim.header, pairs)
+        self._refuse_duplicate(claim.header, pairs)
         candidates = nonces(pairs, claim, self._nonce_header)
         if not candidates:
             msg = f"no usable nonce in {self._nonce_header or 'any header'}"
@@ -216,8 +225,13 @@ class Verifier:
         if nonce is None:
             msg = "the signature does not match; check the webhook secret, and that the body is the raw one"
             raise NotAuthentic(msg)
-        _refuse_duplicate(nonce[0], pairs)
+        self._refuse_duplicate(nonce[0], pairs)
         return claim, nonce
+
+    def _refuse_duplicate(self, header: str, pairs: Sequence[Pair]) -> None:
+        if sum(name == header for name, _ in pairs) > 1:
+            msg = f"the header {printable(self._scrubber.scrub_text(header), _LONGEST_NAME)} is present twice"
+            raise NotAuthentic(msg)
 
     def _note(self, claim: Claim, nonce: Pair) -> None:
         found, self._found = self._found, HeaderNames(claim.header, nonce[0])
@@ -226,17 +240,16 @@ class Verifier:
             _logger.info("a delivery was authentic; pin its headers: Verifier(..., %s)", printable(names, 200))
 
 
+def _scrubber_of(secrets: Iterable[object]) -> Scrubber:
+    plain = (secret.reveal() if isinstance(secret, Secret) else str(secret) for secret in secrets)
+    return Scrubber({secret: "***" for secret in plain if len(secret) >= _LONG_ENOUGH_TO_BE_UNIQUE})
+
+
 def _as_bytes(body: object) -> bytes:
     if isinstance(body, bytearray | memoryview):
         return bytes(cast("bytearray", body))
     msg = f"verify() needs the raw body as bytes, not {type(body).__name__}"
     raise UsageError(msg)
-
-
-def _refuse_duplicate(header: str, pairs: Sequence[Pair]) -> None:
-    if sum(name == header for name, _ in pairs) > 1:
-        msg = f"the header {printable(header, _LONGEST_NAME)} is present twice"
-        raise NotAuthentic(msg)
 
 
 def _checked(secret: object) -> Secret:

@@ -16,7 +16,7 @@ from tgmembership_async.storage.sqlite.schema import check_path
 def check_ledger() -> Iterator[Check]:
     """Yield the check of the file in TGMEMBERSHIP_LEDGER, if set; its text contains no path."""
     named = os.environ.get("TGMEMBERSHIP_LEDGER")
-    if not named or isinstance(place(named), Server):
+    if not named or isinstance(place(named, in_ps=False), Server):
         return
     file = Path(os.path.realpath(Path(named).parent), Path(named).name)
     try:

@@ -5,7 +5,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from time import monotonic
 from typing import Any, Final, Literal
@@ -13,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from attrs import field, frozen
 
+from tgmembership_async.protocol.service_clock import http_date
 from tgmembership_async.protocol.wire import Account
 from tgmembership_async.transport.httpx import trusted
 from tgmembership_async.transport.proxies import proxy_for
@@ -112,11 +112,8 @@ def _why_untrusted(error: ssl.SSLError) -> str:
 
 def check_clock(date: str | None, seen_at: datetime) -> Check:
     """Compare the Date header of an answer with the local time at which the answer arrived."""
-    try:
-        server_time = None if date is None else parsedate_to_datetime(date)
-    except (ValueError, OverflowError):
-        server_time = None
-    if server_time is None or server_time.tzinfo is None:
+    server_time = http_date(date or "")
+    if server_time is None:
         return Check("clock", "skipped", "no answer had a Date header to compare with")
     ahead = (seen_at - server_time).total_seconds()
     if abs(ahead) <= _MAX_SKEW:

@@ -1,0 +1,77 @@
+"""Secrets that become known at runtime, such as the access tokens in replies, and a filter that masks them in logs."""
+
+import logging
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from tgmembership_async.values.scrubber import Scrubber
+
+MOST_LEARNED: Final = 64
+_LONG_ENOUGH_TO_BE_UNIQUE: Final = 8
+_ESCAPES: Final = (b"%", b"\\", b"&", b"\0")
+
+
+class Learned:
+    """The last secrets that replies contained. Learning one takes under a microsecond; they are used in errors only."""
+
+    __slots__ = ("__weakref__", "_scrubber", "_secrets")
+
+    def __init__(self) -> None:
+        self._secrets: dict[str, bytes] = {}
+        self._scrubber: Scrubber | None = None
+
+    def __repr__(self) -> str:
+        return f"<Learned {len(self._secrets)} secret(s)>"
+
+    def add(self, secret: str) -> None:
+        """Learn a secret and forget the oldest of too many. A short one is skipped: it occurs in text by chance."""
+        if len(secret) < _LONG_ENOUGH_TO_BE_UNIQUE or secret in self._secrets:
+            return
+        self._secrets[secret] = secret.encode(errors="surrogatepass")
+        self._scrubber = None
+        if len(self._secrets) > MOST_LEARNED:
+            del self._secrets[next(iter(self._secrets))]
+
+    def scrub(self, data: bytes) -> bytes:
+        """Return the bytes with all learned secrets masked; the same object if there are none."""
+        if not any(mark in data for marks in (self._secrets.values(), _ESCAPES) for mark in marks):
+            return data
+        if self._scrubber is None:
+            self._scrubber = Scrubber(dict.fromkeys(self._secrets, "***"))
+        return self._scrubber.scrub(data)
+
+    def scrub_text(self, text: str) -> str:
+        """Return the text with all learned secrets masked; the same object if there are none."""
+        data = text.encode(errors="surrogatepass")
+        clean = self.scrub(data)
+        return text if clean is data else clean.decode(errors="surrogatepass")
+
+
+class _Scrubs(Protocol):
+    def scrub_text(self, text: str) -> str: ...
+
+
+class Redact(logging.Filter):
+    """Mask the secrets of all living owners in the records of a logger, also in their tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scrubbers: WeakSet[_Scrubs] = WeakSet()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the secrets in a record, and return True."""
+        message = record.getMessage()
+        shown = self._scrubbed(message)
+        if shown != message:
+            record.msg, record.args = shown, None
+        if record.exc_info:
+            raised = logging.Formatter().formatException(record.exc_info)
+            shown = self._scrubbed(raised)
+            if shown != raised:
+                record.exc_info, record.exc_text = None, shown
+        return True
+
+    def _scrubbed(self, text: str) -> str:
+        for scrubber in tuple(self.scrubbers):
+            text = scrubber.scrub_text(text)
+        return text
