@@ -11,6 +11,7 @@ _ROUNDED_NUMBER: Final = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?E[-+]?[0-9]{1,3}
 _EXPORT_AGAIN: Final = "Export the file again with this column formatted as text"
 _SPREADSHEET_ERROR: Final = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|####*)", re.IGNORECASE)
 _GROUPED: Final = re.compile(r"([0-9]{1,3}(?:([.,'\u2019 \u00a0\u202f])[0-9]{3})(?:\2[0-9]{3})*)(?:(?!\2)[.,]0+)?")
+_PLAIN: Final = re.compile(r"[1-9][0-9]{0,17}")
 _WHOLE: Final = re.compile(r"([0-9]+)(?:[.,]0+)?")
 _NOT_A_DIGIT: Final = re.compile("[^0-9]")
 _LINKED: Final = re.compile(r"(?:user|tg://user\?id=)([0-9]{1,19})", re.IGNORECASE)
@@ -54,6 +55,8 @@ def ref(value: object) -> str:
 
 def number(name: str, value: object) -> int | None:
     """Return an id, or None for an empty cell. `4200003.0` and `4,200,003` are the number that they show."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return int(value)  # what nearly every cell is
     found = text(name, value).removeprefix("'")
     if not found:
         return None
