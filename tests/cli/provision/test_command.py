@@ -22,7 +22,7 @@ from tgmembership_async.cli.provision import command as provision
 from tgmembership_async.cli.provision.summary import exit_code, sentences
 from tgmembership_async.cli.root import command
 from tgmembership_async.errors import StorageError
-from tgmembership_async.grants import Grant, SqliteLedger
+from tgmembership_async.grants import Grant, Members, SqliteLedger
 from tgmembership_async.grants.provisioning import StopReason, Summary
 from tgmembership_async.testing import FakeService, Fault, serve
 from tgmembership_async.testing.fake.server import FakeServer
@@ -309,8 +309,8 @@ def test_a_ledger_that_fails_during_the_run_ends_with_the_summary(
 def test_a_file_that_changes_meanwhile_ends_the_run(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = provision._check
 
-    def check_and_change(file: Path, plan_id: int | None) -> int:
-        total = check(file, plan_id)
+    def check_and_change(file: Path, members: Members) -> int:
+        total = check(file, members)
         file.write_text("ref,member_id\nr0,1000\nr1,x\n")
         return total
 

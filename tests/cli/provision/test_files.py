@@ -59,7 +59,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def sheet(path: Path) -> list[tuple[Any, ...]]:
-    return list(openpyxl.load_workbook(path).active.iter_rows(values_only=True))
+    return list(openpyxl.load_workbook(path).worksheets[0].iter_rows(values_only=True))
 
 
 def test_one_line_tells_how_the_file_was_read(members: Path) -> None:
@@ -141,9 +141,10 @@ def test_a_result_is_the_callers_rows_with_what_became_of_them(members: Path, tm
 
 def test_a_workbook_goes_in_and_comes_out_with_links(tmp_path: Path, service: FakeService) -> None:
     book = openpyxl.Workbook()
+    written = book.worksheets[0]
     for row in (["Telegram ID", "Payment ID", "Name"], [1001, "a", "'=1+1"], [1002, 77, "=1+1"], [1003, "c", None]):
-        book.active.append(row)
-    book.active["C3"].data_type = "s"
+        written.append(row)
+    written["C3"].data_type = "s"
     path, result = tmp_path / "members.xlsx", tmp_path / "result.xlsx"
     book.save(path)
     assert run(path, "--plan-id", 1, "--result", result, "--show-links").exit_code == 3
@@ -152,7 +153,7 @@ def test_a_workbook_goes_in_and_comes_out_with_links(tmp_path: Path, service: Fa
     assert rows[0] == ("Telegram ID", "Payment ID", "Name", "grant_status", "grant_link", "grant_reason")
     assert rows[1][:5] == (1001, "a", "'=1+1", "granted", links[1001])
     assert rows[2][:5] == (1002, 77, "=1+1", "granted", links[1002])
-    assert openpyxl.load_workbook(result).active["C3"].data_type == "s", "a text, and no formula"
+    assert openpyxl.load_workbook(result).worksheets[0]["C3"].data_type == "s", "a text, and no formula"
     assert (rows[3][3], rows[3][4]) == ("refused", None)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def dialects(draw: st.DrawFn) -> tuple[bytes, list[GrantRequest]]:
     ]
     names = draw(st.permutations([*FIELDS[:4], "Farbe", ""]))
     headings = [draw(st.sampled_from(sorted(SPELLINGS[name]))) if name in SPELLINGS else name for name in names]
-    shown = [draw(st.sampled_from([str.title, str.upper, str]))(heading) for heading in headings]
+    shown = [draw(st.sampled_from([str.title, str.upper, str.lower]))(heading) for heading in headings]
     ending = draw(st.sampled_from(["\n", "\r\n"]))
     text = io.StringIO()
     table = csv.writer(
@@ -237,6 +238,18 @@ def test_repeats_are_found_among_more_refs_than_are_kept_in_memory() -> None:
             assert repeats.first(GrantRequest(f"r{number}", 1, 1), number) is None
         assert repeats.first(GrantRequest("r7", 1, 1), 2_001) == (7, True)
         assert repeats.first(GrantRequest("r7", 1, 2), 2_002) == (7, False)
+
+
+def test_memory_does_not_grow_with_the_rows(path: Path) -> None:
+    def peak(rows: int) -> int:
+        found = members(path, "ref,member_id\n" + "".join(f"r{number},{number + 1}\n" for number in range(rows)))
+        tracemalloc.start()
+        assert sum(1 for _ in found.rows()) == rows
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(10_000) < peak(1_000) + 500_000
 
 
 def test_the_sample_is_a_thousand_good_members(path: Path) -> None:

@@ -16,14 +16,14 @@ from rich.console import Console
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.default_ledger import ledger_for
 from tgmembership_async.cli.exit_codes import Exit
-from tgmembership_async.cli.grant_lines import columns, fields_of
+from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.cli.provision.result import check_result, result_option, write_result
-from tgmembership_async.cli.provision.standing import COLUMNS, CONFLICT, rehearse, told
+from tgmembership_async.cli.provision.standing import COLUMNS, rehearse, told
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
 from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError

@@ -118,8 +118,8 @@ def time(value: object) -> datetime | None:
         if _SECONDS.fullmatch(found):
             return datetime.fromtimestamp(int(found), UTC)
         if day_first := _DAY_FIRST.fullmatch(found):
-            day, month, year, *clock = (int(part or 0) for part in day_first.groups())
-            return datetime(year, month, day, *clock, tzinfo=UTC)
+            day, month, year, hour, minute, second = (int(part or 0) for part in day_first.groups())
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         read = datetime.fromisoformat(found)
     except ValueError:
         msg = f"paid_at is no time that can be read in one way only: {found!r:.42}. Write it as 2026-11-28 14:30"

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.importing import workbook
+from tgmembership_async.protocol.structuring.objects import is_object
 
 Cell = Any
 """A str, an int, a datetime, a bool or None; anything that JSON has."""
@@ -183,7 +184,7 @@ def _delimiter(start: str, score: Callable[[Sequence[str]], int], given: str | N
 def _head(start: str, delimiter: str) -> Sequence[str]:
     try:
         rows = csv.reader(start.splitlines(keepends=True), delimiter=delimiter)
-        return next((row for row in rows if any(cell.strip(" ,;|\t") for cell in row)), [])
+        return next((row for row in rows if any(cell.strip(" ,;|\t") for cell in row)), list[str]())
     except csv.Error:
         return []
 
@@ -250,7 +251,7 @@ def _from_json(lines: TextIO) -> Iterator[Record | Broken]:
         except (ValueError, RecursionError) as error:
             yield Broken(number, f"this is not JSON: {error}")
             continue
-        if isinstance(fields, dict):
+        if is_object(fields):
             yield Record(number, tuple(fields), tuple(fields.values()))
         else:
             yield Broken(number, 'each line must be an object, such as {"ref": "pi_3Nf", "member_id": 4200}')

@@ -42,7 +42,7 @@ def _book(path: Path) -> "Generator[Any]":
 def sheet_of(path: Path, named: str | None) -> str:
     """Return the sheet to read: the one that is named, or the only one that is visible and has cells."""
     with _book(path) as book:
-        sheets = {sheet.title: sheet for sheet in book.worksheets}
+        sheets: dict[str, Any] = {sheet.title: sheet for sheet in book.worksheets}
         if named is not None:
             if named not in sheets:
                 msg = f"{path} has no sheet {named!r:.80}, but {', '.join(map(repr, sheets))}"
