@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import click
 
-from tgmembership_async.cli.grant_lines import json_text, plain
+from tgmembership_async.cli.grant_lines import json_text
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 
@@ -288,7 +288,7 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return json.dumps(value, default=plain) if is_object(value) or is_array(value) else str(value)
+    return json_text(value) if is_object(value) or is_array(value) else str(value)
 
 
 _WRITERS: Final[Mapping[Format, Callable[[Sequence[str], Mapping[str, str]], Writer]]] = {

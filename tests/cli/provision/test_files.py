@@ -45,7 +45,7 @@ def members(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: object, stdin: str | None = None) -> Result:
+def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
     return CliRunner().invoke(command, ["provision", *map(str, arguments)], input=stdin)
 
 
@@ -212,6 +212,15 @@ def test_members_may_come_from_stdin(service: FakeService) -> None:
     assert (done.exit_code, len(service.audit)) == (0, 1)
     assert done.stderr.startswith("Read stdin: JSON lines, UTF-8; ref; member_id from 'user_id'; note; plan_id is 1.\n")
     assert '"note": "Клуб"' in done.stdout
+
+
+def test_a_workbook_may_come_from_stdin(service: FakeService, tmp_path: Path) -> None:
+    book, path = openpyxl.Workbook(), tmp_path / "members.xlsx"
+    book.worksheets[0].append(["ref", "member_id"])
+    book.worksheets[0].append(["a", 1001])
+    book.save(path)
+    assert run("-", "--plan-id", 1, stdin=path.read_bytes()).exit_code == 0
+    assert len(service.audit) == 1
 
 
 def test_what_a_result_lists_is_marked_as_delivered(members: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +228,29 @@ def test_a_workbook_without_the_extra_names_it(path: Path, monkeypatch: pytest.M
         read_members(path)
 
 
-def test_an_archive_is_no_workbook(path: Path) -> None:
-    with pytest.raises(UsageError, match="is no Excel workbook that can be read"):
-        members(path, b"PK\x03\x04 and nothing else")
+def test_zeros_that_only_the_format_of_a_cell_shows_belong_to_its_ref(path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    sheet.append(["ref", "member_id"])
+    sheet.append([42, 4200001])
+    sheet["A2"].number_format = "000000"
+    book.save(path)
+    assert [request.ref for request in read_members(path, plan_id=1)] == ["000042"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "xl/workbook.xml", "xl/worksheets/sheet1.xml", "[Content_Types].xml"])
+def test_a_damaged_workbook_is_refused(path: Path, damage: str) -> None:
+    whole, damaged = io.BytesIO(), io.BytesIO()
+    book = openpyxl.Workbook()
+    book.worksheets[0].append(["ref", "member_id"])
+    book.save(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content[: len(content) // 2] if name == damage else content)
+    content = damaged.getvalue()
+    with pytest.raises(UsageError, match="is no Excel workbook, or damaged"):
+        read(path, content[: len(content) // 2] if damage == "cut" else content)
 
 
 def test_repeats_are_found_among_more_refs_than_are_kept_in_memory() -> None:

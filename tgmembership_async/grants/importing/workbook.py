@@ -1,7 +1,9 @@
 """The rows of an Excel workbook, read in a stream: openpyxl, with the extra `xlsx`."""
 
+import re
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zipfile import BadZipFile
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
 DIGITS: Final = 15
 """How many digits of a number Excel keeps."""
+_DAMAGED: Final = (BadZipFile, EOFError, KeyError, OSError, SyntaxError, TypeError, ValueError, zlib.error)
+"""What openpyxl lets through of zipfile, of the XML parser (SyntaxError), and of its own."""
+_LEADING_ZEROS: Final = re.compile("00+")
+"""A format of numbers such as 000000, which shows zeros that belong to a ref."""
 
 
 def library() -> Any:
@@ -29,14 +35,16 @@ def library() -> Any:
 def _book(path: Path) -> "Generator[Any]":
     openpyxl = library()
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-    except (BadZipFile, KeyError, ValueError, OSError, openpyxl.utils.exceptions.InvalidFileException):
-        msg = f"{path} is no Excel workbook that can be read: save it as .xlsx or as CSV"
+        with (
+            path.open("rb") as file,  # openpyxl would refuse a path with another ending
+            closing(openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)) as book,
+        ):
+            yield book
+    except UsageError:
+        raise
+    except _DAMAGED:
+        msg = f"{path} is no Excel workbook, or damaged: save it again as .xlsx or as CSV"
         raise UsageError(msg) from None
-    try:
-        yield book
-    finally:
-        book.close()
 
 
 def sheet_of(path: Path, named: str | None) -> str:
@@ -51,7 +59,7 @@ def sheet_of(path: Path, named: str | None) -> str:
         filled = [
             title
             for title, sheet in sheets.items()
-            if sheet.sheet_state == "visible" and any(map(_has_cells, _values(sheet)))
+            if sheet.sheet_state == "visible" and any(map(_has_cells, _cells(sheet)))
         ]
         if len(filled) > 1:
             msg = f"{path} has several sheets: say which with --sheet: {', '.join(map(repr, filled))}"
@@ -62,22 +70,26 @@ def sheet_of(path: Path, named: str | None) -> str:
 def rows(path: Path, sheet: str | None) -> Iterator[tuple[int, Sequence[Any]]]:
     """Yield the number and the cells of each row; a number that Excel may have rounded comes as it would show it."""
     with _book(path) as book:
-        for number, cells in enumerate(_values(book[sheet]), 1):
+        for number, cells in enumerate(_cells(book[sheet]), 1):
             yield number, [_exact(cell) for cell in cells]
 
 
-def _values(sheet: Any) -> Iterator[Sequence[Any]]:
+def _cells(sheet: Any) -> Iterator[Sequence[Any]]:
     sheet.reset_dimensions()  # what the file says of its size may be wrong
-    return sheet.iter_rows(values_only=True)  # type: ignore[no-any-return]
+    return sheet.iter_rows()  # type: ignore[no-any-return]
 
 
 def _has_cells(cells: Sequence[Any]) -> bool:
-    return any(cell not in (None, "") for cell in cells)
+    return any(cell.value not in (None, "") for cell in cells)
 
 
 def _exact(cell: Any) -> Any:
-    if isinstance(cell, bool) or not isinstance(cell, int | float):
-        return cell
-    if cell != cell or abs(cell) >= 10**DIGITS:  # noqa: PLR0124 - not a number
-        return f"{float(cell):.14E}"
-    return int(cell) if cell == int(cell) else repr(cell)
+    value = cell.value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if value != value or abs(value) >= 10**DIGITS:  # noqa: PLR0124 - not a number
+        return f"{float(value):.14E}"
+    if value != int(value):
+        return repr(value)
+    zeros = _LEADING_ZEROS.fullmatch(cell.number_format or "")
+    return f"{int(value):0{len(zeros[0])}}" if zeros else int(value)
