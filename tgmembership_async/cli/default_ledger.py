@@ -15,8 +15,10 @@ from tgmembership_async.protocol.wire import Account
 _OLD: Final = ".grants.db"
 
 
-def ledger_for(members: Path, named: Place | None) -> Place:
-    """Return the ledger that is named, or the default one, which is told on stderr and whose folder is made.
+def ledger_for(members: Path, named: Place | None, *, make: bool = True) -> Place:
+    """Return the ledger that is named, or the default one, which is told on stderr.
+
+    With `make`, its folder is made.
 
     Raises UsageError where a ledger of an older version lies beside the file: what it has would be sent again.
     """
@@ -33,7 +35,8 @@ def ledger_for(members: Path, named: Place | None) -> Place:
         )
         raise UsageError(msg)
     try:
-        default.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            default.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         msg = f"{default.parent} cannot be made: {error.strerror}; name a ledger with --ledger FILE"
         raise UsageError(msg) from None

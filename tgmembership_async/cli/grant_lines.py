@@ -1,15 +1,16 @@
 """A grant as one line of JSON. Tokens and links give access, so they are included only on request."""
 
 import json
-from collections.abc import Mapping
+import sys
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from tgmembership_async.errors import RefConflict
 from tgmembership_async.grants.model import Grant
 
 CONFLICT = "conflict"
 """Printed in place of a status where the ledger has the ref for another plan or member."""
+_LAST_OF_ONE_UNIT: Final = 0xFFFF
 
 
 def status_of(grant: Grant) -> str:
@@ -41,9 +42,17 @@ def fields_of(grant: Grant, *, links: bool) -> dict[str, Any]:
     return row
 
 
-def line(fields: Mapping[str, Any]) -> str:
-    """Return one line of JSON, in ASCII."""
-    return json.dumps(fields, default=plain)
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return JSON: in Unicode if stdout is, with all that is not printable escaped."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, indent=indent, default=plain, ensure_ascii=not unicode)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) <= _LAST_OF_ONE_UNIT else json.dumps(char)[1:-1]
 
 
 def plain(value: object) -> str:

@@ -1,8 +1,8 @@
 """Write rows as tables, JSON or CSV: one writer for each `--format`.
 
-JSON has money and other exact numbers as strings, so that no reader rounds them. A CSV cell has objects and arrays as
-JSON, and a `'` before text that a spreadsheet would evaluate as a formula. Control characters in texts of the service,
-in notes and in file names are escaped before they reach a terminal.
+JSON has money and other exact numbers as strings, so that no reader rounds them, and is UTF-8. A CSV cell has objects
+and arrays as JSON, and a `'` before text that a spreadsheet would evaluate as a formula. Control characters in texts of
+the service, in notes and in file names are escaped before they reach a terminal or a file.
 """
 
 import csv
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import click
 
-from tgmembership_async.cli.grant_lines import line, plain
+from tgmembership_async.cli.grant_lines import json_text
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 
@@ -37,7 +37,8 @@ _FORMATS: Final = ("auto", "table", "json", "jsonl", "csv")
 _WIDE_ENOUGH: Final = 1_000
 _LONGEST_NOTE: Final = 10_000
 _NUMBERS: Final = (int, Decimal, type(None))
-_FORMULA: Final = re.compile(r"[=+\-@\t\r\n].", re.DOTALL)
+_FORMULA: Final = re.compile(r"[=@].|[+-](?![0-9.,]+$).", re.DOTALL)
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _format_option(default: str, explanation: str) -> Callable[[F], F]:
@@ -90,7 +91,7 @@ def write_one(form: Format, fields: Fields, styles: Mapping[str, str] | None = N
     """Write a single object: as one field per line in a table, and as an object in JSON."""
     how = resolved(form)
     if how == "json":
-        _say(json.dumps(fields, indent=2, default=plain))
+        _say(json_text(fields, indent=2))
     elif how == "table":
         console().print(_facts(fields, styles or {}))
     else:
@@ -133,7 +134,7 @@ class _JsonLines:
         del columns, styles
 
     def row(self, fields: Fields) -> None:
-        _say(line(fields))
+        _say(json_text(fields))
 
     def end(self) -> None:
         return
@@ -147,7 +148,7 @@ class _Json:
 
     def row(self, fields: Fields) -> None:
         sys.stdout.write(",\n" if self.begun else "[\n")
-        sys.stdout.write(indent(json.dumps(fields, indent=2, default=plain), "  "))
+        sys.stdout.write(indent(json_text(fields, indent=2), "  "))
         self.begun = True
 
     def end(self) -> None:
@@ -181,13 +182,23 @@ class _Csv:
 
 def _csv_cell(value: object) -> object:
     if is_object(value) or is_array(value):
-        return json.dumps(value, default=plain) if value else ""
+        return json_text(value) if value else ""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str):
-        text = f"'{value}" if _FORMULA.match(value) else value
-        return shown(text) if sys.stdout.isatty() else text
+        return shown(cell_text(value)) if sys.stdout.isatty() else cell_text(value)
     return json.dumps(value) if isinstance(value, bool) else value
+
+
+def cell_text(text: str) -> str:
+    """Return a text for a cell of CSV: control characters escaped, and `'` before what would be a formula."""
+    safe = without_controls(text)
+    return f"'{safe}" if _FORMULA.match(safe) else safe
+
+
+def without_controls(text: str) -> str:
+    """Return a text with escapes for control characters and for those that change the direction of writing."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 class _Table:
@@ -277,7 +288,7 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return json.dumps(value, default=plain) if is_object(value) or is_array(value) else str(value)
+    return json_text(value) if is_object(value) or is_array(value) else str(value)
 
 
 _WRITERS: Final[Mapping[Format, Callable[[Sequence[str], Mapping[str, str]], Writer]]] = {

@@ -20,6 +20,7 @@ from tgmembership_async.storage.binding import Binding
 
 if TYPE_CHECKING:
     from tgmembership_async.grants.granter import Granter
+    from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, Members, SkippedRow, read_members
     from tgmembership_async.grants.postgres.ledger import PostgresLedger
     from tgmembership_async.grants.provisioning import Run, StopReason, Summary
     from tgmembership_async.grants.reconciling import Finding
@@ -42,15 +43,20 @@ __all__ = [
     "GrantRequest",
     "GrantStatus",
     "Granter",
+    "InvalidRow",
     "Ledger",
+    "MemberRow",
+    "Members",
     "MemoryLedger",
     "PostgresLedger",
     "RefConflict",
     "Run",
     "Settlement",
+    "SkippedRow",
     "SqliteLedger",
     "StopReason",
     "Summary",
+    "read_members",
 ]
 
 if not TYPE_CHECKING:
@@ -58,6 +64,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             "grants.granter": ["Granter"],
+            "grants.importing.members": ["InvalidRow", "MemberRow", "Members", "SkippedRow", "read_members"],
             "grants.postgres.ledger": ["PostgresLedger"],
             "grants.provisioning": ["Run", "StopReason", "Summary"],
             "grants.reconciling": ["Finding"],

@@ -66,7 +66,7 @@ def test_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         f"{path}:2: member_id is not a positive number of up to 64 bits: 'y'",
-        f"{path}:3: member_id is not a positive number of up to 64 bits: ''",
+        f"{path}:3: member_id is empty",
         "2 invalid rows, 2 valid ones: nothing was sent.",
     ]
 

@@ -1,5 +1,6 @@
 """`tgmembership provision`: in a pipe and on a terminal, run again, interrupted and rate limited."""
 
+import csv
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from tgmembership_async.cli.provision import command as provision
 from tgmembership_async.cli.provision.summary import exit_code, sentences
 from tgmembership_async.cli.root import command
 from tgmembership_async.errors import StorageError
-from tgmembership_async.grants import Grant, SqliteLedger
+from tgmembership_async.grants import Grant, Members, SqliteLedger
 from tgmembership_async.grants.provisioning import StopReason, Summary
 from tgmembership_async.testing import FakeService, Fault, serve
 from tgmembership_async.testing.fake.server import FakeServer
@@ -187,6 +188,7 @@ def test_all_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path, servi
     done = run(path)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
+        "Read members.csv: CSV, separated by commas, UTF-8; ref; member_id; plan_id.",
         f"{path}:3: member_id is not a positive number of up to 64 bits: 'x'",
         f"{path}:4: no plan: set one in the column plan_id, or for all rows with --plan-id",
         "2 bad rows, 1 good ones: nothing was sent.",
@@ -202,6 +204,7 @@ def test_conflicts_in_one_file_are_bad_rows(tmp_path: Path, service: FakeService
     done = run(path, "--plan-id", 1)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
+        "Read members.csv: CSV, separated by commas, UTF-8; ref; member_id; plan_id is 1.",
         f"{path}:5: ref 'a' stands for another plan or member on line 2",
         "1 bad rows, 3 good ones: nothing was sent.",
     ]
@@ -263,7 +266,7 @@ def test_missing_credentials_are_named(members: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("TGMEMBERSHIP_BOT_ID", raising=False)
     done = run(members, "--plan-id", 1)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == "Error: set TGMEMBERSHIP_BOT_ID to the number of your bot\n"
+    assert done.stderr.splitlines(keepends=True)[-1] == "Error: set TGMEMBERSHIP_BOT_ID to the number of your bot\n"
 
 
 @pytest.mark.usefixtures("server")
@@ -282,7 +285,7 @@ def test_a_file_that_is_not_a_ledger_is_left_unchanged(members: Path, tmp_path: 
     other.write_bytes(b"my notes" * 100)
     done = run(members, "--plan-id", 1, "--ledger", other)
     assert done.exit_code in (1, 2)
-    assert done.stderr.startswith("Error: ")
+    assert done.stderr.splitlines()[1].startswith("Error: ")
     assert "Traceback" not in done.output
     assert other.read_bytes() == b"my notes" * 100
 
@@ -306,8 +309,8 @@ def test_a_ledger_that_fails_during_the_run_ends_with_the_summary(
 def test_a_file_that_changes_meanwhile_ends_the_run(members: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = provision._check
 
-    def check_and_change(file: Path, plan_id: int | None) -> int:
-        total = check(file, plan_id)
+    def check_and_change(file: Path, members: Members) -> int:
+        total = check(file, members)
         file.write_text("ref,member_id\nr0,1000\nr1,x\n")
         return total
 
@@ -331,10 +334,10 @@ def test_a_pipe_cannot_be_read_twice(tmp_path: Path) -> None:
 def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
     tmp_path: Path, service: FakeService, server: FakeServer, number: signal.Signals
 ) -> None:
-    path = members_file(tmp_path, 150)
+    path, result = members_file(tmp_path, 150), tmp_path / "result.csv"
     service.inject(Fault("latency", when="after", seconds=0.05))
     with Forked(
-        [*COMMAND, "provision", str(path), "--plan-id", "1", "--concurrency", "4"],
+        [*COMMAND, "provision", str(path), "--plan-id", "1", "--concurrency", "4", "--result", str(result)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -355,6 +358,9 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
     assert "Traceback" not in err
     granted = {line["member_id"] for line in map(json.loads, told) if line["status"] == "granted"}
     assert granted == {grant.member_id for grant in service.audit}
+    with result.open(encoding="utf-8-sig", newline="") as file:
+        known = {int(row["member_id"]) for row in csv.DictReader(file) if row["grant_status"] == "granted"}
+    assert known == granted
     assert 1 <= len(granted) < 100
     service.heal()
     assert run(path, "--plan-id", 1).exit_code == 3  # member 1003 has not talked to the bot
@@ -445,7 +451,7 @@ def test_a_ledger_in_use_names_its_owner(members: Path, tmp_path: Path) -> None:
         async with SqliteLedger(path):
             done = await anyio.to_thread.run_sync(run, members, "--plan-id", 1, "--ledger", path)
             assert (done.exit_code, done.stdout) == (2, "")
-            assert done.stderr.startswith(f"Error: {path} is in use by this process")
-            assert done.stderr.count("\n") == 1
+            assert done.stderr.splitlines()[1].startswith(f"Error: {path} is in use by this process")
+            assert done.stderr.count("\n") == 2
 
     anyio.run(own)

@@ -20,8 +20,8 @@ from tgmembership_async.cli.demo.view import announce, show
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.output import note
-from tgmembership_async.cli.provision.members import Problem, open_members, read_members, without_conflicts
 from tgmembership_async.cli.provision.progress import Bar
+from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, read_members
 from tgmembership_async.grants.model import Grant, GrantRequest
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.testing import FakePlan, FakeService, serve
@@ -91,13 +91,12 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
 def _read(source: Path | None) -> list[GrantRequest]:
     requests: list[GrantRequest] = []
     bad = 0
-    with open_members(_sample() if source is None else source) as lines:
-        for found in without_conflicts(read_members(lines, _PLAN_ID)):
-            if isinstance(found, Problem):
-                note(f"{source}:{found.line}: {found.reason}")
-                bad += 1
-            else:
-                requests.append(found.request)
+    for found in read_members(_sample() if source is None else source, plan_id=_PLAN_ID).rows():
+        if isinstance(found, InvalidRow):
+            note(f"{source}:{found.line}: {found.reason}")
+            bad += 1
+        elif isinstance(found, MemberRow):
+            requests.append(found.request)
     if bad or not requests:
         note(f"{bad} invalid rows, {len(requests)} valid ones: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)

@@ -1,9 +1,10 @@
 """`tgmembership grants`: list the grants of a ledger, also while its owner runs, and resolve unknown outcomes."""
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar, get_args
 
@@ -17,8 +18,10 @@ from tgmembership_async.cli.grant_lines import columns, fields_of
 from tgmembership_async.cli.grants.view import COLOURS, show_findings, show_grants, show_history, show_one
 from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
+from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.importing.members import InvalidRow, read_refs
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, Grant, GrantStatus, check_decision
 from tgmembership_async.grants.reconciling import Finding
@@ -184,19 +187,53 @@ def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, sho
     _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
 
 
-@command.command("mark-delivered", epilog=_example("mark-delivered pi_3Nf pi_3Ng"))
-@click.argument("refs", nargs=-1, required=True, metavar="REF...")
+@command.command(
+    "mark-delivered",
+    epilog="\b\nExamples:\n  tgmembership grants mark-delivered pi_3Nf pi_3Ng\n"
+    "  tgmembership grants mark-delivered --from links.xlsx --ledger grants.db",
+)
+@click.argument("refs", nargs=-1, metavar="[REF]...")
+@click.option("--from", "source", type=members_path, help="File with the refs of further grants, - for stdin.")
+@reading_options
 @_ledger
 @format_option
-def mark_delivered(*, refs: tuple[str, ...], ledger: Place, form: Format) -> None:
-    """Mark the grant of each REF as delivered."""
+def mark_delivered(
+    *, refs: tuple[str, ...], source: Path | None, reading: Reading, ledger: Place, form: Format
+) -> None:
+    """Mark the grant of each REF as delivered.
+
+    With --from, also those of a file, such as a --result of `provision`: any file that `provision` reads, of which only
+    the column of the ref matters. Each grant is reported; one that cannot be marked stops no other.
+    """
+    if not refs and source is None:
+        msg = "name a REF, or a file with --from"
+        raise UsageError(msg)
+    listed = None if source is None else click.get_current_context().with_resource(named(source))
+    failed = 0
 
     async def mark(rows: Ledger) -> None:
+        nonlocal failed
         with writing(form, columns(links=False), COLOURS) as out:
-            for ref in refs:
-                out.row(fields_of(await rows.mark_delivered(ref), links=False))
+            for ref in chain(refs, _refs(listed, reading)):
+                if isinstance(ref, InvalidRow):
+                    note(f"{source}:{ref.line}: {ref.reason}")
+                    failed += 1
+                    continue
+                try:
+                    out.row(fields_of(await rows.mark_delivered(ref), links=False))
+                except (GrantError, UsageError) as error:
+                    note(f"Error: {error}")
+                    failed += 1
 
     _with(ledger, mark)
+    if failed:
+        note(f"{failed:,} could not be marked as delivered.")
+        raise SystemExit(Exit.FAILED)
+
+
+def _refs(source: Path | None, reading: Reading) -> Iterator[str | InvalidRow]:
+    for found in () if source is None else read_refs(source, **reading):
+        yield found if isinstance(found, InvalidRow) else found[1]
 
 
 @command.command("purge", epilog=_example("purge --delivered-before 30d"))

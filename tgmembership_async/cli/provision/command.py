@@ -1,10 +1,12 @@
 """`tgmembership provision`: grant access to the members in a file, exactly once each."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, NoReturn
 
 import anyio
 import click
@@ -14,16 +16,19 @@ from rich.console import Console
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.default_ledger import ledger_for
 from tgmembership_async.cli.exit_codes import Exit
-from tgmembership_async.cli.grant_lines import columns, fields_of
+from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
-from tgmembership_async.cli.provision.members import Problem, open_members, read_members, without_conflicts
 from tgmembership_async.cli.provision.progress import Bar
+from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
+from tgmembership_async.cli.provision.result import check_result, result_option, write_result
+from tgmembership_async.cli.provision.standing import COLUMNS, rehearse, told
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
 from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError
 from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, Members, SkippedRow, read_members
 from tgmembership_async.grants.model import GrantRequest
 from tgmembership_async.grants.provisioning import Run, Summary
 from tgmembership_async.protocol.retry import RetryPolicy
@@ -33,6 +38,9 @@ _EPILOG: Final = """
 \b
 Examples:
   tgmembership provision members.csv --plan-id 1
+  tgmembership provision members.xlsx --plan-id 1 --dry-run
+  tgmembership provision members.xlsx --plan-id 1 --show-links --result links.xlsx
+  tgmembership provision export.csv --column member_id="Telegram-ID" --column ref="Order no." --delimiter ";"
   tgmembership provision members.csv --ledger grants.db > granted.jsonl
   tgmembership provision members.csv --ledger postgresql://shop@db/shop
   tgmembership grants list --status unknown --ledger grants.db
@@ -52,12 +60,15 @@ Exit code, the highest that applies:
   5    the credentials were rejected
   130  interrupted: run the command again
 """
+_REASONS: Final = 10
 _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C again to end at once."
 
 
 @click.command("provision", epilog=_EPILOG)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=members_path)
 @click.option("--plan-id", type=click.IntRange(1), help="Plan of rows without a plan_id.")
+@reading_options
+@click.option("--dry-run", is_flag=True, help="Print what would be done with each member, and send nothing.")
 @ledger_option(
     "Ledger file, or a server that several machines can share.  [default: one for each bot and service, in your user "
     "data folder]"
@@ -78,11 +89,14 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
 )
 @rate_option
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
+@result_option
 @stream_option
 def command(
     *,
     file: Path,
     plan_id: int | None,
+    reading: Reading,
+    dry_run: bool,
     ledger: Place | None,
     enqueue: bool,
     concurrency: int,
@@ -90,23 +104,34 @@ def command(
     backoff: float,
     rate: int | None,
     show_links: bool,
+    result: Path | None,
     form: Format,
 ) -> None:
     """Grant access to each member in FILE, exactly once per ref.
 
-    FILE is CSV with the header ref,member_id[,plan_id][,note], or JSON lines; `ref` is your own id of the payment.
-    All rows are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
+    FILE is CSV, JSON lines or an Excel workbook (.xlsx), or - for stdin, with the columns ref and member_id, and
+    optionally plan_id, note and paid_at; `ref` is your own id of the payment. Headings are recognised in many
+    spellings, and so are the exports of Stripe, Patreon and Telegram; a line on stderr tells how FILE was read. All
+    rows are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
     with additional rows, and FILE may have any name: what was granted is recorded in the ledger, which is named on
     stderr. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to stderr. With a
     ledger on a PostgreSQL server, the command can run on several machines at once, with the same or different files.
     Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each printed row has its error
-    total = _check(file, plan_id)
+    if sum((dry_run, enqueue, result is not None)) > 1:
+        msg = "--dry-run, --enqueue and --result exclude each other"
+        raise UsageError(msg)
+    file = click.get_current_context().with_resource(named(file))
+    members = read_members(file, plan_id=plan_id, **reading)
+    check_result(result, file)
+    total = _check(file, members)
     if enqueue:
-        _enqueue(server(ledger, "--enqueue"), _requests(file, plan_id), total, form)
+        _enqueue(server(ledger, "--enqueue"), _requests(file, members), total, form)
         return
-    where = ledger_for(file, ledger)
+    where = ledger_for(file, ledger, make=not dry_run)
+    if dry_run:
+        _rehearse(where, members, form)
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
         session=session(max_connections=concurrency, retry=policy, **pace(where, rate)),
@@ -119,7 +144,7 @@ def command(
     problem: TGMembershipError | None = None
     with writing(form, columns(links=show_links)) as out:
         try:
-            anyio.run(job.carry_out, _requests(file, plan_id), out)
+            anyio.run(job.carry_out, _requests(file, members), out)
         except KeyboardInterrupt:
             job.interrupted = True
         except TGMembershipError as error:
@@ -128,6 +153,7 @@ def command(
             problem = error
     for sentence in sentences(job.summary, job.total, monotonic() - began, job.ledger, links=show_links):
         note(sentence)
+    anyio.run(partial(write_result, result, members, where, links=show_links))
     if problem is not None:
         raise problem
     raise SystemExit(Exit.INTERRUPTED if job.interrupted else exit_code(job.summary, job.statuses))
@@ -152,32 +178,43 @@ def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: 
     raise SystemExit(Exit.REFUSED if conflicts else Exit.OK)
 
 
-def _check(file: Path, plan_id: int | None) -> int:
-    """Return the number of members in the file, or report every invalid row and exit."""
-    if not file.is_file():
-        msg = f"{file} must be a regular file, because it is read twice"
-        raise UsageError(msg)
+def _rehearse(where: Place, members: Members, form: Format) -> NoReturn:
+    with writing(form, COLUMNS) as out:
+        counts = anyio.run(rehearse, where, members.rows(), out)
+    note(told(counts))
+    raise SystemExit(Exit.REFUSED if counts[CONFLICT] else Exit.OK)
+
+
+def _check(file: Path, members: Members) -> int:
+    """Tell how the file is read; return the number of its members, or report every invalid row and exit."""
     good = bad = 0
-    with open_members(file) as lines:
-        for found in without_conflicts(read_members(lines, plan_id)):
-            if isinstance(found, Problem):
-                note(f"{file}:{found.line}: {found.reason}")
+    skipped: Counter[str] = Counter()
+    note(f"Read {members}.")
+    for row in members.rows():
+        match row:
+            case InvalidRow():
+                note(f"{file}:{row.line}: {row.reason}")
                 bad += 1
-            else:
+            case SkippedRow():
+                skipped[row.reason if row.reason in skipped or len(skipped) < _REASONS else "other"] += 1
+            case MemberRow():
                 good += 1
+    if skipped:
+        reasons = ", ".join(f"{count:,} because {reason}" for reason, count in skipped.most_common())
+        note(f"{skipped.total():,} rows are left out: {reasons}.")
     if bad or not good:
         note(f"{bad:,} bad rows, {good:,} good ones: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)
     return good
 
 
-def _requests(file: Path, plan_id: int | None) -> Iterator[GrantRequest]:
-    with open_members(file) as lines:
-        for found in read_members(lines, plan_id):
-            if isinstance(found, Problem):
-                msg = f"{file} changed while it was read; line {found.line}: {found.reason}"
-                raise UsageError(msg)
-            yield found.request
+def _requests(file: Path, members: Members) -> Iterator[GrantRequest]:
+    for row in members.unchecked_rows():
+        if isinstance(row, InvalidRow):
+            msg = f"{file} changed while it was read; line {row.line}: {row.reason}"
+            raise UsageError(msg)
+        if isinstance(row, MemberRow):
+            yield row.request
 
 
 @mutable

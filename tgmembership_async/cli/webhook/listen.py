@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from tgmembership_async.cli.credentials import session
-from tgmembership_async.cli.grant_lines import line
+from tgmembership_async.cli.grant_lines import json_text
 from tgmembership_async.cli.output import note
 from tgmembership_async.cli.webhook.view import fields_of, header_advice
 from tgmembership_async.errors import NotAuthentic, UsageError
@@ -51,7 +51,7 @@ class Listener(Receiver):
 
 
 async def _show(event: Event) -> None:
-    click.echo(line(fields_of(event)))
+    click.echo(json_text(fields_of(event)))
 
 
 def _names(pairs: Iterable[tuple[str, str]]) -> str:

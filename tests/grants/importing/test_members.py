@@ -1,0 +1,279 @@
+"""`read_members`: dialects at random, bad rows with their lines, and files that nobody should have."""
+
+import csv
+import io
+import json
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tgmembership_async.errors import UsageError
+from tgmembership_async.grants import GrantRequest, InvalidRow, MemberRow, Members, read_members
+from tgmembership_async.grants.importing.headers import FIELDS, SPELLINGS, squashed
+from tgmembership_async.grants.importing.members import FoundRow, read_refs
+from tgmembership_async.grants.importing.repeats import Repeats
+
+# ruff: noqa: RUF001 - headings in other scripts
+
+SAMPLE = Path(__file__).parents[3] / "examples" / "members.csv"
+NO_ID = "member_id is not a positive number of up to 64 bits"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("members") / "members"
+
+
+def members(path: Path, content: str | bytes, plan_id: int | None = 7, **options: Any) -> Members:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_members(path, plan_id=plan_id, **options)
+
+
+def read(path: Path, content: str | bytes, plan_id: int | None = 7, **options: Any) -> list[FoundRow]:
+    return list(members(path, content, plan_id, **options).rows())
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(" '\",;|\t"), max_size=8)
+refs = texts.map(lambda text: f"r{text}".replace("\t", "").strip())
+ids = st.integers(1, 2**63 - 1)
+
+
+@st.composite
+def dialects(draw: st.DrawFn) -> tuple[bytes, list[GrantRequest]]:
+    """Draw a file in a random dialect, and what it says."""
+    delimiter = draw(st.sampled_from(",;\t|"))
+    rows = [
+        GrantRequest(ref, draw(ids), draw(ids), draw(texts).strip())
+        for ref in draw(st.lists(refs, min_size=1, max_size=5, unique=True))
+    ]
+    names = draw(st.permutations([*FIELDS[:4], "Farbe", ""]))
+    headings = [draw(st.sampled_from(sorted(SPELLINGS[name]))) if name in SPELLINGS else name for name in names]
+    shown = [draw(st.sampled_from([str.title, str.upper, str.lower]))(heading) for heading in headings]
+    ending = draw(st.sampled_from(["\n", "\r\n"]))
+    text = io.StringIO()
+    table = csv.writer(
+        text,
+        delimiter=delimiter,
+        lineterminator=ending,
+        quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+    )
+    table.writerow(shown)
+    for row in rows:
+        if draw(st.booleans()):
+            table.writerow([""] * len(names))
+        table.writerow(["red" if name == "Farbe" else getattr(row, name) if name else "" for name in names])
+    said = f"sep={delimiter}{ending}" if draw(st.booleans()) else ""
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+    return (said + text.getvalue()).encode(encoding), rows
+
+
+@given(dialects())
+def test_rows_in_any_dialect_are_read_as_they_were_written(
+    path: Path, written: tuple[bytes, list[GrantRequest]]
+) -> None:
+    content, rows = written
+    found = read(path, content, None)
+    assert [row.request for row in found if isinstance(row, MemberRow)] == rows
+    assert len(found) == len(rows)
+
+
+@given(
+    st.integers(1, 10**12), st.sampled_from([",", ".", " ", "'", "’", "\u00a0", "\u202f"]), st.sampled_from(["", "0"])
+)
+def test_a_grouped_number_is_the_number_or_refused(path: Path, number: int, separator: str, zeros: str) -> None:
+    shown = f"{number:,}".replace(",", separator) + (("." if separator == "," else ",") + zeros if zeros else "")
+    [row] = read(path, json.dumps({"ref": "a", "member_id": shown}))
+    if isinstance(row, MemberRow):
+        assert row.request.member_id == number
+    else:
+        assert isinstance(row, InvalidRow)
+        assert "can be read as" in row.reason
+
+
+@given(
+    st.sampled_from([b"ref,member_id\n", b'{"ref": "a", "member_id": 1}\n', b"\xff\xfe", b""]),
+    st.binary() | st.text(alphabet='{"ref": ,member_id}\n\r0123456789').map(lambda text: text.encode()),
+)
+def test_nothing_else_than_a_usage_error_is_raised_whatever_the_file(path: Path, head: bytes, data: bytes) -> None:
+    try:
+        found = read(path, head + data)
+    except UsageError:
+        return
+    assert [one.line for one in found] == sorted(one.line for one in found)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a,1", "2 values for 3 columns"),
+        ("a,1,2,3", "4 values for 3 columns"),
+        (",1,2", "ref is empty"),
+        ('"a\nb",1,2', "ref must be your payment's own id, a printable str of 1 to 1,000 characters, not 'a\\nb'"),
+        ("a,,2", "member_id is empty"),
+        ("a,x,2", f"{NO_ID}: 'x'"),
+        ("a,0,2", f"{NO_ID}: '0'"),
+        ("a,1.5,2", f"{NO_ID}: '1.5'"),
+        ("a,1_0,2", f"{NO_ID}: '1_0'"),
+        ("a,\u0661,2", f"{NO_ID}: '\u0661'"),
+        ("a,12.34.567,2", f"{NO_ID}: '12.34.567'"),
+        (f"a,{2**63},2", f"{NO_ID}: '{2**63}'"),
+        (
+            "a,1,1E+09",
+            "Excel has rounded this plan_id: '1E+09'. Export the file again with this column formatted as text",
+        ),
+        ("a,1,x", "plan_id is not a positive number of up to 64 bits: 'x'"),
+        ("a,1,0", "plan_id is not a positive number of up to 64 bits: '0'"),
+        ('a,"1"x,2', "this is not CSV: ',' expected after '\"'"),
+    ],
+)
+def test_a_bad_row_is_reported_with_its_line_and_the_others_are_read(path: Path, row: str, reason: str) -> None:
+    before, found, after = read(path, f"ref,member_id,plan_id\ngood,1,1\n{row}\nalso good,{2**63 - 1},1\n")
+    assert isinstance(before, MemberRow)
+    assert isinstance(after, MemberRow)
+    assert found == InvalidRow(3, reason)
+
+
+@pytest.mark.parametrize("ref", ["12E5", "E+15", "pi_1E+15", "1.2E+15x", "12.3E+15", "'=x'"[:-1]])
+def test_a_ref_that_only_looks_a_little_like_a_rounded_number_is_taken(path: Path, ref: str) -> None:
+    [row] = read(path, f"ref,member_id\n{ref},1\n")
+    assert isinstance(row, MemberRow)
+    assert row.request.ref == ref.removeprefix("'")
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff", "\n\n", ",,\n", "ref,member_id\n"])
+def test_a_file_without_members_is_refused(path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"the file is empty|it has no members"):
+        members(path, text).check()
+
+
+def test_a_row_without_a_plan_uses_the_default_or_is_invalid(path: Path) -> None:
+    assert read(path, "ref,member_id\na,1\n") == [MemberRow(2, GrantRequest("a", 7, 1))]
+    reason = "no plan: set one in the column plan_id, or for all rows with --plan-id"
+    assert read(path, "ref,member_id\na,1\n", None) == [InvalidRow(2, reason)]
+
+
+def test_an_open_quote_is_reported_where_it_opens(path: Path) -> None:
+    [_, found] = read(path, 'ref,member_id\na,1\n"b,2\nc,3\n')
+    assert found == InvalidRow(3, "this is not CSV: unexpected end of data")
+
+
+def test_a_text_that_ends_within_a_character_is_reported(path: Path) -> None:
+    [row, found] = read(path, "ref,member_id\na,1\nb,2".encode("utf-16") + b"\x00")
+    assert isinstance(row, MemberRow)
+    assert isinstance(found, InvalidRow)
+    assert found.reason == "this line is not UTF-16"
+
+
+def test_a_json_line_of_great_depth_is_reported(path: Path) -> None:
+    [found] = read(path, "[" * 100_000)
+    assert isinstance(found, InvalidRow)
+    assert found.reason.startswith("this is not JSON: ")
+
+
+def test_iterating_checks_the_whole_file_before_it_yields(path: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 rows are invalid\. line 3: member_id is empty"):
+        next(iter(members(path, "ref,member_id\na,1\nb,\n")))
+    found = members(path, "ref,member_id\na,1\nb,2\n")
+    assert [request.ref for request in found] == [request.ref for request in found] == ["a", "b"]
+    assert found.check() == 2
+
+
+def test_a_file_that_changes_meanwhile_ends_the_iteration(path: Path) -> None:
+    requests = iter(members(path, "ref,member_id\n" + "a,1\n" * 100_000))
+    next(requests)
+    path.write_text("ref,member_id\n" + "a,x\n" * 100_000)
+    with pytest.raises(UsageError, match="changed while it was read; line"):
+        list(requests)
+
+
+def test_the_cells_of_a_row_are_kept_by_heading(path: Path) -> None:
+    found = members(path, "ref,Farbe,member_id,Farbe,\na, rot ,1,blau,x\n")
+    [row] = found.rows()
+    assert row.fields == {"ref": "a", "Farbe": " rot ", "member_id": "1", "Farbe 4": "blau", "column 5": "x"}
+    assert dict(found.headings) == {"ref": "ref", "Farbe": "Farbe", "member_id": "member_id", "Farbe 4": "Farbe"} | {
+        "column 5": ""
+    }
+
+
+def test_refs_need_no_other_column(path: Path) -> None:
+    path.write_text("Status;Payment ID\ngranted;a\n;\n;1E+20\n")
+    assert list(read_refs(path)) == [
+        (2, "a"),
+        InvalidRow(4, "Excel has rounded this ref: '1E+20'. Export the file again with this column formatted as text"),
+    ]
+
+
+def test_each_spelling_belongs_to_one_field() -> None:
+    spelt = [spelling for spellings in SPELLINGS.values() for spelling in spellings]
+    assert len(spelt) == len(set(spelt))
+    assert [squashed(heading) for heading in ("Télégram-ID", "ID Платежа", "telegram_id (metadata)", "№ 1")] == [
+        "telegramid",
+        squashed("idПлатежа"),
+        "telegramid",
+        "no1",
+    ]
+
+
+def test_a_workbook_without_the_extra_names_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openpyxl.Workbook().save(path)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UsageError, match=r"pip install 'tgmembership-async\[xlsx\]'"):
+        read_members(path)
+
+
+def test_zeros_that_only_the_format_of_a_cell_shows_belong_to_its_ref(path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    sheet.append(["ref", "member_id"])
+    sheet.append([42, 4200001])
+    sheet["A2"].number_format = "000000"
+    book.save(path)
+    assert [request.ref for request in read_members(path, plan_id=1)] == ["000042"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "xl/workbook.xml", "xl/worksheets/sheet1.xml", "[Content_Types].xml"])
+def test_a_damaged_workbook_is_refused(path: Path, damage: str) -> None:
+    whole, damaged = io.BytesIO(), io.BytesIO()
+    book = openpyxl.Workbook()
+    book.worksheets[0].append(["ref", "member_id"])
+    book.save(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(damaged, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content[: len(content) // 2] if name == damage else content)
+    content = damaged.getvalue()
+    with pytest.raises(UsageError, match="is no Excel workbook, or damaged"):
+        read(path, content[: len(content) // 2] if damage == "cut" else content)
+
+
+def test_repeats_are_found_among_more_refs_than_are_kept_in_memory() -> None:
+    with Repeats() as repeats:
+        for number in range(2_000):
+            assert repeats.first(GrantRequest(f"r{number}", 1, 1), number) is None
+        assert repeats.first(GrantRequest("r7", 1, 1), 2_001) == (7, True)
+        assert repeats.first(GrantRequest("r7", 1, 2), 2_002) == (7, False)
+
+
+def test_memory_does_not_grow_with_the_rows(path: Path) -> None:
+    def peak(rows: int) -> int:
+        found = members(path, "ref,member_id\n" + "".join(f"r{number},{number + 1}\n" for number in range(rows)))
+        tracemalloc.start()
+        assert sum(1 for _ in found.rows()) == rows
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(10_000) < peak(1_000) + 500_000
+
+
+def test_the_sample_is_a_thousand_good_members(path: Path) -> None:
+    requests = list(members(path, SAMPLE.read_bytes()))
+    assert len(requests) == 1000
+    assert len({request.member_id for request in requests}) == len({request.ref for request in requests}) == 1000

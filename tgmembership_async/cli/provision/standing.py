@@ -1,0 +1,99 @@
+"""What a ledger has about the rows of a file: for `--dry-run` and `--result`. Nothing is created, locked or sent."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tgmembership_async.cli.credentials import account
+from tgmembership_async.cli.grant_lines import CONFLICT
+from tgmembership_async.cli.ledger_option import Place, is_there, opened
+from tgmembership_async.cli.output import Writer
+from tgmembership_async.errors import RefConflict
+from tgmembership_async.grants import transitions
+from tgmembership_async.grants.bot_ledger import ledger_of_bot
+from tgmembership_async.grants.importing.members import FoundRow, MemberRow
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
+from tgmembership_async.settings import service_of
+
+COLUMNS: Final = ("line", "ref", "member_id", "plan_id", "note", "status", "would", "reason")
+_WOULD: Final = {
+    None: "send",
+    GrantStatus.PLANNED: "send",
+    GrantStatus.SENDING: "wait",
+    GrantStatus.GRANTED: "keep",
+    GrantStatus.DELIVERED: "keep",
+    GrantStatus.REFUSED: "stay refused",
+    GrantStatus.UNKNOWN: "stay unknown",
+    GrantStatus.ABANDONED: "stay abandoned",
+}
+_TOLD: Final = {
+    "send": "would be sent",
+    "keep": "are granted already",
+    "wait": "are being sent now",
+    "stay refused": "stay refused",
+    "stay unknown": "stay unknown until you decide",
+    "stay abandoned": "stay abandoned",
+    CONFLICT: "would not be sent, because their ref belongs to another plan or member",
+    "repeat": "repeat an earlier row",
+}
+
+
+@asynccontextmanager
+async def ledger_of(place: Place) -> AsyncGenerator[Ledger | None]:
+    """Open what a ledger has of the bot in the environment; None where there is no ledger yet."""
+    there = (place.is_file() and place.stat().st_size > 0) if isinstance(place, Path) else is_there(place)
+    if not there:
+        yield None
+        return
+    bot = account()
+    async with opened(place, owner=False) as rows:
+        yield await ledger_of_bot(rows, service_of(bot), bot.bot_id, record=False)
+
+
+async def standing(ledger: Ledger | None, request: GrantRequest) -> tuple[Grant | None, RefConflict | None]:
+    """Return the row of a request, and the conflict if it belongs to another plan or member."""
+    grant = None if ledger is None else await ledger.get(request.ref)
+    if grant is None:
+        return None, None
+    try:
+        return transitions.same(grant, request), None
+    except RefConflict as conflict:
+        return grant, conflict
+
+
+async def rehearse(place: Place, rows: Iterable[FoundRow], out: Writer) -> Counter[str]:
+    """Write what a run would do with each member, and return the counts."""
+    counts: Counter[str] = Counter()
+    async with ledger_of(place) as ledger:
+        for row in rows:
+            if isinstance(row, MemberRow):
+                fields = await _rehearsed(ledger, row)
+                counts[fields["would"]] += 1
+                out.row(fields)
+    return counts
+
+
+async def _rehearsed(ledger: Ledger | None, row: MemberRow) -> dict[str, Any]:
+    grant, conflict = await standing(ledger, row.request)
+    status = None if grant is None else grant.status
+    would = CONFLICT if conflict else "repeat" if row.first_line else _WOULD[status]
+    error = conflict or (None if grant is None else grant.error)
+    return {
+        "line": row.line,
+        "ref": row.request.ref,
+        "member_id": row.request.member_id,
+        "plan_id": row.request.plan_id,
+        "note": row.request.note,
+        "status": status,
+        "would": would,
+        "reason": f"line {row.first_line}" if would == "repeat" else None if error is None else str(error),
+    }
+
+
+def told(counts: Counter[str]) -> str:
+    """Return the counts in one sentence."""
+    parts = (f"{counts[would]:,} {words}" for would, words in _TOLD.items() if counts[would])
+    return f"Nothing was sent. Of {counts.total():,} members, {', '.join(parts)}."
