@@ -5,6 +5,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from anyio.lowlevel import checkpoint
+
 _RUNNING: Final[set[asyncio.Task[Any]]] = set()
 """Strong references to background tasks: an asyncio event loop keeps only weak ones."""
 
@@ -29,6 +31,20 @@ def is_stray_cancellation() -> bool:
     except RuntimeError:
         return False  # on trio this cannot happen
     return task is not None and not task.cancelling()
+
+
+async def repeat_cancellation() -> None:
+    """Raise the cancellation of the current task that a cancel scope took for its own, if there was one.
+
+    anyio does so where its deadline and `task.cancel()` meet in one step of the event loop.
+    """
+    await checkpoint()  # the cancellation of an outer scope
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return  # on trio this cannot happen
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def in_background(function: Callable[[], Awaitable[None]]) -> None:

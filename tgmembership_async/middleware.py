@@ -14,6 +14,7 @@ from anyio import CancelScope, Event, Lock, Semaphore, WouldBlock, current_time,
 from attrs import evolve
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.event_loop import repeat_cancellation
 from tgmembership_async.large_replies import opened
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, SharedGate
@@ -69,6 +70,7 @@ class Deadline:
                 del self._running[scope]
                 if self._idle is not None and not self._running:
                     self._idle.set()
+        await repeat_cancellation()
         raise OutOfTime
 
     async def close(self, grace: float) -> None:

@@ -109,7 +109,7 @@ EXPORTS: Final = (
         ref_of=["groupid", "userid"],
     ),
 )
-"""The shapes are seen: Stripe's and Patreon's downloads, and the members.csv that Telegram exporters write."""
+"""Assumed from what these services publish about their downloads; the Telegram shape is that of common exporters."""
 
 
 @frozen
