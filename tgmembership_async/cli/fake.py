@@ -44,9 +44,7 @@ Examples:
     show_default=True,
     help="Generation of the API to connect to; v2 is a project.",
 )
-def command(  # noqa: PLR0913 - one for each option
-    *, port: int, host: str, seed: int, fault_rate: float, order_every: float | None, generation: str
-) -> None:
+def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: float | None, generation: str) -> None:
     """Run a fake TGmembership service on this machine.
 
     The service has four plans and sixty orders, and accepts every member id; a project of v2 has two plans and sixty

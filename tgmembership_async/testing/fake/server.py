@@ -26,7 +26,8 @@ _KEEP_ALIVE: Final = 60  # seconds: longer than clients keep a connection, so th
 class FakeServer(LoopbackServer):
     """Serve a `FakeService` or a `FakeProject` between entering and leaving.
 
-    `with serve(service) as server: ... server.url`. While the server runs, the service's events are delivered to its webhook as `postal` says. Requests that have
+    `with serve(service) as server: ... server.url`.
+    While the server runs, the service's events are delivered to its webhook as `postal` says. Requests that have
     arrived completely still take effect when the server is closed. Raises UsageError for another host than loopback.
     """
 
