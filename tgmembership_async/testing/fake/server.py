@@ -42,7 +42,7 @@ class FakeServer(LoopbackServer):
         port: int = 0,
         postal: Postal | None = None,
     ) -> None:
-        self.service = service
+        self.service: Any = service  # a FakeService or a FakeProject, as it was passed
         self._postal = postal
         self.host: str = "127.0.0.1" if host == "localhost" else host
         if self.host not in FAMILIES:

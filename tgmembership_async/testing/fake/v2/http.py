@@ -71,7 +71,7 @@ class ProjectCall:
 
     def until(self) -> datetime:
         """Return `extend`: a future ISO date, or 13 digits of milliseconds."""
-        value = self.params.get("extend")
+        value = self.params.get("extend") or ""
         try:
             until = (
                 datetime.fromtimestamp(int(value) / 1000, UTC)
