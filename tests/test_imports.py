@@ -57,7 +57,7 @@ ORDER = {
     "webhooks": [
         ["headers", "policy", "refusals", "replay", "secret_file"],
         ["signature", "answers"],
-        ["events", "inbox"],
+        ["events", "inbox", "project_signature"],
         ["handlers", "inboxes", "asgi", "aiohttp"],
         ["worker"],
         ["intake"],

@@ -12,9 +12,9 @@ from command_line import started, tgmembership
 from tgmembership_async import CallError, Session
 
 
-def environment_of(process: subprocess.Popen[str]) -> dict[str, str]:
+def environment_of(process: subprocess.Popen[str], lines: int = 3) -> dict[str, str]:
     assert process.stdout is not None
-    return dict(process.stdout.readline().strip().split("=", 1) for _ in range(3))
+    return dict(process.stdout.readline().strip().split("=", 1) for _ in range(lines))
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -42,6 +42,22 @@ def test_a_session_connects_with_the_printed_variables(monkeypatch: pytest.Monke
     assert "Ctrl-C ends it.\n" in err
     assert err.endswith("3 requests, 1 grants.\n")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("generation", "names"),
+    [
+        ("v1", ["BOT_ID", "API_KEY", "BASE_URL", "GENERATION"]),
+        ("v2", ["PROJECT_ID", "PROJECT_TOKEN", "PROJECT_BASE_URL"]),
+    ],
+)
+def test_the_variables_are_those_of_the_generation(generation: str, names: list[str]) -> None:
+    with started("fake", "--generation", generation) as process:
+        environment = environment_of(process, len(names))
+        assert list(environment) == [f"TGMEMBERSHIP_{name}" for name in names]
+        code, out, err = ended(process)
+    assert (code, out) == (0, "")
+    assert "0 requests, 0 " in err
 
 
 def test_a_fault_rate_injects_faults(monkeypatch: pytest.MonkeyPatch) -> None:

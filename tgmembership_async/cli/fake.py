@@ -7,15 +7,17 @@ from typing import Final
 import click
 
 from tgmembership_async.cli.output import note
-from tgmembership_async.testing import FakeService, serve
+from tgmembership_async.testing import FakeProject, FakeService, serve
 from tgmembership_async.testing.fake.faults import nasty
 
+_MEMBERSHIPS: Final = 60
 _EPILOG: Final = """
 \b
 Examples:
   tgmembership fake --port 8000 > fake.env &
   tgmembership --env-file fake.env plans
   tgmembership fake --fault-rate 0.03 --order-every 5
+  tgmembership fake --generation v2 > project.env &
 """
 
 
@@ -35,22 +37,52 @@ Examples:
     type=click.FloatRange(0, min_open=True),
     help="Seconds between simulated orders, each delivered to the webhook. [default: no orders]",
 )
-def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: float | None) -> None:
+@click.option(
+    "--generation",
+    type=click.Choice(["legacy", "v1", "v2"]),
+    default="legacy",
+    show_default=True,
+    help="Generation of the API to connect to; v2 is a project.",
+)
+def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: float | None, generation: str) -> None:
     """Run a fake TGmembership service on this machine.
 
-    The service has four plans and sixty orders, and accepts every member id. The lines on stdout are the environment
-    variables with which Session.from_env() connects to the service. Ctrl-C ends it.
+    The service has four plans and sixty orders, and accepts every member id; a project of v2 has two plans and sixty
+    memberships. The lines on stdout are the environment variables with which Session.from_env(), or Project.from_env(),
+    connects to the service. Ctrl-C ends it.
     """
-    service = FakeService(seed=seed, faults=nasty(fault_rate) if fault_rate else ())
-    service.populate()
+    faults = nasty(fault_rate) if fault_rate else ()
+    service = FakeProject(seed=seed, faults=faults) if generation == "v2" else FakeService(seed=seed, faults=faults)
+    customers = Random(seed)  # noqa: S311 - reproducible on purpose
+    _populate(service, customers)
     with serve(service, host=host, port=port) as server:
         for name, value in server.env().items():
             click.echo(f"{name}={value}")
+        if generation == "v1":
+            click.echo("TGMEMBERSHIP_GENERATION=v1")
         note(f"The fake service listens on {server.url}; Ctrl-C ends it.")
         try:
-            customers = Random(seed)  # noqa: S311 - reproducible on purpose
             while not threading.Event().wait(order_every):
-                service.order(customers.choice(service.plans).plan_id, customers.randrange(10**8, 10**10))
+                _order(service, customers)
         except KeyboardInterrupt:
-            grants = len(service.audit)
-            click.echo(f"\n{service.count_requests():,} requests, {grants:,} grants.", err=True)
+            if isinstance(service, FakeService):
+                effects = f"{len(service.audit):,} grants"
+            else:
+                effects = f"{sum(effect.number > 0 for effect in service.audit):,} effects"
+            click.echo(f"\n{service.count_requests():,} requests, {effects}.", err=True)
+
+
+def _populate(service: FakeService | FakeProject, customers: Random) -> None:
+    if isinstance(service, FakeService):
+        service.populate()
+        return
+    for _ in range(_MEMBERSHIPS):
+        _order(service, customers)
+
+
+def _order(service: FakeService | FakeProject, customers: Random) -> None:
+    user_id = customers.randrange(10**8, 10**10)
+    if isinstance(service, FakeService):
+        service.order(customers.choice(service.plans).plan_id, user_id)
+    else:
+        service.pay(user_id, customers.choice(service.plans).plan_id)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tgmembership_async.testing.fake.server import FakeServer
     from tgmembership_async.testing.fake.service import FakeService
     from tgmembership_async.testing.fake.transport import FakeTransport
+    from tgmembership_async.testing.fake.v2.service import FakeProject
     from tgmembership_async.testing.fake.values import FakePlan, GrantRecord, RequestRecord
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DeliveryRecord",
     "FakeEvent",
     "FakePlan",
+    "FakeProject",
     "FakeServer",
     "FakeService",
     "FakeTransport",
@@ -42,7 +44,7 @@ __all__ = [
 
 
 def serve(
-    service: "FakeService", *, host: str = "127.0.0.1", port: int = 0, postal: "Postal | None" = None
+    service: "FakeService | FakeProject", *, host: str = "127.0.0.1", port: int = 0, postal: "Postal | None" = None
 ) -> "FakeServer":
     """Return a server for `service` over HTTP on loopback. The server runs inside a `with` block.
 
@@ -68,6 +70,7 @@ if not TYPE_CHECKING:  # pytest loads our plugin, and with it this module, at ev
             "testing.fake.server": ["FakeServer"],
             "testing.fake.service": ["FakeService"],
             "testing.fake.transport": ["FakeTransport"],
+            "testing.fake.v2.service": ["FakeProject"],
             "testing.fake.values": ["FakePlan", "GrantRecord", "RequestRecord"],
         },
         {"FakeServer": "testing"},

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 from tgmembership_async.errors import NotAuthentic, Unreadable, WebhookError
 from tgmembership_async.lazy import lazy_attributes
 from tgmembership_async.webhooks.answers import Answer
-from tgmembership_async.webhooks.events import Event, MembershipTerminated, OrderCompleted, UnknownEvent
+from tgmembership_async.webhooks.events import (
+    Event,
+    MembershipTerminated,
+    OrderCompleted,
+    PaymentRequestCompleted,
+    UnknownEvent,
+)
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Inbox, Receipt, Verdict
 from tgmembership_async.webhooks.policy import HandlingPolicy
+from tgmembership_async.webhooks.project_signature import CannotVerify, ProjectVerifier
 from tgmembership_async.webhooks.receiver import Receiver
 from tgmembership_async.webhooks.replay import MemoryReplay
 from tgmembership_async.webhooks.signature import Delivery, HeaderNames, Verifier, sign
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Arrival",
+    "CannotVerify",
     "Delivery",
     "Entry",
     "EntryStatus",
@@ -30,7 +38,9 @@ __all__ = [
     "MemoryReplay",
     "NotAuthentic",
     "OrderCompleted",
+    "PaymentRequestCompleted",
     "PostgresInbox",
+    "ProjectVerifier",
     "Receipt",
     "Receiver",
     "SqliteInbox",

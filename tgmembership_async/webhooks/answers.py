@@ -59,6 +59,7 @@ TOO_SLOW: Final = _answer(408, "too slow")
 TOO_LARGE: Final = _answer(413, "too large")
 FAILED: Final = _answer(500, "failed, send it again")
 NOT_READY: Final = _answer(503, "not ready, send it again", retry_after="5")
+CANNOT_VERIFY: Final = _answer(503, "cannot verify it now, send it again", retry_after="30")
 NOT_STORED: Final = _answer(503, "cannot store it now, send it again", retry_after="30")
 
 

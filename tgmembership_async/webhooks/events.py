@@ -76,6 +76,20 @@ class MembershipTerminated(Event):
 
 
 @frozen(kw_only=True)
+class PaymentRequestCompleted(Event):
+    """A payment request of API v2 was paid (`payment-request.completed`, *documented*), also that of a top-up.
+
+    It names neither user nor plan: fetch the payment request. A missing or unreadable field is None.
+    """
+
+    payment_request_id: str | None = None
+    project_id: str | None = None
+    amount: Money | None = None
+    settled_at: datetime | None = None
+    extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False, repr=False)
+
+
+@frozen(kw_only=True)
 class UnknownEvent(Event):
     """An event with another name. Those of renewals, cancellations and donations are not documented."""
 
@@ -96,9 +110,16 @@ _TERMINATION: Final = (
     Column("reason", ("reason",), text),
     Column("terminated_at", ("terminated_at", "ended_at", "expired_at", "expires_at", "date"), timestamp),
 )
+_PAYMENT_REQUEST: Final = (
+    Column("payment_request_id", ("payment_request_id",), text),
+    Column("project_id", ("project_id",), text),
+    MoneyColumn("amount", ("amount",)),
+    Column("settled_at", ("settled_at",), timestamp),
+)
 _KNOWN: Final[Mapping[str, tuple[Callable[..., Event], tuple[Column, ...]]]] = {
     "order_completed": (OrderCompleted, _ORDER),
     "membership_terminated": (MembershipTerminated, _TERMINATION),
+    "payment-request.completed": (PaymentRequestCompleted, _PAYMENT_REQUEST),
 }
 
 

@@ -18,6 +18,7 @@ from tgmembership_async.webhooks.headers import HeadersLike
 from tgmembership_async.webhooks.inbox import Arrival, Inbox
 from tgmembership_async.webhooks.intake import DirectIntake, StoredIntake
 from tgmembership_async.webhooks.policy import HandlingPolicy
+from tgmembership_async.webhooks.project_signature import CannotVerify, ProjectVerifier
 from tgmembership_async.webhooks.refusals import RefusalLog
 from tgmembership_async.webhooks.replay import MemoryReplay
 from tgmembership_async.webhooks.secret_file import NoSecret
@@ -54,7 +55,7 @@ class Receiver(AsyncResource):
 
     def __init__(
         self,
-        verifier: Verifier,
+        verifier: Verifier | ProjectVerifier,
         inbox: Inbox | None = None,
         *,
         policy: HandlingPolicy = _DEFAULT_POLICY,
@@ -140,7 +141,7 @@ class Receiver(AsyncResource):
             return self.verifier.verify(headers, body)
         except NotAuthentic as error:
             self._refusals.note(str(error))
-            return answers.NOT_AUTHENTIC
+            return answers.CANNOT_VERIFY if isinstance(error, CannotVerify) else answers.NOT_AUTHENTIC
         except NoSecret as error:
             self._unverified.note(str(error))
             return answers.NOT_READY  # a 401 would end it: the later generation does not send it again (documented)
@@ -187,7 +188,7 @@ class Receiver(AsyncResource):
 
 
 def _check(verifier: object, inbox: object, policy: object, max_body: object) -> None:
-    if not isinstance(verifier, Verifier):
+    if not isinstance(verifier, Verifier | ProjectVerifier):
         msg = f"a Receiver needs a Verifier(secret), not {type(verifier).__name__}"
         raise UsageError(msg)
     if inbox is not None and not isinstance(inbox, Inbox):

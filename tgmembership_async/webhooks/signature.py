@@ -80,7 +80,7 @@ class _Key:
     __slots__ = ("_sha256", "_sha512")
 
     def __init__(self, secret: object) -> None:
-        key = _checked(secret).reveal().encode()
+        key = checked_secret(secret).reveal().encode()
         self._sha256 = _halves(hashlib.sha256, key)
         self._sha512 = _halves(hashlib.sha512, key)
 
@@ -252,7 +252,8 @@ def _as_bytes(body: object) -> bytes:
     raise UsageError(msg)
 
 
-def _checked(secret: object) -> Secret:
+def checked_secret(secret: object) -> Secret:
+    """Return a webhook secret. Raises UsageError unless it is a text without white space."""
     value = secret.reveal() if isinstance(secret, Secret) else secret
     if not isinstance(value, str):
         msg = f"a webhook secret is a str or a Secret, not {type(value).__name__}"

@@ -37,7 +37,7 @@ class Listener(Receiver):
         answer = await super().handle(pairs, body)
         if answer.status == 401:  # noqa: PLR2004 - HTTP's own number
             note(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}")
-        elif self.verifier.found != self._printed:
+        elif isinstance(self.verifier, Verifier) and self.verifier.found != self._printed:
             self._printed = self.verifier.found
             note(header_advice(self.verifier))
         return answer

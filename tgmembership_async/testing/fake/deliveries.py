@@ -17,22 +17,22 @@ from attrs import evolve, field, frozen
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import is_loopback
 from tgmembership_async.protocol.wire import Headers
-from tgmembership_async.testing.fake.http import ReceivedRequest, webhook_to_probe
 from tgmembership_async.testing.fake.outbox import DeliveryKind, DeliveryRecord, FakeEvent
 from tgmembership_async.testing.fake.service import FakeService
+from tgmembership_async.testing.fake.v2.service import FakeProject
 from tgmembership_async.testing.fake.values import FakeWebhook
-from tgmembership_async.webhooks.signature import sign
 
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int | None]]
 """Sends one POST to a URL with these headers and this body; returns the status, or None without a response."""
 
-_OK: Final = 200
 _TIMEOUT: Final = 10.0
 
 
 @frozen(kw_only=True)
 class Postal:
     """The delivery settings of the fake service. A delivery that is not answered 200 is repeated.
+
+    In API v2 any 2xx is a success, and some answers drop a delivery for good.
 
     `attempts` is the maximum number of requests for one delivery, `pause` the seconds before the first repeat, doubled
     for each further one. With `signed_anew` a repeat has a new nonce and time (unknown for the real service).
@@ -76,7 +76,7 @@ class Courier:
 
     def __init__(
         self,
-        service: FakeService,
+        service: FakeService | FakeProject,
         postal: Postal | None = None,
         *,
         post: Post | None = None,
@@ -121,7 +121,7 @@ class Courier:
 
     def _sign(self, event: FakeEvent, secret: str) -> dict[str, str]:
         nonce = None if self._postal.later_generation else f"{self._random.getrandbits(52):013x}"
-        return sign(secret, event.body(), nonce=nonce, timestamp=self._clock())
+        return self._service.sign_delivery(event.body(), secret, timestamp=self._clock(), nonce=nonce)
 
     async def _deliver_one(self, delivery: _Pending, webhook: FakeWebhook, records: list[DeliveryRecord]) -> None:
         headers, kind, pause = delivery.headers, delivery.kind, self._postal.pause
@@ -132,7 +132,7 @@ class Courier:
             record = DeliveryRecord(delivery.event, kind, status)
             records.append(record)
             self._service.outbox.note(record)
-            if status == _OK or kind == "forged":
+            if self._service.is_final(status) or kind == "forged":
                 return
             await anyio.sleep(pause)
             kind, pause = "repeat", 2 * pause
@@ -158,7 +158,7 @@ async def _run_concurrently(work: Callable[[], Awaitable[None]], times: int) -> 
         raise failed
 
 
-async def deliver_until(closing: asyncio.Event, service: FakeService, postal: Postal | None) -> None:
+async def deliver_until(closing: asyncio.Event, service: FakeService | FakeProject, postal: Postal | None) -> None:
     """Deliver events as they occur, until `closing` is set. Several batches may be in flight."""
     loop, courier = asyncio.get_running_loop(), Courier(service, postal)
     in_flight: set[asyncio.Task[Any]] = set()
@@ -178,12 +178,14 @@ async def deliver_until(closing: asyncio.Event, service: FakeService, postal: Po
         await asyncio.wait(in_flight)
 
 
-async def probe_webhook(service: FakeService, verb: str, target: bytes, headers: Headers, body: bytes) -> None:
+async def probe_webhook(
+    service: FakeService | FakeProject, verb: str, target: bytes, headers: Headers, body: bytes
+) -> None:
     """Send a GET to the URL of a `setWebhook` request and record its status (*documented*; the verb is *assumed*).
 
     Only loopback URLs are requested: a URL such as `https://shop.example/` in a test is accepted without a request.
     """
-    url = webhook_to_probe(service, ReceivedRequest(0, verb, target, headers, body))
+    url = service.probe(verb, target, headers, body)
     if url is not None and _is_local(url):
         service.outbox.note_probe(url, await _over_http("GET", url, {}, b""))
 

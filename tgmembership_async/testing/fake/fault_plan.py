@@ -13,6 +13,15 @@ Ending = Literal["whole", "cut", "closed", "reset"]
 
 _ENDINGS: Final[Mapping[str, Ending]] = {"cut": "cut", "closed": "closed", "reset": "reset"}
 
+Refused = Callable[[int, str], Response]
+"""Builds the error reply with a code and a description, as one generation of the service writes it."""
+
+
+def legacy_error(code: int, description: str) -> Response:
+    """Return an error in the envelope of the legacy API and of v1."""
+    body = json.dumps({"ok": False, "code": code, "description": description}).encode()
+    return Response(code, Headers((("content-type", "application/json"),)), body)
+
 
 @frozen
 class FaultPlan:
@@ -23,6 +32,7 @@ class FaultPlan:
     effect: bool = True
     wait_after: float = 0.0
     fault: Fault | None = None
+    refused: Refused = legacy_error
 
     @property
     def ending(self) -> Ending:
@@ -36,13 +46,9 @@ class FaultPlan:
         if self.fault.kind == "html":
             return _page(self.fault)
         if self.fault.kind in ("throttled", "error"):
-            return _envelope(self.fault.status, "the fault you asked for", _retry_after(self.fault))
+            answer = self.refused(self.fault.status, "the fault you asked for")
+            return evolve(answer, headers=Headers((*answer.headers, *_retry_after(self.fault))))
         return evolve(answer, body=_damage(answer.body)) if self.fault.kind == "damaged" else answer
-
-
-def _envelope(code: int, description: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    body = json.dumps({"ok": False, "code": code, "description": description}).encode()
-    return Response(code, Headers((("content-type", "application/json"), *headers)), body)
 
 
 def _page(fault: Fault) -> Response:
@@ -63,8 +69,8 @@ def _damage(body: bytes) -> bytes:
     return (body[:middle] + b"\xff\x00" + body[middle + 2 :])[: len(body)]
 
 
-def plan_of(number: int, faults: Iterable[Fault]) -> FaultPlan:
-    """Return the plan for a request on which these faults fired."""
+def plan_of(number: int, faults: Iterable[Fault], refused: Refused = legacy_error) -> FaultPlan:
+    """Return the plan for a request on which these faults fired; `refused` builds error replies."""
     fired = tuple(faults)
     deciding = next((fault for fault in fired if fault.kind != "latency"), None)
     return FaultPlan(
@@ -73,6 +79,7 @@ def plan_of(number: int, faults: Iterable[Fault]) -> FaultPlan:
         effect=deciding is None or deciding.when == "after",
         wait_after=sum(fault.seconds for fault in fired if fault.when == "after"),
         fault=deciding,
+        refused=refused,
     )
 
 
@@ -102,7 +109,7 @@ async def exchange(
     The request takes effect even if the client disconnects during the wait, as on a real service.
     """
     plan = service.fate(verb, target)
-    answer = _envelope(500, "nothing was done")
+    answer = legacy_error(500, "nothing was done")
     try:
         if plan.wait_before:
             await sleep(plan.wait_before)

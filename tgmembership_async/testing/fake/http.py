@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import format_datetime
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, Literal, TypeGuard, cast
 from urllib.parse import parse_qsl, unquote
 
 from attrs import field, frozen
@@ -22,8 +22,21 @@ from tgmembership_async.values.secret import Secret
 _PATH: Final = re.compile(
     r"(?:/[^?]*)?/bot(?P<bot>[0-9]+)/(?P<key>[^/?]+)/(?P<method>[^/?]+)(?:\?(?P<query>.*))?", re.ASCII
 )
+_V1_PATH: Final = re.compile(
+    r"(?:/[^?]*)?/v1/bot(?P<bot>[0-9]+)/(?P<key>[^/?]+)/(?P<method>[^?]+)(?:\?(?P<query>.*))?", re.ASCII
+)
 _MAX_ID: Final = 2**63 - 1
 _OK: Final = 200
+_CREATED: Final = 201
+_FORBIDDEN: Final = 403
+
+TokenRefusal = Literal["no payment method", "test mode", "token policy"]
+_TOKEN_REFUSALS: Final[Mapping[TokenRefusal, str]] = {
+    "no payment method": "no live payment method is connected",
+    "test mode": "the bot is in test mode",
+    "token policy": "access tokens are not the main way of payment on your plan: access-token policy",
+}
+"""The causes of a 401 in v1 besides a wrong key (documented); their words are *assumed*."""
 
 
 class HTTPServiceState(ServiceState, ABC):
@@ -33,6 +46,7 @@ class HTTPServiceState(ServiceState, ABC):
     api_key: Secret
     always_200: bool
     request_ids: bool
+    token_refusal: TokenRefusal | None
 
     @abstractmethod
     def speak(self, method: str, facts: object) -> Any:
@@ -72,8 +86,9 @@ class Call:
 
 @frozen
 class ParsedPath:
-    """The parts of a request path: bot id, API key, method and query."""
+    """The parts of a request path: generation, bot id, API key, method and query."""
 
+    generation: Literal["legacy", "v1"]
     bot_id: str
     key: Secret
     method: str
@@ -82,26 +97,38 @@ class ParsedPath:
 
 def parse_path(target: bytes) -> ParsedPath | None:
     """Return the parts of a request target, or None if it is not a path of the service."""
-    found = _PATH.fullmatch(target.decode("latin-1"))
+    text = target.decode("latin-1")
+    v1 = _V1_PATH.fullmatch(text)
+    found = v1 or _PATH.fullmatch(text)
     if found is None:
         return None
-    return ParsedPath(found["bot"], Secret(unquote(found["key"])), unquote(found["method"]), found["query"] or "")
+    generation: Literal["legacy", "v1"] = "legacy" if v1 is None else "v1"
+    return ParsedPath(
+        generation, found["bot"], Secret(unquote(found["key"])), unquote(found["method"]), found["query"] or ""
+    )
 
 
 def method_of(target: bytes) -> str:
     """Return the name of the called method as the service spells it, or "" if there is none."""
     path = parse_path(target)
+    if path is not None and path.generation == "v1":
+        return path.method[:100]
     return "" if path is None else _NAMES.get(path.method.lower(), path.method[:100])
 
 
 def answer(service: HTTPServiceState, request: ReceivedRequest) -> Response:
     """Return the response to one request; errors are responses too."""
+    path = parse_path(request.target)
+    later: dict[str, object] = {}
+    if path is not None and path.generation == "v1":
+        later = {"method": request.verb, "path": request.target.decode("latin-1").partition("?")[0]}
     try:
-        run = _admit(service, request.verb, parse_path(request.target))
+        run = _admit(service, request.verb, path)
         result = run(Call(service, request.number, _params(request)))
     except Refusal as refusal:
-        return _envelope(service, request.number, refusal.code, description=refusal.description)
-    return _envelope(service, request.number, 200, result=result)
+        return _envelope(service, request.number, refusal.code, description=refusal.description, **later)
+    code = _CREATED if run is _create_token else _OK
+    return _envelope(service, request.number, code, result=result, **later)
 
 
 def _admit(service: HTTPServiceState, verb: str, path: ParsedPath | None) -> "Run":
@@ -109,7 +136,7 @@ def _admit(service: HTTPServiceState, verb: str, path: ParsedPath | None) -> "Ru
         raise Refusal(404, "no such path")
     if path.bot_id != str(service.bot_id) or path.key != service.api_key:
         raise Refusal(401, "wrong bot id or API key")
-    verbs = _METHODS.get(path.method.lower())
+    verbs = _V1_METHODS.get(path.method) if path.generation == "v1" else _METHODS.get(path.method.lower())
     if verbs is None:
         raise Refusal(404, "no such method")
     if verb not in verbs:
@@ -134,8 +161,8 @@ def _params(request: ReceivedRequest) -> Mapping[str, object]:
 
 
 def _envelope(service: HTTPServiceState, number: int, code: int, **content: object) -> Response:
-    reply: dict[str, object] = {"ok": code == _OK, "code": code, **content}
-    if service.request_ids:
+    reply: dict[str, object] = {"ok": code in (_OK, _CREATED), "code": code, **content}
+    if service.request_ids or "path" in content:
         reply["request_id"] = f"req_{number:08d}"
     status = 200 if service.always_200 else code
     date = format_datetime(service.now.astimezone(UTC), usegmt=True)
@@ -216,6 +243,27 @@ def _delete_webhook(call: Call) -> Any:
     return call.service.speak("deleteWebhook", None)
 
 
+def _create_token(call: Call) -> Any:
+    """Create an access token in v1, where `member_id` is required and a string (documented)."""
+    plan_id, member_id = call.id("plan_id"), call.params.get("member_id")
+    if plan_id is None or not isinstance(member_id, str):
+        raise Refusal(400, "plan_id, a number, and member_id, a string, are required")
+    if call.service.token_refusal is not None:
+        raise Refusal(401, _TOKEN_REFUSALS[call.service.token_refusal])
+    try:
+        token = call.service.grant(plan_id, call.id("member_id"), number=call.number)
+    except Refusal as refusal:
+        if refusal.code == _FORBIDDEN:
+            raise Refusal(404, "the member is invalid, never talked to the bot, or blocked it") from None
+        raise
+    return call.service.speak("addMember", token)
+
+
+def _get_bot(call: Call) -> Any:
+    """Return the bot with its API key (documented)."""
+    return {"bot_id": call.service.bot_id, "api_key": call.service.api_key.reveal()}
+
+
 Run = Callable[[Call], Any]
 
 _NAMED: Final[Mapping[str, Mapping[str, Run]]] = {
@@ -231,3 +279,7 @@ _NAMED: Final[Mapping[str, Mapping[str, Run]]] = {
 }
 _METHODS: Final = {name.lower(): verbs for name, verbs in _NAMED.items()}
 _NAMES: Final = {name.lower(): name for name in _NAMED}
+_V1_METHODS: Final[Mapping[str, Mapping[str, Run]]] = {
+    "bot": {"GET": _get_bot},
+    "members/accessToken": {"POST": _create_token},
+}

@@ -17,14 +17,16 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.testing.fake.asgi import Application, Connection
 from tgmembership_async.testing.fake.deliveries import Postal, deliver_until, probe_webhook
 from tgmembership_async.testing.fake.service import FakeService
+from tgmembership_async.testing.fake.v2.service import FakeProject
 from tgmembership_async.testing.loopback import BACKLOG, FAMILIES, LoopbackServer, stop_accepting
 
 _KEEP_ALIVE: Final = 60  # seconds: longer than clients keep a connection, so that the client closes it
 
 
 class FakeServer(LoopbackServer):
-    """Serve a `FakeService` between entering and leaving: `with serve(service) as server: ... server.url`.
+    """Serve a `FakeService` or a `FakeProject` between entering and leaving.
 
+    `with serve(service) as server: ... server.url`.
     While the server runs, the service's events are delivered to its webhook as `postal` says. Requests that have
     arrived completely still take effect when the server is closed. Raises UsageError for another host than loopback.
     """
@@ -33,9 +35,14 @@ class FakeServer(LoopbackServer):
     _entered_as = "with serve(service) as server:"
 
     def __init__(
-        self, service: FakeService, *, host: str = "127.0.0.1", port: int = 0, postal: Postal | None = None
+        self,
+        service: FakeService | FakeProject,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        postal: Postal | None = None,
     ) -> None:
-        self.service = service
+        self.service: Any = service  # a FakeService or a FakeProject, as it was passed
         self._postal = postal
         self.host: str = "127.0.0.1" if host == "localhost" else host
         if self.host not in FAMILIES:
@@ -58,16 +65,12 @@ class FakeServer(LoopbackServer):
         return self.url
 
     def session_options(self) -> dict[str, Any]:
-        """Return options that connect a Session to this server: `Session(**server.session_options())`."""
+        """Return options that connect a client to this server: `Session(**server.session_options())`."""
         return {**self.service.session_options(), "base_url": self.url, "proxy": None}
 
     def env(self, prefix: str = "TGMEMBERSHIP_") -> dict[str, str]:
-        """Return the environment variables that connect `Session.from_env()` to this server."""
-        return {
-            f"{prefix}BOT_ID": str(self.service.bot_id),
-            f"{prefix}API_KEY": self.service.api_key.reveal(),
-            f"{prefix}BASE_URL": self.url,
-        }
+        """Return the environment variables that connect `from_env()` of a client to this server."""
+        return {f"{prefix}{name}": value for name, value in self.service.environment(self.url).items()}
 
     async def _serve(self, listener: socket.socket, closing: asyncio.Event, listening: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()

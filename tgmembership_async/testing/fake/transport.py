@@ -1,12 +1,12 @@
 """A Transport that calls the fake service in process, without a socket."""
 
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
 from tgmembership_async.protocol.outcome import TransportFailure
-from tgmembership_async.protocol.wire import Request, Response
+from tgmembership_async.protocol.wire import Headers, Request, Response
 from tgmembership_async.testing.fake.fault_plan import Ending, Service, exchange
 
 _REASONS: Final[dict[Ending, str]] = {
@@ -31,6 +31,8 @@ class FakeTransport:
         request.progress.begun = False
         await anyio.lowlevel.checkpoint()
         target, headers, body = request.encode()
+        secret: Any = getattr(request.account, "secret_fields", ())  # the token of a Project, which only the wire has
+        headers = Headers((*headers, *((name.decode(), value.decode()) for name, value in secret)))
         request.progress.begun = True
         limits = request.timeouts
         patience = limits.read if limits.exchange is None else min(limits.read, limits.exchange)

@@ -1,0 +1,65 @@
+"""What the fake services of all generations share: a log of their requests, and fault rules. Thread-safe; no I/O."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from threading import RLock
+
+from tgmembership_async.protocol.wire import Response
+from tgmembership_async.testing.fake.fault_plan import FaultPlan, plan_of
+from tgmembership_async.testing.fake.faults import Fault, FaultBook
+from tgmembership_async.testing.fake.values import RequestRecord
+
+
+class RequestJournal:
+    """Records each request, and draws its faults. Subclasses set the fields, and name the method of a request."""
+
+    _lock: RLock
+    _clock: Callable[[], datetime]
+    _book: FaultBook
+    _requests: list[RequestRecord]
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """Return all requests in order, including those that had no effect because of a fault."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Return the current fault rules."""
+        return self._book.rules
+
+    def count_requests(self, method: str | None = None) -> int:
+        """Return the number of requests, for `method` or in total."""
+        wanted = None if method is None else method.lower()
+        return sum(wanted in (None, record.method.lower()) for record in self.requests)
+
+    def inject(self, *faults: Fault) -> None:
+        """Add fault rules."""
+        with self._lock:
+            self._book.add(faults)
+
+    def heal(self) -> None:
+        """Remove all fault rules."""
+        with self._lock:
+            self._book.clear()
+
+    def fate(self, verb: str, target: bytes) -> FaultPlan:
+        """Record a request, and return what the fault rules do to it."""
+        method = self._method_of(target)
+        with self._lock:
+            fired = self._book.draw(method)
+            return plan_of(self._record(verb, method, fired), fired, self._refused)
+
+    def _method_of(self, target: bytes) -> str:
+        raise NotImplementedError
+
+    def _refused(self, code: int, description: str) -> Response:
+        """Return an error as this generation of the service writes it."""
+        raise NotImplementedError
+
+    def _record(self, verb: str, method: str, fired: Iterable[Fault]) -> int:
+        number = len(self._requests) + 1
+        labels = tuple(fault.label for fault in fired)
+        self._requests.append(RequestRecord(number, self._clock(), verb, method, labels))
+        return number
