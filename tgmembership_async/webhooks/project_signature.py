@@ -56,7 +56,7 @@ class ProjectVerifier:
             msg = f"reading must be 'text', 'bytes' or None, not {reading!r:.80}"
             raise UsageError(msg)
         several = [secrets] if isinstance(secrets, str | Secret) else list(secrets)
-        readings = _READINGS if reading is None else (reading,)
+        readings: Sequence[SecretReading] = _READINGS if reading is None else (reading,)
         self._keys = [(one, Secret(key)) for secret in several for one in readings for key in _key(secret, one)]
         if not self._keys:
             msg = "a ProjectVerifier needs a webhook secret, and for reading='bytes' one of hex digits"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import format_datetime
 from http import HTTPStatus
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 from urllib.parse import parse_qsl, unquote
 
 from attrs import field, frozen
@@ -166,7 +166,8 @@ def error(
     """Return an error as API v2 writes it."""
     name = "RATE_LIMIT_EXCEEDED" if code == HTTPStatus.TOO_MANY_REQUESTS else _NAMES.get(code, HTTPStatus(code).name)
     key = "code" if "error.code" in samples else "error_code"
-    content = {"code": code, "error": {key: name, "message": message, **more}, "data": []}
+    error: dict[str, Any] = {key: name, "message": message, **more}
+    content: dict[str, Any] = {"code": code, "error": error, "data": []}
     return _response(code, {"ok": False, **(place or {}), **content}, headers)
 
 
@@ -196,7 +197,7 @@ def _params(verb: str, query: str, body: bytes) -> Mapping[str, Any]:
         read = None
     if not isinstance(read, dict):
         raise Refusal(400, "the body is not a JSON object")
-    return {str(name): value for name, value in read.items()}
+    return cast("dict[str, Any]", read)
 
 
 def _route(verb: str, path: str) -> tuple[Run, dict[str, str]]:
