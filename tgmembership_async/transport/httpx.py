@@ -80,6 +80,7 @@ class _SendTrace:
         "phase",
         "refusal",
         "reply_limit",
+        "secret_fields",
         "stage",
         "stream",
         "target",
@@ -92,6 +93,7 @@ class _SendTrace:
         self.reply_limit = reply_limit
         self.refusal: str | None = None
         self.target: Target = _NOTHING
+        self.secret_fields: tuple[tuple[bytes, Target], ...] = ()
         self.phase: CancelScope | None = None
         self.stage = "DNS or TCP"
         self.connecting: bool = False
@@ -112,7 +114,7 @@ class _SendTrace:
                 if self.phase is not None:
                     self.phase.deadline = inf
                 # httpcore sends the request in `info`; the original, which others may hold, stays masked.
-                sent: Any = addressed_request(info["request"], self.target)
+                sent: Any = addressed_request(info["request"], self.target, self.secret_fields)
                 info["request"] = sent
                 # The eight events that follow are not needed, and take 30 of 330 µs.
                 sent.extensions.pop("trace", None)
@@ -331,6 +333,7 @@ def _fields(authority: str, headers: Headers, length: int) -> httpx.Headers:
 
 def _wire(request: Request, trace: _SendTrace) -> httpx.Request:
     trace.target, headers, body = request.encode()
+    trace.secret_fields = request.account.secret_fields
     fields = _fields(request.account.authority, headers, len(body))
     extensions = {"timeout": _timeout(request.timeouts), "trace": trace}
     return httpx.Request(request.verb, _url(request.url), headers=fields, stream=_Body(body), extensions=extensions)
