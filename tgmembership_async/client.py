@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Final, Literal, Self, TypeVar, Unpack
+from typing import Final, Literal, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 from anyio import CancelScope, create_task_group, current_time
 from anyio.lowlevel import current_token
 from attrs import evolve
 
-from tgmembership_async.calls import Observer, perform, read
+from tgmembership_async.calls import Observer
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
@@ -20,7 +20,7 @@ from tgmembership_async.options import CallOptions, check_names
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.retry import Budget
 from tgmembership_async.protocol.service_clock import ServiceClock
-from tgmembership_async.protocol.wire import Account, Params, Progress, Request, Response, Safety, Timeouts, Verb
+from tgmembership_async.protocol.wire import Account, Params, Progress, Request, Safety, Timeouts, Verb
 from tgmembership_async.settings import Options
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.secret import hides_arguments
@@ -115,11 +115,6 @@ class Client(AsyncResource):
         now = self._shared.check_ready()
         progress = Progress(started=now, deadline=now + self._options.deadline)
         return Request(method, verb, params, safety, self._account, timeouts, progress, path=path)
-
-    async def _call(self, request: Request, convert: Callable[[Any], T]) -> tuple[T, Response]:
-        """Send a request through the chain, and return its structured result, and the response."""
-        response = await perform(self._send, request, self._shared.observer)
-        return await read(convert, response, request), response
 
 
 def _running_loop() -> tuple[object, Callable[[], float]]:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 from anyio import current_time
 
 from tgmembership_async import settings
-from tgmembership_async.calls import Observer
+from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.middleware import Admission, Deadline, Middleware
 from tgmembership_async.options import SessionOptions, check_names
@@ -219,7 +219,8 @@ class Session(Client):
         """
         name, checked_verb, how_safe = endpoints.call_by_name(method, verb, safety, self._api)
         request = self._prepare(name, checked_verb, how_safe, endpoints.extra_params(params or {}))
-        result, response = await self._call(request, lambda raw: results.structure(raw, into))
+        response = await perform(self._send, request, self._shared.observer)
+        result = await read(lambda raw: results.structure(raw, into), response, request)
         envelope = response.envelope
         assert isinstance(envelope, Envelope)  # noqa: S101 - a successful response has one
         elapsed = current_time() - request.progress.started
@@ -234,13 +235,13 @@ class Session(Client):
         convert_result: Callable[[Any], T] | None = None,
         hold: Hold | None = None,
     ) -> T:
-        if self._api.name != "legacy":
+        if self._api is not endpoints.LEGACY_API:
             self._api.check_has(endpoint)
         params = endpoints.arguments(endpoint, given, extra)
         request = self._prepare(endpoint.method, endpoint.verb, endpoint.safety, params)
         request.progress.hold = hold
-        result, _ = await self._call(request, convert_result or endpoint.read)
-        return result
+        response = await perform(self._send, request, self._shared.observer)
+        return await read(convert_result or endpoint.read, response, request)
 
     def _prepare(self, method: str, verb: Verb, safety: Safety, params: Params) -> Request:
         timeouts = self._options.for_grants if method in endpoints.GRANTS else self._options.for_others

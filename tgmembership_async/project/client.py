@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self, TypeVar, Unpack
 from anyio import current_time
 
 from tgmembership_async import settings
-from tgmembership_async.calls import Observer
+from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.errors import NotFound, UsageError
 from tgmembership_async.middleware import Deadline, Middleware
@@ -296,6 +296,11 @@ class Project(Client):
         envelope, progress = _envelope(response), request.progress
         told = (envelope.code, envelope.description, envelope.request_id)
         return Reply(result, *told, progress.attempts, current_time() - progress.started, envelope.extra)
+
+    async def _call(self, request: Request, convert: Callable[[Any], T]) -> tuple[T, Response]:
+        """Send a request through the chain, and return its structured result, and the response."""
+        response = await perform(self._send, request, self._shared.observer)
+        return await read(convert, response, request), response
 
     async def _ask(self, endpoint: Endpoint[T], given: Mapping[str, object], extra: Extra = None) -> T:
         result, _ = await self._call(self._prepare(endpoint, given, extra), endpoint.read)

@@ -188,13 +188,15 @@ class Generation:
             raise UsageError(msg)
 
 
-GENERATIONS: Final[Mapping[str, Generation]] = {
-    "legacy": Generation("legacy", "", LEGACY, ADD_MEMBER, GET_PLANS, ENDPOINTS, _METHOD, ("GET", "POST", "DELETE")),
-    "v1": Generation(
-        *("v1", "/v1", V1, V1_ADD_MEMBER, V1_BOT, (V1_ADD_MEMBER, V1_BOT), _PATH),
-        ("GET", "POST", "PUT", "PATCH", "DELETE"),
-    ),
-}
+LEGACY_API: Final = Generation(
+    *("legacy", "", LEGACY, ADD_MEMBER, GET_PLANS, ENDPOINTS, _METHOD),
+    ("GET", "POST", "DELETE"),
+)
+V1_API: Final = Generation(
+    *("v1", "/v1", V1, V1_ADD_MEMBER, V1_BOT, (V1_ADD_MEMBER, V1_BOT), _PATH),
+    ("GET", "POST", "PUT", "PATCH", "DELETE"),
+)
+GENERATIONS: Final[Mapping[str, Generation]] = {api.name: api for api in (LEGACY_API, V1_API)}
 _ALL: Final = tuple(endpoint for generation in GENERATIONS.values() for endpoint in generation.endpoints)
 _KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in _ALL}
 _SECRET: Final = frozenset(endpoint.method.lower() for endpoint in _ALL if endpoint.secret)
@@ -250,7 +252,7 @@ def _sendable(value: object) -> bool:
 
 
 def call_by_name(
-    method: object, verb: object, safety: Safety | str | None, generation: Generation = GENERATIONS["legacy"]
+    method: object, verb: object, safety: Safety | str | None, generation: Generation = LEGACY_API
 ) -> tuple[str, Verb, Safety]:
     """Return name, verb and safety for a call by name.
 
