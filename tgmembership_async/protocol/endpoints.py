@@ -197,10 +197,11 @@ V1_API: Final = Generation(
     ("GET", "POST", "PUT", "PATCH", "DELETE"),
 )
 GENERATIONS: Final[Mapping[str, Generation]] = {api.name: api for api in (LEGACY_API, V1_API)}
-_ALL: Final = tuple(endpoint for generation in GENERATIONS.values() for endpoint in generation.endpoints)
-_KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in _ALL}
-_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in _ALL if endpoint.secret)
-GRANTS: Final = {endpoint.method: endpoint.if_unknown for endpoint in _ALL if endpoint.if_unknown}
+ALL_ENDPOINTS: Final = tuple(endpoint for generation in GENERATIONS.values() for endpoint in generation.endpoints)
+"""The methods of both generations of the old platform."""
+_KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in ALL_ENDPOINTS}
+_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ALL_ENDPOINTS if endpoint.secret)
+GRANTS: Final = {endpoint.method: endpoint.if_unknown for endpoint in ALL_ENDPOINTS if endpoint.if_unknown}
 """The methods that grant, and what to do first when the outcome of one is unknown."""
 
 
