@@ -40,6 +40,17 @@ class Access:
         return self.allowed
 
 
+def check_plan_id(value: object) -> int | str:
+    """Return the id of a bot's plan, or of a project's plan. Raises UsageError."""
+    return _uuid(value) if isinstance(value, str) else check_id("plan_id", value)
+
+
+def _uuid(plan_id: object) -> str:
+    from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - whoever has a Session does not load it
+
+    return check_uuid("plan_id", plan_id)
+
+
 @frozen
 class _Period:
     """A time of access to a plan. A side that is None is open."""
@@ -103,7 +114,8 @@ class AccessCheck:
         Raises the errors of `Session.get_subscribers` or `Project.memberships` if there is no older result to return.
         """
         check_id("user_id", user_id)
-        plan_id = None if plan_id is None else self._checked(plan_id)
+        if plan_id is not None:
+            plan_id = check_id("plan_id", plan_id) if isinstance(self._session, Session) else _uuid(plan_id)
         while True:
             cached, now = self._cache.get(user_id), self._clock()
             if cached is not None and now < cached.checked_at + self._ttl:
@@ -120,13 +132,6 @@ class AccessCheck:
     def forget(self, user_id: int) -> None:
         """Remove a user from the cache, after a grant, for example."""
         self._cache.pop(user_id, None)
-
-    def _checked(self, plan_id: int | str) -> int | str:
-        if isinstance(self._session, Session):
-            return check_id("plan_id", plan_id)
-        from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - loaded by the Project
-
-        return check_uuid("plan_id", plan_id)
 
     async def _periods(self, user_id: int) -> tuple[_Period, ...]:
         if isinstance(self._session, Session):

@@ -18,9 +18,7 @@ from tgmembership_async.values.models import Reply
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _VERBS: Final = {endpoint.method.lower(): endpoint.verb for endpoint in reversed(ALL_ENDPOINTS)}
 _SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ALL_ENDPOINTS if endpoint.secret)
-_HARMLESS: Final = frozenset(
-    (endpoint.method.lower(), endpoint.verb) for endpoint in ALL_ENDPOINTS if not endpoint.secret
-)
+_HARMLESS: Final = frozenset((one.method.lower(), one.verb) for one in ALL_ENDPOINTS if not one.secret)
 _BETTER: Final = {
     **dict.fromkeys(
         ("addmember", "members/accesstoken"),
