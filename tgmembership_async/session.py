@@ -68,8 +68,6 @@ class Session(Client):
     Use it with `async with`, or call `open()` and `aclose()`, which may run in different tasks of one event loop.
     """
 
-    _account: BotAccount
-
     @hides_arguments
     def __init__(
         self,
@@ -94,7 +92,7 @@ class Session(Client):
         gateway_503: Gateway503 = "unknown",
         generation: Literal["legacy", "v1"] = "legacy",
     ) -> None:
-        self._account = settings.account(bot_id, api_key, base_url, body_format, gateway_503, generation)
+        self._account = self._bot = settings.account(bot_id, api_key, base_url, body_format, gateway_503, generation)
         self._api = endpoints.GENERATIONS[generation]
         self._options = settings.Options(
             deadline=deadline,
@@ -129,7 +127,7 @@ class Session(Client):
         return cls(**arguments)
 
     def _shown(self) -> str:
-        return f"<Session of bot {self._account.bot_id} at {self._account.base_url}, {self._shared.state}>"
+        return f"<Session of bot {self._bot.bot_id} at {self._account.base_url}, {self._shared.state}>"
 
     @property
     def generation(self) -> str:
@@ -266,4 +264,4 @@ def clock_of(session: Session) -> ServiceClock:
 
 def account_of(session: Session) -> BotAccount:
     """Return the bot that a Session calls for, and at which service."""
-    return session._account  # noqa: SLF001 - for whoever records whose rows are
+    return session._bot  # noqa: SLF001 - for whoever records whose rows are

@@ -142,8 +142,8 @@ def test_a_sample_without_ok_counts_as_its_code_says(run: Any) -> None:
 
 @pytest.mark.parametrize("key", ["error_code", "code"])
 def test_an_error_has_the_name_and_the_words_of_the_service_and_travels(key: str, run: Any) -> None:
-    error = {"error_code": None, key: "VALIDATION_ERROR"}
-    stub = StubTransport(refuses(422, **{"name": None, **error}) if key == "code" else refuses(422, "VALIDATION_ERROR"))
+    named: dict[str, Any] = {"error_code": None, key: "VALIDATION_ERROR"}
+    stub = StubTransport(refuses(422, **named))
 
     async def scenario() -> None:
         async with project(stub) as client:
@@ -158,11 +158,10 @@ def test_an_error_has_the_name_and_the_words_of_the_service_and_travels(key: str
 
 
 def test_removing_twice_is_done_and_a_lost_reply_in_between_counts_as_removed(run: Any) -> None:
-    stub = StubTransport(says(None, 204), refuses(404), lost(), refuses(404))
+    stub = StubTransport(attrs.evolve(says(None, 204), body=b""), refuses(404), lost(), refuses(404))
 
     async def scenario() -> None:
         async with project(stub) as client:
-            stub.steps[0] = attrs.evolve(stub.steps[0], body=b"")  # type: ignore[type-var, arg-type]
             assert await client.remove_membership(PLAN)
             assert not await client.remove_membership(PLAN)
             assert await client.remove_membership(PLAN)

@@ -71,13 +71,13 @@ def test_no_repr_shows_the_key() -> None:
         repr(wire.account),
         repr(wire.encode()),
         f"{wire.encode()[0]}",
-        str(wire.account.api_key),
+        str(account().api_key),
     ):
         assert KEY not in shown
 
 
 def test_what_holds_the_key_does_not_pickle() -> None:
-    for secret in (request().encode()[0], request().account.api_key):
+    for secret in (request().encode()[0], account().api_key):
         with pytest.raises(TypeError, match="pickled"):
             pickle.dumps(secret)
 

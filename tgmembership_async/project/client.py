@@ -18,7 +18,7 @@ from tgmembership_async.errors import NotFound, UsageError
 from tgmembership_async.middleware import Deadline, Middleware
 from tgmembership_async.options import ClientOptions, check_names
 from tgmembership_async.project import endpoints, results
-from tgmembership_async.project.account import BASE_URL, ProjectAccount, account, from_environment
+from tgmembership_async.project.account import BASE_URL, account, from_environment
 from tgmembership_async.project.errors import BalanceConflict
 from tgmembership_async.project.ids import check_amount, check_path, check_uuid
 from tgmembership_async.project.models import (
@@ -65,8 +65,6 @@ class Project(Client):
     All of API v2 is *documented*, and was never run by us against the live service.
     """
 
-    _account: ProjectAccount
-
     @hides_arguments
     def __init__(
         self,
@@ -89,7 +87,7 @@ class Project(Client):
         observer: Observer | None = None,
         gateway_503: Gateway503 = "unknown",
     ) -> None:
-        self._account = account(project_id, token, base_url, gateway_503)
+        self._account = self._project = account(project_id, token, base_url, gateway_503)
         self._options = settings.Options(
             deadline=deadline,
             connect_timeout=connect_timeout,
@@ -130,7 +128,7 @@ class Project(Client):
     @property
     def project_id(self) -> str:
         """Return the project's id."""
-        return self._account.project_id
+        return self._project.project_id
 
     async def check(self) -> None:
         """Prove the credentials with one cheap call, `GET /plans`.
@@ -354,8 +352,8 @@ def _total(envelope: Envelope) -> int | None:
 
 def _json_object(params: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        copied: object = json.loads(json.dumps(dict(params), allow_nan=False))
+        copied: dict[str, Any] = json.loads(json.dumps(dict(params), allow_nan=False))
     except (TypeError, ValueError, RecursionError):
-        msg = "params must be a mapping of names to JSON values; money is a string or a number of your choice"
+        msg = "params must be a mapping of names to JSON values; write money as a string"
         raise UsageError(msg) from None
-    return dict(copied) if isinstance(copied, dict) else {}
+    return copied

@@ -28,6 +28,7 @@ async def all_rows(
     again, twice at most, and only rows not yielded before are yielded. Rows still missing are told by a WARNING.
     """
     seen: set[Hashable] = set()
+    total: int | None = None
     for _ in range(_ROUNDS):
         offset, total, has_shrunk = 0, None, False
         while total is None or offset < total:

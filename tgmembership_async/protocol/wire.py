@@ -158,7 +158,7 @@ class Account:
         """Return the path above methods, with names in place of credentials and ids, for metrics."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def secret_fields(self) -> tuple[tuple[bytes, Target], ...]:
         """Return the header fields with credentials. A transport adds them to those of `Request.encode`, on the wire
         only: libraries, agents and logs above must not see them.
@@ -173,7 +173,7 @@ class Account:
         """Return the path for the wire, with credentials."""
         return Target(b"%b%b?%b" % (self._path, path.encode(), query.encode()) if query else self._path + path.encode())
 
-    @property
+    @cached_property
     def _path(self) -> Target:
         raise NotImplementedError
 
