@@ -233,6 +233,7 @@ def test_a_change_by_somebody_else_is_told(steps: Any, requests: int, is_written
             assert conflict.value.maybe_applied is is_written
             assert conflict.value.found == Decimal(found)
             assert conflict.value.expected == 10
+            assert not conflict.value.retryable
             assert vars(pickle.loads(pickle.dumps(conflict.value))) == vars(conflict.value)
 
     run(scenario)

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from tgmembership_async.errors import CallError
+from tgmembership_async.errors import Advice, CallError
 
 
 class BalanceConflict(CallError):
@@ -17,3 +17,8 @@ class BalanceConflict(CallError):
         super().__init__(message, **fields)
         self.expected = expected
         self.found = found
+
+    @property
+    def advice(self) -> Advice:
+        """Return `decide`: the same call cannot succeed."""
+        return Advice.DECIDE
