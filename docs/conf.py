@@ -24,6 +24,7 @@ PUBLIC: Final = (
     "tgmembership_async.access",
     "tgmembership_async.fulfillment",
     "tgmembership_async.grants",
+    "tgmembership_async.project",
     "tgmembership_async.testing",
     "tgmembership_async.webhooks",
     *(f"tgmembership_async.ext.{module.name}" for module in iter_modules(ext.__path__)),

@@ -25,7 +25,7 @@ def test_the_public_api_is_the_one_that_was_written_down(now: list[str]) -> None
 BREAKS = [  # a parameter more, another name, another type
     ("count_users(self, *,", "count_users(self, strict, *,", "count_users("),
     ("def delete_webhook(", "def remove_webhook(", "delete_webhook("),
-    ("def is_open(self) -> bool:", "def is_open(self) -> int:", "is_open: bool"),
+    ("def generation(self) -> str:", "def generation(self) -> int:", "generation: str"),
 ]
 
 

@@ -9,7 +9,7 @@
     │   ├── DeadlineExceeded(TimeoutError)
     │   ├── UnexpectedReply               the reply is not the envelope, or its result has no accepted shape; .body
     │   ├── OutcomeUnknown                unsafe calls only: the member may or may not have been granted; .cause
-    │   └── APIError                      .code .description .status .request_id .retry_after
+    │   └── APIError                      .code .description .status .request_id .retry_after .error_code
     │       ├── BadRequest 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 · Conflict 409
     │       ├── RateLimited 429           also when a pause exceeds the deadline: nothing sent, .maybe_applied False
     │       └── ServerError 5xx
@@ -142,7 +142,10 @@ class OutcomeUnknown(CallError):
 
 
 class APIError(CallError):
-    """The service answered with an error. `retry_after` is in seconds, or None if the service gave none."""
+    """The service answered with an error. `retry_after` is in seconds, or None if the service gave none.
+
+    `error_code` is the name of the error in API v2, such as `VALIDATION_ERROR` (documented), otherwise None.
+    """
 
     def __init__(
         self,
@@ -153,10 +156,12 @@ class APIError(CallError):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        error_code: str | None = None,
         **fields: Any,
     ) -> None:
         super().__init__(message, **fields)
         self.code = code
+        self.error_code = error_code
         self.description = description
         self.status = status
         self.request_id = request_id

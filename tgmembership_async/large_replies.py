@@ -30,7 +30,7 @@ async def opened(response: Response, request: Request) -> Response:
 
 
 def _with_envelope(response: Response) -> Response:
-    envelope = response.read_with(lambda body: parse_in_slices(body, _stop_if_abandoned))
+    envelope = response.read_with(lambda body: parse_in_slices(body, _stop_if_abandoned, response.dialect))
     return evolve(response, parsed=(response.body, envelope))
 
 

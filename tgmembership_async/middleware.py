@@ -16,7 +16,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import repeat_cancellation
 from tgmembership_async.large_replies import opened
-from tgmembership_async.protocol.envelope import Envelope
+from tgmembership_async.protocol.envelope import LEGACY, Envelope
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure, code_of, error_of, judge, judge_failure
 from tgmembership_async.protocol.reply_limits import takes_long
@@ -141,7 +141,7 @@ class Retry:
                 error = error_of(result, outcome, retry_after, request, current_time() - progress.started)
                 await progress.hold.release(f"{type(error).__name__}: {error}", error)
             if self._shared_gate is not None and pause > 0:
-                await self._shared_gate.pause(request.account.bot_id, pause)
+                await self._shared_gate.pause(request.account.number, pause)
             if isinstance(step, Stop):
                 progress.out_of_time = step is Stop.DEADLINE
                 return _response_or_raise(result)
@@ -240,7 +240,7 @@ class Admission:
                 return refusal
             wait = self._gate.rate_wait(current_time())
             if self._shared_gate is not None:
-                reply = await self._shared_gate.ask(request.account.bot_id, None if counted else self._gate.limit)
+                reply = await self._shared_gate.ask(request.account.number, None if counted else self._gate.limit)
                 if reply is not None and reply.pause > 0:
                     self._gate.pause(current_time() + min(reply.pause, self._pause_cap))
                     counted = False  # the request was counted for a time within the pause
@@ -299,6 +299,8 @@ class Exchange:
             response = await self._send_in_time(request)
             self._clock.learn(response.headers, sent)
             response = _scrubbed(response, request)
+            if request.account.dialect is not LEGACY:
+                response = _in_dialect(response, request)
             return await opened(response, request) if takes_long(response.body) else response
         except (TransportFailure, OSError) as error:
             failure = _with_facts(error, request)
@@ -328,6 +330,16 @@ def _scrubbed(response: Response, request: Request) -> Response:
         return response
     clean = Headers((name, scrubber.scrub_text(value)) for name, value in response.headers)
     return evolve(response, headers=clean, body=scrubber.scrub(response.body))
+
+
+def _in_dialect(response: Response, request: Request) -> Response:
+    """Return the response as its generation of the API writes it; without a body, nothing proves an unsafe call."""
+    dialect = request.account.dialect
+    if response.body or response.status not in dialect.without_body or request.safety is Safety.UNSAFE:
+        return evolve(response, dialect=dialect)
+    return evolve(
+        response, dialect=dialect, parsed=(response.body, Envelope(ok=True, code=response.status, result=None))
+    )
 
 
 def _with_facts(error: TransportFailure | OSError, request: Request) -> TransportFailure:

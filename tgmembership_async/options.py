@@ -23,8 +23,8 @@ class CallOptions(TypedDict, total=False):
     retry: RetryPolicy
 
 
-class SessionOptions(CallOptions, total=False):
-    """What a `Session` takes besides `bot_id` and `api_key`, and `Session.from_env` besides `prefix`."""
+class ClientOptions(CallOptions, total=False):
+    """What a `Project` takes besides `project_id` and `token`, and `Project.from_env` besides `prefix`."""
 
     base_url: str
     max_connections: int
@@ -32,11 +32,17 @@ class SessionOptions(CallOptions, total=False):
     gate: SharedGate | None
     middleware: Iterable[Middleware]
     attempt_middleware: Iterable[Middleware]
-    body_format: BodyFormat
     proxy: str | None
     transport: Literal["httpx", "aiohttp"] | Transport
     observer: Observer | None
     gateway_503: Gateway503
+
+
+class SessionOptions(ClientOptions, total=False):
+    """What a `Session` takes besides `bot_id` and `api_key`, and `Session.from_env` besides `prefix`."""
+
+    body_format: BodyFormat
+    generation: Literal["legacy", "v1"]
 
 
 def check_names(taker: str, known: type[CallOptions], given: Collection[str]) -> None:

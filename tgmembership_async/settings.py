@@ -14,10 +14,10 @@ from attrs import field, frozen
 from tgmembership_async.calls import Observer
 from tgmembership_async.errors import UsageError
 from tgmembership_async.middleware import Middleware
-from tgmembership_async.protocol.endpoints import check_id, is_loopback, split_url
+from tgmembership_async.protocol.endpoints import GENERATIONS, check_id, is_loopback, split_url
 from tgmembership_async.protocol.gate import RateLimit, SharedGate
 from tgmembership_async.protocol.retry import RetryPolicy
-from tgmembership_async.protocol.wire import Account, BodyFormat, Gateway503, Timeouts
+from tgmembership_async.protocol.wire import BodyFormat, BotAccount, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.transport.proxies import check_no_proxy
 from tgmembership_async.transport.trust import check_environment
@@ -64,34 +64,45 @@ class Options:
 
 
 @hides_arguments
-def account(
+def account(  # noqa: PLR0917 - the order of a Session's
     bot_id: object,
     api_key: object,
     base_url: object = BASE_URL,
     body_format: object = "json",
     gateway_503: object = "unknown",
-) -> Account:
+    generation: object = "legacy",
+) -> BotAccount:
     """Return the account, or raise UsageError; no error shows the API key."""
     if body_format not in get_args(BodyFormat):
         msg = f"body_format must be 'json' or 'form', not {body_format!r:.80}"
         raise UsageError(msg)
-    if gateway_503 not in get_args(Gateway503):
-        msg = f"gateway_503 must be 'unknown' or 'turned away', not {gateway_503!r:.80}"
+    if generation not in GENERATIONS:
+        msg = f"generation must be 'legacy' or 'v1', not {generation!r:.80}; v2 is a client of its own, project.Project"
         raise UsageError(msg)
     if isinstance(bot_id, str):  # it may be the API key: do not show it
         msg = "bot_id must be an int, not a str; was api_key passed as the first argument?"
         raise UsageError(msg)
-    scheme, host, port, prefix = _origin(base_url)
-    return Account(
+    scheme, host, port, prefix = origin(base_url)
+    api = GENERATIONS[str(generation)]
+    return BotAccount(
         scheme,
         host,
         port,
-        prefix,
+        prefix + api.prefix,
         check_id("bot_id", bot_id),
         _key(api_key),
-        cast("BodyFormat", body_format),
-        cast("Gateway503", gateway_503),
+        body_format=cast("BodyFormat", body_format),
+        gateway_503=checked_gateway_503(gateway_503),
+        dialect=api.dialect,
     )
+
+
+def checked_gateway_503(value: object) -> Gateway503:
+    """Return the outcome of a gateway's 503, or raise UsageError."""
+    if value not in get_args(Gateway503):
+        msg = f"gateway_503 must be 'unknown' or 'turned away', not {value!r:.80}"
+        raise UsageError(msg)
+    return cast("Gateway503", value)
 
 
 def _key(value: object) -> Secret:
@@ -108,16 +119,21 @@ def _key(value: object) -> Secret:
     return Secret(key)
 
 
-def service_of(bot: Account) -> str:
-    """Return what tells a bot's service from others: the origin, on this machine without the port, often a new one."""
-    return f"{bot.scheme}://{bot.host}" if is_loopback(bot.host) else bot.origin
+def service_of(bot: BotAccount) -> str:
+    """Return what tells a bot's service from others: the origin, on this machine without the port, often a new one.
+
+    API v1 is another service than legacy: a grant of one is nothing that the other could be asked about.
+    """
+    where = f"{bot.scheme}://{bot.host}" if is_loopback(bot.host) else bot.origin
+    return where + next(one.prefix for one in GENERATIONS.values() if one.dialect is bot.dialect)
 
 
 def _encodable(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _origin(base_url: object) -> tuple[str, str, int | None, str]:
+def origin(base_url: object) -> tuple[str, str, int | None, str]:
+    """Return scheme, host, port and path of a base URL, or raise UsageError."""
     wrong = "base_url must have a scheme and a host, optionally a port and a path, such as https://api.tgmembership.com"
     parts = split_url(base_url)
     if (
@@ -132,32 +148,35 @@ def _origin(base_url: object) -> tuple[str, str, int | None, str]:
         msg = "base_url must not contain a user name, a query, a fragment or '%'"
         raise UsageError(msg)
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        msg = "base_url must be https://, because the API key is in the path; http:// is for loopback hosts only"
+        msg = "base_url must be https://, because each request contains the credentials; http:// is for loopback hosts"
         raise UsageError(msg)
     return parts.scheme, parts.hostname, parts.port, parts.path.rstrip("/")
 
 
 @hides_arguments
 def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return the arguments in the environment variables BOT_ID, API_KEY or API_KEY_FILE, BASE_URL, after `prefix`."""
+    """Return the arguments in BOT_ID, API_KEY or API_KEY_FILE, BASE_URL and GENERATION, each after `prefix`."""
     bot_id = environ.get(f"{prefix}BOT_ID", "").strip()
     if not (bot_id.isascii() and bot_id.isdigit() and len(bot_id) < 20):  # noqa: PLR2004 - 64 bits
         msg = f"set {prefix}BOT_ID to the number of your bot" + (", it is not a number now" if bot_id else "")
         raise UsageError(msg)
-    found: dict[str, Any] = {"bot_id": int(bot_id), "api_key": _key_from(prefix, environ)}
-    if environ.get(f"{prefix}BASE_URL"):
-        found["base_url"] = environ[f"{prefix}BASE_URL"].strip()
+    found: dict[str, Any] = {"bot_id": int(bot_id), "api_key": secret_from(f"{prefix}API_KEY", environ)}
+    for name in ("base_url", "generation"):
+        if environ.get(f"{prefix}{name.upper()}"):
+            found[name] = environ[f"{prefix}{name.upper()}"].strip()
     return found
 
 
-def _key_from(prefix: str, environ: Mapping[str, str]) -> Secret:
-    key, path = environ.get(f"{prefix}API_KEY"), environ.get(f"{prefix}API_KEY_FILE")
+@hides_arguments
+def secret_from(name: str, environ: Mapping[str, str]) -> Secret:
+    """Return the secret in the variable `name`, or in the file that `name` with `_FILE` contains the path of."""
+    key, path = environ.get(name), environ.get(f"{name}_FILE")
     if bool(key) == bool(path):
-        msg = f"set either {prefix}API_KEY or {prefix}API_KEY_FILE, {'not both' if key else 'one of them is needed'}"
+        msg = f"set either {name} or {name}_FILE, {'not both' if key else 'one of them is needed'}"
         raise UsageError(msg)
     if key:
         return Secret(_bare(key))
-    return secret_in(Path(str(path)), f"{prefix}API_KEY_FILE")
+    return secret_in(Path(str(path)), f"{name}_FILE")
 
 
 def secret_in(file: Path, name: str) -> Secret:

@@ -1,5 +1,6 @@
 """AccessCheck: one request for callers that ask at once, cached, and an older answer while the service is down."""
 
+import json
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from stub_transport import StubTransport, not_sent, reply
 
 from tgmembership_async import CallError, NotSent, RetryPolicy, Session, Unauthorized, UsageError
 from tgmembership_async.access import Access, AccessCheck
+from tgmembership_async.project import Project
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -211,5 +213,58 @@ def test_a_wrong_id_is_refused_before_anything_is_asked(run: Run) -> None:
                 with pytest.raises(UsageError):
                     await check(*arguments)
         assert not transport.requests
+
+    run(scenario)
+
+
+def membership(number: int, plan: str, start: str, end: str | None) -> dict[str, Any]:
+    return {
+        "membership_id": f"m{number}",
+        "user_id": "7",
+        "plan_id": plan,
+        "membership_start_date": start,
+        "membership_end_date": end,
+        "subscription_status": "cancelled",
+    }
+
+
+def test_a_project_is_asked_for_memberships_and_their_dates_decide(run: Run) -> None:
+    plans = [f"{number}1111111-2222-4333-8444-55555555555a" for number in range(4)]
+    rows = [
+        membership(1, plans[0].upper(), "2025-12-01T00:00:00.000Z", "2026-02-01T00:00:00.000Z"),
+        membership(2, plans[1], "2025-01-01T00:00:00.000Z", "2025-02-01T00:00:00.000Z"),
+        membership(3, plans[2], "2026-03-01T00:00:00.000Z", "2026-04-01T00:00:00.000Z"),
+        membership(4, plans[3], "2025-03-01T00:00:00.000Z", None),
+    ]
+
+    async def pages(request: Any) -> Any:
+        offset = request.params["offset"]
+        assert request.params["user_id"] == "7"
+        return reply(json.dumps({"ok": True, "code": 200, "data": rows[offset : offset + 3], "total": 4}))
+
+    async def scenario() -> None:
+        transport, clock = StubTransport(pages), Clock()
+        project = Project(plans[0], "k" * 40, transport=transport)
+        check = AccessCheck(project, clock=clock)
+        async with project:
+            access = await check(7, plans[0])
+            assert access.allowed
+            assert access.plans == {plans[0], plans[3]}
+            assert access.expires_at == datetime(2026, 2, 1, tzinfo=UTC)
+            assert not await check(7, plans[1]), "it is past"
+            assert not await check(7, plans[2]), "it has not begun"
+            assert await check(7, plans[3].upper()), "it does not end"
+            assert len(transport.requests) == 2, "one lookup of two pages"
+            with pytest.raises(UsageError):
+                await check(7, 1)
+
+    run(scenario)
+
+
+def test_api_v1_cannot_be_asked_who_has_access(run: Run) -> None:
+    async def scenario() -> None:
+        async with Session(1, "k" * 40, transport=StubTransport(), generation="v1") as session:
+            with pytest.raises(UsageError, match="API v1 has no getSubscribers"):
+                await AccessCheck(session)(7)
 
     run(scenario)

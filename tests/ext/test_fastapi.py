@@ -412,8 +412,8 @@ async def test_only_who_has_access_comes_in(session: Session, service: FakeServi
         return user
 
     @app.get("/lesson")
-    async def lesson(access: Annotated[Access, Depends(require_access(user_id=logged_in))]) -> list[int]:
-        return sorted(access.plans)
+    async def lesson(access: Annotated[Access, Depends(require_access(user_id=logged_in))]) -> list[int | str]:
+        return sorted(access.plans, key=str)
 
     @app.get("/other", dependencies=[Depends(require_access(99, user_id=logged_in))])
     async def other() -> None: ...

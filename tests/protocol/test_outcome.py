@@ -32,10 +32,10 @@ from tgmembership_async.protocol.outcome import (
     late,
     unexpected,
 )
-from tgmembership_async.protocol.wire import Account, Headers, Progress, Request, Response, Safety, Timeouts
+from tgmembership_async.protocol.wire import BotAccount, Headers, Progress, Request, Response, Safety, Timeouts
 from tgmembership_async.values.secret import Secret
 
-ACCOUNT = Account("https", "api.tgmembership.com", None, "", 8047883872, Secret("k" * 40))
+ACCOUNT = BotAccount("https", "api.tgmembership.com", None, "", 8047883872, Secret("k" * 40))
 
 
 def request(safety: Safety = Safety.SAFE, method: str = "getPlans", *, unsettled: bool = False) -> Request:

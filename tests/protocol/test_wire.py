@@ -10,8 +10,8 @@ import pytest
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope
 from tgmembership_async.protocol.wire import (
-    Account,
     BodyFormat,
+    BotAccount,
     Headers,
     Progress,
     Request,
@@ -26,8 +26,8 @@ from tgmembership_async.version import __version__
 KEY = "aB3" * 13 + "x"
 
 
-def account(key: str = KEY, **changes: Any) -> Account:
-    return attrs.evolve(Account("https", "api.tgmembership.com", None, "", 8047883872, Secret(key)), **changes)
+def account(key: str = KEY, **changes: Any) -> BotAccount:
+    return attrs.evolve(BotAccount("https", "api.tgmembership.com", None, "", 8047883872, Secret(key)), **changes)
 
 
 def request(
@@ -71,13 +71,13 @@ def test_no_repr_shows_the_key() -> None:
         repr(wire.account),
         repr(wire.encode()),
         f"{wire.encode()[0]}",
-        str(wire.account.api_key),
+        str(account().api_key),
     ):
         assert KEY not in shown
 
 
 def test_what_holds_the_key_does_not_pickle() -> None:
-    for secret in (request().encode()[0], request().account.api_key):
+    for secret in (request().encode()[0], account().api_key):
         with pytest.raises(TypeError, match="pickled"):
             pickle.dumps(secret)
 

@@ -30,7 +30,7 @@ from tgmembership_async import (
 )
 from tgmembership_async.calls import read
 from tgmembership_async.large_replies import opened
-from tgmembership_async.protocol.endpoints import ENDPOINTS
+from tgmembership_async.protocol.endpoints import ALL_ENDPOINTS
 from tgmembership_async.protocol.reply_limits import MIB, REPLY_LIMITS
 from tgmembership_async.protocol.wire import Progress, Safety, Timeouts
 
@@ -190,7 +190,7 @@ def test_a_grant_takes_up_to_64_kib_and_beyond_them_is_unknown(way: str, serve: 
 
 
 def test_each_method_has_a_limit() -> None:
-    assert set(REPLY_LIMITS) == {endpoint.method for endpoint in ENDPOINTS}
+    assert set(REPLY_LIMITS) == {endpoint.method for endpoint in ALL_ENDPOINTS}
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -10,17 +10,21 @@ import click
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol.endpoints import ENDPOINTS
+from tgmembership_async.protocol.endpoints import ALL_ENDPOINTS
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 from tgmembership_async.protocol.wire import Safety
 from tgmembership_async.values.models import Reply
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
-_VERBS: Final = {endpoint.method.lower(): endpoint.verb for endpoint in reversed(ENDPOINTS)}
-_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if endpoint.secret)
-_HARMLESS: Final = frozenset((endpoint.method.lower(), endpoint.verb) for endpoint in ENDPOINTS if not endpoint.secret)
+_VERBS: Final = {endpoint.method.lower(): endpoint.verb for endpoint in reversed(ALL_ENDPOINTS)}
+_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ALL_ENDPOINTS if endpoint.secret)
+_HARMLESS: Final = frozenset((one.method.lower(), one.verb) for one in ALL_ENDPOINTS if not one.secret)
 _BETTER: Final = {
-    "addmember": "tgmembership grant, which stores the token in a ledger and grants once per ref",
+    **dict.fromkeys(
+        ("addmember", "members/accesstoken"),
+        "tgmembership grant, which stores the token in a ledger and grants once per ref",
+    ),
+    "bot": "tgmembership doctor, which does not show the API key",
     "webhook": "tgmembership webhook set, which keeps the secret in a file",
 }
 _EPILOG: Final = """
@@ -40,7 +44,7 @@ again; an unsafe call is not, and exits with code 4.
 @click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--verb",
-    type=click.Choice(["GET", "POST", "DELETE"], case_sensitive=False),
+    type=click.Choice(["GET", "POST", "PUT", "PATCH", "DELETE"], case_sensitive=False),
     help="HTTP verb. [default: as documented for METHOD, else GET]",
 )
 @click.option(

@@ -12,7 +12,7 @@ from tgmembership_async.cli.output import note
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.options import SessionOptions
-from tgmembership_async.protocol.wire import Account
+from tgmembership_async.protocol.wire import BotAccount
 from tgmembership_async.session import Session
 from tgmembership_async.values.secret import hides_arguments
 
@@ -30,7 +30,7 @@ def session(**options: Unpack[SessionOptions]) -> Session:
     return Session(**arguments)
 
 
-def account() -> Account:
+def account() -> BotAccount:
     """Return the account of the bot in the environment. Raises UsageError where it is not valid."""
     return settings.account(**_credentials())
 

@@ -10,7 +10,7 @@ from tgmembership_async.cli.credentials import account
 from tgmembership_async.cli.ledger_option import Place
 from tgmembership_async.cli.output import hint, note
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol.wire import Account
+from tgmembership_async.protocol.wire import BotAccount
 
 _OLD: Final = ".grants.db"
 
@@ -44,7 +44,7 @@ def ledger_for(members: Path, named: Place | None, *, make: bool = True) -> Plac
     return default
 
 
-def default_ledger(bot: Account) -> Path:
+def default_ledger(bot: BotAccount) -> Path:
     """Return the file in the user's data folder for a bot at a service."""
     service = re.sub(r"[^a-z0-9.-]+", "_", bot.origin.removeprefix("https://").lower())
     return user_data_path("tgmembership", appauthor=False) / f"grants-{bot.bot_id}-{service}.db"

@@ -16,27 +16,35 @@ from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.version import __version__
 
 _COMMANDS: Final[Mapping[str, str]] = {
+    "access": "Tell whether a user has access now.",
+    "ban": "Ban a user from a project.",
     "call": "Call any method of the service by name.",
     "completion": "Print a shell completion script.",
     "demo": "Run `provision` under injected faults and compare its ledger with the service's audit log.",
     "doctor": "Check credentials, network, clock and replies, and print a report for a bug ticket.",
+    "extend": "Set the end of the memberships of a user, or of everybody, in a project.",
     "fake": "Run a fake TGmembership service on this machine.",
     "grant": "Grant one member access to a plan, exactly once per ref.",
     "grants": "List the grants of a ledger and resolve unknown outcomes.",
     "ledger": "Create, migrate, copy, back up and restore a ledger.",
+    "members": "List a bot's subscribers or a project's memberships.",
     "orders": "Show the number of orders.",
     "payment-methods": "Show the number of orders per payment method.",
     "performance": "Show orders and revenue per plan.",
     "plans": "List the plans.",
     "provision": "Grant access to the members in a file, exactly once each.",
+    "remove": "End a membership in a project.",
     "report": "Show sales and grants, as tables or as an HTML page.",
     "revenue": "Show the revenue per currency.",
     "subscribers": "List the subscribers and their plans.",
+    "unban": "Lift a ban in a project.",
     "users": "Show the number of users.",
     "webhook": "Set or delete the webhook, print its events, verify and sign deliveries.",
     "worker": "Process the grants in a job queue on PostgreSQL.",
 }
+_ON_A_PROJECT: Final = ("access", "ban", "extend", "members", "remove", "unban")
 _HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs from the command's
+    **dict.fromkeys(_ON_A_PROJECT, "project.command"),
     "demo": "demo.command",
     "doctor": "doctor.command",
     "grant": "grants.one",
@@ -61,8 +69,9 @@ Examples:
   tgmembership grants list --status unknown
 
 Credentials are read from TGMEMBERSHIP_BOT_ID and from TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE, in the
-environment or in --env-file. On a terminal, missing ones are prompted for. There is no option for them, because other
-users of this machine can read command lines.
+environment or in --env-file. On a terminal, missing ones are prompted for. For a project, the token is read from
+TGMEMBERSHIP_PROJECT_TOKEN or TGMEMBERSHIP_PROJECT_TOKEN_FILE. There is no option for them, because other users of this
+machine can read command lines.
 
 \b
 Exit codes:
@@ -70,7 +79,7 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A group that imports a command on use: `command` of its module, or for `reads` an entry of `commands`."""
+    """A group that imports a command on use: `command` of its module, or an entry of `commands` if that has several."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names of the commands."""
@@ -82,7 +91,7 @@ class Commands(click.Group):
             return None
         home = _HOMES.get(cmd_name, cmd_name)
         module = import_module(f"tgmembership_async.cli.{home}")
-        found: click.Command = module.commands[cmd_name] if home == "reads" else module.command
+        found: click.Command = module.commands[cmd_name] if hasattr(module, "commands") else module.command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's too
@@ -153,8 +162,13 @@ def _flushed(invoke: Any, ctx: click.Context) -> Any:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of KEY=VALUE lines; its variables override the environment.",
 )
-def command(*, env_file: Path | None) -> None:
+@click.option("--project", metavar="ID", help="Call API v2 for this project instead of calling for the bot.")
+@click.pass_context
+def command(ctx: click.Context, /, *, env_file: Path | None, project: str | None) -> None:
     """Sell access to Telegram chats with TGmembership: exactly one access token for each payment."""
+    if project is not None and ctx.invoked_subcommand not in _ON_A_PROJECT:
+        msg = f"{ctx.invoked_subcommand} cannot work on a project; these can: {', '.join(_ON_A_PROJECT)}"
+        raise UsageError(msg)
     if env_file is not None:
         from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - `--help` does not need it
 

@@ -29,12 +29,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgmembership_async import errors
 from tgmembership_async.access import Access, AccessCheck
+from tgmembership_async.access.check import check_plan_id
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.fulfillment.parts import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.payments import PaymentReceiver
-from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.session import Session
 from tgmembership_async.storage.sqlite.database import waiting_for_owners
@@ -182,7 +182,7 @@ AccessDep = Annotated[AccessCheck, Depends(get_access)]
 
 
 def require_access(
-    plan_id: int | None = None, *, user_id: Callable[..., Any]
+    plan_id: int | str | None = None, *, user_id: Callable[..., Any]
 ) -> Callable[..., Coroutine[Any, Any, Access]]:
     """Return a dependency that requires access of the user to a plan, or to any plan if `plan_id` is None.
 
@@ -191,7 +191,7 @@ def require_access(
     answer is known, the dependency raises the error of the package, which `answer_error` handles. Raises UsageError for
     an invalid `plan_id`.
     """
-    checked = None if plan_id is None else check_id("plan_id", plan_id)
+    checked = None if plan_id is None else check_plan_id(plan_id)
 
     async def required(access: AccessDep, user: Annotated[int, Depends(user_id)]) -> Access:
         found = await access(user, checked)

@@ -15,7 +15,7 @@ from opentelemetry.util.types import AttributeValue
 
 from tgmembership_async.middleware import Next, verdict
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure
-from tgmembership_async.protocol.wire import Request, Response
+from tgmembership_async.protocol.wire import BotAccount, Request, Response
 from tgmembership_async.version import __version__
 
 _NAME: Final = "tgmembership_async"
@@ -107,10 +107,11 @@ def _attributes(request: Request) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         "http.request.method": request.verb,
         "server.address": account.host,
-        "url.template": f"{account.prefix}/bot{{bot_id}}/{{api_key}}/{request.method}",
-        "tgmembership.bot_id": account.bot_id,
+        "url.template": f"{account.url_template}/{request.method}",
         "tgmembership.safety": str(request.safety),
     }
+    if isinstance(account, BotAccount):
+        attributes["tgmembership.bot_id"] = account.bot_id
     return attributes if account.port is None else {**attributes, "server.port": account.port}
 
 

@@ -104,6 +104,8 @@ async def _rivals(ledger: Ledger, pairs: set[tuple[int, int | None]]) -> Counter
 async def _look_at(session: Session, ledger: Ledger, grant: Grant, rivals: int) -> Finding:
     if grant.member_id is None:
         return Finding(grant, settled=False, why="it names no member to ask about")
+    if session.generation != "legacy":
+        return Finding(grant, settled=False, why=f"API {session.generation} cannot be asked who has access")
     seen: Sequence[Subscriber] = ()
     try:
         seen = await session.get_subscribers(grant.member_id)

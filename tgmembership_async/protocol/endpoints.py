@@ -1,15 +1,20 @@
-"""The ten methods of the service (*documented* by name): a table of their parameters, results and safety."""
+"""The methods of the old platform, by generation of its API: tables of their parameters, results and safety.
+
+The ten methods of the legacy API are *documented* by name; those of v1 are *documented*, and were never run by us
+against the live service.
+"""
 
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import evolve, field, frozen
 
 from tgmembership_async.errors import InvalidValue, UsageError
+from tgmembership_async.protocol.envelope import LEGACY, V1, Dialect
 from tgmembership_async.protocol.structuring import results
 from tgmembership_async.protocol.wire import Safety, Verb
 from tgmembership_async.values.models import (
@@ -26,6 +31,7 @@ T = TypeVar("T")
 Param = str | int
 _ID_LIMIT: Final = 2**63
 _METHOD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
+_PATH: Final = re.compile(r"(?=.{1,200}$)[A-Za-z][A-Za-z0-9_-]*(?:/[A-Za-z0-9_-]+)*", re.ASCII)
 
 
 def check_id(name: str, value: object) -> int:
@@ -75,7 +81,10 @@ def split_url(value: object) -> SplitResult | None:
 
 @frozen
 class Endpoint(Generic[T]):
-    """One method: its verb, safety, result reader and parameters, and whether its result may be a secret."""
+    """One method: its verb, safety, result reader and parameters, and whether its result may be a secret.
+
+    `if_unknown` is set for a method that grants: what to do first when its outcome is unknown.
+    """
 
     method: str
     verb: Verb
@@ -84,6 +93,7 @@ class Endpoint(Generic[T]):
     params: Mapping[str, Callable[[str, object], Param]] = field(factory=dict[str, Any], repr=False)
     required: frozenset[str] = frozenset()
     secret: bool = False
+    if_unknown: str | None = None
 
 
 def _nothing(_: object) -> None:
@@ -102,6 +112,7 @@ ADD_MEMBER: Final[Endpoint[AccessToken]] = Endpoint(
     {"plan_id": check_id, "member_id": check_id},
     frozenset({"plan_id"}),
     secret=True,
+    if_unknown="check getSubscribers first",
 )
 COUNT_ORDERS: Final[Endpoint[Count]] = Endpoint("countOrders", "GET", Safety.SAFE, results.count)
 COUNT_USERS: Final[Endpoint[Count]] = Endpoint("countUsers", "GET", Safety.SAFE, results.count)
@@ -134,8 +145,65 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
     SET_WEBHOOK,
     DELETE_WEBHOOK,
 )
-_KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in ENDPOINTS}
-_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ENDPOINTS if endpoint.secret)
+"""The ten methods of the legacy API."""
+
+
+def _member(name: str, value: object) -> str:
+    return str(check_id(name, value))
+
+
+V1_ADD_MEMBER: Final[Endpoint[AccessToken]] = Endpoint(
+    "members/accessToken",
+    "POST",
+    Safety.UNSAFE,
+    results.access_token,
+    {"plan_id": check_id, "member_id": _member},
+    frozenset({"plan_id", "member_id"}),
+    secret=True,
+    if_unknown="API v1 cannot tell which, ask the member",
+)
+V1_BOT: Final[Endpoint[None]] = Endpoint("bot", "GET", Safety.SAFE, _nothing, secret=True)
+"""The reply contains the API key (documented)."""
+
+
+@frozen
+class Generation:
+    """One generation of the old platform's API: its path below the base URL, its replies and its methods.
+
+    `method` is the pattern of what `call` accepts, `verbs` the verbs.
+    """
+
+    name: str
+    prefix: str
+    dialect: Dialect = field(repr=False)
+    add_member: Endpoint[AccessToken] = field(repr=False)
+    check: Endpoint[Any] = field(repr=False)
+    endpoints: tuple[Endpoint[Any], ...] = field(repr=False)
+    method: re.Pattern[str] = field(repr=False)
+    verbs: tuple[str, ...] = field(repr=False)
+
+    def check_has(self, endpoint: Endpoint[Any]) -> None:
+        """Raise UsageError unless the API has a method."""
+        if endpoint not in self.endpoints:
+            msg = f"API {self.name} has no {endpoint.method}: use a Session with generation='legacy' for it"
+            raise UsageError(msg)
+
+
+LEGACY_API: Final = Generation(
+    *("legacy", "", LEGACY, ADD_MEMBER, GET_PLANS, ENDPOINTS, _METHOD),
+    ("GET", "POST", "DELETE"),
+)
+V1_API: Final = Generation(
+    *("v1", "/v1", V1, V1_ADD_MEMBER, V1_BOT, (V1_ADD_MEMBER, V1_BOT), _PATH),
+    ("GET", "POST", "PUT", "PATCH", "DELETE"),
+)
+GENERATIONS: Final[Mapping[str, Generation]] = {api.name: api for api in (LEGACY_API, V1_API)}
+ALL_ENDPOINTS: Final = tuple(endpoint for generation in GENERATIONS.values() for endpoint in generation.endpoints)
+"""The methods of both generations of the old platform."""
+_KNOWN: Final = {endpoint.method.lower(): endpoint for endpoint in ALL_ENDPOINTS}
+_SECRET: Final = frozenset(endpoint.method.lower() for endpoint in ALL_ENDPOINTS if endpoint.secret)
+GRANTS: Final = {endpoint.method: endpoint.if_unknown for endpoint in ALL_ENDPOINTS if endpoint.if_unknown}
+"""The methods that grant, and what to do first when the outcome of one is unknown."""
 
 
 @lru_cache(maxsize=256)
@@ -186,25 +254,35 @@ def _sendable(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -_ID_LIMIT <= value < _ID_LIMIT
 
 
-def call_by_name(method: object, verb: object, safety: Safety | str | None) -> tuple[str, Verb, Safety]:
+def call_by_name(
+    method: object, verb: object, safety: Safety | str | None, generation: Generation = LEGACY_API
+) -> tuple[str, Verb, Safety]:
     """Return name, verb and safety for a call by name.
 
     A method in the table, in any case (*documented*: the service ignores it), keeps its safety; otherwise GET is safe
-    and every other verb unsafe, unless `safety` is given.
+    and every other verb unsafe, unless `safety` is given. In v1 a method is a path without a slash at its ends.
     """
-    if not isinstance(method, str) or not _METHOD.fullmatch(method):
-        msg = f"method must begin with a letter and contain only letters, digits, '_' and '-', not {method!r:.80}"
+    if not isinstance(method, str) or not generation.method.fullmatch(method):
+        and_slash = "" if generation.method is _METHOD else ", and '/' between them"
+        allowed = f"letters, digits, '_' and '-'{and_slash}"
+        msg = f"method must begin with a letter and contain only {allowed}, not {method!r:.80}"
         raise UsageError(msg)
-    if verb not in ("GET", "POST", "DELETE"):
-        msg = f"verb must be 'GET', 'POST' or 'DELETE', not {verb!r:.80}"
+    if verb not in generation.verbs:
+        *most, last = map(repr, generation.verbs)
+        msg = f"verb must be {', '.join(most)} or {last}, not {verb!r:.80}"
         raise UsageError(msg)
-    known = _KNOWN.get(method.lower())
+    known = next((one for one in generation.endpoints if one.method.lower() == method.lower()), None)
     if known is not None:
-        return known.method, verb, known.safety
+        return known.method, cast("Verb", verb), known.safety
+    return method, cast("Verb", verb), safety_of(verb, safety)
+
+
+def safety_of(verb: object, safety: Safety | str | None) -> Safety:
+    """Return the safety of a call: the given one or, if there is none, safe for GET and unsafe for any other verb."""
     if safety is None:
-        return method, verb, Safety.SAFE if verb == "GET" else Safety.UNSAFE
+        return Safety.SAFE if verb == "GET" else Safety.UNSAFE
     try:
-        return method, verb, Safety(safety)
+        return Safety(safety)
     except ValueError:
         msg = f"safety must be 'safe', 'idempotent' or 'unsafe', not {safety!r:.80}"
     raise UsageError(msg)

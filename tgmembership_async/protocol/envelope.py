@@ -1,4 +1,7 @@
-"""Parse the envelope `{"ok": bool, "code": int, "description"?: str, "result"?: any}` (documented). Never raises."""
+"""Parse the envelope `{"ok": bool, "code": int, "description"?: str, "result"?: any}` (documented). Never raises.
+
+That is how the old platform replies; a Dialect says how another generation of the API does.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +22,7 @@ _DECODER: Final = json.JSONDecoder(parse_float=Decimal)
 class Envelope:
     """The envelope of a reply. `code` is None if `ok` is true and the code is missing or invalid.
 
-    `request_id` is sent by API v1 (documented); unknown keys are in `extra`.
+    `request_id` is sent by API v1 and v2, and `error_code` by v2 (documented); unknown keys are in `extra`.
     """
 
     ok: bool
@@ -28,6 +31,7 @@ class Envelope:
     description: str | None = None
     request_id: str | None = None
     extra: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
+    error_code: str | None = None
 
 
 @frozen
@@ -37,23 +41,39 @@ class NoEnvelope:
     why: str
 
 
-def parse(body: bytes) -> Envelope | NoEnvelope:
+@frozen
+class Dialect:
+    """How the replies of one generation of the API are read.
+
+    `read` makes an envelope of a decoded JSON object. A reply with a status in `without_body` and no body means that
+    the call is done. `meanings` are the documented meanings of a code, shown if an error has no description.
+    """
+
+    read: Callable[[dict[str, Any]], Envelope | NoEnvelope]
+    without_body: frozenset[int] = frozenset()
+    meanings: Mapping[int, str] = field(factory=dict[int, str])
+
+
+def parse(body: bytes, dialect: Dialect | None = None) -> Envelope | NoEnvelope:
     """Parse a complete body; return NoEnvelope with the reason if it is not the envelope."""
     if not body.strip():
         return NoEnvelope("the body is empty")
-    return _parsed(body, _load)
+    return _parsed(body, _load, dialect)
 
 
-def parse_in_slices(body: bytes, pause: Callable[[], object]) -> Envelope | NoEnvelope:
+def parse_in_slices(body: bytes, pause: Callable[[], object], dialect: Dialect | None = None) -> Envelope | NoEnvelope:
     """Parse a large body as `parse` does, and call `pause` between slices of a few milliseconds."""
     if holds_too_much(body):
         return NoEnvelope("the JSON has too many values")
-    return _parsed(body, lambda body: _load_in_slices(body, pause))
+    return _parsed(body, lambda body: _load_in_slices(body, pause), dialect)
 
 
-def _parsed(body: bytes, load: Callable[[bytes], object]) -> Envelope | NoEnvelope:
+def _parsed(body: bytes, load: Callable[[bytes], object], dialect: Dialect | None) -> Envelope | NoEnvelope:
     try:
-        return _read(load(body))
+        json_value = load(body)
+        if not isinstance(json_value, dict):
+            return NoEnvelope("the JSON is not an object")
+        return (dialect or LEGACY).read(cast("dict[str, Any]", json_value))
     except RecursionError:
         return NoEnvelope("the JSON is nested too deeply")
     except ValueError:  # also bad UTF-8
@@ -93,27 +113,33 @@ def _number(read: Callable[[str], Any]) -> Callable[[str], Any]:
 _LENIENT: Final = json.JSONDecoder(parse_float=_number(Decimal), parse_int=_number(int))
 
 
-def _read(json_value: object) -> Envelope | NoEnvelope:
-    if not isinstance(json_value, dict):
-        return NoEnvelope("the JSON is not an object")
-    reply = cast("dict[str, Any]", json_value)
+def _read(reply: dict[str, Any]) -> Envelope | NoEnvelope:
     ok = reply.pop("ok", None)
     if not isinstance(ok, bool):
         return NoEnvelope("'ok' is not true or false")
-    code = _code(reply.pop("code", None))
+    code = read_code(reply.pop("code", None))
     if code is None and not ok:
         return NoEnvelope("'code' is not a number")
     return Envelope(
         ok=ok,
         code=code,
         result=reply.pop("result", None),
-        description=_text(reply.pop("description", None)),
-        request_id=_text(reply.pop("request_id", None)),
+        description=read_text(reply.pop("description", None)),
+        request_id=read_text(reply.pop("request_id", None)),
         extra=reply,
     )
 
 
-def _code(value: object) -> int | None:
+LEGACY: Final = Dialect(_read)
+V1: Final = Dialect(
+    _read,
+    frozenset({204, 304}),
+    {401: "API v1 documents three reasons: no live payment method, test mode is on, or the policy for access tokens"},
+)
+"""Replies of API v1 (documented): legacy's, and some without a body."""
+
+
+def read_code(value: object) -> int | None:
     """Accept an int or a numeric string (the latter *assumed*) of up to nine digits."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _CODE_DIGITS:
         return int(value)
@@ -122,7 +148,8 @@ def _code(value: object) -> int | None:
     return None
 
 
-def _text(value: object) -> str | None:
+def read_text(value: object) -> str | None:
+    """Return a value as one printable line, or None if there is none."""
     return None if value is None else printable(value if isinstance(value, str) else repr(value))
 
 

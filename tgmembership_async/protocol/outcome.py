@@ -26,7 +26,7 @@ from tgmembership_async.errors import (
     ReplyLost,
     UnexpectedReply,
 )
-from tgmembership_async.protocol.endpoints import may_hold_secret
+from tgmembership_async.protocol.endpoints import GRANTS, may_hold_secret
 from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, excerpt
 from tgmembership_async.protocol.wire import Gateway503, Request, Response, Safety
 
@@ -127,8 +127,8 @@ def facts_of(request: Request, elapsed: float) -> dict[str, Any]:
 
 def unknown(cause: CallError, request: Request, elapsed: float) -> OutcomeUnknown:
     """Return the error for an unsafe call on which the service may have acted."""
-    if request.method == "addMember":
-        message = f"the member may or may not have been granted ({cause.args[0]}): check getSubscribers first"
+    if request.method in GRANTS:
+        message = f"the member may or may not have been granted ({cause.args[0]}): {GRANTS[request.method]}"
     else:
         message = f"the service may or may not have acted ({cause.args[0]}); check its effect before repeating it"
     return OutcomeUnknown(message, cause=cause, **{**facts_of(request, elapsed), "maybe_applied": True})
@@ -178,13 +178,20 @@ def _error_of_answer(
         return unexpected("'code' is missing or not a number", response, request, facts)
     return APIError.for_code(
         code,
-        f"{code} {envelope.description or 'without a description'}{_wait(retry_after)}",
+        f"{code} {_reason(response, code, envelope)}{_wait(retry_after)}",
         description=envelope.description,
+        error_code=envelope.error_code,
         status=response.status,
         request_id=envelope.request_id,
         retry_after=retry_after,
         **facts,
     )
+
+
+def _reason(response: Response, code: int, envelope: Envelope) -> str:
+    if envelope.description:
+        return f"{envelope.error_code}: {envelope.description}" if envelope.error_code else envelope.description
+    return envelope.error_code or response.dialect.meanings.get(code) or "without a description"
 
 
 def _wait(retry_after: float | None) -> str:

@@ -16,6 +16,8 @@ REPLY_LIMITS: Final[Mapping[str, int]] = {
     "countUsers": _SMALL,
     "getPlans": 4 * MIB,
     "getRevenue": _SMALL,
+    "bot": _SMALL,
+    "members/accessToken": _SMALL,
     "getSubscribers": 16 * MIB,
     "mostPopularPaymentMethods": _SMALL,
     "plansPerformance": 4 * MIB,

@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from functools import cached_property, lru_cache
-from typing import Final, Literal, Protocol, cast
+from functools import cached_property, lru_cache, partial
+from typing import Any, ClassVar, Final, Literal, Protocol, cast
 from urllib.parse import quote, urlencode
 
 from attrs import field, frozen, mutable
 
 from tgmembership_async.errors import CallError, UsageError
-from tgmembership_async.protocol.envelope import Envelope, NoEnvelope, parse
+from tgmembership_async.protocol.envelope import LEGACY, Dialect, Envelope, NoEnvelope, parse
 from tgmembership_async.protocol.reply_limits import reply_limit
 from tgmembership_async.values.learned import Learned
 from tgmembership_async.values.scrubber import Scrubber
@@ -19,9 +19,11 @@ from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
 
 BodyFormat = Literal["json", "form"]
-Verb = Literal["GET", "POST", "DELETE"]
+Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Gateway503 = Literal["unknown", "turned away"]
-Params = Mapping[str, str | int]
+Params = Mapping[str, Any]
+"""The parameters of a call: str and int, and in a body of API v2 any JSON value."""
+_WITHOUT_BODY: Final = frozenset({"GET", "DELETE"})
 
 # A shorter key may occur in a reply by chance; it is masked only after `bot<ID>/`.
 _LONG_ENOUGH_TO_BE_UNIQUE: Final = 12
@@ -118,16 +120,18 @@ class Timeouts:
 
 @frozen
 class Account:
-    """One bot's account: base URL, credentials and protocol options. Its repr does not show the API key."""
+    """Base URL, credentials and protocol options of one customer of the service. Its repr does not show credentials."""
+
+    client: ClassVar[str]
+    """The name of the class that calls for this account."""
 
     scheme: str
     host: str
     port: int | None
     prefix: str
-    bot_id: int
-    api_key: Secret
-    body_format: BodyFormat = "json"
-    gateway_503: Gateway503 = "unknown"
+    body_format: BodyFormat = field(default="json", kw_only=True)
+    gateway_503: Gateway503 = field(default="unknown", kw_only=True)
+    dialect: Dialect = field(default=LEGACY, kw_only=True, repr=False)
 
     @cached_property
     def authority(self) -> str:
@@ -145,23 +149,42 @@ class Account:
         """Return `scheme://authority/prefix`, without a slash at the end."""
         return f"{self.origin}{self.prefix}"
 
-    def url(self, method: str) -> str:
-        """Return the URL for logs and errors, with `-` in place of the API key."""
-        return f"{self.base_url}/bot{self.bot_id}/-/{method}"
+    @property
+    def number(self) -> int:
+        """Return a positive number of up to 64 bits that identifies the account, for a shared gate."""
+        raise NotImplementedError
 
-    def target(self, method: str, query: str = "") -> Target:
-        """Return the path for the wire, with the API key."""
-        return Target(
-            b"%b%b?%b" % (self._path, method.encode(), query.encode()) if query else self._path + method.encode()
-        )
+    @property
+    def url_template(self) -> str:
+        """Return the path above methods, with names in place of credentials and ids, for metrics."""
+        raise NotImplementedError
+
+    @cached_property
+    def secret_fields(self) -> tuple[tuple[bytes, Target], ...]:
+        """Return the header fields with credentials. A transport adds them to those of `Request.encode`, on the wire
+        only: libraries, agents and logs above must not see them.
+        """  # noqa: D205 - the second half must not be overlooked
+        return ()
+
+    def url(self, path: str) -> str:
+        """Return the URL for logs and errors, without credentials."""
+        raise NotImplementedError
+
+    def target(self, path: str, query: str = "") -> Target:
+        """Return the path for the wire, with credentials."""
+        return Target(b"%b%b?%b" % (self._path, path.encode(), query.encode()) if query else self._path + path.encode())
 
     @cached_property
     def _path(self) -> Target:
-        return Target(f"{self.prefix}/bot{self.bot_id}/{quote(self.api_key.reveal(), safe='')}/".encode())
+        raise NotImplementedError
+
+    @property
+    def _masks(self) -> Mapping[str, str]:
+        raise NotImplementedError
 
     @cached_property
     def scrubber(self) -> Scrubber:
-        """Return the scrubber that masks the API key in replies that echo it."""
+        """Return the scrubber that masks the credentials in replies that echo them."""
         return self.scrubber_with({})
 
     @cached_property
@@ -170,10 +193,42 @@ class Account:
         return Learned()
 
     def scrubber_with(self, masks: Mapping[str, str]) -> Scrubber:
-        """Return a scrubber for the API key and further secrets, each with its mask."""
+        """Return a scrubber for the credentials and further secrets, each with its mask."""
+        return Scrubber({**self._masks, **masks})
+
+
+@frozen
+class BotAccount(Account):
+    """One bot's account on the old platform. `generation` is the generation of the API; v1 has a path of its own."""
+
+    client: ClassVar[str] = "Session"
+
+    bot_id: int
+    api_key: Secret
+
+    @property
+    def number(self) -> int:
+        """Return the bot's id."""
+        return self.bot_id
+
+    @property
+    def url_template(self) -> str:
+        """Return the path above methods, with names in place of bot id and API key."""
+        return f"{self.prefix}/bot{{bot_id}}/{{api_key}}"
+
+    def url(self, path: str) -> str:
+        """Return the URL for logs and errors, with `-` in place of the API key."""
+        return f"{self.base_url}/bot{self.bot_id}/-/{path}"
+
+    @cached_property
+    def _path(self) -> Target:
+        return Target(f"{self.prefix}/bot{self.bot_id}/{quote(self.api_key.reveal(), safe='')}/".encode())
+
+    @property
+    def _masks(self) -> Mapping[str, str]:
         key = self.api_key.reveal()
         alone = {key: "***"} if len(key) >= _LONG_ENOUGH_TO_BE_UNIQUE else {}
-        return Scrubber({f"bot{self.bot_id}/{key}": f"bot{self.bot_id}/-", **alone, **masks})
+        return {f"bot{self.bot_id}/{key}": f"bot{self.bot_id}/-", **alone}
 
 
 class Hold(Protocol):
@@ -214,7 +269,10 @@ class Progress:
 
 @frozen
 class Request:
-    """A request as middleware sees it. Use `attrs.evolve` for a changed copy."""
+    """A request as middleware sees it. Use `attrs.evolve` for a changed copy.
+
+    `path` is the path of the method where it is not `method` itself, but has ids in it.
+    """
 
     method: str
     verb: Verb
@@ -224,11 +282,12 @@ class Request:
     timeouts: Timeouts
     progress: Progress = field(eq=False, repr=False)
     headers: Headers = STANDARD_HEADERS
+    path: str | None = None
 
     @property
     def url(self) -> str:
-        """Return the URL without the API key and parameters, for logs and spans."""
-        return self.account.url(self.method)
+        """Return the URL without credentials and parameters, for logs and spans."""
+        return self.account.url(self.path or self.method)
 
     @property
     def reply_limit(self) -> int:
@@ -244,13 +303,14 @@ class Request:
         """Return target, headers and body for the wire; raise UsageError if a middleware added an invalid header."""
         if self.headers is not STANDARD_HEADERS:
             _check(self.headers)
-        if self.verb != "POST":
+        path = self.path or self.method
+        if self.verb in _WITHOUT_BODY:
             query = urlencode(self.params) if self.params else ""
-            return self.account.target(self.method, query), self.headers, b""
+            return self.account.target(path, query), self.headers, b""
         body_format = self.account.body_format
         headers = _with_content_type(self.headers, body_format)
         text = json.dumps(dict(self.params)) if body_format == "json" else urlencode(self.params)
-        return self.account.target(self.method), headers, text.encode()
+        return self.account.target(path), headers, text.encode()
 
 
 @frozen
@@ -259,7 +319,7 @@ class Response:
 
     `truncated`: the body exceeded the maximum size, and `body` is its beginning. `flaw` is another problem with the
     body, such as incomplete compressed data. `parsed` is a large body with its envelope, parsed in advance; it is
-    ignored once `body` is another object.
+    ignored once `body` is another object. `dialect` is how the body is read.
     """
 
     status: int
@@ -268,13 +328,14 @@ class Response:
     truncated: bool = False
     flaw: str | None = None
     parsed: tuple[bytes, Envelope | NoEnvelope] | None = field(default=None, eq=False, repr=False)
+    dialect: Dialect = field(default=LEGACY, eq=False, repr=False)
 
     @cached_property
     def envelope(self) -> Envelope | NoEnvelope:
         """Return the envelope of the body; it is parsed once."""
         if self.parsed is not None and self.parsed[0] is self.body:
             return self.parsed[1]
-        return self.read_with(parse)
+        return self.read_with(parse if self.dialect is LEGACY else partial(parse, dialect=self.dialect))
 
     def read_with(self, read: Callable[[bytes], Envelope | NoEnvelope]) -> Envelope | NoEnvelope:
         """Return the envelope that `read` parses; for a truncated or flawed body without one, return that reason."""

@@ -154,6 +154,8 @@ class _Shared:
         """Return a complete request as bytes for the wire."""
         target, headers, body = request.encode()
         fields = _fields(request.account.authority, headers)
+        for name, value in request.account.secret_fields:
+            fields += b"%b: %b\r\n" % (name, value)
         length = b"" if request.verb == "GET" else b"content-length: %d\r\n" % len(body)
         return Target(b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (request.verb.encode(), target, fields, length, body))
 

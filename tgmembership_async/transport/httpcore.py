@@ -57,14 +57,20 @@ class OneConnection:
             await connection.aclose()
 
 
-def addressed_request(request: httpcore.Request, target: Target) -> httpcore.Request:
+def addressed_request(
+    request: httpcore.Request, target: Target, secret_fields: tuple[tuple[bytes, Target], ...] = ()
+) -> httpcore.Request:
     """Return a copy of `request` for the wire, with the real path, and headers that h11 does not validate again.
 
-    The original, which APM agents read and change, keeps the masked path and a plain list of headers.
+    The original, which APM agents read and change, keeps the masked path, and a plain list of headers without
+    `secret_fields`.
     """
     sent, url = copy(request), request.url
     sent.url = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=target)
-    sent.headers = _validated(tuple(request.headers))
+    if secret_fields:
+        sent.headers = [*request.headers, *secret_fields]
+    else:
+        sent.headers = _validated(tuple(request.headers))
     return sent
 
 

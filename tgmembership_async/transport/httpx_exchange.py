@@ -54,6 +54,7 @@ class SendTrace:
         "phase",
         "refusal",
         "reply_limit",
+        "secret_fields",
         "step",
         "stream",
         "target",
@@ -66,6 +67,7 @@ class SendTrace:
         self.reply_limit = reply_limit
         self.refusal: str | None = None
         self.target: Target = _NOTHING
+        self.secret_fields: tuple[tuple[bytes, Target], ...] = ()
         self.phase: CancelScope | None = None
         self.step: Step | None = None
         self.connecting: bool = False
@@ -84,7 +86,7 @@ class SendTrace:
                 if self.phase is not None:
                     self.phase.deadline = inf
                 # httpcore sends the request in `info`; the original, which others may hold, stays masked.
-                sent: Any = addressed_request(info["request"], self.target)
+                sent: Any = addressed_request(info["request"], self.target, self.secret_fields)
                 info["request"] = sent
                 # The eight events that follow are not needed, and take 30 of 330 µs.
                 sent.extensions.pop("trace", None)
@@ -205,6 +207,7 @@ def _fields(authority: str, headers: Headers, length: int) -> httpx.Headers:
 def wire_request(request: Request, trace: SendTrace) -> httpx.Request:
     """Return the httpx request with the masked path, and give `trace` the real one."""
     trace.target, headers, body = request.encode()
+    trace.secret_fields = request.account.secret_fields
     fields = _fields(request.account.authority, headers, len(body))
     extensions = {"timeout": _timeout(request.timeouts), "trace": trace}
     return httpx.Request(request.verb, _url(request.url), headers=fields, stream=_Body(body), extensions=extensions)

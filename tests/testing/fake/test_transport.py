@@ -9,7 +9,7 @@ from attrs import evolve
 from canary import CANARY_KEY
 
 from tgmembership_async.protocol.outcome import TransportFailure
-from tgmembership_async.protocol.wire import Account, Progress, Request, Response, Safety, Timeouts
+from tgmembership_async.protocol.wire import BotAccount, Progress, Request, Response, Safety, Timeouts
 from tgmembership_async.testing import FakeService, FakeTransport, Fault
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.secret import Secret
@@ -21,7 +21,7 @@ def run(backend: str) -> Callable[[Callable[[], Awaitable[Any]]], Any]:
 
 
 def grant(**timeouts: Any) -> Request:
-    account = Account("https", "api.tgmembership.com", None, "", 7, Secret(CANARY_KEY))
+    account = BotAccount("https", "api.tgmembership.com", None, "", 7, Secret(CANARY_KEY))
     return Request(
         "addMember",
         "POST",

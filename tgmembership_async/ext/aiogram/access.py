@@ -9,9 +9,9 @@ from aiogram.filters import Filter
 from aiogram.types import TelegramObject
 
 from tgmembership_async.access import Access, AccessCheck
+from tgmembership_async.access.check import check_plan_id
 from tgmembership_async.errors import CallError
 from tgmembership_async.fulfillment.parts import ACCESS_NAME
-from tgmembership_async.protocol.endpoints import check_id
 
 _NAME: Final = "has_access"
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
@@ -30,8 +30,8 @@ class HasAccess(Filter):
     or an AccessCheck under the name `access` in the dispatcher's data.
     """
 
-    def __init__(self, plan_id: int | None = None) -> None:
-        self._plan_id = None if plan_id is None else check_id("plan_id", plan_id)
+    def __init__(self, plan_id: int | str | None = None) -> None:
+        self._plan_id = None if plan_id is None else check_plan_id(plan_id)
 
     @overload
     async def __call__(self, event: TelegramObject, /, **data: Any) -> bool | dict[str, Access]: ...

@@ -1,6 +1,6 @@
 """A Transport that calls the fake service in process, without a socket."""
 
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -31,7 +31,7 @@ class FakeTransport:
         request.progress.begun = False
         await anyio.lowlevel.checkpoint()
         target, headers, body = request.encode()
-        secret: Any = getattr(request.account, "secret_fields", ())  # the token of a Project, which only the wire has
+        secret = request.account.secret_fields  # the token of a Project, which only the wire has
         headers = Headers((*headers, *((name.decode(), value.decode()) for name, value in secret)))
         request.progress.begun = True
         limits = request.timeouts
