@@ -56,12 +56,12 @@ def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: 
     customers = Random(seed)  # noqa: S311 - reproducible on purpose
     _populate(service, customers)
     with serve(service, host=host, port=port) as server:
-        for name, value in server.env().items():
-            click.echo(f"{name}={value}")
-        if generation == "v1":
-            click.echo("TGMEMBERSHIP_GENERATION=v1")
-        note(f"The fake service listens on {server.url}; Ctrl-C ends it.")
         try:
+            for name, value in server.env().items():
+                click.echo(f"{name}={value}")
+            if generation == "v1":
+                click.echo("TGMEMBERSHIP_GENERATION=v1")
+            note(f"The fake service listens on {server.url}; Ctrl-C ends it.")
             while not threading.Event().wait(order_every):
                 _order(service, customers)
         except KeyboardInterrupt:
