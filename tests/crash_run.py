@@ -236,9 +236,9 @@ def crash_and_resume(folder: Path, members: int, kills: int, seed: int) -> After
 def crash_and_restore(folder: Path, members: int, kills: int, seed: int) -> Aftermath:
     """As `crash_and_resume`, with members that arrive in the course of it, and a ledger that people copy and restore.
 
-    In five of six runs the ledger is copied with `cp` while it is in use, and that copy is put in its place after the
-    next kill; it is refused, and the latest file is put back. In the sixth run a backup that was made before it is
-    restored after the kill, and that is accepted.
+    Of six runs the first and third are copied with `cp` while the ledger is in use, and each copy is put in its place
+    after the next kill: it is refused, and the latest file is put back. In the sixth, a backup from before the run is
+    restored after the kill, and accepted.
     """
     refs, random, held = [f"order-{number}" for number in range(members)], Random(seed), 0
     wave = members // (kills + 2)
@@ -252,15 +252,14 @@ def crash_and_restore(folder: Path, members: int, kills: int, seed: int) -> Afte
             began = datetime.now(UTC)
             paid = (number + 2) * wave
             run.write(paid)
-            if copy.exists():
-                run.kill_one(random, wave / 2)
-                run.try_older(copy)
-                copy.unlink()
-            elif restores:
+            if restores:
                 run.kill_one(random, wave)
                 run.put(backup)
                 backup.unlink()
                 held += anyio.run(_accept, run.ledger, refs[:paid], began)
+            elif number % 2:
+                run.kill_one(random, wave / 2)
+                run.try_older(copy)
             else:
                 run.kill_one(random, wave / 2, lambda: shutil.copyfile(run.ledger, copy))
         run.write(members)
