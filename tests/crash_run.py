@@ -84,7 +84,7 @@ class Aftermath:
 
     def publish(self, suite: str, scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
         """Print what a long run came to, and record it as a row of figures."""
-        row = {
+        row: dict[str, str | int] = {
             "scenario": scenario,
             "members": len(self.refs),
             "kills": self.kills,
@@ -252,16 +252,17 @@ def crash_and_restore(folder: Path, members: int, kills: int, seed: int) -> Afte
             began = datetime.now(UTC)
             paid = (number + 2) * wave
             run.write(paid)
+            most = 0.8 * (paid - market.service.count_requests() - held)
             if restores:
-                run.kill_one(random, wave)
+                run.kill_one(random, most)
                 run.put(backup)
                 backup.unlink()
                 held += anyio.run(_accept, run.ledger, refs[:paid], began)
             elif number % 2:
-                run.kill_one(random, wave / 2)
+                run.kill_one(random, most)
                 run.try_older(copy)
             else:
-                run.kill_one(random, wave / 2, lambda: shutil.copyfile(run.ledger, copy))
+                run.kill_one(random, most, lambda: shutil.copyfile(run.ledger, copy))
         run.write(members)
         return market.aftermath(refs, SqliteLedger(run.ledger, owner=False), kills, run.finish(), held)
 

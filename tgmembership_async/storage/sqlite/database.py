@@ -152,9 +152,7 @@ def _checked(path: str | os.PathLike[str], component: Component) -> Path:
         raise UsageError(msg)
     if _LOOKS_LIKE_A_SERVER.match(name):  # it may hold a password, so the message does not quote it
         better = f"Postgres{component.name.capitalize()}(conninfo)"
-        msg = (
-            f"this is a connection string, not a path: use {better}, or put './' before a file name that looks so"
-        )
+        msg = f"this is a connection string, not a path: use {better}, or put './' before a file name that looks so"
         raise UsageError(msg)
     # Two names of one file would have two locks. A symbolic link in place of the file itself is refused at opening.
     file = Path(name).absolute()
