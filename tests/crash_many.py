@@ -7,23 +7,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from subprocess import DEVNULL, Popen
+from subprocess import Popen
 
-import anyio
 import psycopg
 from attrs import field, mutable
-from command_line import COMMAND, ENVIRONMENT
-from crash_run import CONCURRENCY, MOST_RUNS, PLAN_ID, UNFINISHED, Aftermath, destroyed
-from forked import Forked
+from crash_run import MOST_RUNS, UNFINISHED, Aftermath, Shop, shop
 from private_postgres import PrivatePostgres
 
-from tgmembership_async.grants import Grant, PostgresLedger
-from tgmembership_async.testing import ChaosProxy, FakeService, Fault, Trouble, serve
+from tgmembership_async.grants import PostgresLedger
+from tgmembership_async.testing import FakeService
 
 WORKERS = 4
 _PATIENCE = 600.0
 _COMING_BACK_TAKES = 0.5
-_STARTED_AGAIN = (UNFINISHED, 2)  # 2: the server only read when it was opened, and nothing was sent
 _STOPPED_FOR = 3.0  # longer than a claim is believed, and shorter than a lease
 _READ_ONLY_FOR = 1.0
 
@@ -34,26 +30,13 @@ class Fleet:
 
     folder: Path
     ledger: str
-    environment: dict[str, str]
-    workers: dict[int, "Popen[bytes]"] = field(factory=dict)
+    shop: Shop
+    workers: dict[int, Popen[bytes]] = field(factory=dict)
     exit_codes: dict[int, int] = field(factory=dict)
     runs: Counter[int] = field(factory=Counter)
 
     def start(self, number: int) -> None:
-        options = {"--plan-id": PLAN_ID, "--concurrency": CONCURRENCY, "--attempts": 8}
-        with (self.folder / "stderr").open("ab") as stderr:
-            self.workers[number] = Forked(
-                [
-                    *COMMAND,
-                    "provision",
-                    str(self.file(number)),
-                    *(str(w) for option in options.items() for w in option),
-                ],
-                stdin=DEVNULL,
-                stdout=DEVNULL,
-                stderr=stderr,
-                env={**ENVIRONMENT, **self.environment, "TGMEMBERSHIP_LEDGER": self.ledger},
-            )
+        self.workers[number] = self.shop.worker(self.folder, self.file(number), self.ledger)
 
     def file(self, number: int) -> Path:
         return self.folder / f"members-{number}.csv"
@@ -73,7 +56,7 @@ class Fleet:
         for number in self.workers:
             for _ in range(MOST_RUNS):
                 self.exit_codes[number] = self.workers[number].wait(_PATIENCE)
-                if self.exit_codes[number] not in _STARTED_AGAIN:
+                if self.exit_codes[number] != UNFINISHED:
                     break
                 self.start(number)
 
@@ -84,8 +67,8 @@ class Fleet:
 
 
 @contextmanager
-def _fleet(folder: Path, ledger: str, environment: dict[str, str]) -> Generator[Fleet]:
-    fleet = Fleet(folder, ledger, environment)
+def _fleet(folder: Path, ledger: str, market: Shop) -> Generator[Fleet]:
+    fleet = Fleet(folder, ledger, market)
     try:
         for number in range(WORKERS):
             fleet.start(number)
@@ -103,33 +86,26 @@ def crash_many(
     seed: int,
     *,
     troubled: bool = False,
+    via: str | None = None,
 ) -> Aftermath:
     """Provision members, half of them twice, by four workers; kill one so often, and restart the database once.
 
-    `troubled`: three of four kills come with another trouble, one of `_TROUBLES` in turn.
+    `troubled`: three of four kills come with another trouble, one of `_TROUBLES` in turn. `via` is the URL of a pooler,
+    which the workers use.
     """
     random = Random(seed)
     refs = [f"order-{number}" for number in range(members)]
     wishes = [(ref, number + 1) for number, ref in enumerate(refs)]
     wishes += random.sample(wishes, members // 2)
     random.shuffle(wishes)
-    service = FakeService(
-        faults=[
-            Fault("throttled", probability=0.03, retry_after=0.01),
-            Fault("error", when="after", probability=0.01),
-        ],
-        seed=seed,
-    )
-    resets = Trouble("reset", when="reply", probability=0.01)
-    with serve(service) as server, ChaosProxy(server.url, [resets], seed=seed) as proxy:
-        environment = {**server.env(), "TGMEMBERSHIP_BASE_URL": proxy.url, "NO_PROXY": "*"}
+    with shop(seed, throttled=0.03, failed=0.01, reset=0.01) as market:
         for number in range(WORKERS):
             rows = "".join(f"{ref},{member}\n" for ref, member in wishes[number::WORKERS])
             (folder / f"members-{number}.csv").write_text("ref,member_id\n" + rows)
-        with _fleet(folder, postgres.url, environment) as fleet:
+        with _fleet(folder, via or postgres.url, market) as fleet:
             for kill in range(kills):
                 # Kill a little after its share was sent, so that kills happen at all points of an exchange.
-                _wait_until_sent(service, fleet, random.uniform(kill + 0.5, kill + 1.5) * members / (kills + 2))
+                _wait_until_sent(market.service, fleet, random.uniform(kill + 0.5, kill + 1.5) * members / (kills + 2))
                 time.sleep(random.uniform(0, 0.02))
                 if kill == restart_at:
                     postgres.restart()
@@ -139,14 +115,8 @@ def crash_many(
                     _TROUBLES[kill % 4 - 1](fleet, postgres, random)
                 fleet.kill(random.choice(fleet.alive() or list(fleet.workers)))
             fleet.finish()
-        return Aftermath(
-            refs=refs,
-            grants={grant.ref: grant for grant in anyio.run(_rows, postgres.url)},
-            audit=service.audit,
-            kills=kills,
-            replies_destroyed=destroyed(service, proxy),
-            exit_code=max(fleet.exit_codes.values(), key=lambda code: (code in _STARTED_AGAIN, code)),
-        )
+        exit_code = max(fleet.exit_codes.values(), key=lambda code: (code == UNFINISHED, code))
+        return market.aftermath(refs, PostgresLedger(postgres.url), kills, exit_code)
 
 
 def _terminate_backends(_: Fleet, postgres: PrivatePostgres, __: Random) -> None:
@@ -183,8 +153,3 @@ def _wait_until_sent(service: FakeService, fleet: Fleet, requests: float) -> Non
     end = time.monotonic() + _PATIENCE
     while service.count_requests() < requests and fleet.alive() and time.monotonic() < end:
         time.sleep(0.005)
-
-
-async def _rows(url: str) -> list[Grant]:
-    async with PostgresLedger(url) as ledger:
-        return [grant async for grant in ledger.grants()]

@@ -58,7 +58,7 @@ ORDER = {
     "webhooks": [
         ["headers", "policy", "refusals", "replay", "secret_file"],
         ["signature", "answers"],
-        ["events", "inbox", "project_signature"],
+        ["events", "encodings", "inbox", "project_signature"],
         ["handlers", "inboxes", "asgi", "aiohttp"],
         ["worker"],
         ["intake"],

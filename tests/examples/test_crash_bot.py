@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from crash_bot import crash_the_bot
+from figures import record
 from forked import CAN_FORK
 
 
@@ -11,12 +12,19 @@ from forked import CAN_FORK
 @pytest.mark.skipif(not CAN_FORK, reason="each start of the bot would import for five seconds")
 async def test_a_hundred_kills_lose_no_payment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends = await crash_the_bot(tmp_path, payments=2_000, kills=100, seed=1)
+    row = {
+        "payments": len(ends.refs),
+        "kills": ends.kills,
+        "granted twice": len(ends.granted_twice),
+        "lost": len(ends.lost),
+        "without link or question": len(ends.silent),
+        "links": len(ends.said.links),
+        "repeated": ends.repeats,
+        "questions to the owner": len(ends.said.questions),
+    }
     with capsys.disabled():
-        print(  # noqa: T201 - what the long run is for
-            f"\n{len(ends.refs):,} payments, {ends.kills} kills: {len(ends.granted_twice)} granted twice, "
-            f"{len(ends.lost)} lost, {len(ends.silent)} without link or question, {len(ends.said.links):,} links, "
-            f"{ends.repeats} of them repeated, {len(ends.said.questions)} questions to the owner"
-        )
+        print(f"\n{row}")  # noqa: T201 - what the long run is for
+    record("crash_bot", "Kills", row)
     assert ends.granted_twice == []
     assert ends.lost == []
     assert ends.silent == []

@@ -173,6 +173,21 @@ async def test_without_the_lifespan_the_way_out_is_told(session: Session) -> Non
         lifespan(session, Receiver(Verifier("secret")))  # type: ignore[arg-type]
 
 
+async def test_an_inbox_of_another_bot_is_refused_before_an_entry_is_handled(
+    session: Session, service: FakeService, quick_path: Path
+) -> None:
+    path = quick_path / "inbox"
+    async with serving(FastAPI(lifespan=lifespan(session, receiver=Receiver(Verifier("s"), SqliteInbox(path))))):
+        pass
+    other = Session(service.bot_id + 1, service.api_key, transport=FakeTransport(service))
+    receiver = Receiver(Verifier("s"), SqliteInbox(path))
+    with pytest.raises(UsageError, match=f"belongs to bot {service.bot_id} at .*, and this is bot"):
+        async with serving(FastAPI(lifespan=lifespan(other, receiver=receiver))):
+            pass
+    assert receiver.inbox is not None
+    assert not receiver.inbox.is_open
+
+
 @pytest.mark.parametrize("prefix", ["", "/hooks"])
 async def test_the_receivers_route_takes_every_verb_and_redirects_nowhere(session: Session, prefix: str) -> None:
     sender, names = WebhookSender(), list[str]()

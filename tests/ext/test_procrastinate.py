@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from own_schema import own_schema
 
 from tgmembership_async import Session, UsageError
 from tgmembership_async.errors import GrantHeld, RefConflict, StorageError, TGMembershipError
-from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger
+from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, MemoryLedger, PostgresLedger
 from tgmembership_async.testing import FakeService, FakeTransport, Fault, serve
 
 procrastinate = pytest.importorskip("procrastinate")
@@ -87,6 +88,18 @@ async def test_a_job_is_a_grant_and_the_ledger_has_it(app: Any, granter: Granter
     assert await statuses(app) == {"a": "succeeded", "b": "succeeded"}
     assert {ref: end.status for ref, end in ends if isinstance(end, Grant)} == {"a": "granted", "b": "granted"}
     assert len(service.audit) == 2
+
+
+async def test_a_job_knows_when_its_ref_was_paid(app: Any, service: FakeService) -> None:
+    paid_at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=2)))
+    granter = Granter(Session(**service.session_options(), transport=FakeTransport(service)), MemoryLedger())
+    asked: list[GrantRequest] = []
+    setup(app, granter, ended=lambda request, _: asked.append(request))
+    paid = [GrantRequest("a", 1, 42, paid_at=paid_at), GrantRequest("b", 1, 43)]
+    assert await defer_grants(app, paid) == 2
+    async with granter:
+        await work(app)
+    assert sorted(asked, key=lambda request: request.ref) == paid
 
 
 @pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.soak)])

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -17,11 +19,13 @@ import uvicorn
 from aiohttp import web
 from asgi_server import on_uvicorn
 from canary import CANARY_SECRET
+from fastapi import FastAPI
 from no_tls import NO_TLS
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from webhook_deliveries import Seen, body, signed
 
+from tgmembership_async.ext.fastapi import receiver_router
 from tgmembership_async.webhooks import Event, Receiver, SqliteInbox, Verifier
 
 LIMIT = 1_000
@@ -55,6 +59,24 @@ async def with_aiohttp(to: Receiver) -> AsyncIterator[str]:
     await site.start()
     yield f"http://127.0.0.1:{runner.addresses[0][1]}/tgmembership"
     await runner.cleanup()
+
+
+def _fastapi(to: Receiver) -> FastAPI:
+    app = FastAPI()
+    app.include_router(receiver_router(to, "/tgmembership"))
+    return app
+
+
+@contextlib.asynccontextmanager
+async def with_fastapi(to: Receiver) -> AsyncIterator[str]:
+    async with on_uvicorn(_fastapi(to)) as url:
+        yield f"{url}/tgmembership"
+
+
+@contextlib.asynccontextmanager
+async def with_bare_asgi(to: Receiver) -> AsyncIterator[str]:
+    async with on_uvicorn(to.asgi) as url:
+        yield url
 
 
 Serve = Callable[[Receiver], AbstractAsyncContextManager[str]]
@@ -152,6 +174,53 @@ async def test_a_header_that_stands_twice_is_seen_twice(serve: Serve) -> None:
     async with served(serve, receiver()) as (client, url):
         twice = [*signed(body()).items(), ("X-Webhook-Nonce", "x")]
         assert (await client.post(url, content=body(), headers=twice)).status_code == 401
+
+
+def zipped(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
+EVENT = body()
+ZIPPED = zipped(EVENT)
+LONG = EVENT.ljust(LIMIT + 1)
+COMPRESSED = {
+    "gzip": ("gzip", ZIPPED, EVENT, 200),
+    "another spelling": ("GZip", ZIPPED, EVENT, 200),
+    "identity": ("identity", EVENT, EVENT, 200),
+    "signed as compressed": ("gzip", ZIPPED, ZIPPED, 401),
+    "two members": ("gzip", zipped(EVENT[:9]) + zipped(EVENT[9:]), EVENT, 200),
+    "a second member that nobody signed": ("gzip", ZIPPED + zipped(b" more"), EVENT, 401),
+    "cut": ("gzip", ZIPPED[:-12], EVENT, 401),
+    "wrong checksum": ("gzip", ZIPPED[:-8] + bytes(8), EVENT, 400),
+    "more behind it": ("gzip", ZIPPED + b"no member", EVENT, 400),
+    "not gzip": ("gzip", EVENT, EVENT, 400),
+    "bomb": ("gzip", zipped(bytes(900_000)), EVENT, 413),
+    "bomb of members": ("gzip", zipped(EVENT) + zipped(bytes(LIMIT)), EVENT, 413),
+    "one byte too long": ("gzip", zipped(LONG), LONG, 413),
+    "just as long as allowed": ("gzip", zipped(LONG[:-1]), LONG[:-1], 200),
+    "compressed twice": ("gzip", zipped(ZIPPED), EVENT, 401),
+    "deflate": ("deflate", zlib.compress(EVENT), EVENT, 400),
+    "a list": ("gzip, gzip", zipped(ZIPPED), EVENT, 400),
+    "a list with identity": ("identity, gzip", ZIPPED, EVENT, 400),
+    "an alias": ("x-gzip", ZIPPED, EVENT, 400),
+    "brotli": ("br", b"anything", EVENT, 400),
+    "not told": ("", ZIPPED, EVENT, 401),
+}
+
+
+@pytest.mark.parametrize("serve", [with_starlette, with_bare_asgi, with_fastapi, with_aiohttp, None])
+@pytest.mark.parametrize("name", COMPRESSED)
+async def test_a_compressed_body_gets_the_same_answer_from_every_server(serve: Serve | None, name: str) -> None:
+    coding, sent, signed_content, status = COMPRESSED[name]
+    to, seen = receiver(), Seen()
+    to.on(Event)(seen)
+    headers = {**signed(signed_content), "content-encoding": coding}
+    if serve is None:
+        assert (await to.handle(headers, sent)).status == status
+    else:
+        async with served(serve, to) as (client, url):
+            assert (await client.post(url, content=sent, headers=headers)).status_code == status
+    assert len(seen.events) == (status == 200)
 
 
 async def test_beside_it_the_bots_own_webhook_answers() -> None:

@@ -115,7 +115,7 @@ async def _create(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.r
     if queue:
         from tgmembership_async.cli.queue import app_at, opened_queue  # noqa: PLC0415 - an extra
 
-        async with opened_queue(app_at(server(ledger, "--queue"))):
+        async with opened_queue(app_at(place := server(ledger, "--queue")), place):
             pass
 
 

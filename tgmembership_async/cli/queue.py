@@ -29,17 +29,20 @@ def app_at(place: Server) -> "App":
 
 
 @asynccontextmanager
-async def opened_queue(app: "App") -> AsyncGenerator[None]:
+async def opened_queue(app: "App", place: Server) -> AsyncGenerator[None]:
     """Open the App, create missing tables, and close it at the end. Raises StorageError where the server fails."""
     from procrastinate.exceptions import ConnectorException  # noqa: PLC0415 - an extra
+
+    from tgmembership_async.storage.postgres.errors import reason  # noqa: PLC0415 - likewise
+    from tgmembership_async.storage.postgres.server import Server as Connecting  # noqa: PLC0415 - likewise
 
     try:
         async with app.open_async():
             await prepare(app)
             yield
     except ConnectorException as error:
-        reason = str(error.__cause__ or error).strip()
-        msg = f"the server of the queue failed: {reason}; run the command again, no grant is sent twice"
+        why = reason(Connecting(place.url), error.__cause__ or error)
+        msg = f"the server of the queue failed: {why}; run the command again, no grant is sent twice"
         raise StorageError(msg) from None
 
 
@@ -69,6 +72,6 @@ async def enqueue(
     from tgmembership_async.ext.procrastinate import defer_grants  # noqa: PLC0415 - an extra
     from tgmembership_async.grants.postgres.ledger import PostgresLedger  # noqa: PLC0415 - an extra
 
-    async with opened(place) as ledger, opened_queue(app):
+    async with opened(place) as ledger, opened_queue(app, place):
         assert isinstance(ledger, PostgresLedger)  # noqa: S101 - for the queue is on a server
         return await defer_grants(app, requests, ledger=ledger, conflicting=conflicting)

@@ -111,7 +111,11 @@ class Work:
         from tgmembership_async.ext.procrastinate import QUEUE, setup  # noqa: PLC0415 - an extra
 
         console = Console(stderr=True, highlight=False)
-        async with opened(self.place) as ledger, Granter(self.session, ledger) as granter, opened_queue(app):
+        async with (
+            opened(self.place) as ledger,
+            Granter(self.session, ledger) as granter,
+            opened_queue(app, self.place),
+        ):
             setup(app, granter, ended=self.ended)
             run = partial(app.run_worker_async, queues=[QUEUE], concurrency=self.concurrency)
             self.running = asyncio.create_task(run(wait=not self.until_empty, install_signal_handlers=False))

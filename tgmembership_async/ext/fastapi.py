@@ -36,8 +36,10 @@ from tgmembership_async.fulfillment.parts import ACCESS_NAME, FULFILLMENT_NAME, 
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.payments import PaymentReceiver
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.session import Session
+from tgmembership_async.session import Session, account_of
+from tgmembership_async.settings import service_of
 from tgmembership_async.storage.sqlite.database import waiting_for_owners
+from tgmembership_async.webhooks.inbox import BindableInbox, Inbox
 from tgmembership_async.webhooks.receiver import Receiver
 
 _T = TypeVar("_T")
@@ -82,8 +84,8 @@ def lifespan(
     opened once: create application and Session in one function, so that each test has its own.
 
     `wait` is the maximum number of seconds to wait until another process closes a ledger or inbox in a file, for a
-    rolling restart. A ledger or inbox that was created with `wait` uses its own value. Raises UsageError for a wrong
-    argument.
+    rolling restart. A ledger or inbox that was created with `wait` uses its own value. An inbox is bound to the bot of
+    the Session, as a ledger is: that of another bot or service is refused. Raises UsageError for a wrong argument.
 
     An error of this package that a background task raises is logged in one line: the response is sent already, so no
     exception handler can answer it.
@@ -103,11 +105,22 @@ def lifespan(
             await parts.open(opened, wait)
             if receiver is not None:
                 with waiting_for_owners(wait):
+                    await _bind(receiver.inbox, session, opened)
                     await opened.enter_async_context(receiver)
             state = None if own is None else await opened.enter_async_context(own(app))
             yield {**(state or {}), **ours}
 
     return live
+
+
+async def _bind(inbox: Inbox | None, session: Session, opened: AsyncExitStack) -> None:
+    """Open the inbox of a Receiver, and bind it to the bot, before the first entry is handled."""
+    if isinstance(inbox, BindableInbox):
+        if not inbox.is_open:
+            await inbox.open()
+            opened.push_async_callback(inbox.aclose)
+        account = account_of(session)
+        await inbox.bind(service_of(account), account.bot_id)
 
 
 def _end_background_errors(app: FastAPI) -> None:

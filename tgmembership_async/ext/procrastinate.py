@@ -15,6 +15,7 @@ again, or call `granter.run_planned()`.
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
@@ -70,10 +71,13 @@ def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = Non
         raise UsageError(msg)
     opened = _opener(granter)
 
-    async def grant_member(ref: str, plan_id: int, member_id: int | None = None, note: str = "") -> str:
-        request = GrantRequest(ref, plan_id, member_id, note)
+    async def grant_member(
+        ref: str, plan_id: int, member_id: int | None = None, note: str = "", paid_at: str | None = None
+    ) -> str:
+        paid = None if paid_at is None else datetime.fromisoformat(paid_at)
+        request = GrantRequest(ref, plan_id, member_id, note, paid)
         try:
-            grant = await (await opened()).grant(ref, plan_id=plan_id, member_id=member_id, note=note)
+            grant = await (await opened()).grant(ref, plan_id=plan_id, member_id=member_id, note=note, paid_at=paid)
         except TGMembershipError as error:
             if ended is not None:
                 ended(request, error)
@@ -236,6 +240,8 @@ def _job_of(app: App, request: GrantRequest, lock: str) -> Job:
         "member_id": request.member_id,
         "note": request.note,
     }
+    if request.paid_at is not None:  # workers of an earlier version do not know it
+        arguments["paid_at"] = request.paid_at.isoformat()
     return app.configure_task(GRANT_MEMBER, queue=QUEUE, queueing_lock=lock, task_kwargs=arguments).job
 
 

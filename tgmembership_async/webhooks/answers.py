@@ -54,6 +54,7 @@ def _answer(status: int, text: str, **headers: str) -> Answer:
 OK: Final = _answer(200, "ok")
 UNREADABLE: Final = _answer(400, "not an event")
 CUT_SHORT: Final = _answer(400, "cut short")
+UNKNOWN_CODING: Final = _answer(400, "unknown content coding")
 NOT_AUTHENTIC: Final = _answer(401, "not authentic")
 TOO_SLOW: Final = _answer(408, "too slow")
 TOO_LARGE: Final = _answer(413, "too large")

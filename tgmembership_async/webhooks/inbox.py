@@ -7,6 +7,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from attrs import field, frozen
 
+from tgmembership_async.storage.binding import Binding
 from tgmembership_async.webhooks.signature import Delivery
 
 
@@ -125,5 +126,18 @@ class Inbox(Protocol):
         """Delete entries that are done, repeated or unreadable and were received before then; return their number.
 
         `store` still recognises a deleted delivery, and returns the same receipt as before.
+        """
+        ...
+
+
+@runtime_checkable
+class BindableInbox(Inbox, Protocol):
+    """An inbox that records its bot and service. `SqliteInbox` and `PostgresInbox` do."""
+
+    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
+        """Return the bot and service that the inbox belongs to; with `record` an inbox without any is bound to these.
+
+        `service` is the origin of the service's URL, or "" if it is unknown: then only the bots are compared. Raises
+        UsageError if the inbox belongs to another bot or service.
         """
         ...

@@ -12,6 +12,7 @@ from tgmembership_async.settings import seconds
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver
+from tgmembership_async.webhooks.encodings import coding_of, decoded
 from tgmembership_async.webhooks.events import Event, read_event
 from tgmembership_async.webhooks.handlers import Handler, Handlers
 from tgmembership_async.webhooks.headers import HeadersLike
@@ -47,10 +48,10 @@ class Receiver(AsyncResource):
     Without an inbox the Receiver need not be entered. Handlers run before the response. If one fails, the response is
     500, and the service repeats the delivery. `replay` remembers the handled deliveries in this process.
 
-    `max_body` is the maximum size of a body in bytes, `body_timeout` the maximum seconds for reading it; after that the
-    response is 408. `probes=True` responds 200 to GET and HEAD and to an empty body: the service accepts a webhook URL
-    only if it responds 200, and asks before there is a secret (*documented*). `clock` returns unix seconds. Raises
-    UsageError for a wrong argument.
+    `max_body` is the maximum size of a body in bytes, compressed or not, `body_timeout` the maximum seconds for reading
+    it; after that the response is 408. `probes=True` responds 200 to GET and HEAD and to an empty body: the service
+    accepts a webhook URL only if it responds 200, and asks before there is a secret (*documented*). `clock` returns
+    unix seconds. Raises UsageError for a wrong argument.
     """
 
     def __init__(
@@ -118,11 +119,12 @@ class Receiver(AsyncResource):
         401: not authentic. 400: authentic, but not an event (stored anyway). 413: too large. 503: the Receiver is not
         open, has no secret yet, or cannot store the delivery. 500: a handler failed (without an inbox). 200: the
         delivery is stored or handled, now or before.
+
+        A body in gzip is decoded, up to `max_body` bytes. If your framework has decoded it, omit Content-Encoding. 400:
+        another coding, or not gzip.
         """
         if not self._intake.ready:
             return answers.NOT_READY
-        if len(body) > self.max_body:
-            return answers.TOO_LARGE
         if self._probes and not body:
             return answers.OK
         delivery = self._verified(headers, body)
@@ -137,8 +139,11 @@ class Receiver(AsyncResource):
         return await self._intake.take(Arrival(delivery, received_at), event)
 
     def _verified(self, headers: HeadersLike, body: bytes) -> Delivery | Answer:
+        content = decoded(body, coding_of(headers), self.max_body)
+        if isinstance(content, Answer):
+            return content
         try:
-            return self.verifier.verify(headers, body)
+            return self.verifier.verify(headers, content)
         except NotAuthentic as error:
             self._refusals.note(str(error))
             return answers.CANNOT_VERIFY if isinstance(error, CannotVerify) else answers.NOT_AUTHENTIC

@@ -13,11 +13,14 @@ from typing import Any
 
 import anyio
 import pytest
+from canary import CANARY_SECRET
 from note_table import NOTES, OLD_NOTES, OTHERS, add, opened, python, texts
 
 from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.grants import SqliteLedger
 from tgmembership_async.storage.sqlite import owner_lock, schema
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
+from tgmembership_async.webhooks import SqliteInbox
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
@@ -315,6 +318,31 @@ def test_a_path_that_leads_nowhere_is_a_usage_error(tmp_path: Path) -> None:
     for path in ("", ":memory:", "a\0b", b"bytes.db", 42):
         with pytest.raises(UsageError):
             SqliteStorage(path, NOTES)  # type: ignore[arg-type]  # callers are not all typed
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        f"postgresql://shop:{CANARY_SECRET}@db/shop",
+        f"postgres:shop:{CANARY_SECRET}",
+        f" host=db password={CANARY_SECRET}",
+        f"PASSWORD = {CANARY_SECRET}",
+        Path(f"postgresql://shop:{CANARY_SECRET}@db/shop"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "better"), [(SqliteLedger, "PostgresLedger"), (SqliteInbox, "PostgresInbox")])
+def test_a_connection_string_is_not_taken_for_a_file_name(
+    conninfo: str | Path, kind: Callable[[str | Path], object], better: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"connection string, .*use {better}\(") as caught:
+        kind(conninfo)
+    assert CANARY_SECRET not in str(caught.value)
+
+
+def test_a_file_name_may_look_like_a_connection_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("./user=7.db", "members=7.db", "postgresql.db", "C:/shop.db"):
+        assert SqliteStorage(name, NOTES).path.name == Path(name).name
 
 
 def test_damage_is_found_before_anything_is_written(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from attrs import evolve
 from own_schema import own_schema
 
 from tgmembership_async.errors import StorageError, UsageError
+from tgmembership_async.storage.binding import Binding
 from tgmembership_async.storage.component import Component
 from tgmembership_async.webhooks import Delivery, EntryStatus, Inbox, PostgresInbox, SqliteInbox
 from tgmembership_async.webhooks.inbox import Arrival, Receipt, Verdict
@@ -41,7 +42,7 @@ def make(request: pytest.FixtureRequest, path: Path) -> Iterator[Make]:
         yield partial(SqliteInbox, path)
     else:
         with own_schema() as url:
-            yield lambda **_: PostgresInbox(url)
+            yield lambda bot_id=None, **_: PostgresInbox(url, bot_id=bot_id)
 
 
 def arrival(number: int = 1, *, fingerprint: str | None = "", at: datetime = NOW) -> Arrival:
@@ -342,3 +343,60 @@ class TestTheFile:
                 assert not inbox.is_open
 
         run(scenario)
+
+
+class TestBindings:
+    def test_an_inbox_of_another_bot_is_refused(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            async with make(bot_id=7) as inbox:
+                await put(inbox, arrival())
+            another = make(bot_id=8)
+            with pytest.raises(UsageError, match=r"belongs to bot 7, and this is bot 8, .* an inbox of its own"):
+                await another.open()
+            assert not another.is_open
+            async with make(bot_id=7) as inbox:
+                assert await statuses(inbox) == [STORED]
+
+        run(scenario)
+
+    def test_an_inbox_that_was_not_told_a_bot_is_bound_later(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            async with make() as inbox:
+                await put(inbox, arrival())
+            async with make(bot_id=7) as inbox:
+                assert await statuses(inbox) == [STORED]
+            async with make():
+                pass
+            with pytest.raises(UsageError, match="belongs to bot 7"):
+                await make(bot_id=8).open()
+
+        run(scenario)
+
+    def test_an_inbox_of_another_service_is_refused(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            async with make() as inbox:
+                assert await inbox.bind("https://test.example", 7, record=False) == Binding("https://test.example", 7)
+                for _ in range(2):
+                    assert await inbox.bind("https://live.example", 7) == Binding("https://live.example", 7)
+                for service, bot_id in (("https://test.example", 7), ("https://live.example", 8), ("", 8)):
+                    with pytest.raises(UsageError, match=r"belongs to bot 7\b"):
+                        await inbox.bind(service, bot_id)
+            async with make(bot_id=7):
+                pass
+
+        run(scenario)
+
+    def test_beside_the_owner_another_bot_is_refused_and_none_is_recorded(self, path: Path, run: Run) -> None:
+        async def scenario() -> None:
+            async with SqliteInbox(path) as inbox:
+                async with SqliteInbox(path, owner=False, bot_id=8):
+                    pass
+                await inbox.bind("", 7)
+                with pytest.raises(UsageError, match="belongs to bot 7"):
+                    await SqliteInbox(path, owner=False, bot_id=8).open()
+
+        run(scenario)
+
+    def test_a_bot_id_is_a_positive_number(self, make: Make) -> None:
+        with pytest.raises(UsageError, match="bot_id must be a positive int"):
+            make(bot_id=0)

@@ -57,7 +57,7 @@ class PostgresStorage:
         """Connect, bring the tables up to date, and run the first job.
 
         Raises UsageError if the server rejects the user, the user may not create tables, or the tables are newer than
-        this package; StorageError if the server is unreachable. Nothing is retried here.
+        this package; StorageError if the server is unreachable, or read-only in a failover. Nothing is retried here.
         """
         if self.is_open:
             msg = f"{self.server} is open already"

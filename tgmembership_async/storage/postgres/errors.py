@@ -17,7 +17,8 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
     "create tables run `tgmembership ledger init` once",
     pg.InvalidSchemaName: "no schema of the search_path exists, or this user may not use it: create it, GRANT that, or "
     "name another one in the connection string (?options=-csearch_path%3Dshop)",
-    pg.ReadOnlySqlTransaction: "this server, or this user, may only read: connect to the primary server",
+    pg.ReadOnlySqlTransaction: "the server may only be read: try again once its failover is over. If this lasts, "
+    "connect to the primary server, as a user who may write",
     pg.DuplicateTable: "another program has a table of this name: use a schema of your own "
     "(?options=-csearch_path%3Dshop)",
     pg.UndefinedTable: "its tables are not here: check that database and search_path are those it was opened with",
@@ -27,7 +28,7 @@ _MEANS: Final[Mapping[type[psycopg.Error], str]] = {
     pg.DuplicatePreparedStatement: SESSION_MODE,
     pg.DiskFull: f"the server's disk is full: make room, and try again; {_KEPT}",
 }
-_WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.ReadOnlySqlTransaction, pg.DuplicateTable)
+_WRONG_USE: Final = (pg.InsufficientPrivilege, pg.InvalidSchemaName, pg.DuplicateTable)
 _REFUSED: Final = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
 _NOT_LET_IN: Final = "the server rejects this user: check user, password and database in the connection string"
 _NOT_THERE: Final = f"start the server, or correct host and port in the connection string; {_KEPT}"
@@ -80,6 +81,13 @@ def _known(error: psycopg.Error) -> str:
     return f"{failed}{'; '.join(dict.fromkeys(words)) or type(error).__name__}"
 
 
+def reason(server: Server, error: BaseException) -> str:
+    """Return what the server or libpq reported, on one line and without a part of a password."""
+    return server.scrub(
+        (error.diag.message_primary or _known(error)) if isinstance(error, psycopg.Error) else str(error)
+    )
+
+
 def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False) -> TGMembershipError:
     """Return the error to raise: which server, what it reported, what that means, and what to do next.
 
@@ -87,7 +95,7 @@ def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False
     before, and may be so again.
     """
     wrong_use: type[TGMembershipError] = StorageError if opened else UsageError
-    said = server.scrub(error.diag.message_primary or _known(error))
+    said = reason(server, error)
     kind = next((kind for kind in _MEANS if isinstance(error, kind)), None)
     if kind is not None:
         return (wrong_use if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")

@@ -6,6 +6,7 @@ and other parts of this one, may open the file beside the owner with `owner=Fals
 
 import math
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Generator
@@ -30,6 +31,10 @@ __all__ = ["Component", "Job", "SqliteStorage"]
 
 A = TypeVar("A")
 T = TypeVar("T")
+_LOOKS_LIKE_A_SERVER: Final = re.compile(
+    r"\s*(?:[a-z][a-z0-9+.-]+:/|postgres(?:ql)?:|(?:host|hostaddr|dbname|user|password|port|service)\s*=)",
+    re.IGNORECASE,
+)
 _WAIT: Final[ContextVar[float]] = ContextVar("_WAIT", default=0.0)
 
 
@@ -58,7 +63,7 @@ class SqliteStorage:
         wait: float | None = None,
     ) -> None:
         check_sqlite()
-        self.path: Path = _checked(path)
+        self.path: Path = _checked(path, component)
         self.owner = owner
         self._opening = Opening(owner, must_exist, restored)
         self._wait = None if wait is None else _checked_wait(wait)
@@ -124,7 +129,7 @@ class SqliteStorage:
         """
         self._opened()
         await self.read(_nothing)  # wait until everything queued before is committed
-        await to_thread.run_sync(back_up, self.path, _checked(target))
+        await to_thread.run_sync(back_up, self.path, _checked(target, self._component))
 
     def check_open(self) -> None:
         """Raise UsageError, with the line to write, unless it is open."""
@@ -137,13 +142,17 @@ class SqliteStorage:
         return self._writer
 
 
-def _checked(path: str | os.PathLike[str]) -> Path:
+def _checked(path: str | os.PathLike[str], component: Component) -> Path:
     name: object = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str):
         msg = f"a path is a str or a pathlib.Path, not {type(path).__name__}"
         raise UsageError(msg)
     if not name or name == ":memory:" or "\0" in name:
         msg = f"{name!r} is not a file: name a path, or use the in-memory class"
+        raise UsageError(msg)
+    if _LOOKS_LIKE_A_SERVER.match(name):  # it may hold a password, so the message does not quote it
+        better = f"Postgres{component.name.capitalize()}(conninfo)"
+        msg = f"this is a connection string, not a path: use {better}, or put './' before a file name that looks so"
         raise UsageError(msg)
     # Two names of one file would have two locks. A symbolic link in place of the file itself is refused at opening.
     file = Path(name).absolute()

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.lifecycle import AsyncResource
+from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.storage.binding import Binding, agreed
 from tgmembership_async.storage.database import Connection, S
 from tgmembership_async.storage.text import storable
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
@@ -20,6 +22,9 @@ T = TypeVar("T")
 COLUMNS: Final = (
     "id, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note"
 )
+
+_COMPONENT: Final = "inbox"
+_ADVICE: Final = "give this bot an inbox of its own (another file, database or schema)"
 
 
 @frozen(kw_only=True)
@@ -38,6 +43,8 @@ class Dialect:
     """Records a verdict on the entry `id`, if it is being processed by `worker`."""
     purge: tuple[Any, ...]
     """Keep the digests of entries received before `before`, and delete them; the last one counts the entries."""
+    read_binding: Callable[[Any, str], Binding | None]
+    write_binding: Callable[[Any, str, Binding], None]
     stored_time: Callable[[datetime], Any]
     loaded_time: Callable[[Any], datetime]
     stored_list: Callable[[list[str]], Any]
@@ -48,7 +55,9 @@ class DatabaseInbox(AsyncResource, Generic[S]):
 
     _dialect: ClassVar[Dialect]
     _storage: S
+    _where: object
     _worker: int | None = None
+    _bot_id: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -58,6 +67,15 @@ class DatabaseInbox(AsyncResource, Generic[S]):
     async def aclose(self) -> None:
         """Finish pending writes and close the inbox. The entries that are still being handled are stored again."""
         await self._storage.aclose()
+
+    async def bind(self, service: str, bot_id: int, *, record: bool = True) -> Binding:
+        """Return the bot and service that the inbox belongs to; with `record` an inbox without any is bound to these.
+
+        `service` is the origin of the service's URL, or "" if it is unknown: then only the bots are compared. Raises
+        UsageError if the inbox belongs to another bot or service.
+        """
+        job = partial(self._bind, service=service, bot_id=check_id("bot_id", bot_id), record=record)
+        return await (self._write(job) if record else self._read(job))
 
     async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
         """Store a delivery unless it is stored already.
@@ -121,6 +139,32 @@ class DatabaseInbox(AsyncResource, Generic[S]):
 
     @abstractmethod
     def _store(self, connection: Any, arrival: Arrival, since: datetime) -> Receipt: ...
+
+    async def _bind_at_opening(self, *, record: bool = True) -> None:
+        """Bind an inbox that was created with a `bot_id`. An inbox of another bot is closed again."""
+        if self._bot_id is not None:
+            try:
+                await self.bind("", self._bot_id, record=record)
+            except BaseException:
+                await self._storage.aclose()
+                raise
+
+    def _bind(self, connection: Any, service: str, bot_id: int, *, record: bool) -> Binding:
+        found = self._agreed(connection, service, bot_id)
+        if found is None and record:
+            self._dialect.write_binding(connection, _COMPONENT, Binding(service, bot_id))
+            found = self._agreed(connection, service, bot_id)  # another bot may have been quicker
+        return found or Binding(service, bot_id)
+
+    def _agreed(self, connection: Any, service: str, bot_id: int) -> Binding | None:
+        """Return the binding of the inbox, or None without one. Raises UsageError if it is another bot's."""
+        found = self._dialect.read_binding(connection, _COMPONENT)
+        if found is not None:
+            one_is_unknown = not (found.service and service)
+            compared = evolve(found, service=service) if one_is_unknown else found
+            wanted = Binding(service, bot_id)
+            agreed(compared, wanted, bot_id=bot_id, is_empty=True, where=self._where, advice=_ADVICE)
+        return found
 
     def _next_due(self, connection: Connection) -> datetime | None:
         [first] = connection.execute(self._dialect.next_due, {}).fetchone()

@@ -6,7 +6,9 @@ from itertools import count
 from typing import Any, Final, Self, TypeVar
 
 from tgmembership_async.errors import StorageError
+from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.storage.component import Component
+from tgmembership_async.storage.postgres.binding import binding_table, read_binding, write_binding
 from tgmembership_async.storage.postgres.liveness import ALIVE, WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.secret import Secret, hides_arguments
@@ -56,6 +58,7 @@ INBOX: Final = Component(
             _PURGED,
             "CREATE INDEX tgm_delivery_purged_event ON tgm_delivery_purged (fingerprint, received_at)",
         ),
+        (binding_table("inbox"),),
     ),
 )
 _INSERT: Final = """
@@ -94,6 +97,8 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
     The entries that a process was handling when it died are handed to another process. So are, after 15 seconds, the
     entries of a process that the server cannot reach. The password in `conninfo` is not part of any message or repr.
     Raises StorageError if the server fails for half a minute.
+
+    With a `bot_id` an inbox of another bot is refused at opening, and one that belongs to no bot is bound to this one.
     """
 
     _dialect = Dialect(
@@ -131,14 +136,18 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
             SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM purged
             """,
         ),
+        read_binding=read_binding,
+        write_binding=write_binding,
         stored_time=lambda time: time,
         loaded_time=lambda time: time.astimezone(UTC),
         stored_list=lambda items: items,
     )
 
     @hides_arguments
-    def __init__(self, conninfo: str | Secret) -> None:
+    def __init__(self, conninfo: str | Secret, *, bot_id: int | None = None) -> None:
+        self._bot_id = None if bot_id is None else check_id("bot_id", bot_id)
         self._storage = WorkersStorage(conninfo, INBOX)
+        self._where = self._storage.server
         self._numbers = count(1)
         self._doubtful: set[int] = set()
 
@@ -148,9 +157,10 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
     async def open(self) -> Self:
         """Connect, create or migrate the tables, and store again the entries that dead processes were handling.
 
-        Raises UsageError and StorageError as `PostgresLedger.open` does.
+        Raises UsageError and StorageError as `PostgresLedger.open` does, and UsageError for another bot's inbox.
         """
         await self._storage.open(self._recover)
+        await self._bind_at_opening()
         return self
 
     async def claim(self, limit: int, now: datetime) -> list[Entry]:

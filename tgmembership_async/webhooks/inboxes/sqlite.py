@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.storage.sqlite.binding import binding_table, read_binding, write_binding
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt
 from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect
@@ -52,6 +54,7 @@ INBOX: Final = Component(
             _PURGED,
             "CREATE INDEX delivery_purged_event ON delivery_purged (fingerprint, received_at)",
         ),
+        (binding_table("inbox"),),
     ),
 )
 _FIND: Final = """
@@ -86,6 +89,8 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
 
     `must_exist`, `restored` and `wait` have the same meaning as in `SqliteLedger`. Deliveries that are missing in a
     restored copy are lost, unless the service sends them again; then they are processed again.
+
+    With a `bot_id` an inbox of another bot is refused at opening, and one that belongs to no bot is bound to this one.
     """
 
     _dialect = Dialect(
@@ -114,6 +119,8 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             """,  # noqa: S608 - constants
             f"DELETE FROM delivery {_OLD}",  # noqa: S608 - constants
         ),
+        read_binding=read_binding,
+        write_binding=write_binding,
         stored_time=_microseconds,
         loaded_time=lambda number: _EPOCH + number * _MICROSECOND,
         stored_list=json.dumps,
@@ -127,8 +134,11 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
         must_exist: bool = False,
         restored: bool = False,
         wait: float | None = None,
+        bot_id: int | None = None,
     ) -> None:
+        self._bot_id = None if bot_id is None else check_id("bot_id", bot_id)
         self._storage = SqliteStorage(path, INBOX, owner=owner, must_exist=must_exist, restored=restored, wait=wait)
+        self._where = self._storage.path
 
     def _shown(self) -> str:
         return f"<SqliteInbox at {self._storage.path}, {'open' if self.is_open else 'not open'}>"
@@ -136,9 +146,10 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
     async def open(self) -> Self:
         """Open the file; the owner creates the file if it does not exist.
 
-        Raises UsageError if the file is not an inbox, or if another process owns it.
+        Raises UsageError if the file is not an inbox, is the inbox of another bot, or if another process owns it.
         """
         await self._storage.open()
+        await self._bind_at_opening(record=self._storage.owner)
         if self._storage.owner:
             try:
                 await self._storage.write(lambda connection: connection.execute(_TAKE_OVER))
