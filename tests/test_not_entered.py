@@ -80,6 +80,7 @@ INBOX: dict[str, Use] = {
     "entries": lambda inbox: inbox.entries(),
     "retry": lambda inbox: inbox.retry(1),
     "purge": lambda inbox: inbox.purge(NOW),
+    "bind": lambda inbox: inbox.bind("https://shop.example", 1, record=True),
 }
 USES: dict[str, tuple[Callable[[Path], Any], dict[str, Use]]] = {
     "async with Session(...) as tg:": (
@@ -95,6 +96,7 @@ USES: dict[str, tuple[Callable[[Path], Any], dict[str, Use]]] = {
             "plans_performance": lambda tg: tg.plans_performance(),
             "set_webhook": lambda tg: tg.set_webhook("https://shop.example/"),
             "delete_webhook": lambda tg: tg.delete_webhook(),
+            "check": lambda tg: tg.check(),
             "call": lambda tg: tg.call("getPlans"),
             "with_options": lambda tg: tg.with_options(deadline=1).get_plans(),
         },

@@ -184,7 +184,7 @@ def test_rejected_credentials_stop_the_worker_and_the_other_jobs_wait(
     setenv("TGMEMBERSHIP_API_KEY", "nobody")
     done = tgmembership("worker", "--concurrency", "1")
     assert done.returncode == 5
-    assert "Ended early: the credentials were rejected" in done.stderr
+    assert "Ended early: the service refused the account with 401" in done.stderr
     assert [line["status"] for line in lines(done.stdout)] == ["planned"]
     assert service.count_requests() == 1
     assert json.loads(run("provision", file, "--plan-id", 1, "--enqueue").stdout)["enqueued"] == 1

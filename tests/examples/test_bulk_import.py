@@ -113,4 +113,4 @@ def test_rejected_credentials_end_it_early(file: Path, server: FakeServer, monke
     monkeypatch.setattr(server, "env", lambda: environment)
     code, out = run(file, server)
     assert code == 1
-    assert "Ended early: the credentials were rejected. Correct this and run the program again." in out
+    assert "Ended early: the service refused the account with 401. Correct this and run the program again." in out

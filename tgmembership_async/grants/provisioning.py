@@ -38,7 +38,7 @@ GrantOne = Callable[[GrantRequest, Callable[[], bool]], Awaitable[tuple[Grant, b
 class StopReason(StrEnum):
     """Why a run ended before its input did. Running it again resumes it."""
 
-    CREDENTIALS = "the service answered 401, for the reason that it gave"
+    CREDENTIALS = "the service refused the account with 401"
     BUDGET = "the retry budget is empty: the service, or the way to it, is failing"
     UNKNOWN = "too many unknown outcomes in a row"
 

@@ -257,7 +257,7 @@ def test_rejected_credentials_exit_with_5_and_leave_the_rest_planned(
     done = run(members, "--plan-id", 1, "--concurrency", 1)
     assert done.exit_code == 5
     assert [line["status"] for line in lines(done)] == ["planned"]
-    assert "Ended early: the credentials were rejected." in done.stderr
+    assert "Ended early: the service refused the account with 401." in done.stderr
     assert "Run the same command again for the remaining members." in done.stderr
     assert service.audit == []
 
