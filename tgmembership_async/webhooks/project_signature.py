@@ -57,7 +57,9 @@ class ProjectVerifier:
             raise UsageError(msg)
         several = [secrets] if isinstance(secrets, str | Secret) else list(secrets)
         readings: Sequence[SecretReading] = _READINGS if reading is None else (reading,)
-        self._keys = [(one, Secret(key)) for secret in several for one in readings for key in _key(secret, one)]
+        self._keys: Sequence[tuple[SecretReading, Secret]] = [
+            (one, Secret(key)) for secret in several for one in readings for key in _key(secret, one)
+        ]
         if not self._keys:
             msg = "a ProjectVerifier needs a webhook secret, and for reading='bytes' one of hex digits"
             raise UsageError(msg)
