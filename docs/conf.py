@@ -72,6 +72,7 @@ _PLURAL: Final = re.compile(r"(?<=\w)`(?=s\b)")
 _DEBRIS: Final = re.compile(r"<|attr_dict|Factory\(|NOTHING| at 0x")
 _BUILT_IN: Final = {inspect.cleandoc(kind.__doc__ or "").partition("\n")[0] for kind in (str, int, float, tuple, dict)}
 _LONGEST_DEFAULT: Final = 80
+_MADE_BY_US: Final = {"tgmembership_async.grants.Members"}
 
 
 class Default:
@@ -120,6 +121,7 @@ def as_rst(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object,
 
 def show_defaults(_app: Sphinx, obj: Any, _is_bound: bool) -> None:  # noqa: FBT001 - Sphinx calls it
     """Have a signature show its defaults as `Default` does, also that of an `__init__` that attrs has made."""
+    obj = getattr(obj, "__func__", obj)  # of a class method
     try:
         signature = inspect.signature(obj)
         parameters = [
@@ -132,12 +134,12 @@ def show_defaults(_app: Sphinx, obj: Any, _is_bound: bool) -> None:  # noqa: FBT
 
 
 def as_called(
-    _app: Sphinx, what: str, _name: str, _obj: object, _options: object, signature: str | None, returns: str | None
+    _app: Sphinx, what: str, name: str, _obj: object, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
-    """Show no parameters of errors, which nobody but us makes."""
+    """Show no parameters of errors and others that nobody but us makes."""
     if not signature:
         return None
-    return ("", None) if what == "exception" else (signature, returns)
+    return ("", None) if what == "exception" or name in _MADE_BY_US else (signature, returns)
 
 
 def check_debris(_app: Sphinx, doctree: nodes.document) -> None:
