@@ -16,13 +16,17 @@ from tgmembership_async.testing import FakeService, FakeTransport
 
 CANARY = f"whsec_{CANARY_SECRET}"
 PAID = event("checkout.session.completed", session())
-REQUESTS = [
-    (signed(PAID, CANARY), PAID),
-    (signed(b"{}", CANARY), b"{}"),
-    (signed(PAID), PAID),
-    ({"stripe-signature": "t=1,v1=\xe9"}, PAID),
-    ({}, b""),
-]
+
+
+def requests() -> list[tuple[dict[str, str], bytes]]:
+    """Return requests that are signed now; a signature is valid for five minutes."""
+    return [
+        (signed(PAID, CANARY), PAID),
+        (signed(b"{}", CANARY), b"{}"),
+        (signed(PAID), PAID),
+        ({"stripe-signature": "t=1,v1=\xe9"}, PAID),
+        ({}, b""),
+    ]
 
 
 async def test_in_nothing_that_a_receiver_does(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,7 +40,7 @@ async def test_in_nothing_that_a_receiver_does(caplog: pytest.LogCaptureFixture)
     async with Fulfillment(Granter(session, MemoryLedger()), deliver=fail, attention=fail) as fulfillment:
         receiver = PaymentReceiver(StripeAdapter(CANARY), fulfillment, attention=fail)
         shown += [repr(receiver), repr(receiver.asgi)]
-        answers = [await receiver.handle(headers, body) for headers, body in REQUESTS]
+        answers = [await receiver.handle(headers, body) for headers, body in requests()]
         assert [answer.status for answer in answers] == [200, 503, 400, 400, 400]
         shown += map(repr, answers)
     assert not any(CANARY_SECRET in text for text in (*shown, caplog.text, repr(list(map(vars, caplog.records)))))
@@ -44,7 +48,7 @@ async def test_in_nothing_that_a_receiver_does(caplog: pytest.LogCaptureFixture)
 
 def test_in_no_error() -> None:
     adapter, shown = StripeAdapter(CANARY), list[str]()
-    for headers, body in REQUESTS[2:]:
+    for headers, body in requests()[2:]:
         with pytest.raises(NotAuthentic) as refused:
             adapter.read(headers, body)
         shown += traceback.TracebackException.from_exception(refused.value, capture_locals=True).format()
