@@ -1,11 +1,12 @@
 """Run provisioning under injected faults, kill the process repeatedly, and compare ledger and audit log."""
 
 import shutil
+import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -19,6 +20,8 @@ from figures import record
 from forked import Forked
 
 from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, Ledger, SqliteLedger
+from tgmembership_async.storage.sqlite.generations import from_facts
+from tgmembership_async.storage.sqlite.owner_lock import told_beside
 from tgmembership_async.testing import ChaosProxy, FakeService, Fault, GrantRecord, Trouble, serve
 
 CONCURRENCY = 8
@@ -211,7 +214,14 @@ class Run:
         return self.folder / "grants.db-journal"
 
     def try_older(self, copy: Path) -> None:
-        """Put an older copy in place of the ledger, and then the latest file again."""
+        """Put an older copy in place of the ledger, and then the latest file again.
+
+        A copy that only lacks changes of the last second before a kill cannot be recognized until the file was used
+        again; the run that was killed since may not have come so far.
+        """
+        counted = from_facts(told_beside(self.ledger))
+        if counted is not None and _number_in(copy) == counted.number:
+            return
         for file in (self.ledger, self.journal):
             if file.exists():
                 shutil.copyfile(file, f"{file}.latest")
@@ -265,6 +275,13 @@ def crash_and_restore(folder: Path, members: int, kills: int, seed: int) -> Afte
                 run.kill_one(random, most, lambda: shutil.copyfile(run.ledger, copy))
         run.write(members)
         return market.aftermath(refs, SqliteLedger(run.ledger, owner=False), kills, run.finish(), held)
+
+
+def _number_in(copy: Path) -> object:
+    """Return the counter of writes in a copy, or None if it is damaged, as a live copy may be."""
+    with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as connection, suppress(sqlite3.Error):
+        return connection.execute("SELECT number FROM generation").fetchone()[0]
+    return None
 
 
 async def _back_up(ledger: Path, target: Path) -> None:
