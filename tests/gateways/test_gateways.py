@@ -67,7 +67,7 @@ def crossed(found: Figures) -> int:
     A gateway that is reloaded closes its idle connections at once; what is on the way to it by then is lost, and HTTP
     has no way to tell. Hardly one in a thousand: we look whether a connection is closed right before we write.
     """
-    assert all("sent and no whole reply came back" in reason or "died" in reason for reason in found.reasons)
+    assert all("no complete reply came back" in reason or "died" in reason for reason in found.reasons)
     return found.unarrived
 
 
