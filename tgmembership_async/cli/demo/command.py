@@ -15,8 +15,9 @@ import click
 from rich.console import Console
 
 from tgmembership_async.cli.demo.audit import Comparison, compare, recorded_of
+from tgmembership_async.cli.demo.cure import cure
 from tgmembership_async.cli.demo.run import Results, provision_arguments, run_workers
-from tgmembership_async.cli.demo.view import announce, show
+from tgmembership_async.cli.demo.view import announce, conclude, show, show_cure
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.output import note
@@ -61,8 +62,9 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
     """Run `provision` under injected faults and compare its ledger with the service's audit log.
 
     A fake service runs on a port of this machine. Each kind of fault affects 3% of the requests, half of them after the
-    service granted access. The `provision` process is killed and restarted several times. Exit code: 0 if the
-    ledger is right about every member, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
+    service granted access. The `provision` process is killed and restarted several times. Then the faults end, and each
+    grant whose outcome is unknown is reconciled or decided, until every member is inside or refused. Exit code: 0 if
+    the ledger is right about every member, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
     """
     requests = _read(source)
     service = _service(requests, seed)
@@ -81,10 +83,14 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
                 run_workers(arguments, server.env(), results, _kill_points(total, kills, seed), changed)
             except KeyboardInterrupt:
                 interrupted = True
-        grants = anyio.run(_rows, ledger) if ledger.exists() else []
-    comparison = _compare(requests, grants, service, interrupted=interrupted)
-    faults = [request.faults for request in service.requests]
-    show(out, comparison, faults, seconds=monotonic() - began, total=total, kills=results.kills)
+        comparison = _compare(requests, ledger, service, interrupted=interrupted)
+        show(out, comparison, [request.faults for request in service.requests], kills=results.kills)
+        if not interrupted:
+            service.heal()
+            cured = anyio.run(cure, service, ledger, server.url, concurrency)
+            comparison = _compare(requests, ledger, service, interrupted=False)
+            show_cure(out, cured)
+    conclude(out, comparison, total=total, seconds=monotonic() - began)
     raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.matches else Exit.FAILED)
 
 
@@ -145,10 +151,8 @@ async def _rows(path: Path) -> list[Grant]:
         return [grant async for grant in ledger.grants()]
 
 
-def _compare(
-    requests: Iterable[GrantRequest], grants: Iterable[Grant], service: FakeService, *, interrupted: bool
-) -> Comparison:
-    rows = {grant.ref: grant for grant in grants}
+def _compare(requests: Iterable[GrantRequest], ledger: Path, service: FakeService, *, interrupted: bool) -> Comparison:
+    rows = {grant.ref: grant for grant in (anyio.run(_rows, ledger) if ledger.exists() else [])}
     lost = 0 if interrupted else len({request.ref for request in requests} - rows.keys())
     recorded = (((grant.plan_id, grant.member_id), recorded_of(grant.status)) for grant in rows.values())
     return compare(recorded, Counter((grant.plan_id, grant.member_id) for grant in service.audit), lost=lost)

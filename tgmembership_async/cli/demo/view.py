@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tgmembership_async.cli.demo.audit import Comparison
+from tgmembership_async.cli.demo.cure import RULE, Cure
 
 
 def announce(console: Console, url: str, members: int, fault_rate: float, kills: int) -> None:
@@ -18,19 +19,41 @@ def announce(console: Console, url: str, members: int, fault_rate: float, kills:
         console.print(f"`tgmembership provision` runs, is killed {kills:,} times and restarted.")
 
 
-def show(
-    console: Console, found: Comparison, faults: Sequence[Sequence[str]], *, seconds: float, total: int, kills: int
-) -> None:
-    """Print the faults, the comparison and the verdict. `faults` has, for each request, the faults that affected it."""
+def show(console: Console, found: Comparison, faults: Sequence[Sequence[str]], *, kills: int) -> None:
+    """Print the faults and the comparison. `faults` has, for each request, the faults that affected it."""
+    counts = Counter(label for labels in faults for label in labels)
     affected = sum(bool(labels) for labels in faults)
-    killed = f"; `provision` was killed {kills:,} times" if kills else ""
-    console.print(f"\n{affected:,} of {len(faults):,} requests were affected by faults{killed}:", soft_wrap=True)
-    console.print(_faults(Counter(label for labels in faults for label in labels)))
+    killed = f" `provision` was killed {kills:,} times." if kills else ""
+    console.print(f"\n{counts.total():,} faults affected {affected:,} of {len(faults):,} requests.{killed}")
+    console.print(_faults(counts))
     console.print(_comparison(found))
-    early = f" Interrupted before the other {total - found.rows:,}." if found.rows < total else ""
-    console.print(f"{found.rows:,} members in {seconds:.1f} s.{early}")
     if found.unknown_granted:
         console.print(f"Blind retries would have granted access twice to [yellow]{found.unknown_granted:,}[/] of them.")
+
+
+def show_cure(console: Console, found: Cure) -> None:
+    """Print how the held grants were settled, and what became of all members."""
+    console.print("\nThe faults end, and each customer who was granted joins.")
+    console.print(
+        f"Settled by `reconcile`: {found.settled:,}. It proves nothing in the first 5 minutes after an attempt."
+    )
+    console.print(f"Decided as granted: {found.decided:,}. Sent again: {found.sent_again:,}. The rule: {RULE}.")
+    console.print(f"[bold]Inside: {found.inside:,}.[/] Refused: {found.refused.total():,}.")
+    for reason, count in found.refused.most_common():
+        console.print(f"  {count:,} x {reason}", markup=False)
+    if found.left:
+        console.print(f"[red]Neither inside nor refused: {found.left:,}.[/]")
+
+
+def conclude(console: Console, found: Comparison, *, total: int, seconds: float) -> None:
+    """Print the verdict."""
+    early = f" Interrupted before the other {total - found.rows:,}." if found.rows < total else ""
+    console.print(f"{found.rows:,} members in {seconds:.1f} s.{early}")
+    for name, count, meaning in (
+        ("Granted twice", found.granted_twice, "grants in the service's audit log beyond one for each payment"),
+        ("Lost", found.lost, "members of the file without a row in the ledger"),
+    ):
+        console.print(f"{name}: [bold {'red' if count else 'green'}]{count:,}[/] ({meaning}).")
     if found.matches:
         console.print("[green]The ledger matches the service's audit log for every member.[/]")
     else:
@@ -48,8 +71,6 @@ def _comparison(found: Comparison) -> Table:
         table.add_row("[cyan]not done, safe to repeat", f"{found.not_done:,}", not_granted)
     unknown_not = found.unknown - found.unknown_granted
     table.add_row("[yellow]unknown", f"{found.unknown:,}", f"{found.unknown_granted:,} granted, {unknown_not:,} not")
-    for name, count in ("granted twice", found.granted_twice), ("lost", found.lost):
-        table.add_row(f"[bold]{name}", "", f"[bold {'red' if count else 'green'}]{count:,}")
     return table
 
 

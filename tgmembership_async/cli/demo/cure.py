@@ -1,0 +1,78 @@
+"""After the faults: reconcile, decide about what is still held, send again, and see who is inside."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from tgmembership_async.errors import APIError
+from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.model import Decision, Grant, GrantStatus
+from tgmembership_async.grants.sqlite.ledger import SqliteLedger
+from tgmembership_async.session import Session
+from tgmembership_async.testing import FakeService
+
+RULE: Final = "each customer who was granted joins at once here, so whoever is inside was granted, and nobody else"
+_GRANTED: Final = (GrantStatus.GRANTED, GrantStatus.DELIVERED)
+
+
+@frozen
+class Cure:
+    """What became of the held grants, and of all members in the end.
+
+    `settled` were proved by `reconcile`; `decided` were decided as granted and `sent_again` as retry. Of all members
+    `inside` have access and `refused` were refused for these reasons; `left` are neither, and must be 0.
+    """
+
+    settled: int
+    decided: int
+    sent_again: int
+    inside: int
+    refused: Counter[str]
+    left: int
+
+
+async def cure(service: FakeService, ledger: Path, base_url: str, concurrency: int) -> Cure:
+    """Let all customers who were granted join, settle every held grant of the ledger, and count."""
+    options = {**service.session_options(), "base_url": base_url, "proxy": None}
+    async with Granter(Session(**options, max_connections=concurrency), SqliteLedger(ledger)) as granter:
+        _join(service)
+        settled = sum(finding.settled for finding in await granter.reconcile())
+        held = [grant async for grant in granter.grants([GrantStatus.UNKNOWN])]
+        entered = _entered(service)
+        entered.subtract([_pair(grant) async for grant in granter.grants(_GRANTED)])
+        decided = 0
+        for grant in held:
+            is_granted = entered[_pair(grant)] > 0
+            entered[_pair(grant)] -= 1
+            decided += is_granted
+            decision: Decision = "granted" if is_granted else "retry"
+            await granter.resolve(grant.ref, decision, reason=f"rule of the demo: {RULE}")
+        await granter.run_planned(concurrency=concurrency)
+        _join(service)
+        rows = [grant async for grant in granter.grants()]
+    entered = _entered(service)
+    inside = sum(grant.status in _GRANTED and entered[_pair(grant)] > 0 for grant in rows)
+    refused = Counter(_reason(grant) for grant in rows if grant.status is GrantStatus.REFUSED)
+    return Cure(settled, decided, len(held) - decided, inside, refused, len(rows) - inside - refused.total())
+
+
+def _join(service: FakeService) -> None:
+    """Let every customer use the token that was granted for him."""
+    for token in service.tokens:
+        if token.used_by is None and token.member_id is not None:
+            service.redeem(token.value)
+
+
+def _entered(service: FakeService) -> Counter[tuple[int | None, int]]:
+    """Return how often each member has entered by a token, for each plan."""
+    return Counter((token.used_by, token.plan_id) for token in service.tokens if token.used_by is not None)
+
+
+def _pair(grant: Grant) -> tuple[int | None, int]:
+    return grant.member_id, grant.plan_id
+
+
+def _reason(grant: Grant) -> str:
+    return (grant.error.description if isinstance(grant.error, APIError) else None) or str(grant.error)
