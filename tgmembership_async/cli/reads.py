@@ -1,7 +1,7 @@
 """The commands that only read from the service, generated from a table."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 import attrs
@@ -9,9 +9,9 @@ import click
 
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.output import Format, format_option, write_one, writing
+from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.session import Session
-from tgmembership_async.values.duration import Duration
-from tgmembership_async.values.models import PaymentMethodUsage, Plan, PlanPerformance, Revenue, Subscriber
+from tgmembership_async.values.models import PaymentMethodUsage, Plan, PlanPerformance, Revenue
 from tgmembership_async.values.money import Money
 
 
@@ -67,13 +67,6 @@ _READS: Final[Mapping[str, Read]] = {
         ("revenue", "revenue --format json"),
         rows=_amounts,
     ),
-    "subscribers": Read(
-        Session.get_subscribers,
-        Subscriber,
-        "List the subscribers and their plans.\n\nTimes are in UTC.",
-        ("subscribers --user-id 4200", "subscribers --format csv > subscribers.csv"),
-        "user_id",
-    ),
     "users": Read(
         Session.count_users,
         None,
@@ -81,38 +74,6 @@ _READS: Final[Mapping[str, Read]] = {
         ("users", "users --format json"),
     ),
 }
-
-
-def columns_of(model: type[Any]) -> tuple[str, ...]:
-    """Return the columns of a model's rows; money takes two, the amount and `currency`."""
-    names: list[str] = []
-    for field in attrs.fields(model):
-        names += [field.name, "currency"] if _is_money(field.type) else [field.name]
-    return tuple(names)
-
-
-def _is_money(annotation: object) -> bool:
-    return annotation in (Money, Money | None)
-
-
-def row_of(value: Any) -> dict[str, Any]:
-    """Return a model as a row of exact values."""
-    row: dict[str, Any] = {}
-    for field in attrs.fields(value.__class__):
-        one = getattr(value, field.name)
-        if _is_money(field.type):
-            row |= {field.name: one and one.amount, "currency": one and one.currency}
-        else:
-            row[field.name] = _plain(one)
-    return row
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Duration):
-        return value.text
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[str, Any]", value))
-    return value
 
 
 def _command(name: str, read: Read) -> click.Command:

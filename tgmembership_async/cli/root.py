@@ -56,7 +56,6 @@ _HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs fro
     "provision": "provision.command",
     "report": "report.command",
     "revenue": "reads",
-    "subscribers": "reads",
     "users": "reads",
     "webhook": "webhook.command",
 }

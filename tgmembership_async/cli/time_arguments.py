@@ -1,4 +1,4 @@
-"""Parse a time argument: a date, a date with a time, or a duration before now."""
+"""Parse arguments of time: a duration; a date, a date with a time, or a duration before now."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,14 +12,28 @@ _AGO: Final = re.compile(r"([0-9]{1,6})([mhdw])")
 
 def parse_time(text: str, now: datetime) -> datetime | None:
     """Return `text` as an aware datetime, or None. Without an offset it is UTC; `7d` is seven days before `now`."""
-    ago = _AGO.fullmatch(text)
     try:
-        if ago is not None:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if (ago := parse_duration(text)) is not None:
+            return now - ago
         found = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         return None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def parse_duration(text: str) -> timedelta | None:
+    """Return `text`, such as 90m, 12h, 7d or 2w, as a duration, or None."""
+    found = _AGO.fullmatch(text)
+    return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def duration_option(_context: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
+    """Return the duration of an option. A click callback; raises BadParameter with examples."""
+    found = None if value is None else parse_duration(value)
+    if value is not None and found is None:
+        msg = f"{value!r} is not a duration: use 90m, 12h, 7d or 2w"
+        raise click.BadParameter(msg, param=parameter)
+    return found
 
 
 def option(_context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:

@@ -12,7 +12,7 @@ from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.cli.credentials import PREFIX, session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
-from tgmembership_async.cli.reads import columns_of, row_of
+from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.cli.time_arguments import option as time_option
 from tgmembership_async.errors import UsageError
 from tgmembership_async.project import Membership, Project
