@@ -15,7 +15,15 @@ from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.job import as_coroutine_function
 from tgmembership_async.grants.ledger import Ledger
-from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
+from tgmembership_async.grants.model import (
+    OWED,
+    Decision,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    check_decision,
+    check_ref,
+)
 from tgmembership_async.grants.owing import Owed
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
 from tgmembership_async.grants.reconciling import Finding, reconcile
@@ -296,9 +304,16 @@ class Granter(AsyncResource):
         return await self._ledger.get(check_ref(ref))
 
     async def grants(
-        self, status: GrantStatus | str | Collection[GrantStatus | str] | None = None, since: datetime | None = None
+        self,
+        status: GrantStatus | str | Collection[GrantStatus | str] | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
     ) -> AsyncIterator[Grant]:
-        """Yield rows, of one status or several, changed at `since` (aware) or later, with constant memory."""
+        """Yield rows, of one status or several, changed at `since` (aware) or later, with constant memory.
+
+        The oldest ref comes first. With `after`, begin behind the row of that ref: the last one of the page before.
+        Raises GrantError if the ledger has no such row.
+        """
         self._check_open()
         wanted = [status] if isinstance(status, str) else status
         try:
@@ -309,8 +324,15 @@ class Granter(AsyncResource):
         if since is not None and since.tzinfo is None:
             msg = "since must be an aware datetime: such as datetime.now(UTC) - timedelta(days=1)"
             raise UsageError(msg)
-        async for grant in self._ledger.grants(states, since):
+        async for grant in self._ledger.grants(states, since, None if after is None else check_ref(after)):
             yield grant
+
+    def owed(self, since: datetime | None = None, after: str | None = None) -> AsyncIterator[Grant]:
+        """Yield the rows of those who paid and have no link, as `grants` does: all but delivered and abandoned ones.
+
+        A granted row waits for its delivery, a planned one to be sent, an unknown or refused one for a decision.
+        """
+        return self.grants(OWED, since, after)
 
     def undelivered(self) -> AsyncIterator[Grant]:
         """Yield the rows that are granted and not marked as delivered: send those links again after a restart."""

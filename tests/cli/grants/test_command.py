@@ -86,6 +86,16 @@ def test_links_are_listed_when_asked_for() -> None:
     assert (line["token"], line["link"]) == (None, None)
 
 
+def test_who_paid_and_has_no_link_is_listed_with_commands_that_can_be_pasted(ledger: Path) -> None:
+    ask(ledger, lambda rows: rows.mark_delivered("granted"))
+    done = run("owed")
+    assert [json.loads(line)["ref"] for line in done.stdout.splitlines()] == ["refused", "unknown", "sending"]
+    assert f"1 refused; show the reasons: tgmembership grants list --status refused --ledger {ledger}" in done.stderr
+    page = run("owed", "--after", "refused", "--limit", 1)
+    assert json.loads(page.stdout)["ref"] == "unknown"
+    assert run("owed", "--after", "no such ref").exit_code == 1
+
+
 @pytest.mark.usefixtures("ledger")
 def test_a_list_is_filtered_by_status_time_and_limit() -> None:
     assert [line["ref"] for line in lines(run("list", "--status", "unknown", "--status", "refused"))] == [
@@ -314,7 +324,9 @@ def test_a_terminal_is_recognized(ledger: Path) -> None:
         assert process.wait(20) == 0
 
 
-@pytest.mark.parametrize("name", ["list", "show", "resolve", "reconcile", "undelivered", "mark-delivered", "purge"])
+@pytest.mark.parametrize(
+    "name", ["list", "show", "resolve", "reconcile", "owed", "undelivered", "mark-delivered", "purge"]
+)
 def test_each_command_has_help_without_a_ledger(name: str) -> None:
     assert "TGMEMBERSHIP_LEDGER" in run(name, "--help").stdout
 

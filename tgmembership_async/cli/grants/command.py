@@ -1,7 +1,8 @@
 """`tgmembership grants`: list the grants of a ledger, also while its owner runs, and resolve unknown outcomes."""
 
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain
@@ -17,13 +18,14 @@ from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import columns, fields_of
 from tgmembership_async.cli.grants.view import COLOURS, show_findings, show_grants, show_history, show_one
 from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened
+from tgmembership_async.cli.next_steps import next_steps
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.importing.members import InvalidRow, read_refs
 from tgmembership_async.grants.ledger import Ledger
-from tgmembership_async.grants.model import Attempt, Decision, DecisionMade, Grant, GrantStatus, check_decision
+from tgmembership_async.grants.model import OWED, Attempt, Decision, DecisionMade, Grant, GrantStatus, check_decision
 from tgmembership_async.grants.reconciling import Finding
 from tgmembership_async.values.models import AccessToken
 
@@ -32,6 +34,7 @@ _EPILOG: Final = """
 \b
 Examples:
   export TGMEMBERSHIP_LEDGER=grants.db
+  tgmembership grants owed
   tgmembership grants list --status unknown --since 24h
   tgmembership grants reconcile
   tgmembership grants show pi_3Nf
@@ -85,6 +88,7 @@ _since = click.option(
     callback=time_arguments.option,
     help="Only grants changed since, for example 2026-11-01 or 12h. [default: all]",
 )
+_after = click.option("--after", metavar="REF", help="Only grants after this one, the last of the page before.")
 
 
 @command.command("list", epilog=_example("list --status unknown --status refused --since 24h"))
@@ -96,15 +100,45 @@ _since = click.option(
     help="Only grants with this status; repeatable.",
 )
 @_since
+@_after
 @_limit
 @_show_links
 @format_option
-def list_(
-    *, ledger: Place, status: tuple[str, ...], since: datetime | None, limit: int | None, show_links: bool, form: Format
-) -> None:
+def list_(*, ledger: Place, status: tuple[str, ...], **shown: Any) -> None:
     """List the grants of a ledger, oldest first."""
-    wanted = list(map(GrantStatus, status)) or None
-    _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
+    _list(ledger, list(map(GrantStatus, status)) or None, **shown)
+
+
+def _list(
+    ledger: Place,
+    wanted: Collection[GrantStatus] | None,
+    *,
+    since: datetime | None,
+    after: str | None,
+    limit: int | None,
+    show_links: bool,
+    form: Format,
+) -> Counter[GrantStatus]:
+    return _with(
+        ledger, lambda rows: show_grants(rows.grants(wanted, since, after), form, links=show_links, limit=limit)
+    )
+
+
+@command.command("owed", epilog=_example("owed --since 7d"))
+@_ledger
+@_since
+@_after
+@_limit
+@_show_links
+@format_option
+def owed(*, ledger: Place, **shown: Any) -> None:
+    """List who paid and has no link, oldest first.
+
+    These are the grants that are granted and not marked as delivered, planned, being sent, unknown or refused: all but
+    those delivered or abandoned. What to do about each status is printed on stderr.
+    """
+    for sentence in next_steps(_list(ledger, OWED, **shown), ledger):
+        note(sentence)
 
 
 @command.command("show", epilog=_example("show pi_3Nf --format json"))
@@ -175,16 +209,16 @@ def reconcile(*, ledger: Place, form: Format) -> None:
 @command.command("undelivered", epilog=_example("undelivered --show-links --format csv > links.csv"))
 @_ledger
 @_since
+@_after
 @_limit
 @_show_links
 @format_option
-def undelivered(*, ledger: Place, since: datetime | None, limit: int | None, show_links: bool, form: Format) -> None:
+def undelivered(*, ledger: Place, **shown: Any) -> None:
     """List the granted members whose links are not delivered.
 
     These customers may be waiting for their links. Send the links, then run mark-delivered.
     """
-    wanted = [GrantStatus.GRANTED]
-    _with(ledger, lambda rows: show_grants(rows.grants(wanted, since), form, links=show_links, limit=limit))
+    _list(ledger, [GrantStatus.GRANTED], **shown)
 
 
 @command.command(

@@ -1,11 +1,12 @@
 """Print grants as tables, JSON or CSV."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from tgmembership_async.cli.grant_lines import columns, fields_of, status_of
 from tgmembership_async.cli.output import Format, note, resolved, write_one, writing
-from tgmembership_async.grants.model import Attempt, DecisionMade, Grant
+from tgmembership_async.grants.model import Attempt, DecisionMade, Grant, GrantStatus
 from tgmembership_async.grants.reconciling import Finding
 
 TERMINAL_LIMIT: Final = 100
@@ -21,18 +22,24 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 
 
-async def show_grants(grants: AsyncIterator[Grant], form: Format, *, links: bool, limit: int | None = None) -> None:
-    """Write grants one by one or as a table; `limit` None is all, or TERMINAL_LIMIT in a table."""
+async def show_grants(
+    grants: AsyncIterator[Grant], form: Format, *, links: bool, limit: int | None = None
+) -> Counter[GrantStatus]:
+    """Write grants one by one or as a table, and count them; `limit` None is all, or TERMINAL_LIMIT in a table."""
     if resolved(form) != "table":
+        counts: Counter[GrantStatus] = Counter()
         with writing(form, columns(links=links)) as out:
             async for grant in _first(grants, limit):
+                counts[grant.status] += 1
                 out.row(fields_of(grant, links=links))
-        return
+        return counts
     limit = TERMINAL_LIMIT if limit is None else limit
     rows = [grant async for grant in _first(grants, limit + 1 if limit else None)]
-    _table([_for_people(grant, links=links) for grant in (rows[:limit] if limit else rows)])
-    if limit and len(rows) > limit:
+    shown = rows[:limit] if limit else rows
+    _table([_for_people(grant, links=links) for grant in shown])
+    if len(rows) > len(shown):
         note(f"Only the first {limit:,} are shown; --limit 0 shows all.")
+    return Counter(grant.status for grant in shown)
 
 
 async def _first(grants: AsyncIterator[Grant], limit: int | None) -> AsyncIterator[Grant]:
