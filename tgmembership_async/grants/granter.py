@@ -25,7 +25,7 @@ from tgmembership_async.grants.model import (
     check_ref,
 )
 from tgmembership_async.grants.owing import Owed
-from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
+from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason, check_concurrency
 from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.session import Session, account_of
@@ -287,16 +287,22 @@ class Granter(AsyncResource):
         found = AccessToken(token=token, raw=token) if isinstance(token, str) else token
         return await self._ledger.decide(ref, checked, found, reason)
 
-    async def reconcile(self) -> list[Finding]:
-        """Ask `getSubscribers` about each unknown row with a member, and settle to granted what that proves.
+    async def reconcile(
+        self, *, concurrency: int = 8, told: Callable[[Finding], object] = lambda _: None
+    ) -> list[Finding]:
+        """Ask `getSubscribers` about each member of the unknown rows, and settle to granted what that proves.
+
+        `concurrency` members are asked about at once, each one time. `told` is called with each Finding as it is made.
 
         Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
         ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
-        service's, as the Date of its replies tells. Everything else is left as it is, and reported with what was seen;
-        so is a row whose call failed. Raises Unauthorized where the credentials are rejected.
+        service's, as the Date of its replies tells. It cannot prove the opposite: a token that nobody has used shows
+        nowhere. Everything else is left as it is, and reported with what was seen; so is a row whose call failed.
+        Raises Unauthorized where the credentials are rejected.
         """
         self._check_open()
-        return await reconcile(self._session, self._ledger)
+        check_concurrency(concurrency)
+        return await reconcile(self._session, self._ledger, concurrency=concurrency, told=told)
 
     async def get(self, ref: str) -> Grant | None:
         """Return the row of a ref, or None if the ledger has none."""
