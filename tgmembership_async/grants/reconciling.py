@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from anyio import create_task_group
+from anyio import CapacityLimiter, create_task_group
 from attrs import frozen
 
 from tgmembership_async.errors import TGMembershipError, Unauthorized, UsageError
@@ -17,6 +17,8 @@ from tgmembership_async.values.models import Subscriber
 
 MARGIN: Final = timedelta(minutes=5)
 """How long after the attempt a subscription must have begun: the clock may have been wrong when that was recorded."""
+_SETTLING: Final = 8
+"""How many members are at work for each one that is asked about: the others are written, in common commits."""
 _ENDS_THE_ROUND: Final = (UsageError, Unauthorized)
 _POSSIBLE: Final = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
 
@@ -74,7 +76,8 @@ async def reconcile(session: Session, ledger: Ledger, *, concurrency: int, told:
     of_member: dict[int | None, list[Grant]] = defaultdict(list)
     for grant in held:
         of_member[grant.member_id].append(grant)
-    look = _Look(session, ledger, await _rivals(ledger, {(grant.plan_id, grant.member_id) for grant in held}))
+    rivals = await _rivals(ledger, {(grant.plan_id, grant.member_id) for grant in held})
+    look = _Look(session, ledger, rivals, CapacityLimiter(concurrency))
     findings: dict[str, Finding] = {}
     failures: list[Exception] = []
     members = iter(of_member.items())
@@ -91,7 +94,7 @@ async def reconcile(session: Session, ledger: Ledger, *, concurrency: int, told:
                 failures.append(failure)
 
     async with create_task_group() as group:
-        for _ in range(min(concurrency, len(of_member))):
+        for _ in range(min(_SETTLING * concurrency, len(of_member))):
             group.start_soon(work)
     for failure in failures:
         raise failure
@@ -115,6 +118,7 @@ class _Look:
     session: Session
     ledger: Ledger
     rivals: Mapping[tuple[int, int | None], int]
+    asking: CapacityLimiter
 
     async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
         if member_id is None:
@@ -122,7 +126,8 @@ class _Look:
         if self.session.generation != "legacy":
             return _unsettled(grants, f"API {self.session.generation} cannot be asked who has access")
         try:
-            seen = await self.session.get_subscribers(member_id)
+            async with self.asking:
+                seen = await self.session.get_subscribers(member_id)
         except _ENDS_THE_ROUND:
             raise
         except TGMembershipError as error:
