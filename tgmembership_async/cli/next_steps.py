@@ -9,20 +9,23 @@ from tgmembership_async.grants.model import GrantStatus
 
 _STEPS: Final[Mapping[GrantStatus, tuple[str, tuple[str, ...]]]] = {
     GrantStatus.UNKNOWN: (
-        "{count:,} unknown, not sent again until you decide; see what the service proves: {command}",
+        "Unknown outcomes: {count:,}. These grants are not sent again until you decide: {command}",
         ("grants", "reconcile"),
     ),
     GrantStatus.REFUSED: (
-        "{count:,} refused; show the reasons: {command}",
+        "Refused: {count:,}. Show the reasons: {command}",
         ("grants", "list", "--status", "refused"),
     ),
-    GrantStatus.SENDING: ("{count:,} being sent now; look again: {command}", ("grants", "list", "--status", "sending")),
+    GrantStatus.SENDING: (
+        "Being sent: {count:,}. Look again in a minute: {command}",
+        ("grants", "list", "--status", "sending"),
+    ),
     GrantStatus.PLANNED: (
-        "{count:,} planned, sent by the next `provision` of their file, or `Granter.run_planned`; list them: {command}",
+        "Planned: {count:,}. `tgmembership provision` of their file sends them, or `Granter.run_planned`: {command}",
         ("grants", "list", "--status", "planned"),
     ),
     GrantStatus.GRANTED: (
-        "{count:,} granted and not marked as delivered; show the links: {command}",
+        "Granted and not marked as delivered: {count:,}. Show the links: {command}",
         ("grants", "undelivered", "--show-links"),
     ),
 }

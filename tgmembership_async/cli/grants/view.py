@@ -1,7 +1,7 @@
 """Print grants as tables, JSON or CSV."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from tgmembership_async.cli.grant_lines import columns, fields_of, status_of
@@ -36,7 +36,7 @@ async def show_grants(
     limit = TERMINAL_LIMIT if limit is None else limit
     rows = [grant async for grant in _first(grants, limit + 1 if limit else None)]
     shown = rows[:limit] if limit else rows
-    _table([_for_people(grant, links=links) for grant in shown])
+    _table([for_people(grant, links=links) for grant in shown])
     if len(rows) > len(shown):
         note(f"Only the first {limit:,} are shown; --limit 0 shows all.")
     return Counter(grant.status for grant in shown)
@@ -54,7 +54,7 @@ async def _first(grants: AsyncIterator[Grant], limit: int | None) -> AsyncIterat
 def show_one(grant: Grant, form: Format, *, links: bool) -> None:
     """Write one grant."""
     if resolved(form) == "table":
-        _table([_for_people(grant, links=links)])
+        _table([for_people(grant, links=links)])
     else:
         write_one(form, fields_of(grant, links=links))
 
@@ -87,10 +87,13 @@ def _decision(made: DecisionMade) -> dict[str, Any]:
     return {"decision": made.decision, "decided_at": made.decided_at, "reason": made.reason}
 
 
-def show_findings(findings: Iterable[Finding], form: Format) -> None:
-    """Write the result of reconciling each row."""
+def show_findings(findings: Sequence[Finding], form: Format) -> None:
+    """Write the result of reconciling each row; a table has TERMINAL_LIMIT of them."""
     if resolved(form) == "table":
-        _table([_for_people(finding.grant, links=False) | {"why": finding.why} for finding in findings])
+        shown = findings[:TERMINAL_LIMIT]
+        _table([for_people(finding.grant, links=False) | {"why": finding.why} for finding in shown])
+        if len(findings) > len(shown):
+            note(f"Only the first {TERMINAL_LIMIT:,} are shown; --format jsonl shows all.")
         return
     with writing(form, (*columns(links=False), "settled", "why", "seen")) as out:
         for finding in findings:
@@ -105,7 +108,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
             out.row(row)
 
 
-def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
+def for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
     """Return a grant as a row of a table: with its error shortened, without the advice that `show` prints."""
     key = None if grant.token is None else grant.token.best
     return {
@@ -117,11 +120,12 @@ def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
         "changed": grant.updated_at,
         "note": grant.note,
         **({"link": key} if links else {}),
-        "why": _why(grant.error),
+        "why": why(grant.error),
     }
 
 
-def _why(error: BaseException | None) -> str:
+def why(error: BaseException | None) -> str:
+    """Return the reason of an error in a few words, without the advice around it."""
     cause = getattr(error, "cause", None) or error
     text = str(cause.args[0]) if cause is not None and cause.args else ""
     return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"

@@ -19,7 +19,8 @@ from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
-from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
+from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, streaming, write_one, writing
+from tgmembership_async.cli.problems import Problems
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.cli.provision.result import check_result, result_option, write_result
@@ -142,7 +143,7 @@ def command(
     )
     began = monotonic()
     problem: TGMembershipError | None = None
-    with writing(form, columns(links=show_links)) as out:
+    with streaming(form, columns(links=show_links), links=show_links) as out:
         try:
             anyio.run(job.carry_out, _requests(file, members), out)
         except KeyboardInterrupt:
@@ -151,6 +152,7 @@ def command(
             if not job.begun:
                 raise
             problem = error
+    job.problems.show()
     for sentence in sentences(job.summary, job.total, monotonic() - began, job.ledger, links=show_links):
         note(sentence)
     anyio.run(partial(write_result, result, members, where, links=show_links))
@@ -230,6 +232,7 @@ class Job:
     interrupted: bool = False
     summary: Summary = field(factory=Summary)
     statuses: set[str] = field(factory=set[str])
+    problems: Problems = field(factory=Problems)
 
     async def carry_out(self, requests: Iterator[GrantRequest], out: Writer) -> None:
         """Send all grants and write a row for each; on a signal, finish the grants in flight and end."""
@@ -252,6 +255,8 @@ class Job:
         async for grant in run:
             fields = fields_of(grant, links=self.links)
             self.statuses.add(fields["status"])
+            if grant.error is not None:
+                self.problems.add(grant.ref, fields["status"], grant.error)
             out.row(fields)
             if bar.shown:
                 bar.show(*progress(run.summary))

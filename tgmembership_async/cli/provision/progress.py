@@ -6,23 +6,42 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 _COLOURS: Final = {"granted": "green", "refused": "red", "unknown": "yellow", "kills": "magenta"}
+_WIDE: Final = 80
+"""Columns of a terminal that has room for a bar and the rate."""
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
 
 
 class Bar:
-    """Shows how many of `total` rows are done, and the counts named in `names`."""
+    """Shows how many of `total` rows are done, the counts named in `names`, the rate and the time left."""
 
     def __init__(
         self, console: Console, total: int, names: tuple[str, ...] = ("granted", "refused", "unknown")
     ) -> None:
         self._names = names
         self.shown: bool = console.is_terminal
+        wide = console.width >= _WIDE
         self._progress = Progress(
-            BarColumn(bar_width=30),
+            *([BarColumn(bar_width=min(30, console.width - 70))] if wide else ()),
             MofNCompleteColumn(),
             *(TextColumn(f"[{_COLOURS[name]}]{{task.fields[{name}]}} {name}") for name in names),
+            *([_Rate()] if wide else ()),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             redirect_stdout=sys.stdout.isatty(),  # output for a pipe must not go to the terminal
