@@ -117,7 +117,7 @@ class Commands(click.Group):
             with _harmless(), endings_interrupt():
                 return _flushed(super().invoke, ctx)
         except TGMembershipError as error:
-            message, code = _shown(str(error)), exit_of(error)
+            message, code = _shown(_advised(error)), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
         except (KeyboardInterrupt, click.Abort):
             with suppress(OSError):  # the terminal is gone
@@ -146,6 +146,20 @@ def _shown(text: str) -> str:
     from tgmembership_async.cli.output import shown  # noqa: PLC0415 - `--help` does not need it
 
     return shown(text)
+
+
+def _advised(error: TGMembershipError) -> str:
+    """Return the message of an error of a call, with what to do where the message cannot know it."""
+    from tgmembership_async.errors import Advice, CallError, Unauthorized  # noqa: PLC0415 - `--help` does not need it
+
+    advice = ""
+    if isinstance(error, Unauthorized):
+        advice = "check the credentials: tgmembership doctor"
+    elif isinstance(error, CallError) and error.advice is Advice.CALL_AGAIN:
+        advice = "it is safe to run the command again"
+    elif isinstance(error, CallError) and error.advice is Advice.WAIT:
+        advice = "run the command again later"
+    return f"{str(error).removesuffix('.')}; {advice}" if advice else str(error)
 
 
 def _flushed(invoke: Any, ctx: click.Context) -> Any:

@@ -88,6 +88,15 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
     show_default=True,
     help="Initial delay in seconds after a 429 without Retry-After.",
 )
+@click.option(
+    "--regrant",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How often a grant with an unknown outcome is sent again without a decision. Each time the member may get a "
+    "second token.",
+)
 @rate_option
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
 @result_option
@@ -103,6 +112,7 @@ def command(
     concurrency: int,
     attempts: int,
     backoff: float,
+    regrant: int,
     rate: int | None,
     show_links: bool,
     result: Path | None,
@@ -139,6 +149,7 @@ def command(
         ledger=where,
         total=total,
         concurrency=concurrency,
+        regrant=regrant,
         links=show_links,
     )
     began = monotonic()
@@ -227,6 +238,7 @@ class Job:
     ledger: Place
     total: int
     concurrency: int
+    regrant: int
     links: bool
     begun: bool = False
     interrupted: bool = False
@@ -238,7 +250,10 @@ class Job:
         """Send all grants and write a row for each; on a signal, finish the grants in flight and end."""
         console = Console(stderr=True, highlight=False)
         # The Granter closes the session, and with it its connections, before it waits for answers to be stored.
-        async with opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
+        async with (
+            opened(self.ledger) as ledger,
+            Granter(self.session, ledger, regrant_limit=self.regrant) as granter,
+        ):
             self.begun = True
             run = granter.provision(requests, concurrency=self.concurrency)
             with Bar(console, self.total) as bar:

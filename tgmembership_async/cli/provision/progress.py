@@ -29,10 +29,13 @@ class _Rate(ProgressColumn):
 
 
 class Bar:
-    """Shows how many of `total` rows are done, the counts named in `names`, the rate and the time left."""
+    """Shows how many of `total` rows are done, the counts named in `names`, the rate and the time left.
+
+    Where the total is not known, the bar appears with the first call of `show`.
+    """
 
     def __init__(
-        self, console: Console, total: int, names: tuple[str, ...] = ("granted", "refused", "unknown")
+        self, console: Console, total: int | None, names: tuple[str, ...] = ("granted", "refused", "unknown")
     ) -> None:
         self._names = names
         self.shown: bool = console.is_terminal
@@ -53,15 +56,18 @@ class Bar:
 
     def show(self, done: int, counts: Mapping[str, int]) -> None:
         """Update the number of rows done and the counts."""
+        if not self.shown:
+            return
+        self._progress.start()
         self._progress.update(self._task, completed=done, **self._of(counts))
 
     def __enter__(self) -> Self:
-        if self.shown:
+        if self.shown and self._progress.tasks[0].total is not None:
             self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.shown:  # rich 13 prints an empty line even after a disabled bar
+        if self._progress.live.is_started:  # rich 13 prints an empty line even after a disabled bar
             self._progress.stop()
