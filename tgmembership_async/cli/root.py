@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tgmembership_async.cli.exit_codes import MEANINGS, Exit, exit_of
+from tgmembership_async.cli.help_pages import PageContext, with_pages
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.version import __version__
 
@@ -81,6 +82,8 @@ Exit codes:
 class Commands(click.Group):
     """A group that imports a command on use: `command` of its module, or an entry of `commands` if that has several."""
 
+    context_class = PageContext
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names of the commands."""
         return list(_COMMANDS)
@@ -92,7 +95,7 @@ class Commands(click.Group):
         home = _HOMES.get(cmd_name, cmd_name)
         module = import_module(f"tgmembership_async.cli.{home}")
         found: click.Command = module.commands[cmd_name] if hasattr(module, "commands") else module.command
-        return found
+        return with_pages(found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's too
         """Write the list of commands from the table, so that `--help` imports none of them."""
@@ -169,7 +172,9 @@ def _flushed(invoke: Any, ctx: click.Context) -> Any:
         sys.stdout.flush()
 
 
-@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option(
     "--env-file",

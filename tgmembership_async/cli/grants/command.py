@@ -70,8 +70,9 @@ _after = click.option("--after", metavar="REF", help="Only grants after this one
 @click.option(
     "--status",
     type=click.Choice(list(map(str, GrantStatus))),
+    metavar="STATUS",
     multiple=True,
-    help="Only grants with this status; repeatable.",
+    help=f"Only grants that are {', '.join(list(GrantStatus)[:-1])} or {GrantStatus.ABANDONED}; repeatable.",
 )
 @since_option
 @_after

@@ -46,17 +46,14 @@ _EPILOG: Final = """
 \b
 Decisions:
   granted  the customer has access; store the token or link with --token-file
-  retry    the next run sends the grant again; if the first attempt took effect,
-           the customer gets a second token
-  abandon  no access is granted for this ref, now or later; also for a planned
-           grant
+  retry    the next run sends the grant again; if the first attempt took effect, the customer gets a second token
+  abandon  no access is granted for this ref, now or later; also for a planned grant
 
 \b
 Examples:
   tgmembership grants resolve pi_3Nf granted --reason "customer is in the chat"
   tgmembership grants resolve --status unknown --since 24h retry --reason outage
-  tgmembership grants resolve --status refused --match blocked abandon --yes \\
-    --reason refunded
+  tgmembership grants resolve --status refused --match blocked abandon --yes --reason refunded
 """
 
 

@@ -47,9 +47,14 @@ Examples:
   tgmembership grants list --status unknown --ledger grants.db
 
 \b
-members.csv:                          members.jsonl:
-  ref,member_id,plan_id,note            {"ref": "pi_3Nf", "member_id": 4200, "plan_id": 1}
-  pi_3Nf,4200,1,chat 77                 {"ref": "pi_3Ng", "member_id": 4201}
+members.csv:
+  ref,member_id,plan_id,note
+  pi_3Nf,4200,1,chat 77
+
+\b
+members.jsonl:
+  {"ref": "pi_3Nf", "member_id": 4200, "plan_id": 1}
+  {"ref": "pi_3Ng", "member_id": 4201}
 
 \b
 Exit code, the highest that applies:
