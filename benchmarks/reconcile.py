@@ -11,9 +11,10 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 from server import server
@@ -30,7 +31,7 @@ ROUNDS = 2
 LOST = Settlement(GrantStatus.UNKNOWN, error=OutcomeUnknown("lost", method="addMember", maybe_applied=True))
 OURS = "reconcile, nothing proved", "reconcile, every row settled"
 READS = "get_subscribers of the same members"
-Measure = Callable[[str, int], Awaitable["Figure"]]
+Measure = Callable[[str, int], Coroutine[Any, Any, "Figure"]]
 
 
 @frozen

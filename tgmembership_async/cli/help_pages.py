@@ -1,6 +1,7 @@
 """Help pages that fit the terminal: lines of examples and lists are folded, at spaces only, where they are too long."""
 
 import re
+from functools import partial
 from textwrap import wrap
 from typing import Final
 
@@ -10,7 +11,7 @@ _COMMAND: Final = re.compile(r" *(?:tgmembership|export) ")
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
 _TERM: Final = re.compile(r" *\S+ {2,}")
 _MARGIN: Final = 4
-_ONLY_AT_SPACES: Final = {"break_long_words": False, "break_on_hyphens": False}
+_wrap: Final = partial(wrap, break_long_words=False, break_on_hyphens=False)
 
 
 class Formatter(click.HelpFormatter):
@@ -41,7 +42,7 @@ def _folded(line: str, width: int) -> str:
     if _COMMAND.match(line):
         margin = " " * (len(line) - len(line.lstrip()) + _MARGIN)
         whole = _QUOTED.sub(lambda text: text[0].replace(" ", "\0"), line)
-        return " \\\n".join(wrap(whole, width - 2, subsequent_indent=margin, **_ONLY_AT_SPACES)).replace("\0", " ")
+        return " \\\n".join(_wrap(whole, width - 2, subsequent_indent=margin)).replace("\0", " ")
     term = _TERM.match(line)
     margin = " " * (term.end() if term else len(line) - len(line.lstrip()))
-    return "\n".join(wrap(line, width, subsequent_indent=margin, **_ONLY_AT_SPACES))
+    return "\n".join(_wrap(line, width, subsequent_indent=margin))

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from typing import Final
 
-from tgmembership_async.cli.grants.view import COLOURS, why
+from tgmembership_async.cli.grant_lines import COLOURS, why
 from tgmembership_async.cli.output import note, note_table
 from tgmembership_async.errors import TGMembershipError
 

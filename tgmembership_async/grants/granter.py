@@ -288,7 +288,7 @@ class Granter(AsyncResource):
         return await self._ledger.decide(ref, checked, found, reason)
 
     async def reconcile(
-        self, *, concurrency: int = 8, told: Callable[[Finding], object] = lambda _: None
+        self, *, concurrency: int = 8, told: Callable[[Finding], object] | None = None
     ) -> list[Finding]:
         """Ask `getSubscribers` about each member of the unknown rows, and settle to granted what that proves.
 

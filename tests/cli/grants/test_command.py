@@ -282,8 +282,8 @@ def test_nothing_is_resolved_without_a_confirmation(outage: Path) -> None:
     arguments = [*COMMAND, "grants", *map(str, RESOLVE)]
     for answer, status in (("n", "planned"), ("y", "abandoned")):
         with Terminal() as terminal:
-            streams = {"stdin": terminal.theirs, "stdout": terminal.theirs, "stderr": terminal.theirs}
-            with Forked(arguments, env=environment, **streams) as process:
+            end = terminal.theirs
+            with Forked(arguments, stdin=end, stdout=end, stderr=end, env=environment) as process:
                 terminal.read_until(r"Decide 'abandon' about 5 grants\? \[y/N\]")
                 terminal.write(answer)
                 assert process.wait(60) == (130 if answer == "n" else 0)

@@ -12,10 +12,10 @@ import click
 
 from tgmembership_async.cli import time_arguments
 from tgmembership_async.cli.exit_codes import Exit
-from tgmembership_async.cli.grant_lines import columns, fields_of
+from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grants.deciding import reconcile, resolve
 from tgmembership_async.cli.grants.opening import each, example, grants_ledger, since_option, with_ledger
-from tgmembership_async.cli.grants.view import COLOURS, show_grants, show_history
+from tgmembership_async.cli.grants.view import show_grants, show_history
 from tgmembership_async.cli.ledger_option import Place
 from tgmembership_async.cli.next_steps import next_steps
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing

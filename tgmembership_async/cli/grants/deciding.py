@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Final, TextIO, get_args
 
 import click
-from attrs import field, frozen
+from attrs import frozen
 
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exit_codes import Exit
-from tgmembership_async.cli.grant_lines import columns, fields_of
+from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grants.opening import (
     each,
     example,
@@ -20,7 +20,7 @@ from tgmembership_async.cli.grants.opening import (
     since_option,
     with_ledger,
 )
-from tgmembership_async.cli.grants.view import COLOURS, for_people, show_findings, show_one
+from tgmembership_async.cli.grants.view import for_people, show_findings, show_one
 from tgmembership_async.cli.ledger_option import Place, check_there
 from tgmembership_async.cli.output import (
     Format,
@@ -65,10 +65,10 @@ class Wanted:
     plan_id: int | None
     since: datetime | None
     match: str | None
-    given: bool = field(init=False)
 
-    @given.default
-    def _is_given(self) -> bool:
+    @property
+    def given(self) -> bool:
+        """Tell whether any of them was said."""
         return bool(self.status or self.plan_id or self.since or self.match)
 
     def includes(self, grant: Grant) -> bool:

@@ -4,22 +4,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
-from tgmembership_async.cli.grant_lines import columns, fields_of, status_of
+from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of, status_of, why
 from tgmembership_async.cli.output import Format, note, resolved, write_one, writing
 from tgmembership_async.grants.model import Attempt, DecisionMade, Grant, GrantStatus
 from tgmembership_async.grants.reconciling import Finding
 
 TERMINAL_LIMIT: Final = 100
-_MAX_REASON: Final = 80
-COLOURS: Final[Mapping[str, str]] = {
-    "granted": "green",
-    "delivered": "blue",
-    "refused": "red",
-    "unknown": "yellow",
-    "sending": "magenta",
-    "planned": "cyan",
-    "abandoned": "dim",
-}
 
 
 async def show_grants(
@@ -122,10 +112,3 @@ def for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
         **({"link": key} if links else {}),
         "why": why(grant.error),
     }
-
-
-def why(error: BaseException | None) -> str:
-    """Return the reason of an error in a few words, without the advice around it."""
-    cause = getattr(error, "cause", None) or error
-    text = str(cause.args[0]) if cause is not None and cause.args else ""
-    return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"
