@@ -62,8 +62,10 @@ def by_id(
     async def next_page(after: int) -> Page:
         nonlocal last
         if last is None:
-            after, last = await read(bounds)
-        until = last
+            after, until = await read(bounds)
+            last = until
+        else:
+            until = last
         return await read(lambda connection: page(connection, after, until, states, earliest))
 
     return Paged(next_page)
