@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
 PLANS = [
     {
@@ -31,16 +33,31 @@ ME = {  # Telegram's reply to getMe, for the peer aiogram
 TOKEN = {"access_token": "aE1pu1lJo7XBetF5gIRHYH7L", "link": "https://t.me/my_fake_bot?start=aE1pu1lJo7XBetF5gIRHYH7L"}
 
 
-def _answer(result: object) -> bytes:
+SUBSCRIBED = [{"user_id": "42", "plan_id": "1", "started_at": "2100-01-01T00:00:00+00:00"}]
+
+
+def _answer(result: object, headers: bytes = b"") -> bytes:
     body = json.dumps({"ok": True, "code": 200, "result": result}).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    head = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (headers, len(body)) + body
 
 
 READ, GRANTED, BOT = _answer(PLANS), _answer(TOKEN), _answer(ME)
 
 
+def _subscribed() -> bytes:
+    """Return a subscription that began after every attempt, with the Date that `reconcile` needs."""
+    return _answer(SUBSCRIBED, f"date: {format_datetime(datetime.now(UTC), usegmt=True)}\r\n".encode())
+
+
+def _answer_to(head: bytes) -> bytes:
+    if b"/getSubscribers" in head:
+        return _subscribed()
+    return BOT if b"/getMe " in head else GRANTED if head.startswith(b"POST") else READ
+
+
 class Answer(asyncio.Protocol):
-    """Answer each GET with the same plans, each POST with the same token, and getMe with a bot, after the delay."""
+    """Answer each GET with the same plans, or one subscription, each POST with the same token, and getMe with a bot."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -65,7 +82,7 @@ class Answer(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._seen = rest[length:]
-            answer = BOT if b"/getMe " in head else GRANTED if head.startswith(b"POST") else READ
+            answer = _answer_to(head)
             if self._delay:
                 asyncio.get_running_loop().call_later(self._delay, self._reply, answer)
             else:

@@ -79,7 +79,7 @@ def approve(name: str, printed: str) -> None:
     path = SNAPSHOTS / f"{name}.txt"
     text = steady(printed)
     if _APPROVE:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(text, encoding="utf-8")
     assert path.is_file(), f"{name} is not approved yet: see {Path(__file__).name}"
     assert text == path.read_text(encoding="utf-8")

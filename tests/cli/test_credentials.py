@@ -86,7 +86,7 @@ def test_rejected_credentials_have_an_exit_code_of_their_own(
         monkeypatch.setenv(name, value)
     done = run("users")
     assert (done.exit_code, done.stdout) == (5, "")
-    assert done.stderr == "Error: countUsers: 401 wrong bot id or API key\n"
+    assert done.stderr == "Error: countUsers: 401 wrong bot id or API key; check the credentials: tgmembership doctor\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -105,6 +105,11 @@ def test_a_terminal_prompts_for_missing_credentials_and_hides_the_key(server: Fa
         ) as process,
     ):
         terminal.read_until("Bot id: ")
+        terminal.write("abc")
+        terminal.read_until("'abc' is no bot id")
+        terminal.write(CANARY_KEY + "x")
+        terminal.read_until("a text of that length is no bot id")
+        terminal.shown = ""  # the terminal itself shows what is typed
         terminal.write(told["TGMEMBERSHIP_BOT_ID"])
         terminal.read_until("API key .*: ")
         terminal.write(told["TGMEMBERSHIP_API_KEY"])

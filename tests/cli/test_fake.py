@@ -1,13 +1,15 @@
 """`tgmembership fake`: the printed environment variables, the service, and a clean end."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 
 import anyio
 import pytest
-from command_line import started, tgmembership
+from command_line import COMMAND, ENVIRONMENT, Terminal, started, tgmembership
+from forked import Forked
 
 from tgmembership_async import CallError, Session
 
@@ -58,6 +60,38 @@ def test_the_variables_are_those_of_the_generation(generation: str, names: list[
         code, out, err = ended(process)
     assert (code, out) == (0, "")
     assert "0 requests, 0 " in err
+
+
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("sh", "export TGMEMBERSHIP_BOT_ID=8047883872"),
+        ("fish", "set -gx TGMEMBERSHIP_BOT_ID 8047883872"),
+        ("powershell", "$env:TGMEMBERSHIP_BOT_ID = '8047883872'"),
+    ],
+)
+def test_the_variables_can_be_pasted_into_a_shell(shell: str, line: str) -> None:
+    with started("fake", "--shell", shell) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{line}\n"
+        assert ended(process)[0] == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_lines_to_paste_and_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**ENVIRONMENT, "SHELL": "/bin/bash"}
+    with (
+        Terminal() as terminal,
+        Forked([*COMMAND, "fake"], stdout=terminal.theirs, stderr=terminal.theirs, env=environment) as process,
+    ):
+        terminal.read_until("Ctrl-C ends it")
+        for name, value in re.findall(r"export (\w+)=(\S+)", terminal.shown):
+            monkeypatch.setitem(os.environ, name, value)
+        anyio.run(use)
+        terminal.read_until("3  GET countOrders")
+        assert re.search(r"\d\d:\d\d:\d\d +1  POST addMember", terminal.shown)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def test_a_fault_rate_injects_faults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import click
 import pytest
 from approved import approve, in_a_pipe, on_a_terminal
 from attrs import frozen
+from click.testing import CliRunner
 from command_line import COMMAND, ENVIRONMENT
 
+from tgmembership_async.cli.root import command as root
 from tgmembership_async.testing import FakePlan, FakeService, serve
 from tgmembership_async.testing.fake.values import SAMPLE_PLANS
 
@@ -82,6 +85,35 @@ def test_a_read_on_a_terminal(name: str, service: FakeService, commands: Command
     code, shown = commands.on_a_terminal(*arguments_of(name, service))
     assert code == 0, shown
     approve(f"{name}.terminal", shown)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_read_on_a_narrow_terminal(name: str, service: FakeService, commands: Commands) -> None:
+    code, shown = commands.on_a_terminal(*arguments_of(name, service), COLUMNS="60")
+    assert code == 0, shown
+    approve(f"{name}.60", shown)
+
+
+def paths(group: click.Group, *before: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        yield (*before, name)
+        if isinstance(found, click.Group):
+            yield from paths(found, *before, name)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("path", [(), *paths(root)], ids=" ".join)
+def test_a_help_page_has_an_example_and_breaks_no_word(
+    path: tuple[str, ...], columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TGMEMBERSHIP_LEDGER", raising=False)
+    shown = CliRunner().invoke(root, [*path, "--help"], prog_name="tgmembership", terminal_width=columns - 2).output
+    assert [line for line in shown.splitlines() if len(line) > columns and len(line.split()) > 1] == []
+    assert re.search(r"Examples?:\n +(export |tgmembership )", shown), "an example that can be pasted"
+    approve(f"help/{'.'.join(path) or 'tgmembership'}.{columns}", shown)
 
 
 def test_a_narrow_terminal_shows_blocks_and_breaks_no_word(commands: Commands) -> None:

@@ -132,6 +132,7 @@ def test_several_bots_may_share_a_ledger_on_purpose(make: Make, services: Servic
         async with granter(services[0], make(shared_by_bots=True)) as g:
             assert (await g.run_planned()).granted == 1
             assert [(grant.ref, grant.status) async for grant in g.grants()] == [("a", "granted"), ("later", "granted")]
+            assert [grant.ref async for grant in g.owed(after="a")] == ["later"]
         async with make() as whole:
             assert [grant.ref async for grant in whole.grants()] == ["7:a", "7:later", "8:a"]
         elsewhere = granter(services[0], make(), base_url="https://other.example")

@@ -13,6 +13,7 @@ from canary import CANARY_KEY
 from stub_transport import StubTransport, lost, not_sent, reply
 
 from tgmembership_async import (
+    Forbidden,
     GrantError,
     GrantHeld,
     NotFound,
@@ -496,6 +497,31 @@ def test_a_planned_ref_is_carried_out_later(backend: str) -> None:
             assert summary.granted == 5
             assert len(transport.requests) == 5
             assert (await granter.run_planned()).granted == 0
+
+    on(backend, scenario)
+
+
+def test_who_paid_and_has_no_link_is_listed_in_pages_until_it_is_delivered_or_abandoned(backend: str) -> None:
+    """One row of each status, the oldest first."""
+    refused = reply('{"ok": false, "code": 403, "description": "no"}', 403)
+
+    async def scenario() -> None:
+        async with granting(granted(), granted(), refused, lost(), lost()) as (granter, _, _ledger):
+            await granter.grant("granted", plan_id=1)
+            await granter.grant("delivered", plan_id=1)
+            await granter.mark_delivered("delivered")
+            for ref in ("refused", "unknown", "abandoned"):
+                with pytest.raises((Forbidden, GrantHeld)):
+                    await granter.grant(ref, plan_id=1)
+            await granter.resolve("abandoned", "abandon")
+            await granter.plan("planned", plan_id=1)
+            owed = [grant.ref async for grant in granter.owed()]
+            assert owed == ["granted", "refused", "unknown", "planned"]
+            assert [grant.ref async for grant in granter.owed(after="refused")] == ["unknown", "planned"]
+            assert [grant.ref async for grant in granter.owed(after="delivered")] == ["refused", "unknown", "planned"]
+            assert [grant async for grant in granter.owed(datetime.now(UTC) + timedelta(hours=1))] == []
+            with pytest.raises(GrantError, match="no grant with the ref"):
+                await anext(granter.owed(after="another"))
 
     on(backend, scenario)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_transport import StubTransport, lost, reply
 
-from tgmembership_async import GrantHeld, Request, Response, RetryPolicy, Session, Unauthorized
+from tgmembership_async import GrantHeld, Request, Response, RetryPolicy, Session, Unauthorized, UsageError
 from tgmembership_async.grants import Finding, Granter, GrantStatus, MemoryLedger
 from tgmembership_async.grants.reconciling import MARGIN, judged
 from tgmembership_async.protocol.service_clock import Offset
@@ -144,6 +144,38 @@ def test_eight_are_asked_about_at_a_time_and_one_that_fails_is_a_finding(backend
     assert [finding.grant.member_id for finding in failed] == [7, 9]
     assert ["500" in failed[0].why, "404" in failed[1].why] == [True, True]
     assert all(finding.grant.status is GrantStatus.GRANTED for finding in findings if finding.settled)
+
+
+def test_each_member_is_asked_about_once_and_each_finding_is_told_as_it_is_made(backend: str) -> None:
+    """Three rows of one member for plans of their own, and one row without a member."""
+    service, told = Service(before=-timedelta(hours=1)), list[Finding]()
+
+    async def scenario() -> list[Finding]:
+        async def step(request: Request) -> Response:
+            return await service(request)
+
+        transport = StubTransport(step)
+        session = Session(1, "k" * 40, transport=transport, retry=RetryPolicy(attempts=1))
+        async with Granter(session, MemoryLedger()) as granter:
+            for ref, plan_id, member_id in [("a", 1, 7), ("b", 2, 7), ("c", 1, None), ("d", 3, 7)]:
+                with pytest.raises(GrantHeld):
+                    await granter.grant(ref, plan_id=plan_id, member_id=member_id)
+            asked = len(transport.requests)
+            with pytest.raises(UsageError):
+                await granter.reconcile(concurrency=0)
+            findings = await granter.reconcile(concurrency=1, told=told.append)
+            assert len(transport.requests) - asked == 1
+            return findings
+
+    findings = anyio.run(scenario, backend=backend)
+    assert [(finding.grant.ref, finding.settled) for finding in findings] == [
+        ("a", True),
+        ("b", False),
+        ("c", False),
+        ("d", False),
+    ]
+    assert sorted(finding.grant.ref for finding in told) == ["a", "b", "c", "d"]
+    assert "no member" in findings[2].why
 
 
 def test_rejected_credentials_end_the_round(backend: str) -> None:

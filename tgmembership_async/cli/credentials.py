@@ -18,6 +18,7 @@ from tgmembership_async.values.secret import hides_arguments
 
 PREFIX: Final = "TGMEMBERSHIP_"
 _BOT_ID: Final = f"{PREFIX}BOT_ID"
+_LONGEST_ID: Final = 19
 _KEYS: Final = (f"{PREFIX}API_KEY", f"{PREFIX}API_KEY_FILE")
 
 
@@ -40,10 +41,21 @@ def _credentials() -> dict[str, Any]:
     if sys.stdin.isatty() and sys.stderr.isatty():
         # Keep the answers in the environment of this process, so that each is prompted for once.
         if not os.environ.get(_BOT_ID):
-            os.environ[_BOT_ID] = click.prompt("Bot id", err=True)
+            os.environ[_BOT_ID] = click.prompt("Bot id", err=True, value_proc=_bot_id)
+        _bot_id(os.environ[_BOT_ID])
         if not any(os.environ.get(name) for name in _KEYS):
             os.environ[_KEYS[0]] = click.prompt("API key (hidden)", hide_input=True, err=True)
     return settings.from_environment(PREFIX)
+
+
+def _bot_id(text: str) -> str:
+    """Return a bot id, or raise UsageError before the key is prompted for; a long text may be the key itself."""
+    found = text.strip()
+    if not (found.isascii() and found.isdecimal() and int(found)):
+        shown = repr(found) if len(found) <= _LONGEST_ID else "a text of that length"
+        msg = f"{shown} is no bot id, which is a number such as 8047883872"
+        raise click.UsageError(msg)
+    return found
 
 
 @hides_arguments

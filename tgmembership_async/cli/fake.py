@@ -1,7 +1,12 @@
 """`tgmembership fake`: run the fake service until interrupted."""
 
+import os
+import shlex
+import sys
 import threading
+from collections.abc import Callable, Mapping
 from random import Random
+from time import monotonic
 from typing import Final
 
 import click
@@ -11,9 +16,17 @@ from tgmembership_async.testing import FakeProject, FakeService, serve
 from tgmembership_async.testing.fake.faults import nasty
 
 _MEMBERSHIPS: Final = 60
+_LOOKS: Final = 0.2  # seconds between two looks at the requests
+_LINES: Final[Mapping[str, Callable[[str, str], str]]] = {
+    "env": lambda name, value: f"{name}={value}",
+    "sh": lambda name, value: f"export {name}={shlex.quote(value)}",
+    "fish": lambda name, value: f"set -gx {name} {shlex.quote(value)}",
+    "powershell": lambda name, value: f"$env:{name} = '{value}'",
+}
 _EPILOG: Final = """
 \b
 Examples:
+  tgmembership fake
   tgmembership fake --port 8000 > fake.env &
   tgmembership --env-file fake.env plans
   tgmembership fake --fault-rate 0.03 --order-every 5
@@ -44,12 +57,29 @@ Examples:
     show_default=True,
     help="Generation of the API to connect to; v2 is a project.",
 )
-def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: float | None, generation: str) -> None:
+@click.option(
+    "--shell",
+    type=click.Choice(["auto", *_LINES]),
+    default="auto",
+    show_default=True,
+    help="Syntax of the printed variables; auto is env in a pipe, and your shell's on a terminal.",
+)
+def command(
+    *,
+    port: int,
+    host: str,
+    seed: int,
+    fault_rate: float,
+    order_every: float | None,
+    generation: str,
+    shell: str,
+) -> None:
     """Run a fake TGmembership service on this machine.
 
     The service has four plans and sixty orders, and accepts every member id; a project of v2 has two plans and sixty
     memberships. The lines on stdout are the environment variables with which Session.from_env(), or Project.from_env(),
-    connects to the service. Ctrl-C ends it.
+    connects to the service; on a terminal, paste them into another one. There, each request is printed on stderr, too.
+    Ctrl-C ends it.
     """
     faults = nasty(fault_rate) if fault_rate else ()
     service = FakeProject(seed=seed, faults=faults) if generation == "v2" else FakeService(seed=seed, faults=faults)
@@ -57,19 +87,44 @@ def command(*, port: int, host: str, seed: int, fault_rate: float, order_every: 
     _populate(service, customers)
     with serve(service, host=host, port=port) as server:
         try:
-            for name, value in server.env().items():
-                click.echo(f"{name}={value}")
-            if generation == "v1":
-                click.echo("TGMEMBERSHIP_GENERATION=v1")
+            more = {"TGMEMBERSHIP_GENERATION": "v1"} if generation == "v1" else {}
+            for name, value in {**server.env(), **more}.items():
+                click.echo(_LINES[_shell(shell)](name, value))
             note(f"The fake service listens on {server.url}; Ctrl-C ends it.")
-            while not threading.Event().wait(order_every):
-                _order(service, customers)
+            _run(service, customers, order_every)
         except KeyboardInterrupt:
             if isinstance(service, FakeService):
                 effects = f"{len(service.audit):,} grants"
             else:
                 effects = f"{sum(effect.number > 0 for effect in service.audit):,} effects"
             click.echo(f"\n{service.count_requests():,} requests, {effects}.", err=True)
+
+
+def _shell(chosen: str) -> str:
+    if chosen != "auto":
+        return chosen
+    if not sys.stdout.isatty():
+        return "env"
+    if os.name == "nt":
+        return "powershell"
+    return "fish" if os.environ.get("SHELL", "").endswith("/fish") else "sh"
+
+
+def _run(service: FakeService | FakeProject, customers: Random, order_every: float | None) -> None:
+    """Place orders, and on a terminal print the requests, until interrupted."""
+    telling, told = sys.stderr.isatty(), 0
+    due = None if order_every is None else monotonic() + order_every
+    while True:
+        waits = [_LOOKS] if telling else []
+        waits += [] if due is None else [max(0.0, due - monotonic())]
+        threading.Event().wait(min(waits, default=None))
+        if order_every is not None and due is not None and monotonic() >= due:
+            _order(service, customers)
+            due += order_every
+        for record in service.requests[told:] if telling else ():
+            faults = f"  fault: {', '.join(record.faults)}" if record.faults else ""
+            note(f"{record.at:%H:%M:%S}  {record.number:>5}  {record.verb} {record.method}{faults}")
+            told = record.number
 
 
 def _populate(service: FakeService | FakeProject, customers: Random) -> None:

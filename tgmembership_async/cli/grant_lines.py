@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,6 +11,16 @@ from tgmembership_async.grants.model import Grant
 
 CONFLICT = "conflict"
 """Printed in place of a status where the ledger has the ref for another plan or member."""
+_MAX_REASON: Final = 80
+COLOURS: Final[Mapping[str, str]] = {
+    "granted": "green",
+    "delivered": "blue",
+    "refused": "red",
+    "unknown": "yellow",
+    "sending": "magenta",
+    "planned": "cyan",
+    "abandoned": "dim",
+}
 _LAST_OF_ONE_UNIT: Final = 0xFFFF
 
 
@@ -58,3 +69,10 @@ def _escaped(char: str) -> str:
 def plain(value: object) -> str:
     """Return a value that JSON has no type for as a string: a datetime in ISO 8601, a Decimal with all digits."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def why(error: BaseException | None) -> str:
+    """Return the reason of an error in a few words, without the advice around it."""
+    cause = getattr(error, "cause", None) or error
+    text = str(cause.args[0]) if cause is not None and cause.args else ""
+    return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"

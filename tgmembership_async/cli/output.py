@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from decimal import Decimal
 from textwrap import indent
@@ -48,7 +48,11 @@ def _format_option(default: str, explanation: str) -> Callable[[F], F]:
 
 
 format_option: Final = _format_option("auto", "auto is table on a terminal and jsonl in a pipe")
-stream_option: Final = _format_option("jsonl", "jsonl and csv print each row as soon as its outcome is durable")
+stream_option: Final = _format_option(
+    "auto",
+    "auto prints only what went wrong on a terminal, and is jsonl in a pipe or with --show-links; jsonl and csv print "
+    "each row as soon as its outcome is durable",
+)
 
 
 class Writer(Protocol):
@@ -72,6 +76,13 @@ def resolved(form: Format) -> Format:
     if form != "auto":
         return form
     return "table" if sys.stdout.isatty() else "jsonl"
+
+
+def streaming(form: Format, columns: Sequence[str], *, links: bool) -> AbstractContextManager[Writer]:
+    """Yield a writer for the rows of `stream_option`."""
+    if form == "auto" and sys.stdout.isatty() and not links:
+        return nullcontext(_Nothing())
+    return writing("jsonl" if form == "auto" else form, columns)
 
 
 @contextmanager
@@ -114,17 +125,36 @@ def hint(*words: object) -> str:
     return shlex.join(["tgmembership", *map(str, words)])
 
 
-def console() -> "Console":
-    """Return a rich Console on stdout: as wide as the terminal, and unlimited in a pipe."""
+def note_table(rows: Sequence[Fields], styles: Mapping[str, str] | None = None) -> None:
+    """Print rows as a table on stderr."""
+    table = _Table(tuple(rows[0]) if rows else (), styles or {}, stderr=True)
+    for fields in rows:
+        table.row(fields)
+    if rows:
+        table.end()
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Return a rich Console on stdout or stderr: as wide as the terminal, and unlimited in a pipe."""
     from rich.console import Console
 
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if narrow else _WIDE_ENOUGH)
+    narrow = (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, highlight=False, width=None if narrow else _WIDE_ENOUGH)
 
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+class _Nothing:
+    begun = False
+
+    def row(self, fields: Fields) -> None:
+        del fields
+
+    def end(self) -> None:
+        return
 
 
 class _JsonLines:
@@ -204,9 +234,10 @@ def without_controls(text: str) -> str:
 class _Table:
     """Keeps the rows until `end`, then prints a table, or one block per row where a table would break words."""
 
-    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
+    def __init__(self, columns: Sequence[str], styles: Mapping[str, str], *, stderr: bool = False) -> None:
         self._columns = columns
         self._styles = styles
+        self._stderr = stderr
         self._rows: list[Fields] = []
 
     @property
@@ -222,7 +253,7 @@ class _Table:
             return
         from rich.measure import Measurement
 
-        screen = console()
+        screen = console(stderr=self._stderr)
         table = self._table()
         unbroken = Measurement.get(screen, screen.options.update(width=_WIDE_ENOUGH), table).minimum
         if unbroken <= screen.width:

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tgmembership_async.cli.exit_codes import MEANINGS, Exit, exit_of
+from tgmembership_async.cli.help_pages import PageContext, with_pages
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.version import __version__
 
@@ -80,6 +81,8 @@ Exit codes:
 class Commands(click.Group):
     """A group that imports a command on use: `command` of its module, or an entry of `commands` if that has several."""
 
+    context_class = PageContext
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names of the commands."""
         return list(_COMMANDS)
@@ -91,7 +94,7 @@ class Commands(click.Group):
         home = _HOMES.get(cmd_name, cmd_name)
         module = import_module(f"tgmembership_async.cli.{home}")
         found: click.Command = module.commands[cmd_name] if hasattr(module, "commands") else module.command
-        return found
+        return with_pages(found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's too
         """Write the list of commands from the table, so that `--help` imports none of them."""
@@ -116,7 +119,7 @@ class Commands(click.Group):
             with _harmless(), endings_interrupt():
                 return _flushed(super().invoke, ctx)
         except TGMembershipError as error:
-            message, code = _shown(str(error)), exit_of(error)
+            message, code = _shown(_advised(error)), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
         except (KeyboardInterrupt, click.Abort):
             with suppress(OSError):  # the terminal is gone
@@ -147,6 +150,20 @@ def _shown(text: str) -> str:
     return shown(text)
 
 
+def _advised(error: TGMembershipError) -> str:
+    """Return the message of an error of a call, with what to do where the message cannot know it."""
+    from tgmembership_async.errors import Advice, CallError, Unauthorized  # noqa: PLC0415 - `--help` does not need it
+
+    advice = ""
+    if isinstance(error, Unauthorized):
+        advice = "check the credentials: tgmembership doctor"
+    elif isinstance(error, CallError) and error.advice is Advice.CALL_AGAIN:
+        advice = "it is safe to run the command again"
+    elif isinstance(error, CallError) and error.advice is Advice.WAIT:
+        advice = "run the command again later"
+    return f"{str(error).removesuffix('.')}; {advice}" if advice else str(error)
+
+
 def _flushed(invoke: Any, ctx: click.Context) -> Any:
     try:
         return invoke(ctx)
@@ -154,7 +171,9 @@ def _flushed(invoke: Any, ctx: click.Context) -> Any:
         sys.stdout.flush()
 
 
-@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option(
     "--env-file",

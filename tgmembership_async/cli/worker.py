@@ -16,7 +16,8 @@ from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
-from tgmembership_async.cli.output import Format, Writer, note, stream_option, writing
+from tgmembership_async.cli.output import Format, Writer, note, stream_option, streaming
+from tgmembership_async.cli.problems import Problems
 from tgmembership_async.cli.queue import app_at, opened_queue
 from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import CallError, GrantHeld, RefConflict, StorageError, TGMembershipError, Unauthorized
@@ -80,9 +81,10 @@ def command(
     place = server(ledger, "worker")
     policy = RetryPolicy(attempts=attempts)
     tg = session(max_connections=concurrency, retry=policy, **pace(place, rate))
-    with writing(form, columns(links=show_links)) as out:
+    with streaming(form, columns(links=show_links), links=show_links) as out:
         work = Work(place, tg, concurrency, out, until_empty=until_empty, links=show_links)
         anyio.run(work.carry_out)
+    work.problems.show()
     counts = ", ".join(f"{count:,} {name}" for name, count in sorted(work.counts.items())) or "no grants"
     note(f"Ended{f' early: {work.stopped}' if work.stopped else ''}: {counts}.")
     if work.put_back:
@@ -101,6 +103,7 @@ class Work:
     until_empty: bool
     links: bool
     counts: Counter[str] = field(factory=Counter[str])
+    problems: Problems = field(factory=Problems)
     put_back: set[str] = field(factory=set[str])
     stopped: StopReason | None = None
     running: asyncio.Task[None] | None = None
@@ -135,6 +138,9 @@ class Work:
         """Print the outcome of a request, and stop where all further jobs would fail too."""
         row = fields_of(end, links=self.links) if isinstance(end, Grant) else _fields_after(request, end)
         self.counts[row["status"]] += 1
+        error = end.error if isinstance(end, Grant) else end
+        if error is not None:
+            self.problems.add(request.ref, row["status"], error)
         self.out.row(row)
         if isinstance(end, StorageError):
             self.put_back.add(request.ref)

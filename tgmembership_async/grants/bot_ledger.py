@@ -109,10 +109,13 @@ class BotLedger:
         return None if grant is None else self._mine(grant)
 
     async def grants(
-        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+        self,
+        status: Collection[GrantStatus] | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
     ) -> AsyncIterator[Grant]:
-        """Yield this bot's rows, the oldest ref first."""
-        async for grant in self.whole.grants(status, since):
+        """Yield this bot's rows, the oldest ref first; with `after`, those behind the row of that ref."""
+        async for grant in self.whole.grants(status, since, None if after is None else self._key(after)):
             if grant.ref.startswith(self._prefix):
                 yield self._mine(grant)
 

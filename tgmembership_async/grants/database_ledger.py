@@ -50,6 +50,8 @@ class Dialect(Generic[R]):
 
     row_of: Any
     """Selects the row of `ref`, for `load`."""
+    id_of: Any
+    """Selects the id of the row of `ref`."""
     newest: Any
     """Selects the id of the newest row, or NULL."""
     names_bots: Any
@@ -105,6 +107,16 @@ class Dialect(Generic[R]):
         """Return the id of the newest ref, 0 if there is none."""
         (found,) = connection.execute(self.newest, {}).fetchone()
         return found or 0
+
+    def bounds(self, connection: Connection, after: str | None) -> tuple[int, int]:
+        """Return the id of the row of `after`, 0 if that is None, and the id of the newest ref.
+
+        Raises GrantError if there is no such row.
+        """
+        if after is None:
+            return 0, self.last_id(connection)
+        [first] = transitions.known(after, connection.execute(self.id_of, {"ref": after}).fetchone())
+        return first, self.last_id(connection)
 
     def attempts(self, connection: Connection, refs: list[str]) -> list[Attempt]:
         """Return the exchanges of these refs, those of each ref in order."""
@@ -236,13 +248,18 @@ class DatabaseLedger(AsyncResource, Generic[S]):
         return None if row is None else row.grant
 
     def grants(
-        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+        self,
+        status: Collection[GrantStatus] | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
     ) -> AsyncIterator[Grant]:
         """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory.
 
-        Each page shows the rows as they are when it is read; refs that are new since the first page are left out.
+        With `after`, begin behind the row of that ref. Each page shows the rows as they are when it is read; refs that
+        are new since the first page are left out.
         """
-        return by_id(self._read, self._dialect.last_id, self._dialect.page, status, since)
+        bounds = partial(self._dialect.bounds, after=None if after is None else check_ref(after))
+        return by_id(self._read, bounds, self._dialect.page, status, since)
 
     async def attempts(self, ref: str) -> list[Attempt]:
         """Return the exchanges of a ref, in order."""

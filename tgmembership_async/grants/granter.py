@@ -15,9 +15,17 @@ from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.job import as_coroutine_function
 from tgmembership_async.grants.ledger import Ledger
-from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus, check_decision, check_ref
+from tgmembership_async.grants.model import (
+    OWED,
+    Decision,
+    Grant,
+    GrantRequest,
+    GrantStatus,
+    check_decision,
+    check_ref,
+)
 from tgmembership_async.grants.owing import Owed
-from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason
+from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason, check_concurrency
 from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.session import Session, account_of
@@ -279,16 +287,22 @@ class Granter(AsyncResource):
         found = AccessToken(token=token, raw=token) if isinstance(token, str) else token
         return await self._ledger.decide(ref, checked, found, reason)
 
-    async def reconcile(self) -> list[Finding]:
-        """Ask `getSubscribers` about each unknown row with a member, and settle to granted what that proves.
+    async def reconcile(
+        self, *, concurrency: int = 8, told: Callable[[Finding], object] | None = None
+    ) -> list[Finding]:
+        """Ask `getSubscribers` about each member of the unknown rows, and settle to granted what that proves.
+
+        `concurrency` members are asked about at once, each one time. `told` is called with each Finding as it is made.
 
         Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
         ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
-        service's, as the Date of its replies tells. Everything else is left as it is, and reported with what was seen;
-        so is a row whose call failed. Raises Unauthorized where the credentials are rejected.
+        service's, as the Date of its replies tells. It cannot prove the opposite: a token that nobody has used shows
+        nowhere. Everything else is left as it is, and reported with what was seen; so is a row whose call failed.
+        Raises Unauthorized where the credentials are rejected.
         """
         self._check_open()
-        return await reconcile(self._session, self._ledger)
+        check_concurrency(concurrency)
+        return await reconcile(self._session, self._ledger, concurrency=concurrency, told=told)
 
     async def get(self, ref: str) -> Grant | None:
         """Return the row of a ref, or None if the ledger has none."""
@@ -296,9 +310,16 @@ class Granter(AsyncResource):
         return await self._ledger.get(check_ref(ref))
 
     async def grants(
-        self, status: GrantStatus | str | Collection[GrantStatus | str] | None = None, since: datetime | None = None
+        self,
+        status: GrantStatus | str | Collection[GrantStatus | str] | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
     ) -> AsyncIterator[Grant]:
-        """Yield rows, of one status or several, changed at `since` (aware) or later, with constant memory."""
+        """Yield rows, of one status or several, changed at `since` (aware) or later, with constant memory.
+
+        The oldest ref comes first. With `after`, begin behind the row of that ref: the last one of the page before.
+        Raises GrantError if the ledger has no such row.
+        """
         self._check_open()
         wanted = [status] if isinstance(status, str) else status
         try:
@@ -309,8 +330,15 @@ class Granter(AsyncResource):
         if since is not None and since.tzinfo is None:
             msg = "since must be an aware datetime: such as datetime.now(UTC) - timedelta(days=1)"
             raise UsageError(msg)
-        async for grant in self._ledger.grants(states, since):
+        async for grant in self._ledger.grants(states, since, None if after is None else check_ref(after)):
             yield grant
+
+    def owed(self, since: datetime | None = None, after: str | None = None) -> AsyncIterator[Grant]:
+        """Yield the rows of those who paid and have no link, as `grants` does: all but delivered and abandoned ones.
+
+        A granted row waits for its delivery, a planned one to be sent, an unknown or refused one for a decision.
+        """
+        return self.grants(OWED, since, after)
 
     def undelivered(self) -> AsyncIterator[Grant]:
         """Yield the rows that are granted and not marked as delivered: send those links again after a restart."""

@@ -76,9 +76,15 @@ class Ledger(Protocol):
         ...
 
     def grants(
-        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+        self,
+        status: Collection[GrantStatus] | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
     ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory."""
+        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later, with constant memory.
+
+        With `after`, begin behind the row of that ref; the first step raises GrantError if there is no such row.
+        """
         ...
 
     async def attempts(self, ref: str) -> list[Attempt]:

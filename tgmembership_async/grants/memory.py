@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
+from itertools import dropwhile
 from typing import Self
 
 from anyio.lowlevel import checkpoint
@@ -112,15 +113,22 @@ class MemoryLedger(AsyncResource):
         return self._rows.get(check_ref(ref))
 
     def grants(
-        self, status: Collection[GrantStatus] | None = None, since: datetime | None = None
+        self,
+        status: Collection[GrantStatus] | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
     ) -> AsyncIterator[Grant]:
-        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later."""
+        """Yield rows, the oldest ref first, of these statuses and changed at `since` or later; begin behind `after`."""
         wanted = frozenset(GrantStatus if status is None else status)
         earliest = None if since is None else transitions.check_aware("since", since)
 
         async def all_at_once(_: int) -> Page:
             await self._turn()
-            rows = [grant for grant in self._rows.values() if grant.status in wanted]
+            found = iter(self._rows.values())
+            if after is not None:
+                found = dropwhile(self._known(after).__ne__, found)
+                next(found)
+            rows = [grant for grant in found if grant.status in wanted]
             return [grant for grant in rows if earliest is None or grant.updated_at >= earliest], None
 
         return Paged(all_at_once)

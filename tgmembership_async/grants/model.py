@@ -43,6 +43,8 @@ SETTLES: Final = frozenset({GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatu
 """The statuses in which an exchange may end."""
 UNDECIDED: Final = frozenset({GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The statuses that await a decision."""
+OWED: Final = frozenset(GrantStatus) - {GrantStatus.DELIVERED, GrantStatus.ABANDONED}
+"""The statuses of those who paid and have no link."""
 DECIDES: Final[Mapping[Decision, GrantStatus]] = {
     "granted": GrantStatus.GRANTED,
     "retry": GrantStatus.PLANNED,

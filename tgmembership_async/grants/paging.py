@@ -49,12 +49,12 @@ class Reader(Protocol[C_co]):
 
 def by_id(
     read: Reader[C],
-    last_id: Callable[[C], int],
+    bounds: Callable[[C], tuple[int, int]],
     page: Callable[[C, int, int, Collection[GrantStatus], datetime | None], Page],
     status: Collection[GrantStatus] | None,
     since: datetime | None,
 ) -> Paged:
-    """Return the rows of a database in the order of their ids, up to the last id at the start of the iteration."""
+    """Return the rows of a database in the order of their ids, between the bounds at the start of the iteration."""
     states = frozenset(GrantStatus if status is None else status)
     earliest = None if since is None else transitions.check_aware("since", since)
     last: int | None = None
@@ -62,8 +62,10 @@ def by_id(
     async def next_page(after: int) -> Page:
         nonlocal last
         if last is None:
-            last = await read(last_id)
-        until = last
+            after, until = await read(bounds)
+            last = until
+        else:
+            until = last
         return await read(lambda connection: page(connection, after, until, states, earliest))
 
     return Paged(next_page)

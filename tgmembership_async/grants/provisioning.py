@@ -51,6 +51,13 @@ _UNUSED: Final = (
 )
 
 
+def check_concurrency(concurrency: object) -> None:
+    """Raise UsageError unless `concurrency` is a number of tasks."""
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        msg = f"concurrency must be an int of at least 1, not {concurrency!r:.80}"
+        raise UsageError(msg)
+
+
 @frozen
 class Summary:
     """The result of a run. `duplicates` counts requests whose ref was carried out earlier in this run, or concurrently.
@@ -87,9 +94,7 @@ class Run(Job[Summary]):
         concurrency: int,
         stop_on: Collection[StopReason],
     ) -> None:
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            msg = f"concurrency must be an int of at least 1, not {concurrency!r:.80}"
-            raise UsageError(msg)
+        check_concurrency(concurrency)
         self.stopped: StopReason | None = None
         self._source = _Source(requests)
         self._grant_one = grant_one

@@ -1,11 +1,11 @@
 """Reconcile unknown rows with `getSubscribers`: what it proves about one row, and asking about all of them."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from anyio import create_task_group
+from anyio import CapacityLimiter, create_task_group
 from attrs import frozen
 
 from tgmembership_async.errors import TGMembershipError, Unauthorized, UsageError
@@ -17,7 +17,8 @@ from tgmembership_async.values.models import Subscriber
 
 MARGIN: Final = timedelta(minutes=5)
 """How long after the attempt a subscription must have begun: the clock may have been wrong when that was recorded."""
-_CONCURRENCY: Final = 8
+_SETTLING: Final = 8
+"""How many members are at work for each one that is asked about: the others are written, in common commits."""
 _ENDS_THE_ROUND: Final = (UsageError, Unauthorized)
 _POSSIBLE: Final = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
 
@@ -30,6 +31,9 @@ class Finding:
     settled: bool
     why: str
     seen: tuple[Subscriber, ...] = ()
+
+
+Told = Callable[[Finding], object]
 
 
 def judged(
@@ -63,32 +67,39 @@ def judged(
     return True, f"a subscription to plan {plan_id} began at {latest}, after the attempt"
 
 
-async def reconcile(session: Session, ledger: Ledger) -> list[Finding]:
-    """Ask about each unknown row, several at a time, and settle what is proved; a call that fails is a Finding too.
+async def reconcile(session: Session, ledger: Ledger, *, concurrency: int, told: Told | None) -> list[Finding]:
+    """Ask about the members of the unknown rows, and settle what is proved; a call that fails is a Finding too.
 
     Rejected credentials and a closed Session end the round, and are raised.
     """
     held = [grant async for grant in ledger.grants([GrantStatus.UNKNOWN])]
+    of_member: dict[int | None, list[Grant]] = defaultdict(list)
+    for grant in held:
+        of_member[grant.member_id].append(grant)
     rivals = await _rivals(ledger, {(grant.plan_id, grant.member_id) for grant in held})
-    findings: dict[int, Finding] = {}
+    look = _Look(session, ledger, rivals, CapacityLimiter(concurrency))
+    findings: dict[str, Finding] = {}
     failures: list[Exception] = []
-    rest = iter(enumerate(held))
+    members = iter(of_member.items())
 
-    async def look() -> None:
-        for number, grant in rest:
+    async def work() -> None:
+        for member_id, grants in members:
             if failures:
                 return
             try:
-                findings[number] = await _look_at(session, ledger, grant, rivals[grant.plan_id, grant.member_id])
+                for finding in await look.at(member_id, grants):
+                    findings[finding.grant.ref] = finding
+                    if told is not None:
+                        told(finding)
             except Exception as failure:  # noqa: BLE001 - raised below, not as a group
                 failures.append(failure)
 
     async with create_task_group() as group:
-        for _ in held[:_CONCURRENCY]:
-            group.start_soon(look)
+        for _ in range(min(_SETTLING * concurrency, len(of_member))):
+            group.start_soon(work)
     for failure in failures:
         raise failure
-    return [findings[number] for number in range(len(held))]
+    return [findings[grant.ref] for grant in held]
 
 
 async def _rivals(ledger: Ledger, pairs: set[tuple[int, int | None]]) -> Counter[tuple[int, int | None]]:
@@ -101,21 +112,45 @@ async def _rivals(ledger: Ledger, pairs: set[tuple[int, int | None]]) -> Counter
     return counts
 
 
-async def _look_at(session: Session, ledger: Ledger, grant: Grant, rivals: int) -> Finding:
-    if grant.member_id is None:
-        return Finding(grant, settled=False, why="it names no member to ask about")
-    if session.generation != "legacy":
-        return Finding(grant, settled=False, why=f"API {session.generation} cannot be asked who has access")
-    seen: Sequence[Subscriber] = ()
-    try:
-        seen = await session.get_subscribers(grant.member_id)
-        attempts = await ledger.attempts(grant.ref)
-        began = max((attempt.began_at for attempt in attempts), default=grant.updated_at)
-        settled, why = judged(grant.plan_id, began, seen, rivals=rivals, offset=clock_of(session).offset)
-        if settled:
-            grant = await ledger.decide(grant.ref, "granted", None, f"reconciled: {why}")
-    except _ENDS_THE_ROUND:
-        raise
-    except TGMembershipError as error:
-        settled, why = False, f"the service could not be asked: {error}"
-    return Finding(grant, settled=settled, why=why, seen=tuple(seen))
+@frozen
+class _Look:
+    """Asks about one member, and judges the rows of that member."""
+
+    session: Session
+    ledger: Ledger
+    rivals: Mapping[tuple[int, int | None], int]
+    asking: CapacityLimiter
+
+    async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
+        if member_id is None:
+            return _unsettled(grants, "it names no member to ask about")
+        if self.session.generation != "legacy":
+            return _unsettled(grants, f"API {self.session.generation} cannot be asked who has access")
+        try:
+            async with self.asking:
+                seen = await self.session.get_subscribers(member_id)
+        except _ENDS_THE_ROUND:
+            raise
+        except TGMembershipError as error:
+            return _unsettled(grants, f"the service could not be asked: {error}")
+        return [await self._judge(grant, seen) for grant in grants]
+
+    async def _judge(self, grant: Grant, seen: Sequence[Subscriber]) -> Finding:
+        rivals = self.rivals[grant.plan_id, grant.member_id]
+        try:
+            # The time of the attempt decides nothing where no subscription could be proof.
+            could_be = rivals == 1 and any(one.plan_id == grant.plan_id for one in seen)
+            attempts = await self.ledger.attempts(grant.ref) if could_be else []
+            began = max((attempt.began_at for attempt in attempts), default=grant.updated_at)
+            settled, why = judged(grant.plan_id, began, seen, rivals=rivals, offset=clock_of(self.session).offset)
+            if settled:
+                grant = await self.ledger.decide(grant.ref, "granted", None, f"reconciled: {why}")
+        except _ENDS_THE_ROUND:
+            raise
+        except TGMembershipError as error:
+            settled, why = False, f"it could not be settled: {error}"
+        return Finding(grant, settled=settled, why=why, seen=tuple(seen))
+
+
+def _unsettled(grants: Iterable[Grant], why: str) -> list[Finding]:
+    return [Finding(grant, settled=False, why=why) for grant in grants]

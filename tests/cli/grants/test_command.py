@@ -18,7 +18,7 @@ from forked import Forked
 from tgmembership_async.cli.root import command
 from tgmembership_async.cli.time_arguments import parse_time
 from tgmembership_async.errors import Forbidden, OutcomeUnknown, ReplyLost
-from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
+from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, Settlement, SqliteLedger
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.values.models import AccessToken
 
@@ -84,6 +84,16 @@ def test_links_are_listed_when_asked_for() -> None:
     assert (line["ref"], line["token"], line["link"]) == ("granted", TOKEN, LINK)
     [line] = lines(run("list", "--status", "unknown", "--show-links"))
     assert (line["token"], line["link"]) == (None, None)
+
+
+def test_who_paid_and_has_no_link_is_listed_with_commands_that_can_be_pasted(ledger: Path) -> None:
+    ask(ledger, lambda rows: rows.mark_delivered("granted"))
+    done = run("owed")
+    assert [json.loads(line)["ref"] for line in done.stdout.splitlines()] == ["refused", "unknown", "sending"]
+    assert f"Refused: 1. Show the reasons: tgmembership grants list --status refused --ledger {ledger}\n" in done.stderr
+    page = run("owed", "--after", "refused", "--limit", 1)
+    assert json.loads(page.stdout)["ref"] == "unknown"
+    assert run("owed", "--after", "no such ref").exit_code == 1
 
 
 @pytest.mark.usefixtures("ledger")
@@ -169,8 +179,11 @@ def test_a_token_can_come_from_stdin(ledger: Path) -> None:
     [
         (("granted", "granted", "--reason", "x"), "granted is granted; only a grant that is refused or unknown"),
         (("unknown", "retry"), "Missing option '--reason'"),
-        (("unknown", "again", "--reason", "x"), "'again' is not one of"),
-        (("unknown", "retry", "--token-file", "-", "--reason", "x"), "--token-file requires the decision granted"),
+        (("unknown", "again", "--reason", "x"), "the last argument is the decision"),
+        (
+            ("unknown", "retry", "--token-file", "-", "--reason", "x"),
+            "--token-file requires a REF and the decision granted",
+        ),
         (("unknown", "granted", "--token-file", "-", "--reason", "x"), "must contain one token or link"),
     ],
 )
@@ -231,6 +244,96 @@ def test_delivered_links_are_marked_and_purged(ledger: Path) -> None:
     assert run("mark-delivered", "refused").exit_code == 1
 
 
+async def plan_thirty(rows: SqliteLedger) -> None:
+    for number in range(30):
+        await rows.plan(GrantRequest(f"pi_{number:02}", 1 + number % 2, number + 1, note=f"chat {number}"))
+
+
+@pytest.fixture
+def outage(ledger: Path) -> Path:
+    """Add thirty planned grants of two plans to the ledger."""
+    ask(ledger, plan_thirty)
+    return ledger
+
+
+RESOLVE = ("resolve", "--status", "planned", "--plan-id", 1, "--match", "CHAT 1", "abandon", "--reason", "refunded")
+
+
+@pytest.mark.usefixtures("outage")
+def test_many_are_resolved_after_a_preview_and_each_is_reported() -> None:
+    done = run(*RESOLVE, "--yes")
+    assert done.exit_code == 0
+    refs = [f"pi_{number}" for number in (10, 12, 14, 16, 18)]
+    assert [json.loads(line)["ref"] for line in done.stdout.splitlines()] == refs
+    assert "5 grants to decide 'abandon' about: 5 of plan 1." in done.stderr
+    assert done.stderr.endswith("Decided 'abandon' about 5 of 5 grants.\n")
+    [made] = lines(run("show", "pi_10"))
+    assert (made["status"], made["decisions"][0]["reason"]) == ("abandoned", "refunded")
+    assert lines(run("show", "pi_11"))[0]["status"] == "planned"
+    done = run(*RESOLVE, "--yes")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "0 grants to decide 'abandon' about.\n")
+
+
+def test_nothing_is_resolved_without_a_confirmation(outage: Path) -> None:
+    done = run(*RESOLVE)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "nothing was decided: add --yes to decide 'abandon' about these 5 grants" in done.stderr
+    environment = {**ENVIRONMENT, "TGMEMBERSHIP_LEDGER": str(outage)}
+    arguments = [*COMMAND, "grants", *map(str, RESOLVE)]
+    for answer, status in (("n", "planned"), ("y", "abandoned")):
+        with Terminal() as terminal:
+            end = terminal.theirs
+            with Forked(arguments, stdin=end, stdout=end, stderr=end, env=environment) as process:
+                terminal.read_until(r"Decide 'abandon' about 5 grants\? \[y/N\]")
+                terminal.write(answer)
+                assert process.wait(60) == (130 if answer == "n" else 0)
+        assert lines(run("show", "pi_10"))[0]["status"] == status
+
+
+@pytest.mark.usefixtures("outage")
+def test_one_that_cannot_be_resolved_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changed between the preview and the decision."""
+    decide = SqliteLedger.decide
+
+    async def decided(rows: SqliteLedger, ref: str, *arguments: Any) -> Grant:
+        return await decide(rows, "granted" if ref == "pi_12" else ref, *arguments)
+
+    monkeypatch.setattr(SqliteLedger, "decide", decided)
+    done = run(*RESOLVE, "--yes")
+    assert (done.exit_code, len(done.stdout.splitlines())) == (1, 4)
+    assert "Error: granted is granted; only a grant that is" in done.stderr
+    assert "Decided 'abandon' about 4 of 5 grants." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pi_1", "pi_2", "retry"], "only one REF at a time"),
+        (["retry"], "name either a REF, or a --status"),
+        (["--plan-id", "1", "retry"], "name either a REF, or a --status"),
+        (["--status", "unknown", "pi_1", "retry"], "name either a REF, or a --status"),
+        (["--status", "planned", "retry"], "a planned grant can only be abandoned"),
+        (["--status", "unknown", "pi_1"], "the last argument is the decision: granted, retry or abandon"),
+        ([], "the last argument is the decision"),
+    ],
+)
+@pytest.mark.usefixtures("ledger")
+def test_what_to_resolve_is_said_once_and_in_full(arguments: list[str], message: str) -> None:
+    done = run("resolve", *arguments, "--reason", "x", "--yes")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+@pytest.mark.usefixtures("ledger")
+def test_each_of_many_is_marked_as_delivered_or_reported() -> None:
+    done = run("mark-delivered", "refused", "granted", "missing")
+    assert done.exit_code == 1
+    assert [json.loads(line)["ref"] for line in done.stdout.splitlines()] == ["granted"]
+    told = done.stderr.splitlines()
+    assert [line.startswith("Error: ") for line in told] == [True, True, False]
+    assert told[-1] == "2 could not be marked as delivered."
+
+
 def test_reconcile_settles_grants_that_the_subscribers_prove(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = FakeService()
     service.order(1, 3, at=datetime.now(UTC) + timedelta(minutes=6))
@@ -239,6 +342,10 @@ def test_reconcile_settles_grants_that_the_subscribers_prove(ledger: Path, monke
             monkeypatch.setenv(name, value)
         done = run("reconcile")
         assert done.exit_code == 4
+        assert done.stderr.startswith("2 grants are unknown; the service is asked about 2 members.")
+        assert "an unused link does not show" in done.stderr
+        resolve = f"tgmembership grants resolve --status unknown retry --reason ... --ledger {ledger}\n"
+        assert resolve in done.stderr
         found = {line["ref"]: line for line in map(json.loads, done.stdout.splitlines())}
         assert (found["unknown"]["status"], found["unknown"]["settled"]) == ("granted", True)
         assert found["unknown"]["seen"][0]["plan_id"] == 1
@@ -259,8 +366,8 @@ def test_rejected_credentials_are_a_one_line_error(ledger: Path, monkeypatch: py
             monkeypatch.setenv(name, value)
         done = run("reconcile")
     assert done.exit_code == 5
-    assert done.stderr.startswith("Error: getSubscribers: 401")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: getSubscribers: 401")
+    assert done.stderr.count("\n") == 2
 
 
 @pytest.mark.usefixtures("ledger")
@@ -314,7 +421,9 @@ def test_a_terminal_is_recognized(ledger: Path) -> None:
         assert process.wait(20) == 0
 
 
-@pytest.mark.parametrize("name", ["list", "show", "resolve", "reconcile", "undelivered", "mark-delivered", "purge"])
+@pytest.mark.parametrize(
+    "name", ["list", "show", "resolve", "reconcile", "owed", "undelivered", "mark-delivered", "purge"]
+)
 def test_each_command_has_help_without_a_ledger(name: str) -> None:
     assert "TGMEMBERSHIP_LEDGER" in run(name, "--help").stdout
 

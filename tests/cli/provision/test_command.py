@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -409,6 +410,34 @@ def test_a_terminal_shows_a_bar_and_a_pipe_does_not(tmp_path: Path, server: Fake
         terminal.read_until("60 of 60 members in")
     assert len(out.splitlines()) == 60
     assert "━" not in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("arguments", [(), ("--show-links",), ("--format", "jsonl")], ids=["auto", "links", "jsonl"])
+def test_a_terminal_shows_what_went_wrong_by_reason_and_rows_on_request(
+    arguments: tuple[str, ...], tmp_path: Path, server: FakeServer
+) -> None:
+    path = members_file(tmp_path, 20)
+    environment = {**ENVIRONMENT, **server.env(), "NO_PROXY": "*", "NO_COLOR": "1"}
+    command = [*COMMAND, "provision", str(path), "--plan-id", "1", *arguments]
+    with (
+        Terminal() as terminal,
+        Forked(command, stdout=terminal.theirs, stderr=terminal.theirs, env=environment) as process,
+    ):
+        terminal.read_until("Show the reasons: .*")
+        assert process.wait(60) == 3
+    assert re.search(r"1 +refused +[^\r\n]+ r3 ", terminal.shown), terminal.shown
+    assert terminal.shown.count('"status": "granted"') == (19 if arguments else 0)
+
+
+def test_an_unknown_outcome_is_sent_again_as_often_as_allowed(
+    members: Path, service: FakeService, server: FakeServer
+) -> None:
+    del server
+    service.inject(Fault("error", when="after", method="addMember", count=1))
+    done = run(members, "--plan-id", 1, "--concurrency", 1, "--regrant", 1)
+    assert "3 granted, 0 granted before, 0 refused, 0 unknown" in done.stderr
+    assert service.count_requests("addMember") == 4
 
 
 @pytest.mark.parametrize(

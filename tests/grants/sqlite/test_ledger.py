@@ -382,6 +382,7 @@ def test_a_page_is_no_longer_than_others_can_wait(run: Run, quick_path: Path, mo
         return found
 
     monkeypatch.setattr(statements, "_PAGE", 10)
+    monkeypatch.setattr(statements, "_EXAMINED", 20)
     monkeypatch.setattr(SqliteLedger, "_dialect", evolve(statements.DIALECT, page=counted))
 
     async def scenario() -> None:
@@ -395,7 +396,7 @@ def test_a_page_is_no_longer_than_others_can_wait(run: Run, quick_path: Path, mo
             assert pages == [10] * 9 + [5]
             pages.clear()
             assert await refs(ledger.grants([GrantStatus.SENDING])) == ["94"]
-            assert len(pages) == 10, "it looks at ten rows a time, however few there are to tell"
+            assert len(pages) == 5, "it looks at twenty rows a time, however few there are to tell"
             rows = ledger.grants()
             await anext(aiter(rows))
             await ledger.plan(request("new"))

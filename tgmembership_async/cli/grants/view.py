@@ -1,38 +1,35 @@
 """Print grants as tables, JSON or CSV."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
-from tgmembership_async.cli.grant_lines import columns, fields_of, status_of
+from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of, status_of, why
 from tgmembership_async.cli.output import Format, note, resolved, write_one, writing
-from tgmembership_async.grants.model import Attempt, DecisionMade, Grant
+from tgmembership_async.grants.model import Attempt, DecisionMade, Grant, GrantStatus
 from tgmembership_async.grants.reconciling import Finding
 
 TERMINAL_LIMIT: Final = 100
-_MAX_REASON: Final = 80
-COLOURS: Final[Mapping[str, str]] = {
-    "granted": "green",
-    "delivered": "blue",
-    "refused": "red",
-    "unknown": "yellow",
-    "sending": "magenta",
-    "planned": "cyan",
-    "abandoned": "dim",
-}
 
 
-async def show_grants(grants: AsyncIterator[Grant], form: Format, *, links: bool, limit: int | None = None) -> None:
-    """Write grants one by one or as a table; `limit` None is all, or TERMINAL_LIMIT in a table."""
+async def show_grants(
+    grants: AsyncIterator[Grant], form: Format, *, links: bool, limit: int | None = None
+) -> Counter[GrantStatus]:
+    """Write grants one by one or as a table, and count them; `limit` None is all, or TERMINAL_LIMIT in a table."""
     if resolved(form) != "table":
+        counts: Counter[GrantStatus] = Counter()
         with writing(form, columns(links=links)) as out:
             async for grant in _first(grants, limit):
+                counts[grant.status] += 1
                 out.row(fields_of(grant, links=links))
-        return
+        return counts
     limit = TERMINAL_LIMIT if limit is None else limit
     rows = [grant async for grant in _first(grants, limit + 1 if limit else None)]
-    _table([_for_people(grant, links=links) for grant in (rows[:limit] if limit else rows)])
-    if limit and len(rows) > limit:
+    shown = rows[:limit] if limit else rows
+    _table([for_people(grant, links=links) for grant in shown])
+    if len(rows) > len(shown):
         note(f"Only the first {limit:,} are shown; --limit 0 shows all.")
+    return Counter(grant.status for grant in shown)
 
 
 async def _first(grants: AsyncIterator[Grant], limit: int | None) -> AsyncIterator[Grant]:
@@ -47,7 +44,7 @@ async def _first(grants: AsyncIterator[Grant], limit: int | None) -> AsyncIterat
 def show_one(grant: Grant, form: Format, *, links: bool) -> None:
     """Write one grant."""
     if resolved(form) == "table":
-        _table([_for_people(grant, links=links)])
+        _table([for_people(grant, links=links)])
     else:
         write_one(form, fields_of(grant, links=links))
 
@@ -80,10 +77,13 @@ def _decision(made: DecisionMade) -> dict[str, Any]:
     return {"decision": made.decision, "decided_at": made.decided_at, "reason": made.reason}
 
 
-def show_findings(findings: Iterable[Finding], form: Format) -> None:
-    """Write the result of reconciling each row."""
+def show_findings(findings: Sequence[Finding], form: Format) -> None:
+    """Write the result of reconciling each row; a table has TERMINAL_LIMIT of them."""
     if resolved(form) == "table":
-        _table([_for_people(finding.grant, links=False) | {"why": finding.why} for finding in findings])
+        shown = findings[:TERMINAL_LIMIT]
+        _table([for_people(finding.grant, links=False) | {"why": finding.why} for finding in shown])
+        if len(findings) > len(shown):
+            note(f"Only the first {TERMINAL_LIMIT:,} are shown; --format jsonl shows all.")
         return
     with writing(form, (*columns(links=False), "settled", "why", "seen")) as out:
         for finding in findings:
@@ -98,7 +98,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
             out.row(row)
 
 
-def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
+def for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
     """Return a grant as a row of a table: with its error shortened, without the advice that `show` prints."""
     key = None if grant.token is None else grant.token.best
     return {
@@ -110,11 +110,5 @@ def _for_people(grant: Grant, *, links: bool) -> dict[str, Any]:
         "changed": grant.updated_at,
         "note": grant.note,
         **({"link": key} if links else {}),
-        "why": _why(grant.error),
+        "why": why(grant.error),
     }
-
-
-def _why(error: BaseException | None) -> str:
-    cause = getattr(error, "cause", None) or error
-    text = str(cause.args[0]) if cause is not None and cause.args else ""
-    return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1]}…"

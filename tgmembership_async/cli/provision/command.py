@@ -19,7 +19,8 @@ from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
-from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, write_one, writing
+from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, streaming, write_one, writing
+from tgmembership_async.cli.problems import Problems
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.cli.provision.result import check_result, result_option, write_result
@@ -46,9 +47,14 @@ Examples:
   tgmembership grants list --status unknown --ledger grants.db
 
 \b
-members.csv:                          members.jsonl:
-  ref,member_id,plan_id,note            {"ref": "pi_3Nf", "member_id": 4200, "plan_id": 1}
-  pi_3Nf,4200,1,chat 77                 {"ref": "pi_3Ng", "member_id": 4201}
+members.csv:
+  ref,member_id,plan_id,note
+  pi_3Nf,4200,1,chat 77
+
+\b
+members.jsonl:
+  {"ref": "pi_3Nf", "member_id": 4200, "plan_id": 1}
+  {"ref": "pi_3Ng", "member_id": 4201}
 
 \b
 Exit code, the highest that applies:
@@ -87,6 +93,15 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
     show_default=True,
     help="Initial delay in seconds after a 429 without Retry-After.",
 )
+@click.option(
+    "--regrant",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How often a grant with an unknown outcome is sent again without a decision. Each time the member may get a "
+    "second token.",
+)
 @rate_option
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
 @result_option
@@ -102,6 +117,7 @@ def command(
     concurrency: int,
     attempts: int,
     backoff: float,
+    regrant: int,
     rate: int | None,
     show_links: bool,
     result: Path | None,
@@ -138,11 +154,12 @@ def command(
         ledger=where,
         total=total,
         concurrency=concurrency,
+        regrant=regrant,
         links=show_links,
     )
     began = monotonic()
     problem: TGMembershipError | None = None
-    with writing(form, columns(links=show_links)) as out:
+    with streaming(form, columns(links=show_links), links=show_links) as out:
         try:
             anyio.run(job.carry_out, _requests(file, members), out)
         except KeyboardInterrupt:
@@ -151,6 +168,7 @@ def command(
             if not job.begun:
                 raise
             problem = error
+    job.problems.show()
     for sentence in sentences(job.summary, job.total, monotonic() - began, job.ledger, links=show_links):
         note(sentence)
     anyio.run(partial(write_result, result, members, where, links=show_links))
@@ -225,17 +243,22 @@ class Job:
     ledger: Place
     total: int
     concurrency: int
+    regrant: int
     links: bool
     begun: bool = False
     interrupted: bool = False
     summary: Summary = field(factory=Summary)
     statuses: set[str] = field(factory=set[str])
+    problems: Problems = field(factory=Problems)
 
     async def carry_out(self, requests: Iterator[GrantRequest], out: Writer) -> None:
         """Send all grants and write a row for each; on a signal, finish the grants in flight and end."""
         console = Console(stderr=True, highlight=False)
         # The Granter closes the session, and with it its connections, before it waits for answers to be stored.
-        async with opened(self.ledger) as ledger, Granter(self.session, ledger) as granter:
+        async with (
+            opened(self.ledger) as ledger,
+            Granter(self.session, ledger, regrant_limit=self.regrant) as granter,
+        ):
             self.begun = True
             run = granter.provision(requests, concurrency=self.concurrency)
             with Bar(console, self.total) as bar:
@@ -252,6 +275,8 @@ class Job:
         async for grant in run:
             fields = fields_of(grant, links=self.links)
             self.statuses.add(fields["status"])
+            if grant.error is not None:
+                self.problems.add(grant.ref, fields["status"], grant.error)
             out.row(fields)
             if bar.shown:
                 bar.show(*progress(run.summary))

@@ -5,6 +5,7 @@ from typing import Final
 
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.ledger_option import Place
+from tgmembership_async.cli.next_steps import next_steps
 from tgmembership_async.cli.output import hint
 from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.grants.provisioning import StopReason, Summary
@@ -35,7 +36,6 @@ def progress(summary: Summary) -> tuple[int, dict[str, int]]:
 
 def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, links: bool) -> Iterator[str]:
     """Yield the sentences of the summary: the counts and the next steps."""
-    where = ("--ledger", ledger)
     done, _ = progress(summary)
     yield (
         f"{done:,} of {total:,} members in {seconds:.1f} s: {summary.granted:,} granted, {summary.already:,} granted "
@@ -48,16 +48,10 @@ def sentences(summary: Summary, total: int, seconds: float, ledger: Place, *, li
             f"{summary.conflicts:,} rows were not sent, because their ref belongs to another plan or member: "
             "give them refs of their own."
         )
-    if summary.unknown:
-        yield (
-            f"Unknown outcomes: {summary.unknown:,}. These grants are not sent again until you decide: "
-            f"{hint('grants', 'reconcile', *where)}, then grants list --status unknown and grants resolve."
-        )
-    if summary.refused:
-        yield f"Show the reasons of refusals: {hint('grants', 'list', '--status', 'refused', *where)}"
+    yield from next_steps({GrantStatus.UNKNOWN: summary.unknown, GrantStatus.REFUSED: summary.refused}, ledger)
     if summary.stopped:
         yield f"Ended early: {summary.stopped}."
     if summary.planned or done < total:
         yield "Run the same command again for the remaining members."
     if (summary.granted or summary.already) and not links:
-        yield f"Show the links: {hint('grants', 'undelivered', '--show-links', *where)}"
+        yield f"Show the links: {hint('grants', 'undelivered', '--show-links', '--ledger', ledger)}"

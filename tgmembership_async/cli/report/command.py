@@ -13,7 +13,8 @@ import click
 from tgmembership_async.cli.credentials import account, session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened
-from tgmembership_async.cli.output import Format, format_option, note, resolved, writing
+from tgmembership_async.cli.output import Format, console, format_option, note, resolved, writing
+from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.report.figures import (
     Section,
     broken_down,
@@ -29,6 +30,7 @@ from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.session import Session
 
 T = TypeVar("T")
+_OFTEN: Final = 20_000  # rows between two updates of the bar, and the least that show one
 _COLUMNS: Final = ("section", "name", "series", "value", "problem")
 _EPILOG: Final = """
 \b
@@ -122,6 +124,9 @@ async def _sales(tg: Session) -> list[Section]:
 async def _days(ledger: Place) -> Counter[tuple[date, GrantStatus]]:
     days: Counter[tuple[date, GrantStatus]] = Counter()
     async with opened(ledger, owner=False) as rows:
-        async for grant in rows.grants():
-            days[grant.updated_at.astimezone(UTC).date(), grant.status] += 1
+        with Bar(console(stderr=True), None, ()) as bar:
+            async for grant in rows.grants():
+                days[grant.updated_at.astimezone(UTC).date(), grant.status] += 1
+                if (done := days.total()) % _OFTEN == 0:
+                    bar.show(done, {})
     return days

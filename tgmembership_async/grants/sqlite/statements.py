@@ -21,6 +21,7 @@ SELECT: Final = """
     FROM grants LEFT JOIN token ON token.id = token_id
 """
 _PAGE: Final = 500
+_EXAMINED: Final = 20_000  # rows, in about 5 ms
 _ROOM: Final = 16_384  # bytes: more than the longest ref and note take, with their places in the index
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -157,18 +158,21 @@ def page(
 
     The number of rows that are examined is limited, however few match, because no other job runs meanwhile.
     """
-    until = min(after + _PAGE, last)
+    until = min(after + _EXAMINED, last)
     rows = connection.execute(
         SELECT + " WHERE grants.id > ? AND grants.id <= ?"  # noqa: S608 - constant
-        " AND status IN (SELECT value FROM json_each(?)) AND updated_at >= ? ORDER BY grants.id",
-        (after, until, json.dumps(list(states)), -(2**63) if since is None else _number(since)),
+        " AND status IN (SELECT value FROM json_each(?)) AND updated_at >= ? ORDER BY grants.id LIMIT ?",
+        (after, until, json.dumps(list(states)), -(2**63) if since is None else _number(since), _PAGE),
     ).fetchall()
+    if len(rows) == _PAGE:
+        until = rows[-1][0]
     return [_row(row).grant for row in rows], until if until < last else None
 
 
 _DELIVERED: Final = "FROM grants WHERE status = 'delivered' AND updated_at < :before AND token_id IS NOT NULL"
 DIALECT: Final = Dialect(
     row_of=f"{SELECT} WHERE ref = :ref",
+    id_of="SELECT id FROM grants WHERE ref = :ref",
     newest="SELECT max(id) FROM grants",
     names_bots="SELECT NOT EXISTS (SELECT 1 FROM grants)",
     attempts_of="""

@@ -116,6 +116,8 @@ async def rows_come_in_pages_and_in_order(make: MakeLedger) -> None:
         since = last.updated_at if last is not None else None
         check_equal(await refs_of(ledger.grants([GrantStatus.UNKNOWN], since)), refs[1_200:1_201])
         check_equal(await refs_of(ledger.grants(since=datetime.now(UTC) + timedelta(days=1))), [])
+        check_equal(await refs_of(ledger.grants([GrantStatus.UNKNOWN], after=refs[1_100])), refs[1_200::100])
+        await check_raises(GrantError, anext(aiter(ledger.grants(after="no such ref"))))
         check_equal(await anext(aiter(ledger.grants([GrantStatus.UNKNOWN])), None), await ledger.get(refs[0]))
 
 
