@@ -84,7 +84,7 @@ LETTER_VERBS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def desk_app(ledger: Ledger, inbox: Inbox | None = None, *, guard: Guard, refresh: float = 5.0) -> ASGIApp:
+def desk_app(ledger: Ledger, inbox: Inbox | None = None, *, guard: Guard, refresh: float = 3.0) -> ASGIApp:
     """Return the desk of a ledger and, if given, an inbox, both open, behind a Guard.
 
     A ledger that another process owns is opened with `owner=False`. Pages ask for news every `refresh` seconds. Raises
