@@ -224,7 +224,7 @@ DIALECT: Final = Dialect(
         WHERE ref = ANY(%(refs)s) ORDER BY tgm_decision.id
     """,
     counts="""
-        SELECT status, count(*) FROM tgm_grants WHERE starts_with(ref, %(prefix)s) GROUP BY status
+        SELECT status, count(*) FROM tgm_grants WHERE %(prefix)s = '' OR starts_with(ref, %(prefix)s) GROUP BY status
     """,
     search=f"""
         SELECT {COLUMNS} FROM tgm_grants
