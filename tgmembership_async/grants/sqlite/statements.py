@@ -186,7 +186,8 @@ DIALECT: Final = Dialect(
         WHERE ref IN (SELECT value FROM json_each(:refs)) ORDER BY decision.id
     """,
     counts="""
-        SELECT status, count(*) FROM grants WHERE :prefix = '' OR substr(ref, 1, length(:prefix)) = :prefix GROUP BY status
+        SELECT status, count(*) FROM grants WHERE :prefix = '' OR substr(ref, 1, length(:prefix)) = :prefix
+        GROUP BY status
     """,
     search=f"""
         SELECT {SELECT.partition("grants.id,")[2]}
