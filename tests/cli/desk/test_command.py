@@ -2,9 +2,9 @@
 
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import httpx
@@ -17,6 +17,9 @@ from own_schema import own_schema
 from tgmembership_async.cli.root import command
 from tgmembership_async.grants import PostgresLedger, SqliteLedger
 from tgmembership_async.webhooks import SqliteInbox
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 @pytest.fixture
