@@ -2,13 +2,16 @@
 
 import re
 from html import unescape
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
 from asgi_server import on_uvicorn
+from canary import CANARY_KEY
 from desks import hold
 from fastapi import Cookie, FastAPI, HTTPException
+from pages import ROOT, fences
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.ext.fastapi import desk_router
@@ -63,6 +66,19 @@ async def test_the_owner_decides_behind_the_authentication_of_the_application() 
             assert [made.reason for made in await ledger.decisions("pi_unknown")] == ["refunded"]
             assert (await browser.post(action, **sent, headers={"origin": url})).status_code == 403
         assert "/shop/desk" not in str(app.openapi()["paths"])
+
+
+async def test_the_program_in_the_docs_lets_in_the_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [program] = [fence.code for fence in fences(ROOT / "docs" / "desk.md") if fence.language == "python"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TGMEMBERSHIP_BOT_ID", "1")
+    monkeypatch.setenv("TGMEMBERSHIP_API_KEY", CANARY_KEY)
+    names: dict[str, Any] = {}
+    exec(compile(program, "desk.md", "exec"), names)  # the name of the page: "desk.md"
+    async with on_uvicorn(names["app"]) as url, httpx.AsyncClient(base_url=url, trust_env=False) as browser:
+        assert (await browser.get("/desk/held")).status_code == 403
+        answer = await browser.get("/desk/held", headers={"x-user": "owner"})
+        assert "Nothing waits for a decision." in answer.text
 
 
 async def test_several_processes_with_one_secret_serve_one_desk() -> None:
