@@ -110,7 +110,7 @@ class _Desk:
             lstrip_blocks=True,
         )
         self._templates.filters["shown"] = lambda value: printable(str(value), _LONGEST_SHOWN)
-        self._templates.globals.update(refresh=refresh, listings=LISTINGS, verbs=VERBS, letter_verbs=LETTER_VERBS)
+        self._names = {"refresh": refresh, "verbs": VERBS, "letter_verbs": LETTER_VERBS, "query": _query}
         self.app = Starlette(
             routes=[
                 Route("/", self._home),
@@ -285,7 +285,7 @@ class _Desk:
 
     async def _page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         counts = await self._ledger.count()
-        tabs = [
+        tabs: list[tuple[str, str, object]] = [
             (name, listing.title, sum(counts.get(status, 0) for status in listing.statuses))
             for name, listing in LISTINGS.items()
         ]
@@ -294,7 +294,7 @@ class _Desk:
             tabs.append(("letters", "Dead letters", f"{PAGE}+" if dead > PAGE else dead))
         here = request.url.path.rpartition("/")[2]
         text = self._templates.get_template(f"{template}.html").render(
-            root=root_of(request), path=request.url.path, here=here, tabs=tabs, query=_query, **values
+            root=root_of(request), path=request.url.path, here=here, tabs=tabs, **self._names, **values
         )
         return HTMLResponse(text, status)
 

@@ -87,7 +87,7 @@ class Guard:
                 return
             request, cookie = Request(scope), None
             try:
-                answer = self._answer(request)
+                answer: ASGIApp | None = self._answer(request)
                 if answer is None:
                     request.state.session, cookie = self._session(request)
                     answer = app

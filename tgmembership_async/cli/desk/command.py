@@ -15,10 +15,11 @@ from tgmembership_async.cli.output import note
 from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.values.secret import Secret
-from tgmembership_async.webhooks.inbox import Inbox
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+    from tgmembership_async.webhooks import PostgresInbox, SqliteInbox
 
 _HOST: Final = "127.0.0.1"
 _HTTP: Final = 80
@@ -75,7 +76,9 @@ async def _serve(ledger: Place, inbox: Place | None, listening: socket.socket) -
     token, path = secrets.token_urlsafe(32), secrets.token_urlsafe(12)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(opened(ledger, owner=False))
-        letters = None if inbox is None else await stack.enter_async_context(_inbox_at(inbox))
+        letters = None if inbox is None else _inbox_at(inbox)
+        if letters is not None:
+            await stack.enter_async_context(letters)
         app = desk_app(rows, letters, guard=Guard(token=Secret(token), host=host))
 
         async def mounted(scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -89,7 +92,7 @@ async def _serve(ledger: Place, inbox: Place | None, listening: socket.socket) -
         await serve(mounted, listening, started)
 
 
-def _inbox_at(where: Place) -> Inbox:
+def _inbox_at(where: Place) -> "SqliteInbox | PostgresInbox":
     if isinstance(where, Path):
         from tgmembership_async.webhooks import SqliteInbox  # noqa: PLC0415 - one of two alternatives
 
