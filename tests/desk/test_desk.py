@@ -13,8 +13,9 @@ from desks import HOSTILE, LINK, TOKEN, Desk, bury, desk, fill, hold
 
 from tgmembership_async.desk import Guard, desk_app
 from tgmembership_async.desk.guard import HEADERS
-from tgmembership_async.errors import UsageError
+from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants import GrantStatus, MemoryLedger
+from tgmembership_async.grants.bot_ledger import BotLedger
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import EntryStatus
 
@@ -362,3 +363,31 @@ async def test_no_log_names_a_token_or_a_link(at: Desk, caplog: pytest.LogCaptur
     told = [record.getMessage() for record in caplog.records if not record.name.startswith("httpcore")]
     assert not any(CANARY_KEY in line for line in told)
     assert TOKEN not in repr(Guard(token=Secret(TOKEN)))
+
+
+class Broken(MemoryLedger):
+    """A ledger whose server does not answer."""
+
+    async def count(self, prefix: str = "") -> dict[GrantStatus, int]:  # noqa: ARG002 - as a MemoryLedger has it
+        """Fail as a ledger does whose disk or server fails."""
+        msg = "cannot reach the server of the ledger"
+        raise StorageError(msg)
+
+
+async def test_a_ledger_that_fails_is_a_503_that_says_so() -> None:
+    async with Broken() as ledger:
+        app = desk_app(ledger, guard=Guard())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://desk") as client:
+            answer = await client.get("/held")
+    assert (answer.status_code, answer.text) == (503, "cannot reach the server of the ledger\n")
+
+
+async def test_the_desk_of_one_bot_in_a_shared_ledger_shows_its_own_rows() -> None:
+    async with MemoryLedger(shared_by_bots=True) as whole:
+        for bot_id in 1, 2:
+            await hold(BotLedger(whole, bot_id), f"pi_of_{bot_id}", member_id=7)
+        app = desk_app(BotLedger(whole, 1), guard=Guard())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://desk") as client:
+            for path in "/held", "/search?q=7", "/search?q=pi":
+                page = (await client.get(path)).text
+                assert (refs(page), "Held <b>1</b>" in page) == (["pi_of_1"], True)

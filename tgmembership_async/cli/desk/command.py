@@ -5,6 +5,7 @@ import logging
 import secrets
 import socket
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -53,12 +54,9 @@ def command(*, ledger: Place, inbox: Place | None, port: int) -> None:
     Prints one URL, which works on this machine only. It contains a token: whoever has the URL can decide. Each start
     makes a new one. The bot may keep running. Ctrl-C ends the desk.
     """
-    try:
-        import jinja2  # noqa: F401, PLC0415 - an extra: handled below
-        import uvicorn  # noqa: F401, PLC0415 - an extra: handled below
-    except ModuleNotFoundError:
+    if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
         msg = "desk needs starlette, uvicorn and jinja2: pip install 'tgmembership-async[desk]'"
-        raise UsageError(msg) from None
+        raise UsageError(msg)
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())
     check_there(ledger)
     with bound(_HOST, port) as listening:

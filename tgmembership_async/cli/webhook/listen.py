@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 import click
 
@@ -56,11 +57,9 @@ def _names(pairs: Iterable[tuple[str, str]]) -> str:
 
 def listen_until_interrupted(host: str, port: int, secret: Secret | None, url: str | None) -> None:
     """Run a Listener until Ctrl-C, and set the webhook to `url` if given."""
-    try:
-        import uvicorn  # noqa: F401, PLC0415 - an extra: handled below
-    except ModuleNotFoundError:
+    if find_spec("uvicorn") is None:
         msg = "listen needs uvicorn: pip install 'tgmembership-async[testing]'"
-        raise UsageError(msg) from None
+        raise UsageError(msg)
     listener = Listener(secret)
     with bound(host, port) as listening:
 
