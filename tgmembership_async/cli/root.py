@@ -22,7 +22,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "call": "Call any method of the service by name.",
     "completion": "Print a shell completion script.",
     "demo": "Run `provision` under injected faults and compare its ledger with the service's audit log.",
-    "desk": "Open a page in the browser on which you decide what only you can decide.",
+    "desk": "Serve a page for your browser on which you decide about held grants.",
     "doctor": "Check credentials, network, clock and replies, and print a report for a bug ticket.",
     "extend": "Set the end of the memberships of a user, or of everybody, in a project.",
     "fake": "Run a fake TGmembership service on this machine.",

@@ -49,10 +49,10 @@ def _placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Pl
     "--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Port to listen on."
 )
 def command(*, ledger: Place, inbox: Place | None, port: int) -> None:
-    """Open a desk in the browser: what is held, owed and undelivered, and your decisions.
+    """Serve a page for your browser: what is held, owed and undelivered, and your decisions.
 
-    Prints one URL, which works on this machine only. It contains a token: whoever has the URL can decide. Each start
-    makes a new one. The bot may keep running. Ctrl-C ends the desk.
+    The command prints one URL, which works on this machine only. The URL contains a token that is new at each start:
+    whoever has the URL can decide. The bot may keep running. Ctrl-C ends the desk.
     """
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
         msg = "desk needs starlette, uvicorn and jinja2: pip install 'tgmembership-async[desk]'"
