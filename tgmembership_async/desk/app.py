@@ -134,18 +134,14 @@ class _Desk:
         return RedirectResponse(f"{root_of(request)}/held", 303)
 
     async def _listing(self, request: Request) -> Response:
-        name = request.url.path.rpartition("/")[2]
-        listing = LISTINGS[name]
+        listing = LISTINGS[request.url.path.rpartition("/")[2]]
+        after = request.query_params.get("after")
         try:
-            rows = await _first(self._rows(listing.statuses, request.query_params.get("after")), PAGE + 1)
+            rows = self._ledger.grants(listing.statuses, after=None if after is None else check_ref(after))
+            grants = await _first(rows, PAGE + 1)
         except (GrantError, UsageError) as error:
             return await self._page(request, "missing", 404, text=str(error))
-        return await self._page(
-            request, "listing", name=name, listing=listing, grants=rows[:PAGE], is_cut=len(rows) > PAGE
-        )
-
-    def _rows(self, statuses: Collection[GrantStatus], after: str | None) -> AsyncIterator[Grant]:
-        return self._ledger.grants(statuses, after=None if after is None else check_ref(after))
+        return await self._page(request, "listing", listing=listing, grants=grants[:PAGE], is_cut=len(grants) > PAGE)
 
     async def _search(self, request: Request) -> Response:
         text = request.query_params.get("q", "").strip()[:_LONGEST]
@@ -171,11 +167,9 @@ class _Desk:
 
     async def _decide(self, request: Request) -> Response:
         """Ask for the confirmation of a decision; a POST makes it."""
+        asked = request.query_params
         if request.method == "GET":
-            verb, grant = (
-                _verb(request.query_params.get("verb"), VERBS),
-                await self._known(request.query_params.get("ref", "")),
-            )
+            verb, grant = _verb(asked.get("verb"), VERBS), await self._known(asked.get("ref", ""))
             if grant.status not in DECIDED_FROM[verb]:
                 return await self._page(request, "decided", 409, grant=grant)
             return await self._ask(request, verb, grant, {"seen": await self._seen(grant)})
@@ -233,10 +227,9 @@ class _Desk:
 
     async def _settle(self, request: Request) -> Response:
         """Ask whether a dead letter is replayed or dropped; a POST does it."""
+        asked = request.query_params
         if request.method == "GET":
-            return await self._ask_letter(
-                request, _verb(request.query_params.get("verb"), LETTER_VERBS), request.query_params.get("id", "")
-            )
+            return await self._ask_letter(request, _verb(asked.get("verb"), LETTER_VERBS), asked.get("id", ""))
         fields = await self._guard.form(request, _letter_decision)
         verb, reason = _verb(fields.get("verb"), LETTER_VERBS), fields.get("reason", "").strip()
         async with self._deciding:
@@ -286,7 +279,7 @@ class _Desk:
     async def _page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         counts = await self._ledger.count()
         tabs: list[tuple[str, str, object]] = [
-            (name, listing.title, sum(counts.get(status, 0) for status in listing.statuses))
+            (name, listing.title, sum(counts.get(one, 0) for one in listing.statuses))
             for name, listing in LISTINGS.items()
         ]
         if self._inbox is not None:
@@ -294,7 +287,7 @@ class _Desk:
             tabs.append(("letters", "Dead letters", f"{PAGE}+" if dead > PAGE else dead))
         here = request.url.path.rpartition("/")[2]
         text = self._templates.get_template(f"{template}.html").render(
-            root=root_of(request), path=request.url.path, here=here, tabs=tabs, **self._names, **values
+            root=root_of(request), here=here, tabs=tabs, **self._names, **values
         )
         return HTMLResponse(text, status)
 
