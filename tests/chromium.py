@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -56,10 +57,36 @@ class Page:
 
     def open(self, url: str) -> None:
         """Open a URL, and wait until it is loaded."""
+        with self.loading():
+            self.ask("Page.navigate", url=url)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Wait at the end until what was done inside has loaded a page."""
         self._loaded = False
-        self.ask("Page.navigate", url=url)
+        yield
         while not self._loaded:
             self._next()
+
+    def click(self, selector: str) -> None:
+        """Move the mouse to the middle of an element, and click."""
+        box = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        middle = self.evaluate(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({box}.getBoundingClientRect())")
+        for kind in "mouseMoved", "mousePressed", "mouseReleased":
+            where = {"x": middle[0], "y": middle[1], "button": "left", "clickCount": 1}
+            self.ask("Input.dispatchMouseEvent", type=kind, **where)
+
+    def press(self, key: str) -> None:
+        """Press Tab or Enter."""
+        code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
+        down = {"key": key, "code": key, "windowsVirtualKeyCode": code, "text": text}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", **down)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+    def type(self, text: str) -> None:
+        """Type text into the element that has the focus."""
+        self.ask("Input.insertText", text=text)
 
     def look(self, *, scheme: str = "light", width: int = 1200, height: int = 900, phone: bool = False) -> None:
         """Emulate a colour scheme and a width in CSS pixels."""
@@ -70,7 +97,7 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression in the page."""
-        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def screenshot(self, path: Path) -> None:
         """Write a screenshot as PNG."""
@@ -79,6 +106,7 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._left:
+            assert select.select([self._reading], [], [], 120)[0], "Chromium does not answer"
             more = os.read(self._reading, 1 << 20)
             assert more, "Chromium ended"
             self._left += more

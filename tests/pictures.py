@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +13,12 @@ from random import Random
 from typing import Final
 
 import anyio
-from chromium import chromium
+from chromium import Page, chromium
 from rich.console import Console
 from rich.text import Text
 
 from tgmembership_async.cli.root import command
-from tgmembership_async.errors import Forbidden
+from tgmembership_async.errors import Forbidden, OutcomeUnknown, ReplyLost
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.values.models import AccessToken
@@ -48,6 +50,46 @@ async def fill(ledger: Path) -> None:
                 await rows.settle(ref, Settlement(GrantStatus.GRANTED, token=AccessToken(f"t{day}x{number}")))
                 if random.random() < 0.8:
                     await rows.mark_delivered(ref)
+
+
+async def hold(ledger: Path) -> None:
+    """Fill a ledger with what waits for its owner: lost answers, refusals, a link that was not delivered."""
+    lost = OutcomeUnknown("the reply was lost: the member may or may not have been granted", cause=ReplyLost("reset"))
+    async with SqliteLedger(ledger, clock=lambda: NOW) as rows:
+        for number, status in enumerate(["unknown", "granted", "refused", "unknown", "granted", "delivered"]):
+            ref = f"stripe:pi_3Nf{number}kQ"
+            await rows.claim(GrantRequest(ref, 1 + number % 2, 4_200_001 + number, f"chat {77 + number}"))
+            settled = {
+                "unknown": Settlement(GrantStatus.UNKNOWN, error=lost, evidence="ReplyLost: connection reset"),
+                "refused": Settlement(GrantStatus.REFUSED, error=Forbidden("the user blocked the bot", code=403)),
+            }
+            link = AccessToken(link="https://t.me/+example", raw=None)
+            await rows.settle(ref, settled.get(status, Settlement(GrantStatus.GRANTED, token=link)))
+            if status == "delivered":
+                await rows.mark_delivered(ref)
+        await rows.decide("stripe:pi_3Nf0kQ", "retry", None, "not in the chat, and no link in the bot's log")
+        await rows.claim(GrantRequest("stripe:pi_3Nf0kQ", 1, 4_200_001, "chat 77"))
+        await rows.settle("stripe:pi_3Nf0kQ", settled["unknown"])
+
+
+def draw_desk(folder: Path, browser: Page) -> None:
+    """Draw the desk: its first page, a grant in the dark, and a decision on a phone."""
+    ledger = folder / "desk.db"
+    anyio.run(hold, ledger)
+    command_line = [sys.executable, "-m", "tgmembership_async.cli", "desk", "--ledger", str(ledger)]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as desk:
+        assert desk.stdout is not None
+        browser.open(desk.stdout.readline().strip())
+        base = browser.evaluate("location.href").rpartition("/")[0]
+        for name, page, look in (
+            ("light", "held", {"width": 1000, "height": 420}),
+            ("dark", "grant?ref=stripe:pi_3Nf0kQ", {"scheme": "dark", "width": 1000, "height": 860}),
+            ("phone", "decide?ref=stripe:pi_3Nf0kQ&verb=granted", {"width": 390, "height": 844, "phone": True}),
+        ):
+            browser.look(**look)
+            browser.open(f"{base}/{page}")
+            browser.screenshot(PICTURES / f"desk-{name}.png")
+        desk.terminate()
 
 
 def printed(*arguments: str) -> str:
@@ -85,6 +127,7 @@ def main() -> None:
                 browser.open(html.as_uri())
                 browser.evaluate("scrollTo(0, document.documentElement.scrollHeight)" if phone else "scrollTo(0, 0)")
                 browser.screenshot(PICTURES / f"report-{name}.png")
+            draw_desk(Path(folder), browser)
 
 
 if __name__ == "__main__":

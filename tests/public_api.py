@@ -12,7 +12,7 @@ import griffe
 ROOT: Final = Path(__file__).parents[1]
 SNAPSHOT: Final = Path(__file__).with_name("public_api.txt")
 PACKAGE: Final = "tgmembership_async"
-SHOWN: Final = ("access", "ext", "fulfillment", "grants", "payments", "project", "testing", "webhooks")
+SHOWN: Final = ("access", "desk", "ext", "fulfillment", "grants", "payments", "project", "testing", "webhooks")
 
 
 def lines(root: Path = ROOT) -> list[str]:

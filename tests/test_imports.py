@@ -35,7 +35,7 @@ ORDER = {
         ["access"],
         ["fulfillment"],
         ["payments"],
-        ["testing"],
+        ["testing", "desk"],
         ["ext"],
         ["cli"],
     ],
@@ -53,6 +53,7 @@ ORDER = {
     ],
     "grants.importing": [["headers", "cells", "repeats", "workbook"], ["sources"], ["members"]],
     "storage": [["binding", "component", "database", "text", "until_stored", "wakeups"], ["sqlite", "postgres"]],
+    "desk": [["guard"], ["app"]],
     "payments": [["model"], ["adapter", "recording"], ["receiver", "stripe", "telegram"]],
     "testing": [["rules", "loopback"], ["fake"], ["chaos", "conformance"], ["plugin"]],
     "webhooks": [
@@ -70,7 +71,7 @@ HTTPX = ["httpx.py", "httpx_client.py", "httpx_exchange.py"]
 PURE = ["errors", "values", "protocol"]
 IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
 NOT_LOADED = {"httpx", "httpcore", "aiohttp", "sqlite3", "starlette", "uvicorn", "click", "rich", "trio", "aiogram"}
-NOT_LOADED |= {"fastapi", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis", "stripe"}
+NOT_LOADED |= {"fastapi", "jinja2", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis", "stripe"}
 
 
 def name_of(module: Path) -> str:

@@ -22,6 +22,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "call": "Call any method of the service by name.",
     "completion": "Print a shell completion script.",
     "demo": "Run `provision` under injected faults and compare its ledger with the service's audit log.",
+    "desk": "Serve a page for your browser on which you decide about held grants.",
     "doctor": "Check credentials, network, clock and replies, and print a report for a bug ticket.",
     "extend": "Set the end of the memberships of a user, or of everybody, in a project.",
     "fake": "Run a fake TGmembership service on this machine.",
@@ -47,6 +48,7 @@ _ON_A_PROJECT: Final = ("access", "ban", "extend", "members", "remove", "unban")
 _HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs from the command's
     **dict.fromkeys(_ON_A_PROJECT, "project.command"),
     "demo": "demo.command",
+    "desk": "desk.command",
     "doctor": "doctor.command",
     "grant": "grants.one",
     "grants": "grants.command",

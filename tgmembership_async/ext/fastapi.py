@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.requests import HTTPConnection
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,11 +34,13 @@ from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.fulfillment.parts import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
 from tgmembership_async.grants.granter import Granter
+from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.payments import PaymentReceiver
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.session import Session, account_of
 from tgmembership_async.settings import service_of
 from tgmembership_async.storage.sqlite.database import waiting_for_owners
+from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks.inbox import BindableInbox, Inbox
 from tgmembership_async.webhooks.receiver import Receiver
 
@@ -226,6 +228,49 @@ def receiver_router(receiver: Receiver | PaymentReceiver, path: str) -> APIRoute
         if spelled:
             router.routes.append(Route(spelled, receiver.asgi, include_in_schema=False))
     return router
+
+
+def desk_router(
+    ledger: Ledger,
+    inbox: Inbox | None = None,
+    *,
+    allow: Callable[..., Any],
+    secret: Secret | None = None,
+) -> APIRouter:
+    """Return a router with the desk of a ledger and an inbox: `app.include_router(router, prefix="/desk")`.
+
+    `allow` is your dependency that authenticates the request: it returns the owner, or True. It refuses with an
+    exception, or with any false result, which is answered with 403. There is no default, because whoever opens the desk
+    decides about money. Ledger and inbox are opened by your lifespan. Several processes that serve one desk need the
+    same `secret`, of at least 32 characters. Raises UsageError for a wrong argument.
+    """
+    from tgmembership_async.desk import Guard, desk_app  # noqa: PLC0415 - an extra
+
+    if not callable(allow):
+        msg = "allow must be your dependency that authenticates the owner: desk_router(ledger, allow=owner_only)"
+        raise UsageError(msg)
+    desk = desk_app(ledger, inbox, guard=Guard(secret=secret))
+
+    async def answer(request: Request, path: str, allowed: Annotated[Any, Depends(allow)]) -> Response:
+        if not allowed:
+            raise HTTPException(403, "not allowed")
+        return _Passed(desk, request.scope["path"].removesuffix(path).rstrip("/"))
+
+    router = APIRouter(include_in_schema=False)
+    router.add_api_route("/{path:path}", answer, methods=["GET", "POST"])
+    return router
+
+
+class _Passed(Response):
+    """The response of another application, for which `root` is the path that it is mounted at."""
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
+        super().__init__()
+        self._app = app
+        self._root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "root_path": self._root}, receive, send)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -37,6 +37,14 @@ class Bindable(FollowUps, Protocol):
         """
         ...
 
+    async def count(self, prefix: str = "") -> dict[GrantStatus, int]:
+        """Return the number of rows of each status, of the refs that begin with `prefix`."""
+        ...
+
+    async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
+        """Return rows whose ref contains `text`, or whose member it is, of the refs that begin with `prefix`."""
+        ...
+
 
 async def ledger_of_bot(ledger: Ledger, service: str, bot_id: int, *, record: bool) -> Ledger:
     """Return what a bot grants with: the ledger itself or, if several bots share it, this bot's part of it."""
@@ -126,6 +134,14 @@ class BotLedger:
     async def decisions(self, ref: str) -> list[DecisionMade]:
         """Return the decisions about a ref, in order."""
         return [evolve(made, ref=ref) for made in await self.whole.decisions(self._key(ref))]
+
+    async def count(self) -> dict[GrantStatus, int]:
+        """Return the number of this bot's rows of each status."""
+        return await self.whole.count(self._prefix)
+
+    async def search(self, text: str, *, limit: int) -> list[Grant]:
+        """Return at most `limit` of this bot's rows whose ref contains `text`, or whose member it is."""
+        return [self._mine(grant) for grant in await self.whole.search(text, limit=limit, prefix=self._prefix)]
 
     async def purge(self, delivered_before: datetime) -> int:
         """Wipe the tokens of rows delivered before then, of all bots."""

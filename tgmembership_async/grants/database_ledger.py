@@ -25,6 +25,7 @@ from tgmembership_async.grants.paging import Page, by_id
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.storage.binding import Binding, agreed, check_copy
 from tgmembership_async.storage.database import Connection, S
+from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 T = TypeVar("T")
@@ -60,6 +61,11 @@ class Dialect(Generic[R]):
     """Selects ref, number, beginning, end, status and evidence of the exchanges of `refs`, in order."""
     decisions_of: Any
     """Selects ref, decision, time and reason of the decisions about `refs`, in order."""
+    counts: Any
+    """Selects each status of the rows whose refs begin with `prefix`, and their number."""
+    search: Any
+    """Selects the columns of at most `limit` grants whose refs begin with `prefix` and go on with a text that contains
+    `text`, or whose member is `text`; the newest first."""
     follow_up_of: Any
     """Selects status, failures and time of what is stored of the follow-up of `ref`."""
     wipe: tuple[Any, ...]
@@ -131,6 +137,16 @@ class Dialect(Generic[R]):
         """Return the decisions about these refs, those about each ref in order."""
         rows = connection.execute(self.decisions_of, {"refs": self.stored_list(refs)}).fetchall()
         return [DecisionMade(ref, decision, self.loaded_time(at), reason) for ref, decision, at, reason in rows]
+
+    def count(self, connection: Connection, prefix: str) -> dict[GrantStatus, int]:
+        """Return the number of rows of each status."""
+        rows = connection.execute(self.counts, {"prefix": prefix}).fetchall()
+        return {GrantStatus(status): number for status, number in rows}
+
+    def found(self, connection: Connection, text: str, limit: int, prefix: str) -> list[Grant]:
+        """Return the grants that a search finds."""
+        rows = connection.execute(self.search, {"text": text, "limit": limit, "prefix": prefix}).fetchall()
+        return [self.grant(row) for row in rows]
 
     def look(self, connection: Connection, ref: str, now: datetime, grace: timedelta) -> tuple[Grant, Look]:
         """Return the row of a ref, and what a look at it finds about its follow-up."""
@@ -268,6 +284,17 @@ class DatabaseLedger(AsyncResource, Generic[S]):
     async def decisions(self, ref: str) -> list[DecisionMade]:
         """Return the decisions about a ref, in order."""
         return await self._read(partial(self._dialect.decisions, refs=[check_ref(ref)]))
+
+    async def count(self, prefix: str = "") -> dict[GrantStatus, int]:
+        """Return the number of rows of each status, of the refs that begin with `prefix`; 0 is left out."""
+        return await self._read(partial(self._dialect.count, prefix=prefix))
+
+    async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
+        """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first.
+
+        With `prefix`, only refs that begin with it, and `text` is searched behind it.
+        """
+        return await self._read(partial(self._dialect.found, text=storable(text), limit=limit, prefix=prefix))
 
     async def purge(self, delivered_before: datetime) -> int:
         """Remove the tokens of rows delivered before then, and return their number; the rows stay.

@@ -1,6 +1,6 @@
 """The protocol of a ledger: an intent is durable before it is acted on, and a result before it is returned."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
 
@@ -85,6 +85,14 @@ class Ledger(Protocol):
 
         With `after`, begin behind the row of that ref; the first step raises GrantError if there is no such row.
         """
+        ...
+
+    async def count(self) -> Mapping[GrantStatus, int]:
+        """Return the number of rows of each status; 0 may be left out."""
+        ...
+
+    async def search(self, text: str, *, limit: int) -> list[Grant]:
+        """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first."""
         ...
 
     async def attempts(self, ref: str) -> list[Attempt]:

@@ -1,8 +1,9 @@
 """A ledger in memory, for tests and experiments: its rows are lost when the process ends."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
-from itertools import dropwhile
+from itertools import dropwhile, islice
 from typing import Self
 
 from anyio.lowlevel import checkpoint
@@ -142,6 +143,21 @@ class MemoryLedger(AsyncResource):
         """Return the decisions about a ref, in order."""
         await self._turn()
         return list(self._decisions.get(check_ref(ref), ()))
+
+    async def count(self, prefix: str = "") -> dict[GrantStatus, int]:
+        """Return the number of rows of each status, of the refs that begin with `prefix`; 0 is left out."""
+        await self._turn()
+        return Counter(grant.status for ref, grant in self._rows.items() if ref.startswith(prefix))
+
+    async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
+        """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first."""
+        await self._turn()
+        found = (
+            grant
+            for ref, grant in reversed(self._rows.items())
+            if ref.startswith(prefix) and (text in ref[len(prefix) :] or text == str(grant.member_id))
+        )
+        return list(islice(found, limit))
 
     async def purge(self, delivered_before: datetime) -> int:
         """Remove the tokens of rows delivered before then, and return their number; the rows stay."""

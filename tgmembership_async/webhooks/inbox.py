@@ -19,7 +19,7 @@ class EntryStatus(StrEnum):
     PROCESSING = "processing"
     """Its handlers are running."""
     DONE = "done"
-    """All handlers have succeeded."""
+    """All handlers have succeeded, or somebody dropped the entry: then `note` tells why."""
     DEAD = "dead"
     """Handlers failed in the last allowed attempt. `retry` stores it again."""
     REPEAT = "repeat"
@@ -120,6 +120,10 @@ class Inbox(Protocol):
 
     async def retry(self, entry_id: int) -> None:
         """Store a dead, unreadable or repeated entry again, with 0 attempts. Raises UsageError for other entries."""
+        ...
+
+    async def drop(self, entry_id: int, reason: str) -> None:
+        """Give up a dead entry: it becomes `done`, with the reason as its note. Raises UsageError for other entries."""
         ...
 
     async def purge(self, received_before: datetime) -> int:

@@ -214,6 +214,23 @@ class TestOperators:
 
         run(scenario)
 
+    def test_a_dead_entry_that_is_dropped_is_done_and_says_why(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            async with make() as inbox:
+                await put(inbox, arrival())
+                await inbox.claim(1, NOW)
+                await inbox.settle(1, Verdict(DEAD, note="why"))
+                async with make(owner=False) as beside:
+                    await beside.drop(1, "refunded \0")
+                    with pytest.raises(UsageError, match="no delivery 1 that is dead"):
+                        await beside.drop(1, "again")
+                [entry] = await inbox.entries()
+                assert (entry.status, entry.note) == (DONE, r"dropped: refunded \x00")
+                later = arrival(at=NOW + timedelta(hours=1))
+                assert await put(inbox, later) == [Receipt(new=False, status=DONE)]
+
+        run(scenario)
+
     def test_what_is_on_its_way_is_not_handed_out_twice(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
             async with make() as inbox:

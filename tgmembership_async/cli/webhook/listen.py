@@ -2,24 +2,21 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Iterable
-from typing import Any, Final
+from importlib.util import find_spec
 
 import click
 
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.grant_lines import json_text
 from tgmembership_async.cli.output import note
+from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.cli.webhook.view import fields_of, header_advice
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import Answer, Event, Receiver, Verifier
 from tgmembership_async.webhooks.headers import HeadersLike, flat
-
-_STARTS_WITHIN: Final = 10.0
-_TICK: Final = 0.01
 
 
 class Listener(Receiver):
@@ -60,33 +57,22 @@ def _names(pairs: Iterable[tuple[str, str]]) -> str:
 
 def listen_until_interrupted(host: str, port: int, secret: Secret | None, url: str | None) -> None:
     """Run a Listener until Ctrl-C, and set the webhook to `url` if given."""
-    try:
-        import uvicorn  # noqa: PLC0415 - an extra: handled below
-    except ModuleNotFoundError:
+    if find_spec("uvicorn") is None:
         msg = "listen needs uvicorn: pip install 'tgmembership-async[testing]'"
-        raise UsageError(msg) from None
+        raise UsageError(msg)
     listener = Listener(secret)
-    with _bound(host, port) as listening:
-        config = uvicorn.Config(listener.asgi, log_config=None, access_log=False, lifespan="off")
+    with bound(host, port) as listening:
+
+        async def started() -> None:
+            address, port = listening.getsockname()[:2]
+            note(f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it.")
+            if url is not None:
+                await _set_webhook(listener, url)
+
         try:
-            asyncio.run(_serve(uvicorn.Server(config), listening, listener, url))
+            asyncio.run(serve(listener.asgi, listening, started))
         except KeyboardInterrupt:
             return
-
-
-async def _serve(server: Any, listening: socket.socket, listener: Listener, url: str | None) -> None:
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(_TICK)
-    address, port = listening.getsockname()[:2]
-    note(f"Listening on http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it.")
-    try:
-        if url is not None:
-            await _set_webhook(listener, url)
-        await serving
-    finally:
-        server.should_exit = True
-        await asyncio.wait({serving})
 
 
 async def _set_webhook(listener: Listener, url: str) -> None:
@@ -97,11 +83,3 @@ async def _set_webhook(listener: Listener, url: str) -> None:
         note(f"The webhook is set to {url}, and its secret is known.")
     else:
         note(f"The webhook is set to {url}. The reply contained no secret: start again with --secret-file.")
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        msg = f"cannot listen on port {port} of {host}: {error.strerror}; use another port, or 0 for any free one"
-    raise UsageError(msg)

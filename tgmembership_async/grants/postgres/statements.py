@@ -223,6 +223,15 @@ DIALECT: Final = Dialect(
         SELECT ref, decision, decided_at, reason FROM tgm_decision JOIN tgm_grants ON tgm_grants.id = grant_id
         WHERE ref = ANY(%(refs)s) ORDER BY tgm_decision.id
     """,
+    counts="""
+        SELECT status, count(*) FROM tgm_grants WHERE %(prefix)s = '' OR starts_with(ref, %(prefix)s) GROUP BY status
+    """,
+    search=f"""
+        SELECT {COLUMNS} FROM tgm_grants
+        WHERE starts_with(ref, %(prefix)s)
+            AND (strpos(substr(ref, length(%(prefix)s) + 1), %(text)s) > 0 OR member_id::text = %(text)s)
+        ORDER BY id DESC LIMIT %(limit)s
+    """,  # noqa: S608 - constants
     follow_up_of="""
         SELECT about, failures, due_at FROM tgm_follow_up JOIN tgm_grants ON id = grant_id WHERE ref = %(ref)s
     """,

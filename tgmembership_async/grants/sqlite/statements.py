@@ -185,6 +185,16 @@ DIALECT: Final = Dialect(
         SELECT ref, decision, decided_at, reason FROM decision JOIN grants ON grants.id = grant_id
         WHERE ref IN (SELECT value FROM json_each(:refs)) ORDER BY decision.id
     """,
+    counts="""
+        SELECT status, count(*) FROM grants WHERE :prefix = '' OR substr(ref, 1, length(:prefix)) = :prefix
+        GROUP BY status
+    """,
+    search=f"""
+        SELECT {SELECT.partition("grants.id,")[2]}
+        WHERE substr(ref, 1, length(:prefix)) = :prefix
+            AND (instr(substr(ref, length(:prefix) + 1), :text) OR CAST(member_id AS TEXT) = :text)
+        ORDER BY grants.id DESC LIMIT :limit
+    """,
     follow_up_of="SELECT about, failures, due_at FROM follow_up JOIN grants ON id = grant_id WHERE ref = :ref",
     wipe=(
         f"UPDATE token SET body = zeroblob(length(body)) WHERE id IN (SELECT token_id {_DELIVERED})",  # noqa: S608 - constant

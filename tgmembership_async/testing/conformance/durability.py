@@ -121,6 +121,19 @@ async def rows_come_in_pages_and_in_order(make: MakeLedger) -> None:
         check_equal(await anext(aiter(ledger.grants([GrantStatus.UNKNOWN])), None), await ledger.get(refs[0]))
 
 
+async def rows_are_counted_and_searched(make: MakeLedger) -> None:
+    """Rows are counted by status, and found by a part of the ref or by the member, the newest first."""
+    async with opened(make) as ledger:
+        for number, ref in enumerate(["pi_%", "pi_2", "in_2"], 1):
+            await ledger.plan(GrantRequest(ref, 1, number * 100))
+        await ledger.claim(GrantRequest("pi_2", 1, 200))
+        counts = await ledger.count()
+        check_equal({status: n for status, n in counts.items() if n}, {GrantStatus.PLANNED: 2, GrantStatus.SENDING: 1})
+        for text, refs in {"_2": ["in_2", "pi_2"], "%": ["pi_%"], "100": ["pi_%"], "10": [], "PI": []}.items():
+            check_equal([grant.ref for grant in await ledger.search(text, limit=5)], refs)
+        check_equal([grant.ref for grant in await ledger.search("_", limit=2)], ["in_2", "pi_2"])
+
+
 async def any_text_is_kept_as_it_is(make: MakeLedger) -> None:
     """Refs and notes of any language, or that look like code; and what no database keeps does not stop a record."""
     refs = ["Заказ №7", "訂單-😀", "é", "e\u0301", "a' OR '1'='1", '"; DROP TABLE grants; --', "%_\\", "x" * 1_000]

@@ -39,6 +39,8 @@ class Dialect:
     """Selects COLUMNS of at most `limit` entries in one of `states`, by id, from ids greater than `after`."""
     retry: Any
     """Stores the entry `id` again if its status is dead, unreadable or repeat."""
+    drop: Any
+    """Gives up the entry `id`, with `note`, if it is dead."""
     settle: Any
     """Records a verdict on the entry `id`, if it is being processed by `worker`."""
     purge: tuple[Any, ...]
@@ -122,6 +124,10 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         """
         await self._write(partial(self._retry, entry_id=entry_id))
 
+    async def drop(self, entry_id: int, reason: str) -> None:
+        """Give up a dead entry: it becomes `done`, with the reason as its note. Raises UsageError for other entries."""
+        await self._write(partial(self._drop, values={"id": entry_id, "note": storable(f"dropped: {reason}")}))
+
     async def purge(self, received_before: datetime) -> int:
         """Delete entries that are done, repeated or unreadable and were received before then; return their number.
 
@@ -176,6 +182,11 @@ class DatabaseInbox(AsyncResource, Generic[S]):
     def _retry(self, connection: Connection, entry_id: int) -> None:
         if connection.execute(self._dialect.retry, {"id": entry_id}).rowcount != 1:
             msg = f"there is no delivery {entry_id} that is dead, unreadable or a repeat"
+            raise UsageError(msg)
+
+    def _drop(self, connection: Connection, values: dict[str, Any]) -> None:
+        if connection.execute(self._dialect.drop, values).rowcount != 1:
+            msg = f"there is no delivery {values['id']} that is dead"
             raise UsageError(msg)
 
     def _purge(self, connection: Connection, before: Any) -> int:

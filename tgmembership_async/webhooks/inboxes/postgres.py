@@ -120,6 +120,7 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
             WHERE id = %(id)s AND status IN ('dead', 'unreadable', 'repeat')
         """,
         # The same verdict a second time is not an error: it was committed, and then the connection was lost.
+        drop="UPDATE tgm_delivery SET status = 'done', note = %(note)s WHERE id = %(id)s AND status = 'dead'",
         settle="""
             UPDATE tgm_delivery
             SET status = %(status)s, handled = %(handled)s, note = %(note)s, due_at = %(due_at)s

@@ -108,6 +108,7 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             UPDATE delivery SET status = 'stored', attempts = 0, due_at = received_at
             WHERE id = :id AND status IN ('dead', 'unreadable', 'repeat')
         """,
+        drop="UPDATE delivery SET status = 'done', note = :note WHERE id = :id AND status = 'dead'",
         settle="""
             UPDATE delivery SET status = :status, handled = :handled, note = :note, due_at = :due_at
             WHERE id = :id AND status = 'processing'

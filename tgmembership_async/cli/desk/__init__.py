@@ -1,0 +1,1 @@
+"""The command `tgmembership desk`, imported by `cli.root` only."""
