@@ -66,6 +66,8 @@ LEDGER: dict[str, Use] = {
     "attempts": lambda ledger: ledger.attempts("r"),
     "decisions": lambda ledger: ledger.decisions("r"),
     "purge": lambda ledger: ledger.purge(NOW),
+    "count": lambda ledger: ledger.count(),
+    "search": lambda ledger: ledger.search("r", limit=1),
     "begin_follow_up": lambda ledger: ledger.begin_follow_up("r", lease=timedelta(1), grace=timedelta(1)),
     "put_off": lambda ledger: ledger.put_off(FOLLOW_UP, failures=1, due_at=NOW),
     "end_follow_up": lambda ledger: ledger.end_follow_up(FOLLOW_UP),
@@ -80,6 +82,7 @@ INBOX: dict[str, Use] = {
     "entries": lambda inbox: inbox.entries(),
     "retry": lambda inbox: inbox.retry(1),
     "purge": lambda inbox: inbox.purge(NOW),
+    "drop": lambda inbox: inbox.drop(1, ""),
     "bind": lambda inbox: inbox.bind("https://shop.example", 1, record=True),
 }
 USES: dict[str, tuple[Callable[[Path], Any], dict[str, Use]]] = {
@@ -109,6 +112,7 @@ USES: dict[str, tuple[Callable[[Path], Any], dict[str, Use]]] = {
             "provision": lambda granter: granter.provision([]),
             "run_planned": lambda granter: granter.run_planned(),
             "resolve": lambda granter: granter.resolve("r", "retry"),
+            "owed": lambda granter: anext(aiter(granter.owed())),
             "reconcile": lambda granter: granter.reconcile(),
             "get": lambda granter: granter.get("r"),
             "grants": lambda granter: anext(granter.grants()),
