@@ -1,9 +1,10 @@
 """Read a JSON object as a model: which key holds which field, and which keys are left over."""
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, Final, TypeGuard, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tgmembership_async.protocol.structuring.scalars import Mismatch, decimal, text, wrong_kind
 from tgmembership_async.values.money import Money
@@ -62,14 +63,14 @@ def take_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) ->
 
 def take_money(left: dict[str, Any], keys: Sequence[str]) -> Money:
     """Remove an amount and its currency from `left`, and return them."""
-    return _there(_take_money_if_there(left, keys), keys)
+    return _there(_take_money_if_there(left, keys, decimal), keys)
 
 
-def _take_money_if_there(left: dict[str, Any], keys: Sequence[str]) -> Money | None:
+def _take_money_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[Decimal]) -> Money | None:
     currency = left.get(CURRENCY)
     if currency is not None:
         currency = take({CURRENCY: currency}, (CURRENCY,), text)
-    amount = take_if_there(left, keys, decimal)
+    amount = take_if_there(left, keys, read)
     if amount is None:
         return None
     left.pop(CURRENCY, None)
@@ -87,19 +88,17 @@ class Column:
     keys: tuple[str, ...]
     read: Reader[Any]
     required: bool = False
+    _take: Callable[..., Any] = field(default=take_if_there, init=False, repr=False)
 
     def take(self, left: dict[str, Any]) -> Any:
         """Remove the field's value from a row, and return it."""
         try:
-            value = self._take(left)
+            value = self._take(left, self.keys, self.read)
         except Mismatch:
             if self.required:
                 raise
             return None
         return _there(value, self.keys) if self.required else value
-
-    def _take(self, left: dict[str, Any]) -> Any:
-        return take_if_there(left, self.keys, self.read)
 
 
 @frozen
@@ -107,9 +106,7 @@ class MoneyColumn(Column):
     """A column with an amount of money; the currency is another key of the row."""
 
     read: Reader[Any] = decimal
-
-    def _take(self, left: dict[str, Any]) -> Any:
-        return _take_money_if_there(left, self.keys)
+    _take: Callable[..., Any] = field(default=_take_money_if_there, init=False, repr=False)
 
 
 def row_reader(model: Callable[..., T], columns: Sequence[Column]) -> Reader[T]:
