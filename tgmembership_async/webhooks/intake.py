@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from anyio.lowlevel import current_token
+
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.webhooks import answers
@@ -100,7 +101,7 @@ class StoredIntake:
             raise UsageError(msg)
         return self._worker
 
-    async def take(self, arrival: Arrival, event: Event | None) -> Answer:
+    async def take(self, arrival: Arrival, event: Event | None) -> Answer:  # noqa: ARG002 - as Intake says
         """Store the delivery, unless it is stored already."""
         worker = self.worker
         try:

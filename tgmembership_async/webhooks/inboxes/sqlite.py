@@ -187,9 +187,7 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             msg = "an inbox opened with owner=False can be read, retried and purged; only its owner receives"
             raise UsageError(msg)
 
-    def _store_all(
-        self, connection: sqlite3.Connection, together: Sequence[tuple[Arrival, datetime]]
-    ) -> list[Receipt]:
+    def _store_all(self, connection: sqlite3.Connection, together: Sequence[tuple[Arrival, datetime]]) -> list[Receipt]:
         return [self._store(connection, arrival, since) for arrival, since in together]
 
     def _store(self, connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> Receipt:
