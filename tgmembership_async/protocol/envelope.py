@@ -123,10 +123,13 @@ def _read(reply: dict[str, Any]) -> Envelope | NoEnvelope:
     code = read_code(reply.pop("code", None))
     if code is None and not ok:
         return NoEnvelope("'code' is not a number")
+    result = reply.pop("result", None)
+    if not reply:  # as nearly all replies
+        return Envelope(ok, code, result)
     return Envelope(
         ok=ok,
         code=code,
-        result=reply.pop("result", None),
+        result=result,
         description=read_text(reply.pop("description", None)),
         request_id=read_text(reply.pop("request_id", None)),
         extra=reply,

@@ -204,7 +204,7 @@ class _Lane:
                 msg = SafeMessage(f"no connection to {request.account.origin} within {request.timeouts.connect:g} s")
                 raise aiohttp.ConnectionTimeoutError(msg) from None
             protocol = _protocol(connection)
-            if protocol not in used:
+            if protocol is not self._protocol and protocol not in used:
                 return self._checked(connection, request)
             # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
             if _is_open(protocol) if self._ours else _is_idle(protocol):
@@ -253,7 +253,7 @@ async def _exchange(protocol: ResponseHandler, wire: Target, request: Request) -
         is_at_end = payload.at_eof()
         if not is_at_end:
             await checkpoint()  # `readany` does not yield while data is buffered, even in chunks of one byte
-    return await body.response(message.code, list(message.raw_headers))
+    return await body.response(message.code, message.raw_headers)
 
 
 def _check_aiohttp() -> None:
