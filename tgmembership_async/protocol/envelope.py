@@ -16,6 +16,7 @@ from tgmembership_async.protocol.reply_limits import holds_too_much
 _EXCERPT: Final = 200
 _CODE_DIGITS: Final = 9
 _DECODER: Final = json.JSONDecoder(parse_float=Decimal)
+_SPACE: Final = " \t\n\r"
 _SCAN: Final[Callable[[str, int], tuple[Any, int]]] = _DECODER.scan_once  # type: ignore[attr-defined,unused-ignore]
 
 
@@ -86,7 +87,7 @@ def _load(body: bytes) -> object:
     try:
         text = body.decode()
         value, end = _SCAN(text, 0)  # `decode` takes twice as long for a small body: it looks for white space first
-        return _DECODER.decode(text) if text[end:].strip() else value
+        return _DECODER.decode(text) if text[end:].strip(_SPACE) else value
     except (ValueError, ArithmeticError, StopIteration):
         return _LENIENT.decode(_text_of(body))
 
