@@ -17,7 +17,10 @@ _EXCERPT: Final = 200
 _CODE_DIGITS: Final = 9
 _DECODER: Final = json.JSONDecoder(parse_float=Decimal)
 _SPACE: Final = " \t\n\r"
-_SCAN: Final[Callable[[str, int], tuple[Any, int]]] = _DECODER.scan_once  # type: ignore[attr-defined,unused-ignore]
+_SCAN: Final = cast(
+    "Callable[[str, int], tuple[Any, int]]",
+    _DECODER.scan_once,  # type: ignore[attr-defined,unused-ignore]
+)
 
 
 @frozen

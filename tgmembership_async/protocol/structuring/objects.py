@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeGuard, TypeVar
 
-from attrs import field, frozen
+import attrs
+from attrs import frozen
 
 from tgmembership_async.protocol.structuring.scalars import Mismatch, decimal, text, wrong_kind
 from tgmembership_async.values.money import Money
@@ -88,7 +89,7 @@ class Column:
     keys: tuple[str, ...]
     read: Reader[Any]
     required: bool = False
-    _take: Callable[..., Any] = field(default=take_if_there, init=False, repr=False)
+    _take: Callable[..., Any] = attrs.field(default=take_if_there, init=False, repr=False)
 
     def take(self, left: dict[str, Any]) -> Any:
         """Remove the field's value from a row, and return it."""
@@ -106,7 +107,7 @@ class MoneyColumn(Column):
     """A column with an amount of money; the currency is another key of the row."""
 
     read: Reader[Any] = decimal
-    _take: Callable[..., Any] = field(default=_take_money_if_there, init=False, repr=False)
+    _take: Callable[..., Any] = attrs.field(default=_take_money_if_there, init=False, repr=False)
 
 
 def row_reader(model: Callable[..., T], columns: Sequence[Column]) -> Reader[T]:
