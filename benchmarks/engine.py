@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from provision import KEY, Null, requests
 from tables import Row, option, publish
@@ -29,6 +30,7 @@ from tgmembership_async.grants import Grant, Granter, GrantRequest, MemoryLedger
 from tgmembership_async.grants.model import dump_token
 from tgmembership_async.grants.provisioning import EVERY_REASON, Run
 from tgmembership_async.grants.transitions import planned, utc_now
+from tgmembership_async.protocol.wire import Hold
 from tgmembership_async.storage.sqlite import schema
 
 TOKEN = AccessToken(token="T" * 24, link="https://t.me/shop_bot?start=" + "T" * 24, raw={"code": "T" * 24})
@@ -42,16 +44,17 @@ Way = Callable[[list[GrantRequest], int, Path], Awaitable[object]]
 
 
 class Silent(Session):
-    """A Session whose grants return at once."""
+    """A Session whose grants return at once; it takes the claim on the row, as each call does before its request."""
 
-    async def add_member(self, *_: object, **_named: object) -> AccessToken:
-        """Return the token."""
+    async def _ask(self, *_: object, hold: Hold | None = None, **_named: object) -> Any:
+        if hold is not None:
+            await hold.take()
         return TOKEN
 
 
-def silent() -> Session:
-    """Return a Silent session."""
-    return Silent(1, KEY, transport=Null())
+def silent(tasks: int) -> Session:
+    """Return a Silent session with a connection for each task: with fewer, each row is planned before it is claimed."""
+    return Silent(1, KEY, transport=Null(), max_connections=tasks)
 
 
 async def bare_workers(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
@@ -75,7 +78,7 @@ async def engine_alone(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
     async def nothing(_: GrantRequest, __: Callable[[], bool]) -> tuple[Grant, bool]:
         return done
 
-    async with silent() as session:
+    async with silent(tasks) as session:
         await Run(wishes, nothing, session, concurrency=tasks, stop_on=EVERY_REASON)
 
 
@@ -107,13 +110,13 @@ def committed(connection: sqlite3.Connection) -> Iterator[None]:
 
 async def with_memory(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
     """Provision with the ledger in memory."""
-    async with Granter(silent(), MemoryLedger()) as granter:
+    async with Granter(silent(tasks), MemoryLedger()) as granter:
         await granter.provision(wishes, concurrency=tasks)
 
 
 async def with_ledger(wishes: list[GrantRequest], tasks: int, path: Path) -> None:
     """Provision with the durable ledger."""
-    async with Granter(silent(), SqliteLedger(path)) as granter:
+    async with Granter(silent(tasks), SqliteLedger(path)) as granter:
         await granter.provision(wishes, concurrency=tasks)
 
 

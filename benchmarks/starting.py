@@ -1,10 +1,13 @@
-"""Measure the import of the package and the creation of a Session, compared to httpx.
+"""Measure the import of the package, the creation of a Session, and the memory of an idle bot, compared to httpx.
 
     python benchmarks/starting.py [--quick] [--json FILE]
 
 Imports run in fresh processes, interleaved; the figures are medians of CPU time, and the memory that Python retains. A
 Session creates its TLS context, which is most of a client's cost, at its first encrypted call and once for all lanes.
 Therefore another figure includes one call to a port that refuses it, and closing.
+
+The resident memory is that of fresh processes in which the named objects are open and nothing happens; aiogram is left
+out if it is not installed.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 
 import httpx
 from tables import Row, publish
@@ -42,6 +46,50 @@ tracemalloc.start()
 {0}
 print(tracemalloc.get_traced_memory()[0])
 """
+IDLE = """
+import asyncio, resource, sys, tempfile
+from pathlib import Path
+
+def resident():
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:  # the highest instead, in KiB, or on macOS in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+async def main(folder):
+{0}
+        await asyncio.sleep(0)
+        print(resident())
+
+with tempfile.TemporaryDirectory() as folder:
+    asyncio.run(main(Path(folder)))
+"""
+IDLE_BOTS = {
+    "nothing but asyncio": """
+    if True:
+""",
+    "httpx.AsyncClient": """
+    import httpx
+    async with httpx.AsyncClient(trust_env=False):
+""",
+    "aiogram: Bot and Dispatcher": f"""
+    from aiogram import Bot, Dispatcher
+    dispatcher = Dispatcher()
+    async with Bot("1:{KEY}"):
+""",
+    "Session on httpx": f"""
+    from tgmembership_async import Session
+    async with Session(1, {KEY!r}, proxy=None):
+""",
+    "Session on httpx, Granter and Receiver, each with its file": f"""
+    from tgmembership_async import Session
+    from tgmembership_async.grants import Granter, SqliteLedger
+    from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier
+    session = Session(1, {KEY!r}, proxy=None)
+    receiver = Receiver(Verifier({KEY!r}), SqliteInbox(folder / "inbox.db"))
+    async with session, Granter(session, SqliteLedger(folder / "grants.db")), receiver:
+""",
+}
 
 
 def output_of(script: str) -> float:
@@ -88,6 +136,8 @@ def main() -> None:
     memory = {name: [output_of(KEPT.format(statement)) / 2**20] for name, statement in STATEMENTS.items()}
     building: dict[str, list[float]] = {"httpx.AsyncClient()": [], "Session(...)": []}
     lives: dict[str, list[float]] = {name: [] for name in building}
+    bots = {name: code for name, code in IDLE_BOTS.items() if "aiogram" not in name or find_spec("aiogram")}
+    idle = {name: [output_of(IDLE.format(code)) / 2**20 for _ in range(rounds)] for name, code in bots.items()}
     with socket.socket() as refused, asyncio.Runner() as runner:
         refused.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{refused.getsockname()[1]}"
@@ -101,10 +151,11 @@ def main() -> None:
     tables = {
         "time of an import": table("CPU ms", times),
         "memory of an import": table("MB", memory),
+        "resident memory of an idle bot": table("MiB", idle),
         "build one more": table("µs", building),
         "build one more, call once with TLS, and close it": table("ms", lives),
     }
-    publish(tables, "httpx")
+    publish(tables, "httpx", "aiogram")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Measure the conversion of 10,000 subscribers from bytes to models, compared to hand-written code and pydantic.
+"""Measure the conversion of 10,000 subscribers from bytes to models, compared to hand-written code and its peers.
 
     python benchmarks/structuring.py [--quick] [--json FILE]
 
-The hand-written code is `json.loads`, then one slotted attrs constructor per row with every field converted. Pydantic,
-if installed, validates the bytes. This package parses the envelope, accepts numbers in strings, and keeps unknown
-fields, which the others drop. Nothing is cached between rows, so repeated times cost as much as distinct ones. The last
-table is the cost per plan of replies with one and with a hundred plans, compared to `json.loads` alone.
+The hand-written code is `json.loads`, then one slotted attrs constructor per row with every field converted. Pydantic
+and msgspec, if installed, validate the bytes. This package parses the envelope, accepts numbers in strings, and keeps
+unknown fields, which the others drop. Nothing is cached between rows, so repeated times cost as much as distinct ones.
+The last table is the cost per plan of replies with one and with a hundred plans, compared to `json.loads` alone.
 """
 
 import gc
@@ -109,6 +109,24 @@ def with_pydantic() -> Callable[[bytes], object]:
     return TypeAdapter(Envelope).validate_json
 
 
+def with_msgspec() -> Callable[[bytes], object]:
+    """Return a function that reads the rows with msgspec, which also accepts numbers in strings."""
+    import msgspec  # noqa: PLC0415 - a peer
+
+    class Row(msgspec.Struct):
+        user_id: int | None = None
+        plan_id: int | None = None
+        started_at: datetime | None = None
+        expires_at: datetime | None = None
+
+    class Envelope(msgspec.Struct):
+        ok: bool
+        code: int
+        result: list[Row]
+
+    return msgspec.json.Decoder(Envelope, strict=False).decode
+
+
 def seconds(read: Callable[[], object], times: int = 1) -> float:
     """Return the CPU seconds of one call."""
     gc.collect()
@@ -123,6 +141,8 @@ def many(rounds: int) -> list[tables.Row]:
     readers: dict[str, Callable[[bytes], object]] = {BY_HAND: by_hand, "this package": ours}
     if find_spec("pydantic"):
         readers["pydantic, from bytes"] = with_pydantic()
+    if find_spec("msgspec"):
+        readers["msgspec, from bytes"] = with_msgspec()
     replies = {
         "numbers as numbers": subscriber,
         "all values as strings": in_strings,
@@ -164,7 +184,9 @@ def few(rounds: int) -> list[tables.Row]:
 def main() -> None:
     """Print the tables."""
     rounds = 5 if "--quick" in sys.argv else 25
-    tables.publish({f"read {ROWS:,} subscribers": many(rounds), "read plans, CPU µs per plan": few(rounds)}, "pydantic")
+    tables.publish(
+        {f"read {ROWS:,} subscribers": many(rounds), "read plans, CPU µs per plan": few(rounds)}, "pydantic", "msgspec"
+    )
 
 
 if __name__ == "__main__":

@@ -325,7 +325,9 @@ class Exchange:
 def _scrubbed(response: Response, request: Request) -> Response:
     scrubber = request.account.scrubber
     # One look at all of it: two take a fiftieth of a call, and secrets are rare.
-    everything = "\n".join([value for _, value in response.headers]).encode(errors="surrogatepass") + response.body
+    everything = (
+        "\n".join([value for _, value in response.headers.items]).encode("utf-8", "surrogatepass") + response.body
+    )
     if scrubber.scrub(everything) is everything:
         return response
     clean = Headers((name, scrubber.scrub_text(value)) for name, value in response.headers)

@@ -383,7 +383,7 @@ def test_a_write_that_fails_before_its_first_byte_leaves_nothing_unknown(
     server = serve(script, server_side)
     name, is_fine = LAST_LOOKS["-".join(crossing)]
 
-    def last_look(_: object) -> bool:
+    def last_look(*_: object) -> bool:
         now.set()
         assert over.wait(30)
         return is_fine

@@ -227,17 +227,18 @@ class Granter(AsyncResource):
                 transitions.same(debt.claimed, request)
                 return await debt.paid(), False
             shared = self._running[request.ref] = Shared(request, lambda: self._is_open and goes_on())
-            await self._exchange(session, shared, inline=inline)
+            if inline:
+                await self._carry_out(session, shared)
+            else:
+                await self._exchange(session, shared)
             grant = await shared.wait_for(request)
             if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):
                 return grant, shared.fresh
             await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
 
-    async def _exchange(self, session: Session, shared: Shared, *, inline: bool) -> None:
+    async def _exchange(self, session: Session, shared: Shared) -> None:
         exchange = self._carry_out(session, shared)
-        if inline:
-            await exchange
-        elif (loop := asyncio_loop()) is not None:
+        if (loop := asyncio_loop()) is not None:
             # A task of its own: a shield does not protect against task.cancel(), wait_for or asyncio.timeout.
             task = loop.create_task(exchange)
             self._tasks[task] = shared

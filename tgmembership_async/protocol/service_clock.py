@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Final
 
 from attrs import frozen
@@ -12,6 +13,7 @@ from tgmembership_async.protocol.wire import Headers
 MOST_BELIEVED: Final = timedelta(days=1)
 """A larger difference says that a Date is made up, not that a clock is wrong."""
 _RESOLUTION: Final = timedelta(seconds=1)
+_NOW: Final = partial(datetime.now, UTC)
 
 
 @frozen
@@ -51,7 +53,7 @@ class ServiceClock:
 
     __slots__ = ("_last", "now")
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, now: Callable[[], datetime] = _NOW) -> None:
         self.now: Callable[[], datetime] = now
         self._last: tuple[Headers, datetime, datetime] | None = None
 

@@ -38,7 +38,7 @@ from tgmembership_async.transport.proxies import (
 from tgmembership_async.transport.reasons import NOTHING_SENT, SafeMessage, reason_of
 from tgmembership_async.transport.steps import step_of
 from tgmembership_async.transport.trust import trusted
-from tgmembership_async.transport.unread import transport_holds_more, wrote_nothing
+from tgmembership_async.transport.unread import Watch, transport_holds_more, wrote_nothing
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -163,27 +163,30 @@ class _Shared:
 class _Lane:
     """A lane on a connector of its own with one connection, or on the user's connector."""
 
-    __slots__ = ("_connector", "_ours", "_protocol", "_shared")
+    __slots__ = ("_connector", "_ours", "_protocol", "_shared", "_watch")
 
     def __init__(self, shared: _Shared, connector: aiohttp.BaseConnector, *, ours: bool) -> None:
         self._shared = shared
         self._connector = connector
         self._ours = ours
         self._protocol: ResponseHandler | None = None
+        self._watch: Watch | None = None
 
     def is_idle(self) -> bool:
         """Tell whether the connection of the last exchange can be reused."""
-        return self._protocol is not None and _is_idle(self._protocol)
+        return self._protocol is not None and _is_idle(self._protocol, self._watch)
 
     async def exchange(self, request: Request) -> tuple[Response, bool]:
         """Return the response, and whether the exchange ended cleanly."""
         wire = self._shared.wire(request)
         connection = await self._connect(request)
-        self._protocol = _protocol(connection)
+        protocol = _protocol(connection)
+        if protocol is not self._protocol:
+            self._protocol, self._watch = protocol, Watch(_transport(protocol).get_extra_info("socket"))
         clean = False
         try:
-            response = await _exchange(self._protocol, wire, request)
-            clean = not response.truncated and not _has_parsed_more(self._protocol) and _is_open(self._protocol)
+            response = await _exchange(protocol, wire, request)
+            clean = not response.truncated and not _has_parsed_more(protocol) and _is_open(protocol)
         finally:
             if clean:
                 connection.release()
@@ -201,7 +204,7 @@ class _Lane:
                 msg = SafeMessage(f"no connection to {request.account.origin} within {request.timeouts.connect:g} s")
                 raise aiohttp.ConnectionTimeoutError(msg) from None
             protocol = _protocol(connection)
-            if protocol not in used:
+            if protocol is not self._protocol and protocol not in used:
                 return self._checked(connection, request)
             # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
             if _is_open(protocol) if self._ours else _is_idle(protocol):
@@ -244,11 +247,13 @@ async def _exchange(protocol: ResponseHandler, wire: Target, request: Request) -
     while message.code in _INTERIM:
         message, payload = await protocol.read()
     body = Body(request.reply_limit)
-    while not body.is_too_long and not payload.at_eof():
+    is_at_end = payload.at_eof()
+    while not is_at_end and not body.is_too_long:
         body.add(await payload.readany())
-        if not payload.at_eof():
+        is_at_end = payload.at_eof()
+        if not is_at_end:
             await checkpoint()  # `readany` does not yield while data is buffered, even in chunks of one byte
-    return await body.response(message.code, list(message.raw_headers))
+    return await body.response(message.code, message.raw_headers)
 
 
 def _check_aiohttp() -> None:
@@ -284,9 +289,9 @@ def _is_open(protocol: ResponseHandler) -> bool:
     return protocol.is_connected() and not protocol.should_close
 
 
-def _is_idle(protocol: ResponseHandler) -> bool:
+def _is_idle(protocol: ResponseHandler, watch: Watch | None = None) -> bool:
     """Tell whether a used connection is open and has no unread data."""
-    return _is_open(protocol) and not transport_holds_more(_transport(protocol))
+    return _is_open(protocol) and not transport_holds_more(_transport(protocol), watch)
 
 
 def _has_parsed_more(protocol: ResponseHandler) -> bool:

@@ -5,7 +5,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from typing import Final
 
@@ -48,7 +48,7 @@ class Body:
         if not self._chunks % _CHUNKS_AT_ONCE:
             await checkpoint()
 
-    async def response(self, status: int, fields: list[tuple[bytes, bytes]]) -> Response:
+    async def response(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> Response:
         """Return the Response with this body, decoded."""
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
         body = bytes(self._received)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from anyio import Event, create_task_group, fail_after, move_on_after
 
 from tgmembership_async.transport.reasons import NOTHING_SENT, SafeMessage, os_reason
-from tgmembership_async.transport.unread import transport_holds_more, wrote_nothing
+from tgmembership_async.transport.unread import Watch, transport_holds_more, wrote_nothing
 
 _NEXT_ADDRESS_AFTER: Final = 0.25
 _CLOSE_TIMEOUT: Final = 1.0
@@ -39,11 +39,13 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unread",
         "_unsent",
+        "_watch",
     )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
+        self._watch: Watch | None = None
         self._reader: asyncio.Future[None] | None = None
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._failure: Exception | None = None
@@ -56,6 +58,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Store the transport."""
         self._transport = transport
+        self._watch = self._watch or Watch(transport.get_extra_info("socket"))  # TLS uses the same socket
 
     def data_received(self, data: bytes) -> None:
         """Buffer received data; pause reading while too much is unread."""
@@ -86,7 +89,7 @@ class Connection(asyncio.Protocol):
 
     def is_readable(self) -> bool:
         """Tell whether there is unread data, or the peer has closed its side."""
-        return bool(self._unread) or self._has_ended or transport_holds_more(self._transport)
+        return bool(self._unread) or self._has_ended or transport_holds_more(self._transport, self._watch)
 
     async def read(self, max_bytes: int, seconds: float | None) -> bytes:
         """Send what was written, and return what comes in time; nothing, where the other side has ended.

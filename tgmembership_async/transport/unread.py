@@ -15,20 +15,31 @@ _ENCRYPTED: Final = ("_incoming", "_read_bio")
 """The attributes of trio's and anyio's TLS streams that hold unprocessed records."""
 
 
-def is_readable(sock: Any) -> bool:
-    """Tell whether a socket has data to read or has reached its end; True for a closed one."""
-    if sock.fileno() < 0:
-        return True
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+class Watch:
+    """Tells whether a socket has data to read or has reached its end. Registering it takes longer than a look."""
+
+    __slots__ = ("_poll", "_socket")
+
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
+        self._poll: Any = None
+        if hasattr(select, "poll") and sock.fileno() >= 0:
+            self._poll = select.poll()
+            self._poll.register(sock, select.POLLIN)
+
+    def is_readable(self) -> bool:
+        """Look at the socket now; True for a closed one."""
+        if self._socket.fileno() < 0:
+            return True
+        return bool(self._poll.poll(0) if self._poll is not None else select.select([self._socket], [], [], 0)[0])
 
 
-def transport_holds_more(transport: Any) -> bool:
-    """Tell whether an asyncio transport has unread data or has reached its end, on the socket or in TLS."""
-    if transport.is_closing() or is_readable(transport.get_extra_info("socket")):
+def transport_holds_more(transport: Any, watch: Watch | None = None) -> bool:
+    """Tell whether an asyncio transport has unread data or has reached its end, on the socket or in TLS.
+
+    `watch` is that of its socket, for a transport that is looked at often.
+    """
+    if transport.is_closing() or (watch or Watch(transport.get_extra_info("socket"))).is_readable():
         return True
     tls = transport.get_extra_info("ssl_object")
     return tls is not None and _tls_holds_more(tls)

@@ -152,7 +152,7 @@ def fingerprint(name: str, data: Mapping[str, Any], unique_id: object = None) ->
     """
     same = [name, data] if unique_id is None else [name, data, unique_id]
     try:
-        canonical = json.dumps(same, sort_keys=True, separators=(",", ":"), default=_number)
+        canonical = _CANONICAL.encode(same)
     except RecursionError:
         raise _too_deep() from None
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
@@ -162,9 +162,12 @@ def _number(value: object) -> list[str]:
     return ["number", str(value)]  # a Decimal with all its digits
 
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_number)
+
+
 def _content(body: bytes) -> dict[str, Any]:
     try:
-        content: Any = json.loads(body, parse_float=Decimal, parse_constant=_refuse)
+        content: Any = _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except RecursionError:
         raise _too_deep() from None
     except (ValueError, ArithmeticError):
@@ -178,6 +181,9 @@ def _content(body: bytes) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse)  # `json.loads` makes one for each body
 
 
 def _name(value: object) -> str:

@@ -136,7 +136,7 @@ class Receiver(AsyncResource):
         except Unreadable as error:
             _logger.warning("%s", error)
             return await self._intake.take(Arrival(delivery, received_at, note=str(error)), None)
-        return await self._intake.take(Arrival(delivery, received_at), event)
+        return await self._intake.take(Arrival(delivery, received_at, event.name, event.fingerprint), event)
 
     def _verified(self, headers: HeadersLike, body: bytes) -> Delivery | Answer:
         content = decoded(body, coding_of(headers), self.max_body)

@@ -220,9 +220,7 @@ def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) 
 def _claim_all(
     connection: sqlite3.Connection, wishes: Sequence[tuple[GrantRequest, datetime]]
 ) -> list[tuple[Row, bool]]:
-    new = statements.insert(
-        connection, [transitions.claimed(transitions.planned(request, now), now) for request, now in wishes]
-    )
+    new = statements.insert(connection, [transitions.begun(request, now) for request, now in wishes])
     if new is None:
         return [_claim(connection, request, now) for request, now in wishes]
     statements.begin_attempts(connection, new)

@@ -1,8 +1,10 @@
 """Read a JSON object as a model: which key holds which field, and which keys are left over."""
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, Final, TypeGuard, TypeVar
 
+import attrs
 from attrs import frozen
 
 from tgmembership_async.protocol.structuring.scalars import Mismatch, decimal, text, wrong_kind
@@ -33,6 +35,18 @@ def as_object(value: object) -> dict[str, Any]:
 
 def take(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T:
     """Remove and return the value of the first of `keys` that `read` accepts; null counts as absent."""
+    return _there(take_if_there(left, keys, read), keys)
+
+
+def _there(value: T | None, keys: Sequence[str]) -> T:
+    if value is None:
+        msg = f"no {' or '.join(keys)}"
+        raise Mismatch(msg)
+    return value
+
+
+def take_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T | None:
+    """Do as `take`, but return None if all keys are absent: raising takes ten times as long."""
     mismatch: Mismatch | None = None
     for key in keys:
         value = left.pop(key, None)
@@ -43,15 +57,23 @@ def take(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T:
         except Mismatch as found:
             left[key] = value
             mismatch = mismatch or found.within(f".{key}")
-    raise mismatch or Mismatch(f"no {' or '.join(keys)}")
+    if mismatch is not None:
+        raise mismatch
+    return None
 
 
 def take_money(left: dict[str, Any], keys: Sequence[str]) -> Money:
     """Remove an amount and its currency from `left`, and return them."""
+    return _there(_take_money_if_there(left, keys, decimal), keys)
+
+
+def _take_money_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[Decimal]) -> Money | None:
     currency = left.get(CURRENCY)
     if currency is not None:
         currency = take({CURRENCY: currency}, (CURRENCY,), text)
-    amount = take(left, keys, decimal)
+    amount = take_if_there(left, keys, read)
+    if amount is None:
+        return None
     left.pop(CURRENCY, None)
     return Money(amount, currency or "")
 
@@ -67,18 +89,17 @@ class Column:
     keys: tuple[str, ...]
     read: Reader[Any]
     required: bool = False
+    _take: Callable[..., Any] = attrs.field(default=take_if_there, init=False, repr=False)
 
     def take(self, left: dict[str, Any]) -> Any:
         """Remove the field's value from a row, and return it."""
         try:
-            return self._take(left)
+            value = self._take(left, self.keys, self.read)
         except Mismatch:
             if self.required:
                 raise
             return None
-
-    def _take(self, left: dict[str, Any]) -> Any:
-        return take(left, self.keys, self.read)
+        return _there(value, self.keys) if self.required else value
 
 
 @frozen
@@ -86,9 +107,7 @@ class MoneyColumn(Column):
     """A column with an amount of money; the currency is another key of the row."""
 
     read: Reader[Any] = decimal
-
-    def _take(self, left: dict[str, Any]) -> Money:
-        return take_money(left, self.keys)
+    _take: Callable[..., Any] = attrs.field(default=_take_money_if_there, init=False, repr=False)
 
 
 def row_reader(model: Callable[..., T], columns: Sequence[Column]) -> Reader[T]:

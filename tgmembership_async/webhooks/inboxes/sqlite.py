@@ -3,7 +3,7 @@
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
@@ -159,6 +159,12 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
                 raise
         return self
 
+    async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
+        """Store a delivery as `DatabaseInbox.store` does, together with others that arrive at the same time."""
+        self._check_receives()
+        since = arrival.received_at - timedelta(seconds=repeat_window)
+        return await self._storage.write_together(self._store_all, (arrival, since))
+
     async def claim(self, limit: int, now: datetime) -> list[Entry]:
         """Change at most `limit` due entries to `processing`, oldest first, count an attempt for each, return them."""
         due = (_microseconds(now), limit)
@@ -173,10 +179,17 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
         return await self._storage.read(job)
 
     async def _write(self, job: Callable[[Any], T], *, receives: bool = False) -> T:
-        if receives and not self._storage.owner:
+        if receives:
+            self._check_receives()
+        return await self._storage.write(job)
+
+    def _check_receives(self) -> None:
+        if not self._storage.owner:
             msg = "an inbox opened with owner=False can be read, retried and purged; only its owner receives"
             raise UsageError(msg)
-        return await self._storage.write(job)
+
+    def _store_all(self, connection: sqlite3.Connection, together: Sequence[tuple[Arrival, datetime]]) -> list[Receipt]:
+        return [self._store(connection, arrival, since) for arrival, since in together]
 
     def _store(self, connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> Receipt:
         found = connection.execute(_FIND, {"digest": bytes.fromhex(arrival.delivery.digest)}).fetchone()
