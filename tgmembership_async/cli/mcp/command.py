@@ -63,9 +63,7 @@ async def _serve(ledger: Place | None, decisions: bool, links: bool) -> None:  #
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] != "mcp":
             raise
-        server = None
-    if server is None:
         msg = "mcp needs an extra: pip install 'tgmembership-async[mcp]'"
-        raise UsageError(msg)
+        raise UsageError(msg) from None
     async with session() as tg:
         await server(Tools(tg, ledger, links), decisions=decisions).run_stdio_async()
