@@ -4,7 +4,7 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keyring
@@ -15,13 +15,18 @@ from command_line import COMMAND, ENVIRONMENT, Terminal
 from forked import Forked
 from keyring.backend import KeyringBackend
 from keyring.errors import NoKeyringError
+from project.projects import PROJECT, row
+from scripted_server import ScriptedServer, answering
 
 from tgmembership_async.cli.bots import profiles
 from tgmembership_async.cli.root import command
-from tgmembership_async.testing import FakeService, serve
+from tgmembership_async.testing import FakeService
+from tgmembership_async.testing import serve as served
 from tgmembership_async.testing.fake.server import FakeServer
 
-VARIABLES = ("BOT", "BOT_ID", "API_KEY", "API_KEY_FILE", "BASE_URL", "LEDGER", "INBOX")
+VARIABLES: tuple[str, ...] = ("BOT", "BOT_ID", "API_KEY", "API_KEY_FILE", "BASE_URL", "GENERATION", "LEDGER", "INBOX")
+VARIABLES += ("PROJECT_ID", "PROJECT_TOKEN", "PROJECT_TOKEN_FILE", "PROJECT_BASE_URL")
+Serve = Callable[..., ScriptedServer]
 PASSWORD = "postgresql://shop:sEcReT@db/shop"
 
 
@@ -63,7 +68,7 @@ def in_keyring() -> Iterator[Memory]:
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    with serve(FakeService(api_key=CANARY_KEY)) as running:
+    with served(FakeService(api_key=CANARY_KEY)) as running:
         yield running
 
 
@@ -197,6 +202,7 @@ def test_a_password_in_a_ledger_is_refused_as_an_argument_and_taken_from_the_pri
     [
         ("[shop]\nbot_id = 'sEcReT'\n", "bot_id is unknown, or not of its type"),
         ("[shop]\nbot_id = 1\napi_key = 'sEcReT'\n", "api_key is unknown"),
+        ("[shop]\nbot_id = 1\nproject_id = 'x'\nkeyring = true", "either bot_id or project_id"),
         ("[shop]\nbot_id = 1\n", "either key_file or keyring = true"),
         ("[shop]\nbot_id = 1\nkeyring = true\nledger = 'sEcReT.db'\n", "ledger must be an absolute path"),
         ("[shop]\nbot_id = 1\nkey_file = 'sEcReT'\n", "key_file must be an absolute path"),
@@ -210,6 +216,18 @@ def test_a_file_that_is_wrong_is_told_where_and_never_quoted(config: Path, text:
     assert done.exit_code == 2
     assert told in done.stderr
     assert "sEcReT" not in done.stderr
+
+
+@pytest.mark.parametrize("keyring_or_file", [["--keyring"], []])
+def test_a_project_is_a_profile_too(in_keyring: Memory, serve: Serve, keyring_or_file: list[str]) -> None:
+    server = serve(answering(200, {"ok": True, "code": 200, "data": [row(1)], "total": 1}))
+    done = run("bots", "add", "vip", PROJECT, "--base-url", server.url, *keyring_or_file, stdin=f"{CANARY_KEY}\n")
+    assert done.exit_code == 0, done.stderr
+    assert bool(in_keyring.kept) == bool(keyring_or_file)
+    assert json.loads(run("--bot", "vip", "members").stdout)["membership_id"]
+    assert f"authorization: bearer {CANARY_KEY}".encode().lower() in server.requests[0].lower()
+    assert "cannot work on a project" in run("--bot", "vip", "plans").stderr
+    assert "choose one of --bot and --project" in run("--bot", "vip", "--project", PROJECT, "members").stderr
 
 
 @pytest.mark.parametrize("arguments", [["shop", "2"], ["a b", "2"], ["x", "0"]])

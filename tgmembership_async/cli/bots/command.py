@@ -87,7 +87,7 @@ def add(
     file = None if keyring else str(key_file.absolute() if key_file else profiles.own_key_file(name))
     is_bot = id_.isascii() and id_.isdigit()
     ids: dict[str, Any] = {"bot_id": int(id_)} if is_bot else {"project_id": check_uuid("ID", id_)}
-    of = {"base_url": base_url, "generation": generation, "ledger": ledger, "inbox": inbox}
+    of: dict[str, Any] = {"base_url": base_url, "generation": generation, "ledger": ledger, "inbox": inbox}
     new = profiles.Profile(name, key_file=file, keyring=keyring, **ids, **of)
     key = _asked() if key_file is None else profiles.key_of(new)
     if is_bot:

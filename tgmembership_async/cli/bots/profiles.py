@@ -22,6 +22,7 @@ from attrs import field, frozen
 from platformdirs import user_config_path
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.structuring.objects import is_object
 from tgmembership_async.settings import secret_in
 from tgmembership_async.values.secret import Secret, hides_arguments
 
@@ -108,23 +109,27 @@ def profiles() -> dict[str, Profile]:
 
 def _profile(name: str, table: Any, path: Path) -> Profile:
     where = f"{path}, [{name:.80}]"
-    if not _NAME.fullmatch(name) or not isinstance(table, dict):
+    if not _NAME.fullmatch(name) or not is_object(table):
         msg = f"{where}: a bot is a table with a name of letters, digits, '-' and '_'"
         raise UsageError(msg)
-    for key, value in table.items():
+    settings = dict(table)
+    for key, value in settings.items():
         if type(value) is not _TYPES.get(key):
             msg = f"{where}: {key:.80} is unknown, or not of its type; known are {', '.join(_TYPES)}"
             raise UsageError(msg)
-    if ("bot_id" in table) == ("project_id" in table) or ("key_file" in table) == bool(table.get("keyring")):
+    if ("bot_id" in settings) == ("project_id" in settings) or ("key_file" in settings) == settings.get(
+        "keyring", False
+    ):
         msg = f"{where}: it needs either bot_id or project_id, and either key_file or keyring = true"
         raise UsageError(msg)
-    for key in _PATHS & table.keys():
-        if not _IS_URL.match(table[key]):
-            table[key] = str(Path(table[key]).expanduser())
-            if not Path(table[key]).is_absolute():
+    for key in _PATHS & settings.keys():
+        if not _IS_URL.match(settings[key]):
+            path = Path(settings[key]).expanduser()
+            if not path.is_absolute():
                 msg = f"{where}: {key} must be an absolute path, for it is used from any folder"
                 raise UsageError(msg)
-    return Profile(name, **table)
+            settings[key] = str(path)
+    return Profile(name, **settings)
 
 
 def profile(name: str) -> Profile:
