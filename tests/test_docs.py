@@ -42,6 +42,7 @@ BASH_ELSEWHERE = {
     "pytest -q": "tests/testing/test_plugin.py",
     "python3 -m venv": ".ci/run",
     "tgmembership desk": "tests/cli/desk/test_command.py",
+    "tgmembership bots add": "tests/cli/bots/test_bots.py",
     "tgmembership demo": "tests/cli/demo/test_command.py",
     "tgmembership webhook set": "tests/cli/webhook/test_command.py",
 }

@@ -247,17 +247,20 @@ class Unreadable(WebhookError):
 
 
 def _advice_of_a_reply(error: UnexpectedReply) -> Advice:
+    """`decide` if the service may have acted, otherwise `call_again`."""
     # An unsafe call that may have been applied raises OutcomeUnknown, unless it was applied: then its result is lost.
     return Advice.DECIDE if error.maybe_applied else Advice.CALL_AGAIN
 
 
 def _advice_of_an_answer(error: APIError) -> Advice:
+    """`fix_request` for 4xx but 421 and 425, otherwise `call_again`, or `wait` for 503 and with a `retry_after`."""
     if error.code in _NOTHING_WAS_DONE or error.code not in range(400, 500):
         return Advice.CALL_AGAIN if error.retry_after is None and error.code != _UNAVAILABLE else Advice.WAIT
     return Advice.FIX_REQUEST
 
 
 def _advice_of_a_held_grant(error: GrantHeld) -> Advice:
+    """`decide`, but `wait` while it is being sent, and `free_storage` if its outcome could not be stored."""
     match getattr(error.grant, "status", "unknown"):
         case "unknown":
             return Advice.DECIDE

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         command.main(args=arguments, prog_name="tgmembership")
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in ("click", "platformdirs", "rich", "dotenv"):
+        if (missing.name or "").partition(".")[0] not in ("click", "platformdirs", "rich", "dotenv", "tomlkit"):
             raise
     except OSError as error:
         if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final, Unpack
 import click
 
 from tgmembership_async import settings
+from tgmembership_async.cli.bots.profiles import CHOSEN, PREFIX, fetch_key
 from tgmembership_async.cli.output import note
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
@@ -16,7 +17,6 @@ from tgmembership_async.protocol.wire import BotAccount
 from tgmembership_async.session import Session
 from tgmembership_async.values.secret import hides_arguments
 
-PREFIX: Final = "TGMEMBERSHIP_"
 _BOT_ID: Final = f"{PREFIX}BOT_ID"
 _LONGEST_ID: Final = 19
 _KEYS: Final = (f"{PREFIX}API_KEY", f"{PREFIX}API_KEY_FILE")
@@ -38,6 +38,7 @@ def account() -> BotAccount:
 
 @hides_arguments
 def _credentials() -> dict[str, Any]:
+    fetch_key()
     if sys.stdin.isatty() and sys.stderr.isatty():
         # Keep the answers in the environment of this process, so that each is prompted for once.
         if not os.environ.get(_BOT_ID):
@@ -62,6 +63,8 @@ def _bot_id(text: str) -> str:
 def load(path: Path) -> None:
     """Read a file of `KEY=VALUE` lines into the environment; its variables override those already set."""
     found = _read(path)
+    if found.get(_BOT_ID) or any(found.get(name) for name in _KEYS):
+        os.environ.pop(CHOSEN, None)  # the file that is named precedes the variable
     if any(found.get(name) for name in _KEYS):
         for name in _KEYS:  # a variable in the file and another in the environment would conflict
             os.environ.pop(name, None)

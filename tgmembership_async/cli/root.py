@@ -19,6 +19,7 @@ from tgmembership_async.version import __version__
 _COMMANDS: Final[Mapping[str, str]] = {
     "access": "Tell whether a user has access now.",
     "ban": "Ban a user from a project.",
+    "bots": "Add, list and remove the bots that --bot can name.",
     "call": "Call any method of the service by name.",
     "completion": "Print a shell completion script.",
     "demo": "Run `provision` under injected faults and compare its ledger with the service's audit log.",
@@ -29,6 +30,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "grant": "Grant one member access to a plan, exactly once per ref.",
     "grants": "List the grants of a ledger and resolve unknown outcomes.",
     "ledger": "Create, migrate, copy, back up and restore a ledger.",
+    "mcp": "Let an assistant read sales and grants, with the Model Context Protocol.",
     "members": "List a bot's subscribers or a project's memberships.",
     "orders": "Show the number of orders.",
     "payment-methods": "Show the number of orders per payment method.",
@@ -47,11 +49,13 @@ _COMMANDS: Final[Mapping[str, str]] = {
 _ON_A_PROJECT: Final = ("access", "ban", "extend", "members", "remove", "unban")
 _HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs from the command's
     **dict.fromkeys(_ON_A_PROJECT, "project.command"),
+    "bots": "bots.command",
     "demo": "demo.command",
     "desk": "desk.command",
     "doctor": "doctor.command",
     "grant": "grants.one",
     "grants": "grants.command",
+    "mcp": "mcp.command",
     "orders": "reads",
     "payment-methods": "reads",
     "performance": "reads",
@@ -62,6 +66,7 @@ _HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs fro
     "users": "reads",
     "webhook": "webhook.command",
 }
+_WITHOUT_A_BOT: Final = frozenset({"bots", "completion", "demo", "fake"})
 _EPILOG: Final = """
 \b
 Examples:
@@ -73,7 +78,7 @@ Examples:
 Credentials are read from TGMEMBERSHIP_BOT_ID and from TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE, in the
 environment or in --env-file. On a terminal, missing ones are prompted for. For a project, the token is read from
 TGMEMBERSHIP_PROJECT_TOKEN or TGMEMBERSHIP_PROJECT_TOKEN_FILE. There is no option for them, because other users of this
-machine can read command lines.
+machine can read command lines. With --bot, the settings of that bot or project replace all of these.
 
 \b
 Exit codes:
@@ -173,10 +178,22 @@ def _flushed(invoke: Any, ctx: click.Context) -> Any:
         sys.stdout.flush()
 
 
+def _bots(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from tgmembership_async.cli.bots.command import completed  # noqa: PLC0415 - `--help` does not need it
+
+    return completed(ctx, parameter, incomplete)
+
+
 @click.group(
     cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
+@click.option(
+    "--bot",
+    metavar="NAME",
+    shell_complete=_bots,
+    help="Bot to use, one of `tgmembership bots list`. [env var: TGMEMBERSHIP_BOT]",
+)
 @click.option(
     "--env-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -184,12 +201,22 @@ def _flushed(invoke: Any, ctx: click.Context) -> Any:
 )
 @click.option("--project", metavar="ID", help="Call API v2 for this project instead of calling for the bot.")
 @click.pass_context
-def command(ctx: click.Context, /, *, env_file: Path | None, project: str | None) -> None:
+def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, project: str | None) -> None:
     """Sell access to Telegram chats with TGmembership: exactly one access token for each payment."""
-    if project is not None and ctx.invoked_subcommand not in _ON_A_PROJECT:
-        msg = f"{ctx.invoked_subcommand} cannot work on a project; these can: {', '.join(_ON_A_PROJECT)}"
-        raise UsageError(msg)
     if env_file is not None:
         from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - `--help` does not need it
 
         load(env_file)
+    if bot is not None and project is not None:
+        msg = "choose one of --bot and --project"
+        raise UsageError(msg)
+    name = bot or os.environ.get("TGMEMBERSHIP_BOT")
+    if ctx.invoked_subcommand in _WITHOUT_A_BOT or project is not None:
+        os.environ.pop("TGMEMBERSHIP_BOT", None)
+    elif name:
+        from tgmembership_async.cli.bots.profiles import choose  # noqa: PLC0415 - `--help` does not need it
+
+        project = ctx.params["project"] = choose(name, by_variable=bot is None).project_id
+    if project is not None and ctx.invoked_subcommand not in _ON_A_PROJECT:
+        msg = f"{ctx.invoked_subcommand} cannot work on a project; these can: {', '.join(_ON_A_PROJECT)}"
+        raise UsageError(msg)

@@ -34,6 +34,8 @@ _TURNED_AWAY: Final = frozenset({421, 425, 429})
 _UNAVAILABLE: Final = 503
 _CLIENT_ERRORS: Final = range(400, 500)
 _KEPT_OF_A_BODY: Final = 65_536
+QUOTES: Final = "; the reply: "
+"""Precedes the first characters of a reply in the message of an UnexpectedReply; they may contain names."""
 
 
 class Outcome(StrEnum):
@@ -205,7 +207,7 @@ def unexpected(why: str, response: Response, request: Request, facts: dict[str, 
     """
     body = _without_learned(response, request).body
     if not body or not may_hold_secret(request.method, request.safety):
-        return UnexpectedReply(f"{why}; the reply: {excerpt(body)}", body=body[:_KEPT_OF_A_BODY], **facts)
+        return UnexpectedReply(f"{why}{QUOTES}{excerpt(body)}", body=body[:_KEPT_OF_A_BODY], **facts)
     kind = " that look like HTML" if body.lstrip()[:1] == b"<" else ""
     shown = f"{len(body)} bytes{kind}, not shown because they may hold a secret"
     return UnexpectedReply(f"{why}; the reply: {shown}", **facts)

@@ -1,6 +1,7 @@
 """`tgmembership doctor`: check everything on the way to the service, and report without secrets or values."""
 
 import logging
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import anyio
 import click
 from attrs import asdict, fields, mutable
 
+from tgmembership_async.cli.bots.profiles import CHOSEN, profile
 from tgmembership_async.cli.credentials import account, session
 from tgmembership_async.cli.doctor.ledger import check_ledger
 from tgmembership_async.cli.doctor.network import Check, check_clock, check_network
@@ -88,6 +90,7 @@ class Doctor:
     def checks(self) -> Iterator[Check]:
         """Run the checks in order and yield each."""
         yield _versions()
+        yield from _chosen()
         yield from check_ledger()
         try:
             bot = account()
@@ -177,6 +180,13 @@ def _versions() -> Check:
     system = f"{platform.python_implementation()} {platform.python_version()} on {platform.system()}"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("httpx", "httpcore", "anyio"))
     return Check("versions", "ok", f"tgmembership-async {__version__}, {system}, {libraries}")
+
+
+def _chosen() -> Iterator[Check]:
+    name = os.environ.get(CHOSEN)
+    if name:
+        where = "a file" if profile(name).key_file else "the keyring"
+        yield Check("bot", "ok", f"{name}, from the file of the bots; its key is in {where}")
 
 
 def _show(checks: list[Check]) -> None:

@@ -54,7 +54,7 @@ def show_history(
 ) -> None:
     """Write one grant with its attempts and decisions."""
     fields = fields_of(grant, links=links)
-    history, decided = list(map(_attempt, attempts)), list(map(_decision, decisions))
+    history, decided = list(map(attempt_fields, attempts)), list(map(decision_fields, decisions))
     if resolved(form) != "table":
         write_one(form, fields | {"history": history, "decisions": decided})
         return
@@ -63,7 +63,8 @@ def show_history(
         _table(rows)
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def attempt_fields(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt as a row."""
     return {
         "attempt": attempt.number,
         "began_at": attempt.began_at,
@@ -73,7 +74,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _decision(made: DecisionMade) -> dict[str, Any]:
+def decision_fields(made: DecisionMade) -> dict[str, Any]:
+    """Return a decision as a row."""
     return {"decision": made.decision, "decided_at": made.decided_at, "reason": made.reason}
 
 

@@ -9,7 +9,8 @@ import anyio
 import click
 
 from tgmembership_async.access import Access, AccessCheck
-from tgmembership_async.cli.credentials import PREFIX, session
+from tgmembership_async.cli.bots.profiles import PREFIX, fetch_key
+from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.cli.rows import columns_of, row_of
@@ -33,6 +34,7 @@ def _project_id() -> str | None:
 
 
 def _project(project_id: str) -> Project:
+    fetch_key()
     arguments = from_environment(PREFIX, {**os.environ, _ID: project_id})
     return Project(**arguments)
 

@@ -91,13 +91,13 @@ def _write(html: Path, sections: list[Section]) -> None:
 
 async def _collect(ledger: Place | None) -> list[Section]:
     async with session() as tg:
-        sections = await _sales(tg)
+        sections = await sales(tg)
     if ledger is not None:
         sections.append(over_time(await _days(ledger)))
     return sections
 
 
-async def _sales(tg: Session) -> list[Section]:
+async def sales(tg: Session) -> list[Section]:
     """Call the methods one after another; for one that fails, return a section that describes the error."""
     problems: list[Section] = []
 

@@ -1,0 +1,1 @@
+"""The command `tgmembership mcp`, imported by `cli.root` only. Only `server` imports the library `mcp`."""
