@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 from tgmembership_async.cli.grant_lines import fields_of, plain
 from tgmembership_async.cli.output import shown
-from tgmembership_async.cli.reads import row_of
+from tgmembership_async.cli.rows import row_of
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.grants.model import Grant
 from tgmembership_async.protocol.outcome import QUOTES
