@@ -9,8 +9,9 @@ _RECORDED: dict[str, dict[str, list[Row]]] = {}
 
 
 def record(suite: str, table: str, row: Row) -> None:
-    """Add a row to a table of the suite's file; without `TGM_FIGURES`, do nothing."""
+    """Add a row to a table of the suite's file, which is sorted by its first column; without `TGM_FIGURES`, do nothing."""
     tables = _RECORDED.setdefault(suite, {})
-    tables.setdefault(table, []).append(row)
+    rows = [*tables.get(table, []), row]
+    tables[table] = sorted(rows, key=lambda one: str(next(iter(one.values()))))
     if folder := os.environ.get("TGM_FIGURES"):
         write(Path(folder, f"{suite}.json"), tables)

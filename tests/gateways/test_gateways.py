@@ -94,7 +94,7 @@ def test_nginx_that_is_reloaded(way: str, wire: str, folder: Path, certificates:
         Service(folder) as service,
         Nginx(folder, service.port, more="keepalive_requests 7;", certificate=certificate) as nginx,
     ):
-        name = f"nginx, the same, reloaded, {wire}, {way}"
+        name = f"nginx, `keepalive_requests 7`, reloaded, {wire}, {way}"
         found = run(name, service, nginx, way=way, authority=certificates.authority)
     assert crossed(found) <= found.reloads
 
@@ -113,7 +113,7 @@ def test_nginx_that_turns_its_errors_into_503(folder: Path, run: Run) -> None:
         Service(folder, shares={**SLOW, **BREAKS}) as service,
         Nginx(folder, service.port, more=PAGE, location="proxy_read_timeout 1s;") as nginx,
     ):
-        found = run("nginx, `error_page 502 504 =503` and `Retry-After`, reloaded", service, nginx)
+        found = run("nginx, the errors as 503 with `Retry-After` by `error_page`, reloaded", service, nginx)
     assert found.unknown > 0
 
 
