@@ -9,7 +9,7 @@ _RECORDED: dict[str, dict[str, list[Row]]] = {}
 
 
 def record(suite: str, table: str, row: Row) -> None:
-    """Add a row to a table of the suite's file, which is sorted by its first column; without `TGM_FIGURES`, do nothing."""
+    """Add a row to a table of the suite's file, sorted by its first column; without `TGM_FIGURES`, write nothing."""
     tables = _RECORDED.setdefault(suite, {})
     rows = [*tables.get(table, []), row]
     tables[table] = sorted(rows, key=lambda one: str(next(iter(one.values()))))
