@@ -20,7 +20,7 @@ async def test_an_odd_row_ends_as_a_question_and_stops_nobody(telegram: FakeTele
         await selling.handled(telegram.press(selling.buttons()["Yes: Has the link"], user_id=OWNER))
         await selling.becomes("odd", GrantStatus.DELIVERED)
         await selling.handled(telegram.write("/undelivered", user_id=OWNER))
-    assert selling.texts(CUSTOMER["id"])[-1] == "Every link is delivered.", "its answers go to the chat"
+    assert selling.texts(CUSTOMER["id"])[-1] == "Every link has been delivered.", "its answers go to the chat"
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_all_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path, servi
         "Read members.csv: CSV, separated by commas, UTF-8; ref; member_id; plan_id.",
         f"{path}:3: member_id is not a positive number of up to 64 bits: 'x'",
         f"{path}:4: no plan: set one in the column plan_id, or for all rows with --plan-id",
-        "2 bad rows, 1 good ones: nothing was sent.",
+        "Nothing was sent. Invalid rows: 2. Valid rows: 1.",
     ]
     assert service.count_requests() == 0
     assert list(tmp_path.iterdir()) == [path]
@@ -207,7 +207,7 @@ def test_conflicts_in_one_file_are_bad_rows(tmp_path: Path, service: FakeService
     assert done.stderr.splitlines() == [
         "Read members.csv: CSV, separated by commas, UTF-8; ref; member_id; plan_id is 1.",
         f"{path}:5: ref 'a' stands for another plan or member on line 2",
-        "1 bad rows, 3 good ones: nothing was sent.",
+        "Nothing was sent. Invalid rows: 1. Valid rows: 3.",
     ]
     assert service.count_requests() == 0
 

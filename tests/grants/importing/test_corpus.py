@@ -51,8 +51,8 @@ CASES: dict[str, list[MemberRow | SkippedRow | InvalidRow]] = {
         *(
             InvalidRow(
                 line,
-                f"member_id {_NO_ID}: {name!r}. If it is a username: it can change hands; "
-                "a member is named by the Telegram user id",
+                f"member_id is not a number: {name!r}. It must be the Telegram user id, because a username can "
+                "change hands",
             )
             for line, name in ((2, "@ada"), (3, "ada_lovelace"), (4, "https://t.me/ada"))
         ),

@@ -221,7 +221,7 @@ def _check(file: Path, members: Members) -> int:
         reasons = ", ".join(f"{count:,} because {reason}" for reason, count in skipped.most_common())
         note(f"{skipped.total():,} rows are left out: {reasons}.")
     if bad or not good:
-        note(f"{bad:,} bad rows, {good:,} good ones: nothing was sent.")
+        note(f"Nothing was sent. Invalid rows: {bad:,}. Valid rows: {good:,}.")
         raise SystemExit(Exit.WRONG_USE)
     return good
 

@@ -89,8 +89,8 @@ def _no_id(name: str, found: str) -> CellError:
             return CellError(f"member_id is a phone number: {found!r:.42}. A member is named by the Telegram user id")
         if _USERNAME.fullmatch(found):
             return CellError(
-                f"member_id is not a positive number of up to 64 bits: {found!r:.42}. If it is a username: it can "
-                "change hands; a member is named by the Telegram user id"
+                f"member_id is not a number: {found!r:.42}. It must be the Telegram user id, because a username can "
+                "change hands"
             )
     return CellError(f"{name} is not a positive number of up to 64 bits: {found!r:.42}")
 

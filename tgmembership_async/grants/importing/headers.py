@@ -31,7 +31,8 @@ SPELLINGS: Final[Mapping[str, frozenset[str]]] = {
         "ref reference paymentid chargeid telegrampaymentchargeid paymentref paymentreference paymentintent "
         "paymentintentid transaction transactionid txid txnid orderid ordernumber invoiceid invoicenumber importid "
         "externalid referenz zahlung zahlungid zahlungsid zahlungsreferenz transaktionsid bestellid bestellnummer "
-        "rechnungsnummer referencia iddepago idpago pagoid idtransaccion referencedepaiement idpaiement idcommande "
+        "rechnungsnummer rechnungsnr rechnungnr bestellnr referencia iddepago idpago pagoid idtransaccion "
+        "referencedepaiement idpaiement idcommande "
         "idpagamento iddopagamento riferimento idtransazione betalingsid idplatnosci idплатежа платежid номерплатежа "
         "номерзаказа idтранзакции idзаказа idплатежу"
     ),
