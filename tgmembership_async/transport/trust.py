@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,13 @@ def _check(variable: str, path: str, check: Callable[[str], object]) -> None:
 
 
 def _check_file(path: str) -> None:
+    found = Path(path).stat()
+    _load(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=8)
+def _load(path: str, _changed_at: int, _size: int) -> None:
+    """Raise OSError if the file has no certificates; one that has some is read once, because that takes 20 ms."""
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
 
 
