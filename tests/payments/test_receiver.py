@@ -1,6 +1,7 @@
 """`PaymentReceiver` behind real servers: an event is recorded by a real Fulfillment before it is answered."""
 
 import asyncio
+import gzip
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -121,6 +122,19 @@ async def test_a_forgery_is_400_and_tells_nothing(caplog: pytest.LogCaptureFixtu
     assert caplog.text.count("refused as not authentic") == 1, "a forger cannot fill the log"
 
 
+async def compressed(client: httpx.AsyncClient) -> list[int]:
+    """Post a compressed event, one that is not, one in another coding, and one that is too large once decoded."""
+    bomb = gzip.compress(b" " * 2_000_000)
+    bodies = ((gzip.compress(PAID), "gzip"), (PAID, "gzip"), (PAID, "br"), (bomb, "gzip"))
+    return [await post(client, body, {**signed(PAID), "content-encoding": coding}) for body, coding in bodies]
+
+
+async def test_a_compressed_event_is_decoded_up_to_a_limit() -> None:
+    shop = Shop()
+    async with serving(shop.app) as client:
+        assert await compressed(client) == [200, 400, 400, 413]
+
+
 async def test_other_verbs_and_large_bodies_are_refused() -> None:
     shop = Shop(max_body=1_000)
     async with serving(shop.app) as client:
@@ -233,6 +247,7 @@ async def test_behind_aiohttp_it_answers_the_same() -> None:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         async with httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as client:
             assert [await post(client, PAID), await post(client, PAID, {})] == [200, 400]
+            assert await compressed(client) == [200, 400, 400, 413]
             await shop.becomes("stripe:pi_1", GrantStatus.DELIVERED)
         await runner.cleanup()
 

@@ -15,6 +15,7 @@ from tgmembership_async.settings import positive_int, seconds
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver
+from tgmembership_async.webhooks.encodings import coding_of, decoded
 from tgmembership_async.webhooks.headers import HeadersLike
 from tgmembership_async.webhooks.refusals import RefusalLog
 
@@ -73,13 +74,17 @@ class PaymentReceiver(AsyncResource):
         return f"<PaymentReceiver with {self._adapter!r}>"
 
     async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
-        """Return the response to a POST with these headers and this raw body, for use with any framework."""
+        """Return the response to a POST with these headers and this raw body, for use with any framework.
+
+        A body in gzip is decoded, up to `max_body` bytes, as a Receiver does.
+        """
         if not self._fulfillment.is_open:
             return answers.NOT_READY
-        if len(body) > self.max_body:
-            return answers.TOO_LARGE
+        content = decoded(body, coding_of(headers), self.max_body)
+        if isinstance(content, Answer):
+            return content
         try:
-            event = self._adapter.read(headers, body)
+            event = self._adapter.read(headers, content)
         except NotAuthentic as error:
             self._refusals.note(str(error))
             return _NOT_AUTHENTIC
