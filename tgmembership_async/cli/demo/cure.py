@@ -35,8 +35,9 @@ class Cure:
 
 async def cure(service: FakeService, ledger: Path, base_url: str, concurrency: int) -> Cure:
     """Let all customers who were granted join, settle every held grant of the ledger, and count."""
-    options = {**service.session_options(), "base_url": base_url, "proxy": None}
-    async with Granter(Session(**options, max_connections=concurrency), SqliteLedger(ledger)) as granter:
+    options = service.session_options()
+    session = Session(**options, base_url=base_url, proxy=None, max_connections=concurrency)
+    async with Granter(session, SqliteLedger(ledger)) as granter:
         _join(service)
         settled = sum(finding.settled for finding in await granter.reconcile())
         held = [grant async for grant in granter.grants([GrantStatus.UNKNOWN])]
