@@ -149,8 +149,8 @@ class Shared:
         self._middleware = middleware
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
-        self.admission = Admission(gate, max_connections, shared_gate, pause_cap=pause_cap)
-        self.clock = ServiceClock()
+        self.admission: Admission = Admission(gate, max_connections, shared_gate, pause_cap=pause_cap)
+        self.clock: ServiceClock = ServiceClock()
         self._connections = max_connections
         self._loop: object = None
 

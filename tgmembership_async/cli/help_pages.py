@@ -25,7 +25,7 @@ class Formatter(click.HelpFormatter):
 class PageContext(click.Context):
     """The context of a command whose help is written by `Formatter`."""
 
-    formatter_class = Formatter
+    formatter_class: type[click.HelpFormatter] = Formatter
 
 
 def with_pages(command: click.Command) -> click.Command:

@@ -88,7 +88,7 @@ Exit codes:
 class Commands(click.Group):
     """A group that imports a command on use: `command` of its module, or an entry of `commands` if that has several."""
 
-    context_class = PageContext
+    context_class: type[click.Context] = PageContext
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names of the commands."""

@@ -64,7 +64,7 @@ class SendTrace:
         progress.begun = False
         self._progress = progress
         self._scheme = scheme
-        self.reply_limit = reply_limit
+        self.reply_limit: int = reply_limit
         self.refusal: str | None = None
         self.target: Target = _NOTHING
         self.secret_fields: tuple[tuple[bytes, Target], ...] = ()

@@ -25,7 +25,7 @@ class SecretFile(Generic[T]):
     """The secrets in a file, one on each line, each as `prepare` returns it; prepared again when the file changes."""
 
     def __init__(self, path: str | os.PathLike[str], prepare: Callable[[Secret], T]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._prepare = prepare
         self._version: tuple[int, ...] | None = None
         self._prepared: tuple[T, ...] = ()

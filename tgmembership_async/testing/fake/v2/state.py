@@ -47,7 +47,7 @@ class ProjectState:
         seed: int = 0,
     ) -> None:
         self.project_id = project_id
-        self.coupons = frozenset(coupons)
+        self.coupons: frozenset[str] = frozenset(coupons)
         self.outbox: Outbox = Outbox()
         self._clock = clock
         self._random = Random(seed)  # noqa: S311 - reproducible on purpose
