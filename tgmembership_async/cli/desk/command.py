@@ -42,6 +42,8 @@ def _placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Pl
 @click.option(
     "--inbox",
     metavar="FILE|postgresql://...",
+    envvar="TGMEMBERSHIP_INBOX",
+    show_envvar=True,
     callback=_placed,
     help="Inbox whose dead letters are shown. It may be the file or server of the ledger.",
 )
