@@ -90,13 +90,18 @@ def _is_readable(url: str) -> bool:
     return all(equals and ("@" not in value or unquote(name) not in _SHOWN) for name, equals, value in pairs)
 
 
-def ledger_option(help: str, *, required: bool = False, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
-    """Return the option `--ledger`. Its value is a Place or None; with `exists`, a file must exist."""
+def as_place(*, exists: bool) -> Callable[[click.Context, click.Parameter, str | None], Place | None]:
+    """Return a click callback that makes a Place of an option's value; with `exists`, a file must exist."""
 
     def placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:
         in_ps = ctx.get_parameter_source(str(param.name)) is not ParameterSource.ENVIRONMENT
         return None if value is None else place(value, exists=exists, in_ps=in_ps)
 
+    return placed
+
+
+def ledger_option(help: str, *, required: bool = False, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
+    """Return the option `--ledger`. Its value is a Place or None; with `exists`, a file must exist."""
     return click.option(
         "--ledger",
         metavar="FILE|postgresql://...",
@@ -104,7 +109,7 @@ def ledger_option(help: str, *, required: bool = False, exists: bool = False) ->
         show_envvar=True,
         help=help,
         required=required,
-        callback=placed,
+        callback=as_place(exists=exists),
     )
 
 

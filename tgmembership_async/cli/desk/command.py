@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened, place
+from tgmembership_async.cli.ledger_option import Place, as_place, check_there, ledger_option, opened
 from tgmembership_async.cli.output import note
 from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.errors import UsageError
@@ -33,10 +33,6 @@ Examples:
 """
 
 
-def _placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Place | None:  # noqa: ARG001 - click's
-    return None if value is None else place(value, exists=True)
-
-
 @click.command("desk", epilog=_EPILOG)
 @ledger_option("Ledger file or server.", exists=True, required=True)
 @click.option(
@@ -44,7 +40,7 @@ def _placed(ctx: click.Context, param: click.Parameter, value: str | None) -> Pl
     metavar="FILE|postgresql://...",
     envvar="TGMEMBERSHIP_INBOX",
     show_envvar=True,
-    callback=_placed,
+    callback=as_place(exists=True),
     help="Inbox whose dead letters are shown. It may be the file or server of the ledger.",
 )
 @click.option(
