@@ -29,7 +29,7 @@ class Texts:
     changed: str = "This offer has changed. Please choose again: /buy"
     thanks: str = "Thank you! Open your access with the button below. The link works once."
     thanks_with_code: str = "Thank you! Your access: {code}"
-    thanks_without_link: str = "Thank you! You have access now."
+    thanks_without_link: str = "Thank you! Your access was granted. If you have no link, please write to us."
     open: str = "Open"
     sorry: str = "Your payment has arrived, and we are looking into your access. You will hear from us."
 
