@@ -92,10 +92,15 @@ class LoopbackServer(ABC):
 
 
 async def stop_accepting(server: asyncio.Server) -> None:
-    """Close the listener, and let the loop hand each connection that was accepted by then to its protocol."""
-    server.close()
+    """Accept no more, let the loop hand each accepted connection to its protocol, and close the listener.
+
+    In this order: asyncio drops a connection, without closing its socket, that it hands over after `server.close()`.
+    """
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener)
     for _ in range(_STEPS_OF_ACCEPTING):
         await asyncio.sleep(0)
+    server.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
