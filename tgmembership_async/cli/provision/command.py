@@ -72,17 +72,21 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
 
 @click.command("provision", epilog=_EPILOG)
 @click.argument("file", type=members_path)
-@click.option("--plan-id", type=click.IntRange(1), help="Plan of rows without a plan_id.")
+@click.option(
+    "--plan-id",
+    type=click.IntRange(1),
+    help="Plan of rows without a plan_id.  [default: such rows are invalid]",
+)
 @reading_options
-@click.option("--dry-run", is_flag=True, help="Print what would be done with each member, and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done for each member; send nothing.")
 @ledger_option(
-    "Ledger file, or a server that several machines can share.  [default: one for each bot and service, in your user "
-    "data folder]"
+    "SQLite file, or PostgreSQL database that several machines can share.  [default: one file for each bot and "
+    "service, in your user data folder]"
 )
 @click.option(
     "--enqueue",
     is_flag=True,
-    help="Only put the grants into the job queue of the ledger's server; `worker` sends them.",
+    help="Put the grants into the job queue of the PostgreSQL ledger for `worker`; send nothing.",
 )
 @concurrency_option
 @attempts_option
@@ -99,8 +103,8 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
     default=0,
     show_default=True,
     metavar="N",
-    help="How often a grant with an unknown outcome is sent again without a decision. Each time the member may get a "
-    "second token.",
+    help="Maximum number of times that a grant with an unknown outcome is sent again without a decision. Each time, "
+    "the member may get a second token.",
 )
 @rate_option
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
@@ -126,9 +130,9 @@ def command(
     """Grant access to each member in FILE, exactly once per ref.
 
     FILE is CSV, JSON lines or an Excel workbook (.xlsx), or - for stdin, with the columns ref and member_id, and
-    optionally plan_id, note and paid_at; `ref` is your own id of the payment. Headings are recognised in many
-    spellings, and so are the exports of Stripe, Patreon and Telegram; a line on stderr tells how FILE was read. All
-    rows are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
+    optionally plan_id, note and paid_at; `ref` is your own id of the payment. Other spellings of these headings are
+    recognised, and so are exports of Stripe, Patreon and Telegram; stderr shows how FILE was read. All rows are
+    validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
     with additional rows, and FILE may have any name: what was granted is recorded in the ledger, which is named on
     stderr. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to stderr. With a
     ledger on a PostgreSQL server, the command can run on several machines at once, with the same or different files.

@@ -30,7 +30,7 @@ result_option: Final = click.option(
     "--result",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.csv|FILE.xlsx",
-    help="Write FILE's rows with the columns grant_status and grant_reason; with --show-links also grant_link.",
+    help="Write a copy of FILE with the columns grant_status and grant_reason, and with --show-links grant_link.",
 )
 
 
