@@ -8,7 +8,7 @@ from typing import Any, Final, Self, TypeVar
 from tgmembership_async.errors import StorageError
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.storage.component import Component
-from tgmembership_async.storage.postgres.binding import binding_table, read_binding, write_binding
+from tgmembership_async.storage.postgres.binding import BINDING, binding_table
 from tgmembership_async.storage.postgres.liveness import ALIVE, WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.secret import Secret, hides_arguments
@@ -137,8 +137,7 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
             SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM purged
             """,
         ),
-        read_binding=read_binding,
-        write_binding=write_binding,
+        binding_table=BINDING,
         stored_time=lambda time: time,
         loaded_time=lambda time: time.astimezone(UTC),
         stored_list=lambda items: items,
