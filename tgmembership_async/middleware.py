@@ -297,7 +297,7 @@ class Exchange:
         try:
             sent = self._clock.now()
             response = await self._send_in_time(request)
-            self._clock.learn(response.headers, sent)
+            self._clock.observe(response.headers, sent)
             response = _scrubbed(response, request)
             if request.account.dialect is not LEGACY:
                 response = _in_dialect(response, request)
