@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from tgmembership_async.protocol.wire import Headers, Response
-from tgmembership_async.testing.fake.fault_plan import legacy_error
+from tgmembership_async.testing.fake.fault_effects import legacy_error
 from tgmembership_async.testing.fake.faults import Fault, FaultBook
 from tgmembership_async.testing.fake.http import (
     HTTPServiceState,
