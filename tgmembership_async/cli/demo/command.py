@@ -15,9 +15,9 @@ import click
 from rich.console import Console
 
 from tgmembership_async.cli.demo.audit import Comparison, compare, recorded_of
-from tgmembership_async.cli.demo.cure import cure
+from tgmembership_async.cli.demo.resolution import resolve_all
 from tgmembership_async.cli.demo.run import Results, provision_arguments, run_workers
-from tgmembership_async.cli.demo.view import announce, conclude, show, show_cure
+from tgmembership_async.cli.demo.view import announce, conclude, show, show_resolution
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.output import note
@@ -87,9 +87,9 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
         show(out, comparison, [request.faults for request in service.requests], kills=results.kills)
         if not interrupted:
             service.heal()
-            cured = anyio.run(cure, service, ledger, server.url, concurrency)
+            resolution = anyio.run(resolve_all, service, ledger, server.url, concurrency)
             comparison = _compare(requests, ledger, service, interrupted=False)
-            show_cure(out, cured)
+            show_resolution(out, resolution)
     conclude(out, comparison, total=total, seconds=monotonic() - began)
     raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.matches else Exit.FAILED)
 

@@ -16,7 +16,7 @@ from tgmembership_async.cli.grants.opening import (
     each,
     example,
     grants_ledger,
-    settle_the_dead,
+    recover_dead_owner,
     since_option,
     with_ledger,
 )
@@ -119,7 +119,7 @@ def resolve(
         msg = "--token-file requires a REF and the decision granted"
         raise UsageError(msg)
     token = None if token_file is None else _token(token_file.read())
-    settle_the_dead(ledger)
+    recover_dead_owner(ledger)
     if refs:
         show_one(with_ledger(ledger, lambda rows: rows.decide(refs[0], checked, token, reason)), form, links=False)
         failed = False
@@ -218,7 +218,7 @@ def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
     """
     check_there(ledger)
     tg = session(max_connections=concurrency)
-    settle_the_dead(ledger)
+    recover_dead_owner(ledger)
     findings: list[Finding] = []
 
     async def ask(rows: Ledger) -> None:

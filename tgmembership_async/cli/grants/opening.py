@@ -42,7 +42,7 @@ def with_ledger(ledger: Place, work: Callable[[Ledger], Coroutine[Any, Any, T]])
     return anyio.run(run_it)
 
 
-def settle_the_dead(ledger: Place) -> None:
+def recover_dead_owner(ledger: Place) -> None:
     """Open the ledger as its owner once, if nobody owns it: grants that a dead owner was sending become unknown."""
 
     async def own() -> None:

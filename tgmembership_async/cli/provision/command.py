@@ -21,10 +21,10 @@ from tgmembership_async.cli.grant_options import attempts_option, concurrency_op
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, streaming, write_one, writing
 from tgmembership_async.cli.problems import Problems
+from tgmembership_async.cli.provision.dry_run import COLUMNS, counts_in_words, write_dry_run
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.cli.provision.result import check_result, result_option, write_result
-from tgmembership_async.cli.provision.standing import COLUMNS, rehearse, told
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
 from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError
@@ -151,7 +151,7 @@ def command(
         return
     where = ledger_for(file, ledger, make=not dry_run)
     if dry_run:
-        _rehearse(where, members, form)
+        _dry_run(where, members, form)
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
         session=session(max_connections=concurrency, retry=policy, **pace(where, rate)),
@@ -200,10 +200,10 @@ def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: 
     raise SystemExit(Exit.REFUSED if conflicts else Exit.OK)
 
 
-def _rehearse(where: Place, members: Members, form: Format) -> NoReturn:
+def _dry_run(where: Place, members: Members, form: Format) -> NoReturn:
     with writing(form, COLUMNS) as out:
-        counts = anyio.run(rehearse, where, members.rows(), out)
-    note(told(counts))
+        counts = anyio.run(write_dry_run, where, members.rows(), out)
+    note(counts_in_words(counts))
     raise SystemExit(Exit.REFUSED if counts[CONFLICT] else Exit.OK)
 
 

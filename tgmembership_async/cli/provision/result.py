@@ -17,7 +17,7 @@ import click
 from tgmembership_async.cli.grant_lines import CONFLICT
 from tgmembership_async.cli.ledger_option import Place
 from tgmembership_async.cli.output import cell_text, note, without_controls
-from tgmembership_async.cli.provision.standing import ledger_of, standing
+from tgmembership_async.cli.provision.dry_run import ledger_of, row_of
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants.importing import workbook
 from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, Members, SkippedRow
@@ -90,7 +90,7 @@ async def _rows(members: Members, ledger: Ledger | None, *, links: bool) -> Asyn
 
 
 async def _outcome(row: MemberRow, ledger: Ledger | None) -> tuple[str, str, str]:
-    grant, conflict = await standing(ledger, row.request)
+    grant, conflict = await row_of(ledger, row.request)
     if conflict is not None:
         return CONFLICT, "", str(conflict)
     if grant is None:
