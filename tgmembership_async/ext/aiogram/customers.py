@@ -59,7 +59,7 @@ async def _send_link(bot: Bot, customer: Customer, said: Texts, link: str) -> No
         await bot.send_message(customer.chat_id, said.thanks_with_code.format(code=link), parse_mode=None)
 
 
-async def comfort(bot: Bot, languages: Languages, grant: Grant) -> None:
+async def notify_delay(bot: Bot, languages: Languages, grant: Grant) -> None:
     """Tell the customer that it takes longer; where that fails, only the log says so."""
     try:
         customer = customer_of(grant)

@@ -14,7 +14,7 @@ from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
 from tgmembership_async.errors import GrantError, StorageError, UsageError
-from tgmembership_async.ext.aiogram.customers import comfort
+from tgmembership_async.ext.aiogram.customers import notify_delay
 from tgmembership_async.ext.aiogram.decisions import ACTIONS, Press, ask_again, buttons, facts, key_of, name_of
 from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
 from tgmembership_async.ext.aiogram.recording import Recording
@@ -59,7 +59,7 @@ def ask_owner(
             return
         await _tell(bot, owners, facts(about, said), buttons(about, said))
         if tell_customer and about.status in _TOLD:
-            await comfort(bot, languages, about)
+            await notify_delay(bot, languages, about)
 
     return ask
 

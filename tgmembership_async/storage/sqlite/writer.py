@@ -160,7 +160,7 @@ class Writer:
     def _after_fork(self) -> None:
         self.forked = True
         if self._lock is not None:
-            self._lock.forget()
+            self._lock.close()
 
 
 _ALIVE: Final[WeakSet[Writer]] = WeakSet()

@@ -165,11 +165,11 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
 
     async def claim(self, limit: int, now: datetime) -> list[Entry]:
         """Change at most `limit` due entries to `processing`, oldest first, count an attempt for each, return them."""
-        number, life, again = next(self._numbers), self._storage.life, False
+        number, liveness, again = next(self._numbers), self._storage.liveness, False
 
         def take(lane: Lane) -> list[Entry]:
             nonlocal again
-            self._worker = life.secure()
+            self._worker = liveness.secure()
             mine = (self._worker, number)
             rows = lane.execute(_CLAIMED, mine).fetchall() if again else []
             again = True
