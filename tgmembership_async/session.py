@@ -7,9 +7,10 @@ from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 from anyio import current_time
 
 from tgmembership_async import settings
+from tgmembership_async.admission import Admission
 from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.client import Client, Extra, Shared
-from tgmembership_async.middleware import Admission, Deadline, Middleware
+from tgmembership_async.middleware import Deadline, Middleware
 from tgmembership_async.options import SessionOptions, check_names
 from tgmembership_async.protocol import endpoints
 from tgmembership_async.protocol.endpoints import Endpoint

@@ -1,6 +1,6 @@
 """The connection pool: a stack of idle lanes with one connection each. A lane is discarded if its exchange failed.
 
-A caller already holds one of the Session's `max_connections` slots (see `middleware.Admission`), so it never waits for
+A caller already holds one of the Session's `max_connections` slots (see `admission.Admission`), so it never waits for
 a lane: one is taken from the stack or created.
 """
 
