@@ -260,9 +260,9 @@ def admission_of(session: Session) -> Admission:
 
 def clock_of(session: Session) -> ServiceClock:
     """Return what a Session has learned about the service's clock."""
-    return session._shared.clock  # noqa: SLF001 - for whoever compares its times with ours
+    return session._shared.clock  # noqa: SLF001 - to compare its times with ours
 
 
 def account_of(session: Session) -> BotAccount:
     """Return the bot that a Session calls for, and at which service."""
-    return session._bot  # noqa: SLF001 - for whoever records whose rows are
+    return session._bot  # noqa: SLF001 - to bind a ledger to it

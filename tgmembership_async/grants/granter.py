@@ -297,8 +297,8 @@ class Granter(AsyncResource):
 
         Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
         ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
-        service's, as the Date of its replies tells. It cannot prove the opposite: a token that nobody has used shows
-        nowhere. Everything else is left as it is, and reported with what was seen; so is a row whose call failed.
+        service's, as the Date of its replies tells. It cannot prove the opposite: an unused token is not
+        visible. All other rows do not change, and are reported with the subscriptions found, or the failure.
         Raises Unauthorized where the credentials are rejected.
         """
         self._check_open()

@@ -208,7 +208,7 @@ def _dry_run(where: Place, members: Members, form: Format) -> NoReturn:
 
 
 def _check(file: Path, members: Members) -> int:
-    """Tell how the file is read; return the number of its members, or report every invalid row and exit."""
+    """Print how the file is read; return the number of its members, or print every invalid row and exit."""
     good = bad = 0
     skipped: Counter[str] = Counter()
     note(f"Read {members}.")

@@ -43,7 +43,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
 
     It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
     Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
-    session mode: the lock that tells the living from the dead belongs to a session. A pooler in transaction mode is
+    session mode: the lock that shows that a worker is alive belongs to a session. A pooler in transaction mode is
     refused with UsageError, when it is opened or at the next heartbeat, before anything else is sent.
     """
 

@@ -205,7 +205,7 @@ def _enter(path: Path, component: Component, how: Opening) -> Writer:
 
 
 async def _leave(writer: Writer, component: Component) -> None:
-    """Wait until the queued jobs are done and, if nobody else uses the writer, until its thread has ended."""
+    """Wait until the queued jobs are done and, if there is no other user of the writer, until its thread has ended."""
     if writer.forked:
         return
     done = waiter()

@@ -1,4 +1,4 @@
-"""A counter of writes, in the database file and in the lock file beside it, that tells an older copy from the latest.
+"""A counter of writes, in the database file and in its lock file, by which an older copy is recognised.
 
 The counter in the database file is durable before the one in the lock file is written. After a crash or a power cut the
 database file is therefore equal or ahead, and only a replaced file is behind. The counter increases with the first
@@ -175,7 +175,7 @@ class Generations:
         self._uncounted, self._is_changed = False, True
         self._next = time.monotonic() + INTERVAL
 
-    def tell(self, *, durable: bool = False) -> None:
+    def write_lock_file(self, *, durable: bool = False) -> None:
         """Write the counter to the lock file, if it has changed."""
         if self._unwritten is not None:
             with suppress(OSError):  # not worth failing a grant for; the next write includes it
@@ -192,7 +192,7 @@ class Generations:
             self._pending = self._write(connection, closed=True, more=int(self._uncounted))
             connection.execute("COMMIT")
             self.kept()
-        self.tell(durable=True)
+        self.write_lock_file(durable=True)
 
     def _write(self, connection: sqlite3.Connection, *, closed: bool, more: int) -> Generation:
         migrate(connection, self._path, GENERATIONS, owner=True)

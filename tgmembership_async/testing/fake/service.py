@@ -27,7 +27,7 @@ SAMPLE_BOT_ID: Final = 8047883872
 
 
 class FakeService(RequestJournal, HTTPServiceState):
-    """A fake TGmembership service for tests, which speaks the legacy API and v1.
+    """A fake TGmembership service for tests, with the legacy API and v1.
 
     It is thread-safe, and every parameter has a default.
 
