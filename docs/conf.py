@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),  # the default role of docstrings: a link where there is such a name, and else just code
     ("py:.*", r"(?!tgmembership_async).*"),  # other people's names: their inventories are not asked for
     ("py:class", r".*\.[A-Z]"),  # type variables
-    ("py:class", r".*\.fault_plan\.Service"),  # what FakeService is to its transports, and nobody else's business
+    ("py:class", r".*\.fault_effects\.Service"),  # what FakeService is to its transports, and nobody else's business
 ]
 default_role = "py:obj"
 maximum_signature_line_length = 88

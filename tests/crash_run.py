@@ -21,7 +21,7 @@ from forked import Forked
 
 from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, Ledger, SqliteLedger
 from tgmembership_async.storage.sqlite.generations import from_facts
-from tgmembership_async.storage.sqlite.owner_lock import told_beside
+from tgmembership_async.storage.sqlite.owner_lock import read_facts_of
 from tgmembership_async.testing import ChaosProxy, FakeService, Fault, GrantRecord, Trouble, serve
 
 CONCURRENCY = 8
@@ -219,7 +219,7 @@ class Run:
         A copy that only lacks changes of the last second before a kill cannot be recognized until the file was used
         again; the run that was killed since may not have come so far.
         """
-        counted = from_facts(told_beside(self.ledger))
+        counted = from_facts(read_facts_of(self.ledger))
         if counted is not None and _number_in(copy) == counted.number:
             return
         for file in (self.ledger, self.journal):

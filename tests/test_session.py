@@ -148,10 +148,10 @@ def test_the_environment_names_the_bot(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "set X_BOT_ID to the number"),
-        ({"X_BOT_ID": "seven", "X_API_KEY": "k"}, "it is not a number"),
-        ({"X_BOT_ID": "\u0667", "X_API_KEY": "k"}, "it is not a number"),
-        ({"X_BOT_ID": "7"}, "one of them is needed"),
+        ({}, "set X_BOT_ID to the id"),
+        ({"X_BOT_ID": "seven", "X_API_KEY": "k"}, "its value is not a number"),
+        ({"X_BOT_ID": "\u0667", "X_API_KEY": "k"}, "its value is not a number"),
+        ({"X_BOT_ID": "7"}, "set either X_API_KEY or X_API_KEY_FILE$"),
         ({"X_BOT_ID": "7", "X_API_KEY": "k", "X_API_KEY_FILE": "f"}, "not both"),
         ({"X_BOT_ID": "7", "X_API_KEY_FILE": "/nowhere/at/all"}, "cannot be read: No such file"),
         ({"X_BOT_ID": "7", "X_API_KEY_FILE": __file__}, "white space"),

@@ -10,12 +10,13 @@ from anyio import CancelScope, create_task_group, current_time
 from anyio.lowlevel import current_token
 from attrs import evolve
 
+from tgmembership_async.admission import Admission
 from tgmembership_async.calls import Observer
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.lifecycle import AsyncResource
-from tgmembership_async.middleware import Admission, Deadline, Exchange, Middleware, Next, Retry, chain
+from tgmembership_async.middleware import Deadline, Exchange, Middleware, Next, Retry, chain
 from tgmembership_async.options import CallOptions, check_names
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.retry import Budget

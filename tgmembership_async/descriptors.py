@@ -1,4 +1,4 @@
-"""How many file descriptors this process may have, and what tells that none is left."""
+"""The limit of file descriptors of this process, and the errors that show that it is reached."""
 
 import errno
 from typing import Final, cast
@@ -9,12 +9,12 @@ except ImportError:  # Windows has no such limit
     resource = None  # type: ignore[assignment]
 
 RESERVED: Final = 32
-"""What a process needs besides its connections to the service: a ledger, an event loop, a name server, logs."""
+"""File descriptors for everything but connections to the service: ledger, event loop, name server, logs."""
 _NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def shortage(connections: int) -> str | None:
-    """Return a sentence if so many connections may be more than the limit of file descriptors allows, or None."""
+    """Return a warning if this number of connections may exceed the limit of file descriptors, else None."""
     if resource is None:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -28,7 +28,7 @@ def shortage(connections: int) -> str | None:
 
 
 def is_short(error: BaseException | None) -> bool:
-    """Tell whether an error says that no file descriptor is left, be it wrapped by libraries."""
+    """Tell whether no file descriptor was left, from an error or from those that it was raised from."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NONE_LEFT:
             return True

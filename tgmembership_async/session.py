@@ -7,9 +7,10 @@ from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 from anyio import current_time
 
 from tgmembership_async import settings
+from tgmembership_async.admission import Admission
 from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.client import Client, Extra, Shared
-from tgmembership_async.middleware import Admission, Deadline, Middleware
+from tgmembership_async.middleware import Deadline, Middleware
 from tgmembership_async.options import SessionOptions, check_names
 from tgmembership_async.protocol import endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
@@ -259,9 +260,9 @@ def admission_of(session: Session) -> Admission:
 
 def clock_of(session: Session) -> ServiceClock:
     """Return what a Session has learned about the service's clock."""
-    return session._shared.clock  # noqa: SLF001 - for whoever compares its times with ours
+    return session._shared.clock  # noqa: SLF001 - to compare its times with ours
 
 
 def account_of(session: Session) -> BotAccount:
     """Return the bot that a Session calls for, and at which service."""
-    return session._bot  # noqa: SLF001 - for whoever records whose rows are
+    return session._bot  # noqa: SLF001 - to bind a ledger to it

@@ -72,7 +72,7 @@ def account(  # noqa: PLR0917 - the order of a Session's
     gateway_503: object = "unknown",
     generation: object = "legacy",
 ) -> BotAccount:
-    """Return the account, or raise UsageError; no error shows the API key."""
+    """Return the account. Raises UsageError, without the API key in the message."""
     if body_format not in get_args(BodyFormat):
         msg = f"body_format must be 'json' or 'form', not {body_format!r:.80}"
         raise UsageError(msg)
@@ -120,9 +120,10 @@ def _key(value: object) -> Secret:
 
 
 def service_of(bot: BotAccount) -> str:
-    """Return what tells a bot's service from others: the origin, on this machine without the port, often a new one.
+    """Return an identifier of a bot's service: its origin and the path of its API generation.
 
-    API v1 is another service than legacy: a grant of one is nothing that the other could be asked about.
+    A loopback origin has no port, because fake services use a new port each time. Legacy and v1 are different services:
+    neither can be queried about grants of the other.
     """
     where = f"{bot.scheme}://{bot.host}" if is_loopback(bot.host) else bot.origin
     return where + next(one.prefix for one in GENERATIONS.values() if one.dialect is bot.dialect)
@@ -155,10 +156,10 @@ def origin(base_url: object) -> tuple[str, str, int | None, str]:
 
 @hides_arguments
 def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return the arguments in BOT_ID, API_KEY or API_KEY_FILE, BASE_URL and GENERATION, each after `prefix`."""
+    """Return arguments from the variables BOT_ID, API_KEY or API_KEY_FILE, BASE_URL and GENERATION after `prefix`."""
     bot_id = environ.get(f"{prefix}BOT_ID", "").strip()
     if not (bot_id.isascii() and bot_id.isdigit() and len(bot_id) < 20):  # noqa: PLR2004 - 64 bits
-        msg = f"set {prefix}BOT_ID to the number of your bot" + (", it is not a number now" if bot_id else "")
+        msg = f"set {prefix}BOT_ID to the id of your bot" + (": its value is not a number" if bot_id else "")
         raise UsageError(msg)
     found: dict[str, Any] = {"bot_id": int(bot_id), "api_key": secret_from(f"{prefix}API_KEY", environ)}
     for name in ("base_url", "generation"):
@@ -169,10 +170,10 @@ def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> di
 
 @hides_arguments
 def secret_from(name: str, environ: Mapping[str, str]) -> Secret:
-    """Return the secret in the variable `name`, or in the file that `name` with `_FILE` contains the path of."""
+    """Return the secret in the variable `name`, or in the file whose path is in the variable `name` + "_FILE"."""
     key, path = environ.get(name), environ.get(f"{name}_FILE")
     if bool(key) == bool(path):
-        msg = f"set either {name} or {name}_FILE, {'not both' if key else 'one of them is needed'}"
+        msg = f"set either {name} or {name}_FILE{', not both' if key else ''}"
         raise UsageError(msg)
     if key:
         return Secret(_bare(key))
@@ -180,7 +181,7 @@ def secret_from(name: str, environ: Mapping[str, str]) -> Secret:
 
 
 def secret_in(file: Path, name: str) -> Secret:
-    """Return what a file holds, without white space and byte order mark around it. Raises UsageError with `name`."""
+    """Return the text of a file, without surrounding white space and byte order mark; UsageError names `name`."""
     try:
         return Secret(_bare(_text(file.read_bytes())))
     except (OSError, ValueError) as error:
@@ -190,7 +191,7 @@ def secret_in(file: Path, name: str) -> Secret:
 
 
 def _text(content: bytes) -> str:
-    # Windows PowerShell 5.1 writes `>` as UTF-16, and Notepad a mark before UTF-8.
+    # `>` in Windows PowerShell 5.1 writes UTF-16; Notepad writes a byte order mark before UTF-8.
     is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if is_utf_16 else "utf-8")
 

@@ -244,7 +244,7 @@ async def test_payments_of_others_are_left_to_their_handlers_and_told_to_the_own
         await selling.handled(telegram.pay("donation", charge="unheard"))
     assert len(taken) == 2, "the routers after the owner's have it too"
     assert "left to other handlers: telegram:other" in caplog.text
-    assert "no owner can be told" in caplog.text
+    assert "no owner can be notified" in caplog.text
     assert not telegram.said("answerPreCheckoutQuery")
     assert not service.requests
 

@@ -580,7 +580,7 @@ class Stubborn(MemoryLedger):
 
 
 async def test_an_answer_that_cannot_be_recorded_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgmembership_async.grants.owing._CALLERS_WAIT", 0)
+    monkeypatch.setattr("tgmembership_async.grants.unrecorded._CALLERS_WAIT", 0)
     async with granting(granted(), ledger=Stubborn(), recording_timeout=0.01) as (granter, _, _):
         with pytest.raises(GrantHeld, match="No space left") as held:
             await granter.grant(REF, plan_id=1)

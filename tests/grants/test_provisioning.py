@@ -357,7 +357,7 @@ class Full(MemoryLedger):
 async def test_answers_that_a_full_disk_does_not_take_are_handed_over_before_the_run_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tgmembership_async.grants.owing._CALLERS_WAIT", 0)
+    monkeypatch.setattr("tgmembership_async.grants.unrecorded._CALLERS_WAIT", 0)
     transport, seen = StubTransport(GRANTED), []
     async with granter(transport, Full(), recording_timeout=0.01) as g:
         with pytest.raises(GrantHeld, match="No space left"):  # noqa: PT012 - what came before counts

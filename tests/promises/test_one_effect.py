@@ -442,7 +442,7 @@ def test_however_a_service_ends_its_replies(
     if ending in LEFTOVERS:
         if CORK is None or (wire == "TCP" and ending is says_that_it_closes):
             pytest.skip("only Linux lets a program say what goes into one segment, and only TLS has a close of its own")
-        monkeypatch.setattr("tgmembership_async.transport.lanes._PROOF", -1.0)  # so that grants use open connections
+        monkeypatch.setattr("tgmembership_async.transport.lanes._PROVEN_AFTER", -1.0)  # grants use open connections
     effects: Counter[int] = Counter()
     endings: dict[int, Ending] = {}
     server = serve(faulty(ending, effects), server_tls if wire == "TLS" else None)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgmembership_async import Headers
-from tgmembership_async.protocol.service_clock import MOST_BELIEVED, Offset, ServiceClock, http_date, offset_of
+from tgmembership_async.protocol.service_clock import MAX_OFFSET, Offset, ServiceClock, http_date, offset_of
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -19,7 +19,7 @@ def dated(at: datetime, **more: str) -> Headers:
 
 
 @given(
-    true=st.timedeltas(-MOST_BELIEVED + timedelta(minutes=2), MOST_BELIEVED - timedelta(minutes=2)),
+    true=st.timedeltas(-MAX_OFFSET + timedelta(minutes=2), MAX_OFFSET - timedelta(minutes=2)),
     there=st.timedeltas(timedelta(), timedelta(seconds=30)),
     back=st.timedeltas(timedelta(), timedelta(seconds=30)),
 )
@@ -40,8 +40,8 @@ def test_the_interval_holds_the_truth_and_is_no_wider_than_the_exchange(
         (Headers.of({"date": ""}), NOW),
         (dated(NOW, Age="0"), NOW),
         (dated(NOW), NOW - SECOND),
-        (dated(NOW + MOST_BELIEVED), NOW),
-        (dated(NOW - MOST_BELIEVED - SECOND), NOW),
+        (dated(NOW + MAX_OFFSET), NOW),
+        (dated(NOW - MAX_OFFSET - SECOND), NOW),
         (Headers.of({"date": "Fri, 31 Dec 9999 23:59:59 GMT"}), NOW),
         (Headers.of({"date": "Fri, 31 Dec 9999 23:59:59 -2359"}), NOW),
         (Headers.of({"date": "Mon, 01 Jan 0001 00:00:00 +2359"}), NOW),
@@ -61,10 +61,10 @@ def test_the_last_reply_with_a_date_counts() -> None:
     now = NOW
     clock = ServiceClock(lambda: now)
     assert clock.offset is None
-    clock.learn(dated(NOW + timedelta(minutes=3)), NOW)
+    clock.observe(dated(NOW + timedelta(minutes=3)), NOW)
     told = Offset(timedelta(minutes=3), timedelta(minutes=3) + SECOND)
     assert clock.offset == told
-    clock.learn(Headers(), NOW)
+    clock.observe(Headers(), NOW)
     assert clock.offset == told
-    clock.learn(dated(NOW), NOW)
+    clock.observe(dated(NOW), NOW)
     assert clock.offset == Offset(timedelta(), SECOND)

@@ -320,7 +320,7 @@ def test_sessions_that_are_dropped_unclosed_warn_and_close(
         run(scenario)
     if crossing == ("httpx", "asyncio"):
         assert {str(one.message) for one in warned} == {
-            "a Session was dropped unclosed, with 1 open connection(s): use `async with`, or await aclose()"
+            "a Session with 1 open connection(s) was not closed: use `async with`, or await aclose()"
         }
 
 

@@ -88,7 +88,7 @@ def test_unread_data_is_not_the_next_reply(
     """Otherwise a refused grant would be recorded as granted, with the token of another member."""
     if leftover is says_that_it_closes and wire == "TCP":
         pytest.skip("TCP has no other way to say it than to close")
-    monkeypatch.setattr("tgmembership_async.transport.lanes._PROOF", -1.0)
+    monkeypatch.setattr("tgmembership_async.transport.lanes._PROVEN_AFTER", -1.0)
     over = threading.Event()
 
     def script(connection: Any) -> None:

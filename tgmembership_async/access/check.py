@@ -14,7 +14,7 @@ from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.session import Session
 from tgmembership_async.settings import positive_int, seconds
 
-if TYPE_CHECKING:  # whoever checks with a Session does not load the rest
+if TYPE_CHECKING:  # not loaded by users of a Session
     from tgmembership_async.project.client import Project
 
 _LARGEST_CACHE: Final = 10_000
@@ -46,7 +46,7 @@ def check_plan_id(value: object) -> int | str:
 
 
 def _uuid(plan_id: object) -> str:
-    from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - whoever has a Session does not load it
+    from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - not loaded by users of a Session
 
     return check_uuid("plan_id", plan_id)
 

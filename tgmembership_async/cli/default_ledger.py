@@ -16,11 +16,10 @@ _OLD: Final = ".grants.db"
 
 
 def ledger_for(members: Path, named: Place | None, *, make: bool = True) -> Place:
-    """Return the ledger that is named, or the default one, which is told on stderr.
+    """Return the named ledger, or the default one, whose path is printed on stderr.
 
-    With `make`, its folder is made.
-
-    Raises UsageError where a ledger of an older version lies beside the file: what it has would be sent again.
+    With `make`, its folder is created. Raises UsageError if there is a ledger of an older version next to the members
+    file, because its grants would be sent again.
     """
     if named is not None:
         return named

@@ -1,6 +1,7 @@
-"""Help pages that fit the terminal: lines of examples and lists are folded, at spaces only, where they are too long."""
+"""Help pages that fit the terminal: long lines are wrapped at spaces, and no text is cut off."""
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from textwrap import wrap
 from typing import Final
@@ -11,14 +12,19 @@ _COMMAND: Final = re.compile(r" *(?:tgmembership|export) ")
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
 _TERM: Final = re.compile(r" *\S+ {2,}")
 _MARGIN: Final = 4
+_METAVARS: Final[Mapping[type, str]] = {
+    type(click.INT): "N",
+    click.IntRange: "N",
+    click.FloatRange: "NUMBER",
+}
 _wrap: Final = partial(wrap, break_long_words=False, break_on_hyphens=False)
 
 
 class Formatter(click.HelpFormatter):
-    """Folds the lines that click leaves as they are."""
+    """Wrap the lines that click does not wrap."""
 
     def write(self, string: str) -> None:
-        """Write lines no longer than the terminal is wide; a folded command continues after a backslash."""
+        """Write lines no longer than the terminal is wide; a wrapped command continues after a backslash."""
         super().write("\n".join(_folded(line, self.width) for line in string.split("\n")))
 
 
@@ -29,10 +35,16 @@ class PageContext(click.Context):
 
 
 def with_pages(command: click.Command) -> click.Command:
-    """Have a command, and the commands of a group, write their help with `Formatter`."""
+    """Prepare the help of a command and of its subcommands, and return the command.
+
+    A list of commands shows the whole first paragraph of each, which click would cut off.
+    """
     command.context_class = PageContext
+    for option in command.params:
+        if isinstance(option, click.Option):
+            option.metavar = option.metavar or _METAVARS.get(type(option.type))
     for one in command.commands.values() if isinstance(command, click.Group) else ():
-        with_pages(one)
+        with_pages(one).short_help = " ".join((one.help or "").partition("\n\n")[0].split())
     return command
 
 

@@ -131,7 +131,9 @@ def ledger_at(place: Place, *, owner: bool = True) -> Ledger:
 
 
 rate_option: Final = click.option(
-    "--rate", type=click.IntRange(1), help="Maximum calls per second; with a server, of all its workers together."
+    "--rate",
+    type=click.IntRange(1),
+    help="Maximum calls per second of all workers of one ledger.  [default: unlimited]",
 )
 
 

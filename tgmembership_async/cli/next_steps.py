@@ -32,7 +32,7 @@ _STEPS: Final[Mapping[GrantStatus, tuple[str, tuple[str, ...]]]] = {
 
 
 def next_steps(counts: Mapping[GrantStatus, int], ledger: Place) -> Iterator[str]:
-    """Yield a sentence for each status that somebody has to act on."""
+    """Yield a sentence for each status that requires an action."""
     for status, (sentence, words) in _STEPS.items():
         if counts.get(status):
             yield sentence.format(count=counts[status], command=hint(*words, "--ledger", ledger))

@@ -50,8 +50,8 @@ def _format_option(default: str, explanation: str) -> Callable[[F], F]:
 format_option: Final = _format_option("auto", "auto is table on a terminal and jsonl in a pipe")
 stream_option: Final = _format_option(
     "auto",
-    "auto prints only what went wrong on a terminal, and is jsonl in a pipe or with --show-links; jsonl and csv print "
-    "each row as soon as its outcome is durable",
+    "auto prints only failures on a terminal, and is jsonl in a pipe or with --show-links; jsonl and csv print each "
+    "grant as soon as its outcome is durable",
 )
 
 

@@ -21,7 +21,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 async def serve(app: Any, listening: socket.socket, started: Callable[[], Awaitable[object]]) -> None:
     """Serve, and call `started` once requests are answered. Raises KeyboardInterrupt after Ctrl-C."""
-    import uvicorn  # noqa: PLC0415 - an extra, of which the caller has told
+    import uvicorn  # noqa: PLC0415 - an extra, which the caller has checked
 
     config = uvicorn.Config(
         app,

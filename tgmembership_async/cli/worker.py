@@ -53,11 +53,11 @@ _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDE
 
 
 @click.command("worker", epilog=_EPILOG)
-@ledger_option("Server with the ledger and the job queue.", required=True)
+@ledger_option("PostgreSQL database with the ledger and the job queue.", required=True)
 @concurrency_option
 @attempts_option
 @rate_option
-@click.option("--until-empty", is_flag=True, help="End when the queue is empty.")
+@click.option("--until-empty", is_flag=True, help="Stop when the queue is empty; do not wait for more grants.")
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
 @stream_option
 def command(
@@ -70,7 +70,7 @@ def command(
     show_links: bool,
     form: Format,
 ) -> None:
-    """Process the grants that `provision --enqueue` or `defer_grants` put into the job queue of a PostgreSQL server.
+    """Process the grants that `provision --enqueue` or `defer_grants` put into the job queue of a PostgreSQL ledger.
 
     Any number of workers on any number of machines can share a queue; each member is granted access once. A grant that
     was turned away or could not be sent stays planned: enqueue it again. Each grant is printed on stdout as soon as its

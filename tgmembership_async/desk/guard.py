@@ -1,4 +1,4 @@
-"""What stands in front of the desk: the token, the cookie, the forms, the Host, the Origin and the headers.
+"""Access control of the desk: checks of token, cookie, form, Host and Origin, and the headers of each answer.
 
 A browser sends requests that other sites make it send. So each request is checked, before anything is read:
 
@@ -6,7 +6,7 @@ A browser sends requests that other sites make it send. So each request is check
   rebinding) is refused;
 - the cookie proves that the browser once had the token of the printed URL. Cookies of one host are sent to all of its
   ports, so the cookie belongs to a path that no other server knows;
-- a POST comes from a page of the desk, as `Origin`, `Sec-Fetch-Site` or `Referer` tell;
+- a POST comes from a page of the desk, as `Origin`, `Sec-Fetch-Site` or `Referer` show;
 - a form carries a value that belongs to this cookie, path and content, and is accepted once.
 """
 
@@ -55,11 +55,11 @@ class Refused(Exception):
 
 
 class Guard:
-    """Lets through the requests of one owner.
+    """Authorizes the requests of one owner.
 
-    With `token`, only a browser that opened the URL with this token is answered; without, somebody else has
-    authenticated the request. With `host`, the Host header must be this one. `secret` signs cookies and forms: give the
-    same one to each of several processes that serve one desk.
+    With `token`, only a browser that opened the URL with this token is answered; without, the application has
+    authenticated the request already. With `host`, the Host header must be this one. `secret` signs cookies and forms:
+    give the same one to each of several processes that serve one desk.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ def _check_source(request: Request) -> None:
     """Refuse a POST that no page of this server has sent.
 
     Under `Referrer-Policy: no-referrer` browsers send `Origin: null` with a form, and `Sec-Fetch-Site`, which no page
-    can set, tells instead. Browsers send it to https and to loopback.
+    can set, shows the source. Browsers send it to https and to loopback.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
     source = request.headers.get("referer", "") if origin == "null" else origin

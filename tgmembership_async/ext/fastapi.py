@@ -240,7 +240,7 @@ def desk_router(
     """Return a router with the desk of a ledger and an inbox: `app.include_router(router, prefix="/desk")`.
 
     `allow` is your dependency that authenticates the request: it returns the owner, or True. It refuses with an
-    exception, or with any false result, which is answered with 403. There is no default, because whoever opens the desk
+    exception, or with any false result, which is answered with 403. There is no default, because who opens the desk
     decides about money. Ledger and inbox are opened by your lifespan. Several processes that serve one desk need the
     same `secret`, of at least 32 characters. Raises UsageError for a wrong argument.
     """

@@ -49,8 +49,8 @@ _WAITING: Final = """
 """
 
 
-class _BackInTheQueue(BaseRetryStrategy):
-    """Put a job back that met a failing ledger: nothing was sent, and its row may not even be planned."""
+class _RetryStorageErrors(BaseRetryStrategy):
+    """Retry a job for which the ledger failed: nothing was sent, and its row may not be planned yet."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         """Return a decision for StorageError, to run again after a pause that doubles up to a minute."""
@@ -90,7 +90,7 @@ def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = Non
         return await put_back(context.app)
 
     try:
-        app.task(name=GRANT_MEMBER, queue=QUEUE, retry=_BackInTheQueue())(grant_member)
+        app.task(name=GRANT_MEMBER, queue=QUEUE, retry=_RetryStorageErrors())(grant_member)
     except TaskAlreadyRegistered:
         msg = "this App has the task grant_member already: call setup once"
         raise UsageError(msg) from None
@@ -139,7 +139,7 @@ async def defer_grants(
     With an open `ledger`, the one that the workers have, each request is planned there before it is enqueued: whatever
     becomes of its job, its row is there, and `granter.run_planned()` carries it out.
 
-    A request whose ref waits, or stands in `ledger`, for another plan or member is not enqueued, and `conflicting` is
+    A request whose ref is in the queue or in `ledger` for another plan or member is not enqueued, and `conflicting` is
     called with it and the reason. Without that, all others are enqueued, and then RefConflict is raised for one of
     them.
     """
@@ -149,12 +149,12 @@ async def defer_grants(
         nonlocal first
         first = first or conflict
 
-    tell = conflicting or keep
+    report = conflicting or keep
     new = 0
-    async for batch in _batches(requests, tell):
+    async for batch in _batches(requests, report):
         if ledger is not None:
-            batch = await _planned(ledger, batch, tell)  # noqa: PLW2901 - without what conflicts
-        new += await _defer(app, batch, tell)
+            batch = await _planned(ledger, batch, report)  # noqa: PLW2901 - without what conflicts
+        new += await _defer(app, batch, report)
     if first is not None:
         raise first
     return new
@@ -194,7 +194,7 @@ async def _planned(
 
 
 def _compare(request: GrantRequest, plan_id: int, member_id: int | None, conflicting: Conflicting) -> None:
-    """Tell of a request whose ref waits for another plan or member."""
+    """Report a request whose ref is in the queue for another plan or member."""
     if (request.plan_id, request.member_id) != (plan_id, member_id):
         who = "no member" if member_id is None else f"member {member_id}"
         msg = f"{request.ref} waits in the queue for plan {plan_id} and {who}: use another ref for another grant"

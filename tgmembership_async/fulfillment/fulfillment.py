@@ -191,9 +191,9 @@ class Fulfillment(AsyncResource):
     ) -> Grant:
         """Record that a payment was refunded; return its row.
 
-        What was not granted yet is abandoned, a ref that is not there is planned and abandoned, so that it is not
-        granted when its payment is told late. Where the customer has the access, or the link, that is for the owner to
-        decide: `attention` gets the row, whose `error` says that it was refunded. Raises what `attention` raises,
+        A row that was not granted yet is abandoned. A new ref is planned and abandoned, so that it is not granted if
+        the payment event arrives later. If the customer has the access or the link, the owner has to decide:
+        `attention` is called with the row, whose `error` says that it was refunded. Raises what `attention` raises,
         StorageError where the ledger cannot write, and GrantError where an exchange is under way for longer than
         `deadline`: record it again then.
         """

@@ -15,7 +15,7 @@ from attrs import field, mutable
 from tgmembership_async.errors import CallError, GrantError, StorageError, TGMembershipError
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
-from tgmembership_async.grants.owing import Debt, Owed
+from tgmembership_async.grants.unrecorded import UnrecordedAnswer, UnrecordedAnswers
 from tgmembership_async.session import Session, admission_of
 
 _SURE_FOR: Final = 2.0
@@ -24,7 +24,7 @@ _FIRST_LOOK: Final = 0.02  # seconds until the next look at a row that another w
 _LONGEST_PAUSE: Final = 0.5
 
 
-class Taken(GrantError):
+class ClaimLost(GrantError):
     """The row is no longer this caller's to send: another worker sends or has sent it, or a decision was made."""
 
 
@@ -34,16 +34,16 @@ class Claiming:
 
     ledger: Ledger
     request: GrantRequest
-    owed: Owed
+    unrecorded: UnrecordedAnswers
     row: Grant | None = None
     held: bool = field(default=False, init=False)
-    _debt: Debt | None = field(default=None, init=False)
+    _unstored_release: UnrecordedAnswer | None = field(default=None, init=False)
     _since: tuple[float, float, int] = field(default=(0.0, 0.0, 0), init=False)
 
-    async def begin(self, session: Session, goes_on: Callable[[], bool], *, again: bool) -> bool:
+    async def begin(self, session: Session, may_wait: Callable[[], bool], *, again: bool) -> bool:
         """Claim the row, or only plan it if the call has to wait; return whether it is this caller's to send.
 
-        While another worker sends the row, wait for the deadline of a call at most, as long as `goes_on()`. `again`:
+        While another worker sends the row, wait for the deadline of a call at most, as long as `may_wait()`. `again`:
         the row was just lost to another worker.
         """
         admission = admission_of(session)
@@ -58,21 +58,21 @@ class Claiming:
             admission.reserved -= 1
         if claim.elsewhere:
             end, pause = current_time() + session.deadline, _FIRST_LOOK
-            while claim.elsewhere and goes_on() and current_time() < end:
+            while claim.elsewhere and may_wait() and current_time() < end:
                 await sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 claim = await self._claim()
         return claim.mine
 
     async def take(self) -> None:
-        """Ensure that the row is this caller's and `sending`; raise Taken if it is another's by now."""
+        """Ensure that the row is this caller's and `sending`; raise ClaimLost if another worker has it."""
         if self.held and self._in_doubt():
             await self.release("nothing was sent: this process, or its connection to the ledger, was interrupted")
         if self.held:
             return
-        if self._debt is not None:
-            await self._debt.paid()
-            self._debt = None
+        if self._unstored_release is not None:
+            await self._unstored_release.stored()
+            self._unstored_release = None
         # A cancelled claim may still be committed, and then no caller would know of it.
         with CancelScope(shield=True):
             await self._claim_again()
@@ -90,7 +90,7 @@ class Claiming:
             except GrantError:
                 return  # another worker has the row; the next `take` finds that out
             except Exception as failure:  # noqa: BLE001 - whatever a ledger raises
-                self._debt = self.owed.owe(self.row, settlement, failure)
+                self._unstored_release = self.unrecorded.keep(self.row, settlement, failure)
 
     async def _claim_again(self) -> None:
         try:
@@ -103,7 +103,7 @@ class Claiming:
             raise StorageError(msg) from error
         if not claim.mine:
             msg = f"{self.request.ref} is {claim.grant.status} by now, and not this caller's to send"
-            raise Taken(msg)
+            raise ClaimLost(msg)
 
     async def _claim(self) -> Claim:
         claim = await self.ledger.claim(self.request)

@@ -95,7 +95,7 @@ class Store(ABC):
         return await self._read(self._state)
 
     async def binding(self) -> Binding | None:
-        """Return whose it is, or None while nobody has recorded that."""
+        """Return the binding, or None if there is none."""
         return await self._read(self._dialect.binding)
 
     async def bind(self, source: Binding | None) -> None:
@@ -158,8 +158,8 @@ async def copy(source: Store, target: Store, progress: Callable[[int, int], obje
     """Copy all rows; `progress` is called with the number of rows done and of all rows.
 
     Raises GrantError where the target has another row under the same ref, and UsageError where rows are being sent, the
-    target belongs to another bot or service, or the source was changed meanwhile. What was copied until then stays, and
-    copying again goes on from there.
+    target belongs to another bot or service, or the source was changed meanwhile. The rows copied until then
+    stay, and copying again continues from there.
     """
     before = await source.state()
     if before.sending:

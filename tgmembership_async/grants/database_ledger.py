@@ -23,7 +23,7 @@ from tgmembership_async.grants.model import (
 )
 from tgmembership_async.grants.paging import Page, by_id
 from tgmembership_async.lifecycle import AsyncResource
-from tgmembership_async.storage.binding import Binding, agreed, check_copy
+from tgmembership_async.storage.binding import Binding, BindingTable, agreed, check_copy
 from tgmembership_async.storage.database import Connection, S
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
@@ -77,8 +77,7 @@ class Dialect(Generic[R]):
     """Takes a row where a decision leads, and records the decision; returns False if the row has changed."""
     deliver: Callable[[Any, R, Grant], bool]
     """Records that a row is delivered; returns False if the row has changed."""
-    read_binding: Callable[[Any, str], Binding | None]
-    write_binding: Callable[[Any, str, Binding], None]
+    binding_table: BindingTable
     stored_time: Callable[[Any], Any]
     """Converts a time, as `loaded_time` does; None stays None."""
     loaded_time: Callable[[Any], Any]
@@ -163,26 +162,22 @@ class Dialect(Generic[R]):
 
     def binding(self, connection: Connection) -> Binding | None:
         """Return the bot and service that the ledger belongs to, or None while that is not recorded."""
-        return self.read_binding(connection, _COMPONENT)
+        return self.binding_table.read(connection, _COMPONENT)
 
     def bind(self, connection: Connection, wanted: Binding, bot_id: int, where: object, *, record: bool) -> Binding:
         """Return the binding; with `record` a ledger without any is bound to `wanted`."""
 
-        def check() -> tuple[Binding | None, Binding]:
-            found, is_empty = self.binding(connection), self._names_bots(connection)
-            return found, agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where=where, advice=LEDGER_ADVICE)
+        def check(found: Binding | None) -> Binding:
+            is_empty = self._names_bots(connection)
+            return agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where=where, advice=LEDGER_ADVICE)
 
-        found, binding = check()
-        if record and found is None:
-            self.write_binding(connection, _COMPONENT, binding)
-            _, binding = check()  # another bot may have been quicker
-        return binding
+        return self.binding_table.bind(connection, _COMPONENT, check, record=record)
 
     def take_binding(self, connection: Connection, source: Binding | None) -> None:
         """Take over the binding of a ledger whose rows are copied into this one; UsageError as `check_copy` raises."""
         check_copy(self.binding(connection), source, is_empty=self._names_bots(connection))
         if source is not None:
-            self.write_binding(connection, _COMPONENT, source)
+            self.binding_table.write(connection, _COMPONENT, source)
             check_copy(self.binding(connection), source, is_empty=True)  # another bot may have been quicker
 
     def _names_bots(self, connection: Connection) -> bool:

@@ -18,10 +18,10 @@ from tgmembership_async.errors import (
     Unauthorized,
     UsageError,
 )
-from tgmembership_async.grants.claiming import Claiming, Taken
+from tgmembership_async.grants.claiming import Claiming, ClaimLost
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
-from tgmembership_async.grants.owing import Owed, record
+from tgmembership_async.grants.unrecorded import UnrecordedAnswers, record
 from tgmembership_async.session import Session, add_member_holding
 
 _NOTHING_WAS_DONE: Final = frozenset({401, 421, 425, 429, 503})
@@ -85,15 +85,15 @@ class Shared:
         return self.grant
 
 
-async def carry_out(session: Session, ledger: Ledger, owed: Owed, shared: Shared) -> None:
+async def carry_out(session: Session, ledger: Ledger, unrecorded: UnrecordedAnswers, shared: Shared) -> None:
     """Claim the row, send it if it is this caller's to send, and record the outcome."""
-    hold, again = Claiming(ledger, shared.request, owed), False
+    hold, again = Claiming(ledger, shared.request, unrecorded), False
     try:
         while await hold.begin(session, shared.goes_on, again=again):
             shared.fresh = True
             try:
                 shared.grant = await _send(session, hold, shared)
-            except Taken:
+            except ClaimLost:
                 shared.fresh, again = False, True
             else:
                 return
@@ -110,7 +110,7 @@ async def _send(session: Session, hold: Claiming, shared: Shared) -> Grant:
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
     except CallError as error:
         settlement = settlement_of(error)
-    except Taken:
+    except ClaimLost:
         raise
     except get_cancelled_exc_class():
         if hold.held:
@@ -142,8 +142,8 @@ async def _record(hold: Claiming, settlement: Settlement) -> Grant:
     try:
         return await record(hold.ledger, hold.row, settlement)
     except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server
-        debt = hold.owed.owe(hold.row, settlement, failure)
-    return await debt.paid()
+        answer = hold.unrecorded.keep(hold.row, settlement, failure)
+    return await answer.stored()
 
 
 def answer(grant: Grant) -> Grant:

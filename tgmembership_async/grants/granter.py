@@ -24,9 +24,9 @@ from tgmembership_async.grants.model import (
     check_decision,
     check_ref,
 )
-from tgmembership_async.grants.owing import Owed
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason, check_concurrency
 from tgmembership_async.grants.reconciling import Finding, reconcile
+from tgmembership_async.grants.unrecorded import UnrecordedAnswers
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.session import Session, account_of
 from tgmembership_async.settings import seconds, service_of
@@ -59,7 +59,7 @@ class Granter(AsyncResource):
         self._ledger = ledger
         self._regrant_limit = regrant_limit
         self._recording_timeout = seconds("recording_timeout", recording_timeout)
-        self._owed = Owed(ledger)
+        self._unrecorded = UnrecordedAnswers(ledger)
         self._is_bound = False
         self._running: dict[str, Shared] = {}
         self._tasks: dict[asyncio.Task[None], Shared] = {}
@@ -94,7 +94,7 @@ class Granter(AsyncResource):
         except BaseException:
             await self._leave()
             raise
-        self._owed.open()
+        self._unrecorded.open()
         self._is_open = True
         return self
 
@@ -117,7 +117,7 @@ class Granter(AsyncResource):
                         task.cancel()
                 end = current_time() + self._recording_timeout
                 await self._finish(self._recording_timeout)
-                await self._owed.aclose(max(0.0, end - current_time()))
+                await self._unrecorded.aclose(max(0.0, end - current_time()))
                 await self._leave()
 
     async def _finish(self, seconds: float) -> None:
@@ -130,7 +130,7 @@ class Granter(AsyncResource):
         """Check that the ledger belongs to this bot; with `record`, bind a ledger that belongs to none."""
         account = account_of(self._session)
         self._ledger = await ledger_of_bot(self._ledger, service_of(account), account.bot_id, record=record)
-        self._owed.ledger = self._ledger
+        self._unrecorded.ledger = self._ledger
         self._is_bound = record
 
     async def _leave(self) -> None:
@@ -222,10 +222,10 @@ class Granter(AsyncResource):
             shared = self._running.get(request.ref)
             if shared is not None:
                 return await shared.wait_for(request), False
-            debt = self._owed.get(request.ref)
-            if debt is not None:
-                transitions.same(debt.claimed, request)
-                return await debt.paid(), False
+            answer = self._unrecorded.get(request.ref)
+            if answer is not None:
+                transitions.same(answer.claimed, request)
+                return await answer.stored(), False
             shared = self._running[request.ref] = Shared(request, lambda: self._is_open and goes_on())
             if inline:
                 await self._carry_out(session, shared)
@@ -249,7 +249,7 @@ class Granter(AsyncResource):
 
     async def _carry_out(self, session: Session, shared: Shared) -> None:
         try:
-            await carry_out(session, self._ledger, self._owed, shared)
+            await carry_out(session, self._ledger, self._unrecorded, shared)
         finally:
             self._release(shared)
 
@@ -279,7 +279,7 @@ class Granter(AsyncResource):
         if token is not None and checked != "granted":
             msg = "a token goes with the decision 'granted' only"
             raise UsageError(msg)
-        if self._owed.get(check_ref(ref)) is not None:
+        if self._unrecorded.get(check_ref(ref)) is not None:
             msg = f"{ref}: its outcome is known, and the ledger is still to record it"
             raise GrantError(msg)
         if ref in self._running and checked != "abandon":  # what still waits to be sent may be abandoned
@@ -297,8 +297,8 @@ class Granter(AsyncResource):
 
         Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
         ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
-        service's, as the Date of its replies tells. It cannot prove the opposite: a token that nobody has used shows
-        nowhere. Everything else is left as it is, and reported with what was seen; so is a row whose call failed.
+        service's, as the Date of its replies tells. It cannot prove the opposite: an unused token is not
+        visible. All other rows do not change, and are reported with the subscriptions found, or the failure.
         Raises Unauthorized where the credentials are rejected.
         """
         self._check_open()

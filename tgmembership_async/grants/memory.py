@@ -201,7 +201,7 @@ class MemoryLedger(AsyncResource):
 
         Raises UsageError if it belongs to another bot or service.
         """
-        self._check_open()  # and no checkpoint: whoever grants first is first
+        self._check_open()  # and no checkpoint: grants keep the order of their calls
         wanted = Binding(service, None if self._shared_by_bots else bot_id)
         found, is_empty = self._binding, not self._rows
         binding = agreed(found, wanted, bot_id=bot_id, is_empty=is_empty, where="this ledger", advice=LEDGER_ADVICE)

@@ -107,9 +107,9 @@ class GrantRequest:
 class Grant:
     """What the ledger knows of one ref. `attempts` counts the times it was sent; times are aware UTC.
 
-    `granted_at` is when the ledger recorded it as granted; None if it never did, or an older version did not tell.
+    `granted_at` is when the ledger recorded it as granted; None if it never did, or an older version did not record it.
 
-    `error` says why it is refused, unknown, or planned again; or, as a RefConflict from a run, that the ref stands for
+    `error` says why it is refused, unknown, or planned again; or, as a RefConflict from a run, that the ref belongs to
     another plan or member: then plan, member and note are those of the rejected request, and there is no token. None
     otherwise.
     """

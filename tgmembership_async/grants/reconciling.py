@@ -42,8 +42,8 @@ def judged(
     """Tell whether a member's subscriptions prove that an attempt was carried out, and why.
 
     `began` is when the attempt began by our clock, `rivals` how many rows a subscription may belong to, this one
-    included. Proof began by the service's clock after the attempt, by `MARGIN` at least: our clock may be slow, by what
-    the service's Date tells or, if it was set meanwhile, by what nobody can tell any more.
+    included. Proof began by the service's clock after the attempt, by `MARGIN` at least: our clock may be slow, by the
+    offset of the service's Date or, if it was set meanwhile, by an unknown offset.
     """
     mine = [found for found in seen if found.plan_id == plan_id]
     latest = max((found.started_at for found in mine if found.started_at is not None), default=None)
@@ -114,7 +114,7 @@ async def _rivals(ledger: Ledger, pairs: set[tuple[int, int | None]]) -> Counter
 
 @frozen
 class _Look:
-    """Asks about one member, and judges the rows of that member."""
+    """Queries the subscriptions of one member, and judges the rows of that member."""
 
     session: Session
     ledger: Ledger

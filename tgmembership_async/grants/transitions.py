@@ -73,13 +73,14 @@ def same(grant: Grant, request: GrantRequest) -> Grant:
     if (grant.plan_id, grant.member_id) == (request.plan_id, request.member_id):
         return grant
     msg = (
-        f"{grant.ref} is {grant.status} with {_aim(grant)}, and cannot be granted with {_aim(request)}: "
+        f"{grant.ref} is {grant.status} with {_plan_and_member(grant)}, "
+        f"and cannot be granted with {_plan_and_member(request)}: "
         "one ref is one payment, so use another ref for another grant"
     )
     raise RefConflict(msg)
 
 
-def _aim(grant: Grant | GrantRequest) -> str:
+def _plan_and_member(grant: Grant | GrantRequest) -> str:
     return f"plan {grant.plan_id} and " + ("no member" if grant.member_id is None else f"member {grant.member_id}")
 
 
@@ -126,7 +127,7 @@ def interruption(grant: Grant) -> Settlement:
     return Settlement(GrantStatus.UNKNOWN, error=error, evidence=_INTERRUPTED)
 
 
-def doubted(grant: Grant, period: str, now: datetime) -> Grant:
+def held_for_gap(grant: Grant, period: str, now: datetime) -> Grant:
     """Return a planned row as unknown: it may have been sent in a period that a restored ledger lacks."""
     msg = (
         f"the ledger was restored from an older copy, which lacks what was granted {period}, and this may be part of it"

@@ -214,7 +214,7 @@ class Project(Client):
     ) -> BalanceChange:
         """Set the balance of a user to `amount`, if it is `expecting` now.
 
-        The service only knows "set", so a change by somebody else between our read and our write would be lost: it is
+        The service only knows "set", so a change by another client between our read and our write would be lost: it is
         detected afterwards. Raises BalanceConflict, whose `maybe_applied` says whether our amount was written.
         """
         new, expected = check_amount("amount", amount), check_amount("expecting", expecting)

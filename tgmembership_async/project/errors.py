@@ -7,7 +7,7 @@ from tgmembership_async.errors import Advice, CallError
 
 
 class BalanceConflict(CallError):
-    """Somebody else changed the balance: it was `found` instead of `expected`.
+    """Another client changed the balance: it was `found` instead of `expected`.
 
     With `maybe_applied` False nothing was written. Otherwise the change was made between our read and our write, which
     has overwritten it: `found` is what it was.

@@ -25,7 +25,7 @@ async def all_rows(
     """Yield each row once, by its identity; `fetch` returns the page at an offset.
 
     A list that shrinks while it is read may hide rows: they move to a page that was read before. Then the list is read
-    again, twice at most, and only rows not yielded before are yielded. Rows still missing are told by a WARNING.
+    again, twice at most, and only rows not yielded before are yielded. If rows are still missing, a WARNING is logged.
     """
     seen: set[Hashable] = set()
     total: int | None = None

@@ -107,7 +107,7 @@ class SharedGate(Protocol):
 if not TYPE_CHECKING:  # pragma: no branch - type checkers see the new name only
 
     def __getattr__(name: str) -> object:
-        """Return what a former name of this module stands for, with a DeprecationWarning."""
+        """Return the object of a former name of this module, with a DeprecationWarning."""
         if name != "Told":
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)

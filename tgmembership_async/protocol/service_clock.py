@@ -1,4 +1,4 @@
-"""How far the service's clock is from ours, as the `Date` header of its replies tells."""
+"""Estimate the offset of the service's clock from the local clock, from the `Date` header of its replies."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,22 +10,22 @@ from attrs import frozen
 
 from tgmembership_async.protocol.wire import Headers
 
-MOST_BELIEVED: Final = timedelta(days=1)
-"""A larger difference says that a Date is made up, not that a clock is wrong."""
+MAX_OFFSET: Final = timedelta(days=1)
+"""A Date that differs by more is ignored: it is invalid, not the time of a wrong clock."""
 _RESOLUTION: Final = timedelta(seconds=1)
 _NOW: Final = partial(datetime.now, UTC)
 
 
 @frozen
 class Offset:
-    """What has to be added to our time to get the service's: something from `least` to `most`."""
+    """Bounds of the service's time minus the local time: between `least` and `most`."""
 
     least: timedelta
     most: timedelta
 
 
 def http_date(value: str) -> datetime | None:
-    """Return the moment that a header names, or None where it names none."""
+    """Return the time in a header, aware, or None if it is not an HTTP date."""
     try:
         date = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -34,9 +34,9 @@ def http_date(value: str) -> datetime | None:
 
 
 def offset_of(headers: Headers, sent: datetime, received: datetime) -> Offset | None:
-    """Return the offset that a reply proves, or None where its `Date` is missing, cached or beyond belief.
+    """Return the bounds from one reply, or None if its `Date` is missing, from a cache, or off by over MAX_OFFSET.
 
-    The service wrote the Date, in whole seconds, between our two moments.
+    The service wrote the Date, in whole seconds, between the local times `sent` and `received`.
     """
     date = http_date(headers.get("date") or "")
     if date is None or headers.get("age") is not None or received < sent:
@@ -45,11 +45,11 @@ def offset_of(headers: Headers, sent: datetime, received: datetime) -> Offset | 
         offset = Offset(date - received, date + _RESOLUTION - sent)
     except OverflowError:
         return None
-    return offset if offset.least >= -MOST_BELIEVED and offset.most <= MOST_BELIEVED else None
+    return offset if offset.least >= -MAX_OFFSET and offset.most <= MAX_OFFSET else None
 
 
 class ServiceClock:
-    """What the last reply with a Date said. It is read when somebody asks, for calls must not wait for that."""
+    """Keeps the last reply with a Date. It is parsed by `offset` only, because parsing would slow down each call."""
 
     __slots__ = ("_last", "now")
 
@@ -57,12 +57,12 @@ class ServiceClock:
         self.now: Callable[[], datetime] = now
         self._last: tuple[Headers, datetime, datetime] | None = None
 
-    def learn(self, headers: Headers, sent: datetime) -> None:
-        """Take down a reply that came just now."""
+    def observe(self, headers: Headers, sent: datetime) -> None:
+        """Keep the headers of a reply that was received now, if they have a Date."""
         if headers.get("date") is not None:
             self._last = headers, sent, self.now()
 
     @property
     def offset(self) -> Offset | None:
-        """Return the offset, or None as long as no reply told it."""
+        """Return the offset from the last reply with a Date, or None if there is none."""
         return None if self._last is None else offset_of(*self._last)

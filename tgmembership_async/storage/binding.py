@@ -1,5 +1,8 @@
 """The binding of a store: to one bot at one service or, on request, to all bots of one service."""
 
+from collections.abc import Callable
+from typing import Any
+
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
@@ -18,6 +21,30 @@ class Binding:
     def __str__(self) -> str:
         whose = "several bots" if self.bot_id is None else f"bot {self.bot_id}"
         return f"{whose} at {self.service}" if self.service else whose
+
+
+@frozen
+class BindingTable:
+    """Reads and writes the binding of a component, whose name comes after the connection; each database has one."""
+
+    read: Callable[[Any, str], Binding | None]
+    """Returns the binding, or None if there is none."""
+    write: Callable[[Any, str, Binding], None]
+    """Writes the binding unless there is one: of two bots that come at the same time, the first has it."""
+
+    def bind(
+        self, connection: Any, component: str, check: Callable[[Binding | None], Binding], *, record: bool
+    ) -> Binding:
+        """Return the binding that `check` returns for the one found; with `record`, write it if none was found.
+
+        Raises what `check` raises.
+        """
+        found = self.read(connection, component)
+        binding = check(found)
+        if record and found is None:
+            self.write(connection, component, binding)
+            binding = check(self.read(connection, component))  # another bot may have been quicker
+        return binding
 
 
 def agreed(

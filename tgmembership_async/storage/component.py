@@ -7,7 +7,7 @@ from attrs import frozen
 class Component:
     """A part of the package with tables of its own; `migrations[n]` are the statements from its version n to n + 1.
 
-    A migration that has been released is never changed: what comes later is added behind it.
+    A migration that has been released is never changed; later changes are further migrations.
     """
 
     name: str

@@ -22,7 +22,7 @@ class Waiter(Protocol):
         ...
 
     def wake(self) -> None:
-        """End the wait; called in that event loop, and harmless where nobody waits any more."""
+        """End the wait; called in that event loop, and harmless after the wait."""
         ...
 
 
@@ -42,7 +42,7 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
 
 
 def _ask(soon: Soon, together: list[Waiter]) -> None:
-    # Both asyncio and trio raise this for a loop that has ended; then nobody waits.
+    # Both asyncio and trio raise this for a loop that has ended; then there is no wait.
     with suppress(RuntimeError):
         soon(_wake, together)
 

@@ -191,7 +191,7 @@ class _Lane:
             if clean:
                 connection.release()
             else:
-                _throw_away(connection)
+                _abort(connection)
         return response, clean
 
     async def _connect(self, request: Request) -> Connection:
@@ -209,13 +209,13 @@ class _Lane:
             # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
             if _is_open(protocol) if self._ours else _is_idle(protocol):
                 return connection
-            _throw_away(connection)
+            _abort(connection)
 
     def _checked(self, connection: Connection, request: Request) -> Connection:
         """Return a new connection. A socket may have data to read after a TLS handshake, so that is not looked for."""
         protocol = _protocol(connection)
         if not _is_open(protocol):
-            _throw_away(connection)
+            _abort(connection)
             raise aiohttp.ClientConnectionError(NOTHING_SENT)
         _check_address(connection, request)
         _limit_receive_size(_transport(protocol))
@@ -310,11 +310,11 @@ def _check_address(connection: Connection, request: Request) -> None:
     address = _transport(_protocol(connection)).get_extra_info("peername")
     refusal = non_loopback_refusal(request.account.scheme, address)
     if refusal is not None:
-        _throw_away(connection)
+        _abort(connection)
         raise UsageError(refusal)
 
 
-def _throw_away(connection: Connection) -> None:
+def _abort(connection: Connection) -> None:
     # Abort: a TLS shutdown would wait half a minute for a service that hangs.
     _protocol(connection).abort()
     connection.close()

@@ -12,7 +12,7 @@ __all__ = ["Transport", "TransportFailure"]
 class Transport(Protocol):
     """Sends requests to the service: at most `max_connections` at a time, all on one event loop.
 
-    `send` returns a complete response, whatever its status, or raises `TransportFailure`. A transport that can tell
+    `send` returns a complete response, whatever its status, or raises `TransportFailure`. A transport that knows
     whether it sent the request sets `request.progress.begun` to False when it starts, and to True before it writes the
     first byte of the request. Any other transport leaves it unchanged, and the request counts as sent.
     """

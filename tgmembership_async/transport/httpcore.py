@@ -1,4 +1,4 @@
-"""Parts below the httpx transport of a lane: one connection in place of a pool, and a direct asyncio backend."""
+"""httpcore below the httpx transport of a lane: one connection in place of a pool, and network backends."""
 
 import ssl
 from collections.abc import Generator
@@ -25,7 +25,7 @@ _LOCKS: Final = ("_connect_lock", "_request_lock", "_state_lock")
 
 
 class NothingWritten(httpcore.ConnectError):
-    """A used connection has ended, or cannot be trusted, and nothing of the request was written on it."""
+    """A reused connection was closed or has unexpected data, and nothing of the request was written on it."""
 
 
 class OneConnection:
@@ -88,7 +88,7 @@ def is_idle(connection: Any, innermost: Any) -> bool:
     if h11 is not None and h11.trailing_data[0]:
         return False
     stream = getattr(innermost, "_network_stream", None)
-    return isinstance(stream, _Stream) or not stream_holds_more(stream)  # `has_expired` has asked a _Stream
+    return isinstance(stream, _Stream) or not stream_holds_more(stream)  # `has_expired` has checked a _Stream
 
 
 def innermost(connection: Any) -> Any:
@@ -135,7 +135,7 @@ _UNLOCKED: Final = _Unlocked()
 def _unlocked(connection: Any) -> Any:
     """Remove the locks of httpcore's nested connections, and return the innermost one.
 
-    A lane has one task at a time, and each of three locks per call yields to the loop: a seventh of the time of a call.
+    A lane has one task at a time, and each of three locks per call yields to the loop: a seventh of a call's CPU time.
     """
     innermost = connection
     while connection is not None:
@@ -147,7 +147,7 @@ def _unlocked(connection: Any) -> Any:
 
 
 class TrioBackend(httpcore.AsyncNetworkBackend):
-    """How httpcore connects on trio: its own way, with a look at a used connection before each request."""
+    """The network backend on trio: httpcore's own, and a check of reused connections before each request."""
 
     def __init__(self) -> None:
         self._backend = _trio_backend()
@@ -169,10 +169,9 @@ def _trio_backend() -> httpcore.AsyncNetworkBackend:
 
 
 class _Watched(httpcore.AsyncNetworkStream):
-    """A stream that raises ConnectError where it was used before, and something came before the next request.
+    """A stream that raises NothingWritten if it was used before and has unread data before the next request.
 
-    What comes between this look and the write is an outcome that nobody knows: `tcp.Connection` looks as late, and at
-    as many layers.
+    If the peer closes between this check and the write, the outcome is unknown; `tcp.Connection` does the same.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -192,7 +191,7 @@ class _Watched(httpcore.AsyncNetworkStream):
         try:
             await self._stream.write(buffer, timeout)
         except httpcore.WriteError as error:
-            if is_first:  # not even the headers left as a whole, which no service acts on
+            if is_first:  # the headers were not sent completely, and no service acts on a part of them
                 raise NothingWritten(NOTHING_SENT) from error
             raise
 
@@ -212,7 +211,7 @@ class _Watched(httpcore.AsyncNetworkStream):
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """How httpcore connects on asyncio: straight on the loop."""
+    """The network backend on asyncio: `tcp.Connection`, without anyio."""
 
     async def connect_tcp(
         self,
@@ -236,7 +235,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             return await self._connection.read(max_bytes, timeout)
         except TimeoutError as error:
             raise httpcore.ReadTimeout(str(error)) from error
-        except tcp.NothingSentError as error:  # the request is sent only now
+        except tcp.NothingSentError as error:  # `read` sends the request
             raise NothingWritten(str(error)) from error
         except OSError as error:
             raise httpcore.ReadError(str(error)) from error

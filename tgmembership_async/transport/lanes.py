@@ -1,6 +1,6 @@
-"""The connection pool: a stack of lanes with one connection each. A lane is discarded if its exchange failed.
+"""The connection pool: a stack of idle lanes with one connection each. A lane is discarded if its exchange failed.
 
-A caller already holds one of the Session's `max_connections` slots (see `middleware.Admission`), so it never waits for
+A caller already holds one of the Session's `max_connections` slots (see `admission.Admission`), so it never waits for
 a lane: one is taken from the stack or created.
 """
 
@@ -18,9 +18,9 @@ from tgmembership_async.descriptors import is_short
 KEEP_ALIVE: Final = 5.0
 """Maximum idle time in seconds of a connection that is reused for a request."""
 KEEP_ALIVE_UNSAFE: Final = 1.0
-"""The same for an unsafe request: the service may be about to close the connection, which would lose the reply."""
-_PROOF: Final = 0.05
-"""Seconds that a connection must stay open after a reply, as proof that the service keeps connections open."""
+"""The same for an unsafe request, whose outcome would be unknown if the service closed the connection meanwhile."""
+_PROVEN_AFTER: Final = 0.05
+"""Seconds for which a connection must stay open after a reply to prove that the service keeps connections open."""
 _CLOSE_TIMEOUT: Final = 1.0
 
 
@@ -40,9 +40,7 @@ class Lane(Closable, Protocol):
         ...
 
     def drop(self) -> bool:
-        """Close the connection from outside its event loop, unless garbage collection closes it; return whether it was
-        closed here.
-        """  # noqa: D205 - the condition belongs to it
+        """Close the connection from any thread; return False if garbage collection closes it instead."""
         ...
 
 
@@ -71,22 +69,22 @@ class Lanes(Generic[L]):
         """Return the number of idle lanes."""
         return len(self._idle)
 
-    async def lend(self, use: Callable[[L], Awaitable[tuple[T, bool]]], *, unsafe: bool) -> T:
-        """Call `use` with a lane, and return its answer; the lane is kept only if `use` reports a clean end.
+    async def lend(self, exchange: Callable[[L], Awaitable[tuple[T, bool]]], *, unsafe: bool) -> T:
+        """Call `exchange` with a lane and return its result; the lane is reused only if it also returns True.
 
         A lane that was idle for too long, or that cannot be reused, is replaced.
         """
         lane = await self._take(unsafe=unsafe)
-        clean = False
+        reusable = False
         try:
-            answer, clean = await use(lane)
+            answer, reusable = await exchange(lane)
         except Exception as error:
             if is_short(error):
-                await self._close_idle()  # whoever tries again needs what they hold
+                await self._close_idle()  # frees their file descriptors for the next attempt
             raise
         finally:
-            surplus = unsafe and not self._stays_open and bool(self._idle)  # one is enough for the proof
-            if clean and not surplus and not self._closed:
+            surplus = unsafe and not self._stays_open and bool(self._idle)  # one idle lane is enough to prove it
+            if reusable and not surplus and not self._closed:
                 self._idle.append((lane, monotonic()))
             else:
                 await discard(lane)
@@ -106,14 +104,14 @@ class Lanes(Generic[L]):
     async def _prove(self) -> bool:
         """Tell whether the service left the connection of the longest idle lane open."""
         lane, since = self._idle[0]
-        if monotonic() - since < _PROOF:
+        if monotonic() - since < _PROVEN_AFTER:
             return False
         self._stays_open = lane.is_idle()
         if self._stays_open:
             return True
         del self._idle[0]
         await discard(lane)
-        return False  # even if another call has set `_stays_open` meanwhile: it may have taken the last lane
+        return False  # also if another call has set `_stays_open` meanwhile: it may have taken the last idle lane
 
     async def aclose(self) -> None:
         """Close all idle lanes now, and each lane in use at the end of its exchange."""
@@ -131,7 +129,7 @@ def _dropped(idle: list[tuple[L, float]]) -> None:
     number = sum(lane.drop() for lane, _ in idle)
     idle.clear()
     if number:
-        msg = f"a Session was dropped unclosed, with {number} open connection(s): use `async with`, or await aclose()"
+        msg = f"a Session with {number} open connection(s) was not closed: use `async with`, or await aclose()"
         warn(msg, ResourceWarning, stacklevel=1)
 
 

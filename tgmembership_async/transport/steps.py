@@ -1,4 +1,4 @@
-"""Name the step of connecting that an exception came from, on each library: the functions on its traceback tell.
+"""Name the step of connecting in which an exception was raised, from the functions on its traceback.
 
 So a connection that succeeds costs nothing, and the connector or client of a user is judged like our own. A name that
 a later release of a library changes costs the step in a message, nothing else.

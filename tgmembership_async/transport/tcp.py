@@ -1,4 +1,4 @@
-"""A TCP connection directly on asyncio's transports: anyio's streams would take a quarter of the time of a call."""
+"""A TCP connection on asyncio's transports. anyio's streams would take a quarter of the CPU time of a call."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ _MOST_UNREAD: Final = 256 * 1024
 
 
 class NothingSentError(ConnectionError):
-    """A connection has ended, or cannot be trusted, and nothing of the request was sent on it."""
+    """A connection was closed or has unexpected data, and no byte of the request was sent on it."""
 
 
 class Connection(asyncio.Protocol):
@@ -92,13 +92,13 @@ class Connection(asyncio.Protocol):
         return bool(self._unread) or self._has_ended or transport_holds_more(self._transport, self._watch)
 
     async def read(self, max_bytes: int, seconds: float | None) -> bytes:
-        """Send what was written, and return what comes in time; nothing, where the other side has ended.
+        """Send the written data, and return received data, or b"" at the end of the stream.
 
-        Raises NothingSentError where the connection was used before, and something came meanwhile, were it the end,
-        or where the system refused the first byte.
+        Raises TimeoutError after `seconds`, and NothingSentError if a reused connection has unread data or was closed,
+        or if the system refused the first byte.
         """
         if self._unsent:
-            # As late as can be: what comes between this look and the write is an outcome that nobody knows.
+            # Check as late as possible: if the peer closes between this check and the write, the outcome is unknown.
             if self._is_used and self.is_readable():
                 raise NothingSentError(NOTHING_SENT)
             self._is_used = True
@@ -119,8 +119,8 @@ class Connection(asyncio.Protocol):
 
     async def _arrival(self, seconds: float | None) -> None:
         self._reader = self._loop.create_future()
-        # This takes a fifth of the time of a cancel scope or asyncio.timeout.
-        alarm = None if seconds is None else self._loop.call_later(seconds, _time_is_up, self._reader, seconds)
+        # A timer takes a fifth of the CPU time of a cancel scope or asyncio.timeout.
+        alarm = None if seconds is None else self._loop.call_later(seconds, _time_out, self._reader, seconds)
         try:
             await self._reader
         finally:
@@ -129,17 +129,17 @@ class Connection(asyncio.Protocol):
                 alarm.cancel()
 
     def write(self, data: bytes) -> None:
-        """Take what the next read sends first; raises NothingSentError where the connection has ended."""
+        """Buffer data for the next read, which sends it. Raises NothingSentError if the connection is closing."""
         if self._transport.is_closing():
             raise NothingSentError(NOTHING_SENT)
         self._unsent.append(data)
 
     async def encrypt(self, context: ssl.SSLContext, server_hostname: str | None, seconds: float | None) -> None:
-        """Begin TLS; where that fails the connection is closed."""
-        self._is_used = False  # more may come after the handshake
+        """Start TLS. If that fails, the connection is closed."""
+        self._is_used = False  # the peer may send data after the handshake, such as session tickets
         if self._unread:
             self.abort()
-            msg = SafeMessage("the peer sent data before TLS, which would be read as from the service")
+            msg = SafeMessage("the peer sent data before TLS, which must not be read as a reply of the service")
             raise ConnectionAbortedError(msg)
         try:
             with fail_after(seconds):
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
         await asyncio.wait([self._lost], timeout=_CLOSE_TIMEOUT)
 
 
-def _time_is_up(reader: asyncio.Future[None], seconds: float) -> None:
+def _time_out(reader: asyncio.Future[None], seconds: float) -> None:
     if not reader.done():
         reader.set_exception(TimeoutError(SafeMessage(f"no data for {seconds:g} s")))
 
@@ -200,23 +200,23 @@ async def _race(addresses: list[str], port: int) -> Connection:
     found: list[Connection] = []
     failures: list[OSError] = []
 
-    async def attempt(address: str, over: Event) -> None:
+    async def attempt(address: str, ended: Event) -> None:
         try:
             found.append(await _connect(address, port))
             group.cancel_scope.cancel()
         except OSError as failure:
             failures.append(failure)
         finally:
-            over.set()
+            ended.set()
 
     winner: Connection | None = None
     try:
         async with create_task_group() as group:
             for address in addresses:
-                over = Event()
-                group.start_soon(attempt, address, over)
+                ended = Event()
+                group.start_soon(attempt, address, ended)
                 with move_on_after(_NEXT_ADDRESS_AFTER):
-                    await over.wait()
+                    await ended.wait()
         winner = found[0] if found else None
     finally:
         for connection in found:

@@ -16,7 +16,7 @@ _ENCRYPTED: Final = ("_incoming", "_read_bio")
 
 
 class Watch:
-    """Tells whether a socket has data to read or has reached its end. Registering it takes longer than a look."""
+    """Checks whether a socket is readable or at its end. Creating it takes longer than a check."""
 
     __slots__ = ("_poll", "_socket")
 
@@ -28,7 +28,7 @@ class Watch:
             self._poll.register(sock, select.POLLIN)
 
     def is_readable(self) -> bool:
-        """Look at the socket now; True for a closed one."""
+        """Check the socket now; a closed one is readable."""
         if self._socket.fileno() < 0:
             return True
         return bool(self._poll.poll(0) if self._poll is not None else select.select([self._socket], [], [], 0)[0])
@@ -37,7 +37,7 @@ class Watch:
 def transport_holds_more(transport: Any, watch: Watch | None = None) -> bool:
     """Tell whether an asyncio transport has unread data or has reached its end, on the socket or in TLS.
 
-    `watch` is that of its socket, for a transport that is looked at often.
+    `watch` is the Watch of its socket, for a transport that is checked often.
     """
     if transport.is_closing() or (watch or Watch(transport.get_extra_info("socket"))).is_readable():
         return True
@@ -48,11 +48,11 @@ def transport_holds_more(transport: Any, watch: Watch | None = None) -> bool:
 def wrote_nothing(transport: Any) -> bool:
     """Tell whether the write that just returned failed before a byte left; the transport was open before it.
 
-    asyncio's own loop sends at once, and closes the transport where the system refuses: a peer has reset it. Other
-    loops may send later, so there nothing is told.
+    asyncio's own loops send at once, and close the transport if the system refuses, because the peer has reset the
+    connection. Other loops may send later, so the answer there is False.
     """
     while (tls := getattr(transport, "_ssl_protocol", None)) is not None and tls._transport is not None:  # noqa: SLF001
-        transport = tls._transport  # noqa: SLF001 - the transport of TLS does not tell
+        transport = tls._transport  # noqa: SLF001 - the transport of TLS does not show it
     return transport.is_closing() and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
 
 

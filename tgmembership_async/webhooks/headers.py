@@ -117,9 +117,9 @@ def nonces(pairs: Sequence[Pair], claim: Claim, pinned: str | None) -> list[Pair
         for pair in pairs
         if pair[0] != claim.header and is_nonce(pair[1]) and not _NEVER_A_NONCE.fullmatch(pair[0])
     )
-    return sorted(others, key=_unlikeliness)[:MOST_TRIED]
+    return sorted(others, key=_rank)[:MOST_TRIED]
 
 
-def _unlikeliness(pair: Pair) -> int:
+def _rank(pair: Pair) -> int:
     shapes = enumerate(_LIKE_A_NONCE)
     return next((rank for rank, shape in shapes if shape.fullmatch(pair[1])), len(_LIKE_A_NONCE))

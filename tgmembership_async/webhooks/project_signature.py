@@ -19,7 +19,7 @@ from tgmembership_async.webhooks.headers import HeadersLike, claim_in, flat
 from tgmembership_async.webhooks.signature import SIGNATURE_HEADER, Delivery, checked_secret
 
 SecretReading = Literal["text", "bytes"]
-"""How a webhook secret becomes a key: its text, or the bytes that its hex digits stand for."""
+"""How a key is derived from a webhook secret: its text, or the bytes of its hex digits."""
 
 PROJECT_HEADER: Final = "X-Project-ID"
 _READINGS: Final[tuple[SecretReading, ...]] = get_args(SecretReading)
@@ -37,7 +37,7 @@ class ProjectVerifier:
     """Verifies that deliveries come from API v2.
 
     `secrets` is the webhook secret, or several during a rotation. `reading` pins how a secret becomes a key; without
-    it, the text is tried, then the bytes, and `matched` tells which was right. With `project_id`, a delivery of another
+    it, the text is tried, then the bytes, and `matched` shows which was right. With `project_id`, a delivery of another
     project is refused. `tolerance` is the maximum age of a signature in seconds, `clock` returns unix seconds. Raises
     UsageError for a wrong argument.
     """

@@ -267,7 +267,7 @@ def test_missing_credentials_are_named(members: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("TGMEMBERSHIP_BOT_ID", raising=False)
     done = run(members, "--plan-id", 1)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.splitlines(keepends=True)[-1] == "Error: set TGMEMBERSHIP_BOT_ID to the number of your bot\n"
+    assert done.stderr.splitlines(keepends=True)[-1] == "Error: set TGMEMBERSHIP_BOT_ID to the id of your bot\n"
 
 
 @pytest.mark.usefixtures("server")

@@ -112,7 +112,7 @@ class TestLifeAndDeath:
                     execute(url, "UPDATE tgm_worker SET lease_until = lease_until + interval '1 hour'")
                     await until(lambda: left_behind(other))  # the server sees the end of the connection in a moment
                     # Its next heartbeat recovers the rows of the other two.
-                    other._storage.life.nudge()
+                    other._storage.liveness.heartbeat_now()
                     await until(lambda: is_unknown(other, "b"))
                     await until(lambda: is_unknown(other, "c"))
                     (attempt,) = await other.attempts("b")
@@ -264,7 +264,7 @@ class TestLifeAndDeath:
                     " WHERE locktype = 'advisory' AND classid = 'tgm_worker'::regclass)",
                 )
                 await ledger.settle("a", GRANTED)
-                ledger._storage.life.nudge()
+                ledger._storage.liveness.heartbeat_now()
 
                 async def beside() -> bool:
                     return bool(execute(url, "SELECT 1 FROM pg_locks WHERE classid = 'tgm_worker'::regclass"))

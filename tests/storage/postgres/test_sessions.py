@@ -1,4 +1,4 @@
-"""Connections that a pooler shares out by transaction prove no worker's life, and are refused."""
+"""Connections that a pooler shares out by transaction prove no worker's liveness, and are refused."""
 
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from tgmembership_async import StorageError, UsageError
 from tgmembership_async.grants import GrantRequest, PostgresLedger
 from tgmembership_async.storage.postgres import liveness
 from tgmembership_async.storage.postgres.errors import postgres_error
-from tgmembership_async.storage.postgres.liveness import Life
+from tgmembership_async.storage.postgres.liveness import Liveness
 from tgmembership_async.storage.postgres.server import Server
 from tgmembership_async.storage.postgres.sessions import prove_session
 from tgmembership_async.webhooks import PostgresInbox
@@ -88,11 +88,11 @@ def test_a_worker_whose_lock_another_backend_holds_is_refused_before_it_sends(ur
             pass  # the tables are there
 
     run(scenario)
-    life = Life(pool(rotates=True), lambda _: None)
+    liveness = Liveness(pool(rotates=True), lambda _: None)
     for _ in range(2):
         with pytest.raises(UsageError, match="session mode"):
-            life.secure()
-    life.end()
+            liveness.secure()
+    liveness.end()
 
 
 def test_each_beat_proves_the_lock_again(url: str, run: Run, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +102,10 @@ def test_each_beat_proves_the_lock_again(url: str, run: Run, pool: Pool, monkeyp
     async def scenario() -> None:
         async with PostgresLedger(url) as ledger:
             shared = pool(size=2)  # a beat is three statements
-            life = ledger._storage._life = Life(shared, lambda _: None)
+            liveness = ledger._storage._liveness = Liveness(shared, lambda _: None)
             assert (await ledger.claim(GrantRequest("a", 1, 42))).mine
             shared.rotates = True
-            life._thread.join(10) if life._thread else None
+            liveness._thread.join(10) if liveness._thread else None
             with pytest.raises(UsageError, match="session mode"):
                 await ledger.claim(GrantRequest("b", 1, 42))
             assert ledger.interruptions == 1

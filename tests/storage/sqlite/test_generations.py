@@ -21,7 +21,7 @@ from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.storage.sqlite import backups, generations
 from tgmembership_async.storage.sqlite.database import SqliteStorage
 from tgmembership_async.storage.sqlite.generations import Gap, gaps
-from tgmembership_async.storage.sqlite.owner_lock import told_beside
+from tgmembership_async.storage.sqlite.owner_lock import read_facts_of
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_lock_file_that_tells_nothing_is_no_reason_to_refuse(path: Path) -> No
         path.with_name("a.db.lock").write_bytes(content)
         assert read(path) == (["a"], [])
     write(path, "b")
-    assert told_beside(path) is not None
+    assert read_facts_of(path) is not None
 
 
 def test_a_burst_is_counted_once_and_its_end_when_the_file_is_closed(path: Path) -> None:
@@ -206,9 +206,9 @@ def test_a_commit_that_fails_counts_nothing(path: Path) -> None:
         async with opened(path) as storage:
             with pytest.raises(StorageError):
                 await storage.write(fail)
-            before = told_beside(path)
+            before = read_facts_of(path)
             await storage.write(add("a"))
-            assert before is None or told_beside(path) is not None
+            assert before is None or read_facts_of(path) is not None
 
     anyio.run(scenario)
     assert read(path) == (["a"], [])
@@ -351,7 +351,7 @@ def test_a_backup_of_a_busy_owner_is_whole(path: Path) -> None:
 
 def test_what_a_lock_file_says_holds_no_text_of_the_rows(path: Path) -> None:
     write(path, "a secret note")
-    facts = told_beside(path)
+    facts = read_facts_of(path)
     assert facts is not None
     assert facts.keys() == {"file", "number", "written_at", "closed"}
     assert "secret" not in json.dumps(dict(facts))

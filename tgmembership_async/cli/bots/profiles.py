@@ -58,7 +58,7 @@ class Profile:
         return f"{PREFIX}{(_BOT if self.project_id is None else _PROJECT)[1]}"
 
     def variables(self) -> dict[str, str]:
-        """Return the environment variables that stand for it, but for a key in the keyring."""
+        """Return the environment variables with the same settings, except for a key in the keyring."""
         names = _BOT if self.project_id is None else _PROJECT
         values = (self.project_id or self.bot_id, None, self.base_url, self.generation)
         found = {f"{PREFIX}{name}": value for name, value in zip(names, values, strict=False)}
@@ -101,7 +101,7 @@ def profiles() -> dict[str, Profile]:
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise UsageError(msg) from None
-    except ValueError as error:  # of TOML, which tells line and column, or of UTF-8
+    except ValueError as error:  # of TOML, with line and column, or of UTF-8
         msg = f"{path} is not TOML: {str(error).rpartition('(')[2].rstrip(')')}"
         raise UsageError(msg) from None
     return {name: _profile(name, table, path) for name, table in tables.items()}

@@ -15,9 +15,9 @@ import click
 from rich.console import Console
 
 from tgmembership_async.cli.demo.audit import Comparison, compare, recorded_of
-from tgmembership_async.cli.demo.cure import cure
+from tgmembership_async.cli.demo.resolution import resolve_all
 from tgmembership_async.cli.demo.run import Results, provision_arguments, run_workers
-from tgmembership_async.cli.demo.view import announce, conclude, show, show_cure
+from tgmembership_async.cli.demo.view import announce, conclude, show, show_resolution
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.output import note
@@ -47,7 +47,7 @@ Examples:
     "--members",
     "source",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of members, as for `provision`. [default: 1,000 generated members]",
+    help="File of members, as for `provision`.  [default: a sample of 1,000 members]",
 )
 @concurrency_option
 @click.option(
@@ -55,7 +55,7 @@ Examples:
     type=click.IntRange(0, 20),
     default=4,
     show_default=True,
-    help="Number of times the `provision` process is killed.",
+    help="Number of times that the `provision` process is killed and restarted.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random faults, tokens and kills.")
 def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> None:
@@ -63,8 +63,8 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
 
     A fake service runs on a port of this machine. Each kind of fault affects 3% of the requests, half of them after the
     service granted access. The `provision` process is killed and restarted several times. Then the faults end, and each
-    grant whose outcome is unknown is reconciled or decided, until every member is inside or refused. Exit code: 0 if
-    the ledger is right about every member, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
+    grant whose outcome is unknown is reconciled or decided, until every member has access or was refused. Exit
+    code: 0 if the ledger matches the audit log, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
     """
     requests = _read(source)
     service = _service(requests, seed)
@@ -87,9 +87,9 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
         show(out, comparison, [request.faults for request in service.requests], kills=results.kills)
         if not interrupted:
             service.heal()
-            cured = anyio.run(cure, service, ledger, server.url, concurrency)
+            resolution = anyio.run(resolve_all, service, ledger, server.url, concurrency)
             comparison = _compare(requests, ledger, service, interrupted=False)
-            show_cure(out, cured)
+            show_resolution(out, resolution)
     conclude(out, comparison, total=total, seconds=monotonic() - began)
     raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.matches else Exit.FAILED)
 

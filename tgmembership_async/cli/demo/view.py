@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tgmembership_async.cli.demo.audit import Comparison
-from tgmembership_async.cli.demo.cure import RULE, Cure
+from tgmembership_async.cli.demo.resolution import RULE, Resolution
 
 
 def announce(console: Console, url: str, members: int, fault_rate: float, kills: int) -> None:
@@ -31,7 +31,7 @@ def show(console: Console, found: Comparison, faults: Sequence[Sequence[str]], *
         console.print(f"Blind retries would have granted access twice to [yellow]{found.unknown_granted:,}[/] of them.")
 
 
-def show_cure(console: Console, found: Cure) -> None:
+def show_resolution(console: Console, found: Resolution) -> None:
     """Print how the held grants were settled, and what became of all members."""
     console.print("\nThe faults end, and each customer who was granted joins.")
     console.print(

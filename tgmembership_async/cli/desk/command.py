@@ -50,7 +50,7 @@ def command(*, ledger: Place, inbox: Place | None, port: int) -> None:
     """Serve a page for your browser: what is held, owed and undelivered, and your decisions.
 
     The command prints one URL, which works on this machine only. The URL contains a token that is new at each start:
-    whoever has the URL can decide. The bot may keep running. Ctrl-C ends the desk.
+    anyone who has the URL can decide. The bot may keep running. Ctrl-C ends the desk.
     """
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
         msg = "desk needs starlette, uvicorn and jinja2: pip install 'tgmembership-async[desk]'"

@@ -9,7 +9,7 @@ from tgmembership_async.cli.doctor.network import Check
 from tgmembership_async.cli.ledger_option import Server, place
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.sqlite.files import status
-from tgmembership_async.storage.sqlite.owner_lock import told_beside
+from tgmembership_async.storage.sqlite.owner_lock import read_facts_of
 from tgmembership_async.storage.sqlite.schema import check_path
 
 
@@ -20,7 +20,7 @@ def check_ledger() -> Iterator[Check]:
         return
     file = Path(os.path.realpath(Path(named).parent), Path(named).name)
     try:
-        before, there = told_beside(file), status(file)
+        before, there = read_facts_of(file), status(file)
         if there is None or (stat.S_ISREG(there.st_mode) and there.st_size == 0):
             yield _missing(known=before is not None)
             return

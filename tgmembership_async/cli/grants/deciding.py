@@ -16,7 +16,7 @@ from tgmembership_async.cli.grants.opening import (
     each,
     example,
     grants_ledger,
-    settle_the_dead,
+    recover_dead_owner,
     since_option,
     with_ledger,
 )
@@ -119,7 +119,7 @@ def resolve(
         msg = "--token-file requires a REF and the decision granted"
         raise UsageError(msg)
     token = None if token_file is None else _token(token_file.read())
-    settle_the_dead(ledger)
+    recover_dead_owner(ledger)
     if refs:
         show_one(with_ledger(ledger, lambda rows: rows.decide(refs[0], checked, token, reason)), form, links=False)
         failed = False
@@ -204,28 +204,28 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
     type=click.IntRange(1, 256),
     default=8,
     show_default=True,
-    help="Maximum number of members asked about at once.",
+    help="Maximum number of requests in flight.",
 )
 @format_option
 def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
     """Check unknown grants against the service's subscribers.
 
     An unknown grant becomes granted if the member has a subscription to the same plan that began at least five minutes
-    after the attempt, since clocks may be wrong. The opposite cannot be proved: a link that nobody has used shows
-    nowhere. All other unknown grants stay unchanged and are listed with the subscriptions found; so is a grant whose
-    member could not be asked about, which stops no other. Credentials are read from TGMEMBERSHIP_BOT_ID, and
+    after the attempt, since clocks may be wrong. The opposite cannot be proved: an unused link is not visible in the
+    service. All other unknown grants stay unchanged and are listed with the subscriptions found, or with the reason
+    why the request failed. Credentials are read from TGMEMBERSHIP_BOT_ID, and
     TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown, else 4.
     """
     check_there(ledger)
     tg = session(max_connections=concurrency)
-    settle_the_dead(ledger)
+    recover_dead_owner(ledger)
     findings: list[Finding] = []
 
     async def ask(rows: Ledger) -> None:
         nonlocal findings
         async with Granter(tg, rows) as granter:
             held = [grant.member_id async for grant in granter.grants(GrantStatus.UNKNOWN)]
-            _foretell(len(held), len(set(held) - {None}))
+            _announce(len(held), len(set(held) - {None}))
             with Bar(console(stderr=True), len(held), ("granted", "unknown")) as bar:
                 counts: Counter[str] = Counter()
 
@@ -243,8 +243,8 @@ def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
     _conclude(findings, ledger)
 
 
-def _foretell(held: int, members: int) -> None:
-    """Say what will be asked, and what it can prove, before anything is sent."""
+def _announce(held: int, members: int) -> None:
+    """Print which requests follow and what they can prove."""
     if held:
         note(
             f"{held:,} grants are unknown; the service is asked about {members:,} members. A subscription to the plan "

@@ -1,4 +1,4 @@
-"""What the commands about grants share: options, a ledger that is opened but not owned, steps in common commits."""
+"""Shared parts of the `grants` commands: options, opening a ledger without owning it, batches that share a commit."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -42,8 +42,8 @@ def with_ledger(ledger: Place, work: Callable[[Ledger], Coroutine[Any, Any, T]])
     return anyio.run(run_it)
 
 
-def settle_the_dead(ledger: Place) -> None:
-    """Open the ledger as its owner once, if nobody owns it: grants that a dead owner was sending become unknown."""
+def recover_dead_owner(ledger: Place) -> None:
+    """Open a ledger without an owner once as its owner, so that grants that a dead owner was sending become unknown."""
 
     async def own() -> None:
         async with opened(ledger):
@@ -57,7 +57,7 @@ def settle_the_dead(ledger: Place) -> None:
 async def each(
     items: Iterable[A], step: Callable[[A], Awaitable[T]]
 ) -> AsyncGenerator[tuple[A, T | TGMembershipError]]:
-    """Take a step with each item, some at a time so that they share a commit; yield the results and errors in order."""
+    """Call `step` with each item, concurrently in batches that share a commit; yield results and errors in order."""
     left = iter(items)
     while some := list(islice(left, _TOGETHER)):
         ends: dict[int, T | TGMembershipError] = {}

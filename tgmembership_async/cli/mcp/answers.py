@@ -60,7 +60,7 @@ def grant_of(grant: Grant, *, links: bool) -> dict[str, Any]:
 
 
 def keys_of(grant: Grant) -> tuple[str, ...]:
-    """Return what gives access to whoever has it, to hide where other texts repeat it; a short one occurs by chance."""
+    """Return the token and link of a grant, to hide them in other texts; short ones could match by chance."""
     token = grant.token
     found = () if token is None else (token.token, token.link)
     return tuple(one for one in found if one and len(one) >= _LONG_ENOUGH_TO_BE_UNIQUE)

@@ -38,7 +38,7 @@ Each call is logged on stderr. A decision is recorded in the ledger with its rea
 def command(*, ledger: Place | None, allow_decisions: bool, show_links: bool) -> None:
     """Let an assistant read plans, subscribers, sales and grants, with the Model Context Protocol.
 
-    An assistant starts this command, and speaks with it on stdin and stdout. Nothing can be changed, unless
+    An assistant starts this command and communicates with it on stdin and stdout. Nothing can be changed, unless
     --allow-decisions is given. The program that owns the ledger may keep running. Requires the extra `mcp`.
     """
     if allow_decisions and ledger is None:

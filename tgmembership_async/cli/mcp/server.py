@@ -19,8 +19,8 @@ from tgmembership_async.version import __version__
 _INSTRUCTIONS: Final = f"""\
 TGmembership sells access to Telegram chats. This server knows one bot and, if started with a ledger, its grants. A
 grant whose outcome is unknown may or may not have given access: never repeat it by other means, read its history, and
-let your user decide. The resource tgmembership://errors tells what an error means, and tgmembership://service what is
-known of the service: documented, seen or assumed. {WARNING}"""
+let your user decide. The resource tgmembership://errors explains each error; tgmembership://service lists what is
+known about the service: documented, seen or assumed. {WARNING}"""
 _READS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 _DECIDES: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False

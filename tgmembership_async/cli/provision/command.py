@@ -21,10 +21,10 @@ from tgmembership_async.cli.grant_options import attempts_option, concurrency_op
 from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, streaming, write_one, writing
 from tgmembership_async.cli.problems import Problems
+from tgmembership_async.cli.provision.dry_run import COLUMNS, counts_in_words, write_dry_run
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.cli.provision.result import check_result, result_option, write_result
-from tgmembership_async.cli.provision.standing import COLUMNS, rehearse, told
 from tgmembership_async.cli.provision.summary import exit_code, progress, sentences
 from tgmembership_async.cli.signals import interruptible
 from tgmembership_async.errors import RefConflict, TGMembershipError, UsageError
@@ -72,17 +72,21 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
 
 @click.command("provision", epilog=_EPILOG)
 @click.argument("file", type=members_path)
-@click.option("--plan-id", type=click.IntRange(1), help="Plan of rows without a plan_id.")
+@click.option(
+    "--plan-id",
+    type=click.IntRange(1),
+    help="Plan of rows without a plan_id.  [default: such rows are invalid]",
+)
 @reading_options
-@click.option("--dry-run", is_flag=True, help="Print what would be done with each member, and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done for each member; send nothing.")
 @ledger_option(
-    "Ledger file, or a server that several machines can share.  [default: one for each bot and service, in your user "
-    "data folder]"
+    "SQLite file, or PostgreSQL database that several machines can share.  [default: one file for each bot and "
+    "service, in your user data folder]"
 )
 @click.option(
     "--enqueue",
     is_flag=True,
-    help="Only put the grants into the job queue of the ledger's server; `worker` sends them.",
+    help="Put the grants into the job queue of the PostgreSQL ledger for `worker`; send nothing.",
 )
 @concurrency_option
 @attempts_option
@@ -99,8 +103,8 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
     default=0,
     show_default=True,
     metavar="N",
-    help="How often a grant with an unknown outcome is sent again without a decision. Each time the member may get a "
-    "second token.",
+    help="Maximum number of times that a grant with an unknown outcome is sent again without a decision. Each time, "
+    "the member may get a second token.",
 )
 @rate_option
 @click.option("--show-links", is_flag=True, help="Also print tokens and links. Anyone who has one can join.")
@@ -126,9 +130,9 @@ def command(
     """Grant access to each member in FILE, exactly once per ref.
 
     FILE is CSV, JSON lines or an Excel workbook (.xlsx), or - for stdin, with the columns ref and member_id, and
-    optionally plan_id, note and paid_at; `ref` is your own id of the payment. Headings are recognised in many
-    spellings, and so are the exports of Stripe, Patreon and Telegram; a line on stderr tells how FILE was read. All
-    rows are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
+    optionally plan_id, note and paid_at; `ref` is your own id of the payment. Other spellings of these headings are
+    recognised, and so are exports of Stripe, Patreon and Telegram; stderr shows how FILE was read. All rows are
+    validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or
     with additional rows, and FILE may have any name: what was granted is recorded in the ledger, which is named on
     stderr. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to stderr. With a
     ledger on a PostgreSQL server, the command can run on several machines at once, with the same or different files.
@@ -147,7 +151,7 @@ def command(
         return
     where = ledger_for(file, ledger, make=not dry_run)
     if dry_run:
-        _rehearse(where, members, form)
+        _dry_run(where, members, form)
     policy = RetryPolicy(attempts=attempts, throttled_base=backoff)
     job = Job(
         session=session(max_connections=concurrency, retry=policy, **pace(where, rate)),
@@ -196,15 +200,15 @@ def _enqueue(place: Server, requests: Iterator[GrantRequest], total: int, form: 
     raise SystemExit(Exit.REFUSED if conflicts else Exit.OK)
 
 
-def _rehearse(where: Place, members: Members, form: Format) -> NoReturn:
+def _dry_run(where: Place, members: Members, form: Format) -> NoReturn:
     with writing(form, COLUMNS) as out:
-        counts = anyio.run(rehearse, where, members.rows(), out)
-    note(told(counts))
+        counts = anyio.run(write_dry_run, where, members.rows(), out)
+    note(counts_in_words(counts))
     raise SystemExit(Exit.REFUSED if counts[CONFLICT] else Exit.OK)
 
 
 def _check(file: Path, members: Members) -> int:
-    """Tell how the file is read; return the number of its members, or report every invalid row and exit."""
+    """Print how the file is read; return the number of its members, or print every invalid row and exit."""
     good = bad = 0
     skipped: Counter[str] = Counter()
     note(f"Read {members}.")

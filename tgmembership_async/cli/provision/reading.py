@@ -43,12 +43,12 @@ def reading_options(command: F) -> F:
             metavar="FIELD=HEADING",
             multiple=True,
             callback=_columns,
-            help=f"Heading of the column of {', '.join(FIELDS[:-1])} or {FIELDS[-1]}, where it is not recognised, for "
-            "example member_id=Telegram-ID; without a HEADING the field is in no column. Repeat it for each.",
+            help=f"Heading of the column with {', '.join(FIELDS[:-1])} or {FIELDS[-1]}, if it is not recognised, for "
+            "example member_id=Telegram-ID. An empty HEADING means that there is no such column. Repeatable.",
         ),
-        click.option("--delimiter", help="Character between two cells of CSV, or tab.  [default: recognised]"),
-        click.option("--encoding", help="Encoding of the text, for example cp1252.  [default: recognised]"),
-        click.option("--sheet", help="Sheet of an Excel workbook.  [default: the only one with cells]"),
+        click.option("--delimiter", help="Separator of CSV: one character, or `tab`.  [default: detected]"),
+        click.option("--encoding", help="Text encoding, for example cp1252.  [default: detected]"),
+        click.option("--sheet", help="Name of the sheet of an Excel workbook.  [default: the only sheet with cells]"),
     ]
     found: Any = collected
     for option in reversed(options):

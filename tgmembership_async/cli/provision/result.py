@@ -17,7 +17,7 @@ import click
 from tgmembership_async.cli.grant_lines import CONFLICT
 from tgmembership_async.cli.ledger_option import Place
 from tgmembership_async.cli.output import cell_text, note, without_controls
-from tgmembership_async.cli.provision.standing import ledger_of, standing
+from tgmembership_async.cli.provision.dry_run import ledger_of, row_of
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants.importing import workbook
 from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, Members, SkippedRow
@@ -30,7 +30,7 @@ result_option: Final = click.option(
     "--result",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.csv|FILE.xlsx",
-    help="Write FILE's rows with the columns grant_status and grant_reason; with --show-links also grant_link.",
+    help="Write a copy of FILE with the columns grant_status and grant_reason, and with --show-links grant_link.",
 )
 
 
@@ -90,7 +90,7 @@ async def _rows(members: Members, ledger: Ledger | None, *, links: bool) -> Asyn
 
 
 async def _outcome(row: MemberRow, ledger: Ledger | None) -> tuple[str, str, str]:
-    grant, conflict = await standing(ledger, row.request)
+    grant, conflict = await row_of(ledger, row.request)
     if conflict is not None:
         return CONFLICT, "", str(conflict)
     if grant is None:

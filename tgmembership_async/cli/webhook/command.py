@@ -74,7 +74,7 @@ def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> No
     that option, or --force, the command asks first, because it would throw the secret away.
     """
     if secret_file is None and not force:
-        _confirm_the_loss()
+        _confirm_lost_secret()
     with nullcontext() if secret_file is None else _new_file(secret_file) as file:
         webhook = anyio.run(_set, url)
         if file is not None and webhook.secret is not None:
@@ -87,7 +87,7 @@ def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> No
     write_one(form, {"url": webhook.url, "secret_file": str(secret_file) if kept else None})
 
 
-def _confirm_the_loss() -> None:
+def _confirm_lost_secret() -> None:
     why = "the reply may be the only place that shows the webhook secret, which is never printed"
     if not _is_interactive():
         msg = f"{why}: use --secret-file FILE to keep it, or --force to throw it away"

@@ -8,7 +8,7 @@
 `setup` alone gives handlers of your own what they need, by parameter name; each of the other parts works without the
 rest.
 
-Polling hands out updates as tasks and tells Telegram at once that it has them: what dies with the process is then lost.
+By default, polling confirms updates before their handlers have run, so they are lost if the process ends.
 `handle_as_tasks=False` confirms an update only when its handler has returned, and
 `SimpleRequestHandler(..., handle_in_background=False)` does the same for webhooks.
 """

@@ -59,10 +59,10 @@ async def _send_link(bot: Bot, customer: Customer, said: Texts, link: str) -> No
         await bot.send_message(customer.chat_id, said.thanks_with_code.format(code=link), parse_mode=None)
 
 
-async def comfort(bot: Bot, languages: Languages, grant: Grant) -> None:
-    """Tell the customer that it takes longer; where that fails, only the log says so."""
+async def notify_delay(bot: Bot, languages: Languages, grant: Grant) -> None:
+    """Notify the customer of a delay; a failure is only logged."""
     try:
         customer = customer_of(grant)
         await bot.send_message(customer.chat_id, languages[customer.language].sorry, parse_mode=None)
-    except Exception as error:  # noqa: BLE001 - the owner has been told, which counts
-        _logger.warning("%s: the customer cannot be told that it takes longer: %s", grant.ref, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the owner was notified, which is enough
+        _logger.warning("%s: the customer cannot be notified of the delay: %s", grant.ref, type(error).__name__)

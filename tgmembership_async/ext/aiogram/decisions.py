@@ -26,7 +26,7 @@ ACTIONS: Final[Mapping[GrantStatus, tuple[Action, ...]]] = {
 
 
 class Press(CallbackData, prefix="tgm-own"):
-    """A press on a button: `seen` is the state of the grant that it was made for, `key` stands for the ref."""
+    """A press on a button: `seen` is the state of the grant when the button was sent, `key` identifies the ref."""
 
     step: Step
     action: Action
@@ -39,7 +39,7 @@ class Press(CallbackData, prefix="tgm-own"):
 
 
 def key_of(ref: str) -> str:
-    """Return what stands for a ref on a button."""
+    """Return a short key of a ref for the data of a button."""
     return hashlib.sha256(ref.encode()).hexdigest()[:_KEY_LENGTH]
 
 

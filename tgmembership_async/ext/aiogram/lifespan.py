@@ -21,8 +21,8 @@ def setup(
     *,
     fulfillment: Fulfillment | None = None,
 ) -> None:
-    """Open `session`, `granter` and `fulfillment` with the bot, close them after it, and hand them to whoever has a
-    parameter `tgm`, `granter`, `fulfillment` or `access`: handlers, filters, middlewares, hooks.
+    """Open `session`, `granter` and `fulfillment` with the bot, close them after it, and pass them as the parameters
+    `tgm`, `granter`, `fulfillment` and `access` of handlers, filters, middlewares and hooks.
 
     It opens them before the first hook of the bot and closes them after the last one, and leaves alone what you have
     opened yourself. `access` is an AccessCheck of the session, which `HasAccess` uses too. A ledger in a file waits up

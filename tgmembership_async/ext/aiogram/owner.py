@@ -14,7 +14,7 @@ from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
 from tgmembership_async.errors import GrantError, StorageError, UsageError
-from tgmembership_async.ext.aiogram.customers import comfort
+from tgmembership_async.ext.aiogram.customers import notify_delay
 from tgmembership_async.ext.aiogram.decisions import ACTIONS, Press, ask_again, buttons, facts, key_of, name_of
 from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
 from tgmembership_async.ext.aiogram.recording import Recording
@@ -55,16 +55,16 @@ def ask_owner(
     async def ask(about: Grant | Attention) -> None:
         said = languages[language]
         if isinstance(about, Attention):
-            await _tell(bot, owners, str(about))
+            await _notify(bot, owners, str(about))
             return
-        await _tell(bot, owners, facts(about, said), buttons(about, said))
+        await _notify(bot, owners, facts(about, said), buttons(about, said))
         if tell_customer and about.status in _TOLD:
-            await comfort(bot, languages, about)
+            await notify_delay(bot, languages, about)
 
     return ask
 
 
-async def _tell(bot: Bot, owners: Collection[int], text: str, markup: InlineKeyboardMarkup | None = None) -> None:
+async def _notify(bot: Bot, owners: Collection[int], text: str, markup: InlineKeyboardMarkup | None = None) -> None:
     """Send a message to each owner. Raises TelegramAPIError if none can be reached."""
     failures = list[TelegramAPIError]()
     for owner in owners:
@@ -80,14 +80,14 @@ async def _tell(bot: Bot, owners: Collection[int], text: str, markup: InlineKeyb
 def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | None = None) -> Router:
     """Return a router for the owners: commands to look into the ledger, and the buttons of `ask_owner`.
 
-    `/held` shows what waits for a decision, `/undelivered` the links that nobody has, `/sales` numbers, and
+    `/held` shows what waits for a decision, `/undelivered` the links that are not delivered, `/sales` numbers, and
     `/find REF` one payment, `/find USER_ID` those of a user. Each button asks once more. A decision is kept in the
     ledger, with the owner's id in its reason. A button that was pressed before, or whose grant has changed, changes
-    nothing. Nobody else gets an answer to the commands, and buttons are refused. It needs
+    nothing. Commands of other users are not answered, and their buttons are refused. It needs
     `setup(..., fulfillment=...)`.
 
-    A payment that no handler of an earlier router has taken, because its payload is another's, is told to the owners:
-    include this router last.
+    The owners are notified of a payment that no earlier router has handled, because its payload is unknown: include
+    this router last.
     """
     owners = _checked(owner_ids)
     desk = _Desk(Languages(texts), owners)
@@ -99,7 +99,7 @@ def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | Non
     router.message.register(desk.find, Command("find"), mine)
     router.callback_query.register(desk.press, Press.filter(), mine)
     router.callback_query.register(desk.refuse, Press.filter())
-    router.message.register(desk.tell_of_payment, F.successful_payment)
+    router.message.register(desk.notify_of_payment, F.successful_payment)
     router.startup.register(require_fulfillment)
     router.shutdown.register(desk.recording.stop)
     return router
@@ -121,20 +121,20 @@ class _Desk:
         self._owners = owners
         self.recording = Recording()
 
-    async def tell_of_payment(self, message: Message, bot: Bot, bots: Any = None) -> None:
-        """Tell the owners of a payment that nobody has taken, and leave it to later routers."""
+    async def notify_of_payment(self, message: Message, bot: Bot, bots: Any = None) -> None:
+        """Notify the owners of a payment that no router has handled, and leave it to later routers."""
         event = payment_in(message)
         if isinstance(event, Payment):
             event = Attention(event.ref, f"user {event.member_id} paid for plan {event.plan_id}", event.ref)
         text = self._languages["en"].not_taken.format(event=event)
 
-        async def tell() -> None:
+        async def notify() -> None:
             try:
-                await _tell(bot, self._owners, text)
+                await _notify(bot, self._owners, text)
             except _FINAL as error:  # waiting for it would stop the bot for everybody
-                _logger.critical("no owner can be told: %s: %s", text, error)
+                _logger.critical("no owner can be notified: %s: %s", text, error)
 
-        await self.recording.until_written(f"the question about {event.ref}", tell, polling=bots is not None)
+        await self.recording.until_written(f"the question about {event.ref}", notify, polling=bots is not None)
         raise SkipHandler
 
     async def held(self, message: Message, fulfillment: Fulfillment) -> None:
@@ -143,7 +143,7 @@ class _Desk:
         await self._show(message, fulfillment, fulfillment.granter.grants(UNDECIDED), said.nothing_held)
 
     async def undelivered(self, message: Message, fulfillment: Fulfillment) -> None:
-        """Show the links that nobody has."""
+        """Show the links that are not delivered."""
         said = self._said(message)
         await self._show(message, fulfillment, fulfillment.granter.undelivered(), said.nothing_undelivered)
 
@@ -238,7 +238,7 @@ async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
 
 
 async def _behind(granter: Granter, key: str) -> Grant | None:
-    """Return the grant that a button stands for, if anything is left to be done about it."""
+    """Return the grant of a button, if it still needs a decision."""
     async for grant in granter.grants(tuple(ACTIONS)):
         if key_of(grant.ref) == key:
             return grant

@@ -1,20 +1,22 @@
-"""An update is not done before what it tells is in the ledger.
+"""Record what an update says before the update is confirmed.
 
-aiogram confirms a polled update when its handler returns, also when it raises. So while the ledger cannot write, the
-handler of a payment does not return: polling stops there, and Telegram keeps the update. A webhook's handler has to end
-within a minute: it raises, aiohttp answers 500, and Telegram repeats the update. Writing goes on meanwhile, because
-Telegram does not repeat what a handler in the background was to record.
+aiogram confirms a polled update when its handler returns or raises. While the ledger cannot write, the handler of a
+payment therefore does not return: polling stops there, and Telegram keeps the update. The handler of a webhook must end
+within a minute: it raises, aiohttp answers 500, and Telegram repeats the update. Writing continues meanwhile, because
+Telegram does not repeat an update that was handled in the background.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from tgmembership_async.errors import RefConflict, StorageError, UsageError
+from tgmembership_async.storage.until_stored import until_stored
 
 _WEBHOOK_WAITS: Final = 25.0  # seconds; Telegram waits for an answer for 60, aiogram for 55
-_FIRST_PAUSE: Final = 0.5  # doubled each time
+_FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
@@ -22,16 +24,19 @@ Write = Callable[[], Awaitable[Any]]
 
 
 class Recording:
-    """Write until it is written, as long as the bot lives; each ref once at a time."""
+    """Repeats each write until it succeeds or the bot stops; each name has one write at a time."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Any]] = {}
 
     async def until_written(self, name: str, write: Write, *, polling: bool) -> Any:
-        """Return what `write` returns. For a webhook, raise StorageError after a while, and write on."""
+        """Return what `write` returns. For a webhook, raise StorageError after 25 s; writing continues."""
         task = self._tasks.get(name)
         if task is None:
-            task = self._tasks[name] = asyncio.create_task(_insist(name, write), name=f"recording {name}")
+            writing = until_stored(
+                write, partial(_failed, name), first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, retried=Exception
+            )
+            task = self._tasks[name] = asyncio.create_task(writing, name=f"recording {name}")
             task.add_done_callback(lambda _: self._tasks.pop(name, None))
         await asyncio.wait({task}, timeout=None if polling else _WEBHOOK_WAITS)
         if not task.done():
@@ -40,27 +45,16 @@ class Recording:
         return task.result()
 
     async def stop(self) -> None:
-        """Give up what could not be written; polling has not confirmed it, and Telegram tells it again."""
+        """Cancel the writes that did not succeed; Telegram repeats these updates, which polling has not confirmed."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _insist(name: str, write: Write) -> Any:
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            return await write()
-        except (UsageError, RefConflict):
-            raise  # no repetition mends that
-        except Exception as error:  # noqa: BLE001 - the ledger, or Telegram when the owner is told
-            _logger.error(  # noqa: TRY400 - its text says it all, and frames may hold a link
-                "%s cannot be recorded yet, and is tried again: %s", name, _told(error)
-            )
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, StorageError) else type(error).__name__
+def _failed(name: str, error: Exception) -> None:
+    """Log a failure of the ledger, or of Telegram while the owner is notified; raise what no repetition can change."""
+    if isinstance(error, UsageError | RefConflict):
+        raise error
+    shown = str(error) if isinstance(error, StorageError) else type(error).__name__
+    _logger.error("%s cannot be recorded yet, and is tried again: %s", name, shown)

@@ -54,7 +54,7 @@ def shop_router(
     It needs `setup(..., fulfillment=...)`. It sells the plans priced in Stars (XTR), and those in a currency with a
     token of its payment provider in `provider_tokens`; of these only `plan_ids`, if given. `texts` are by language
     code. An invoice's payload is the plan's id; payments with another payload are left to your own handlers, and to
-    `owner_router`, which tells the owners.
+    `owner_router`, which notifies the owners.
 
     A recurring plan of 30 days or one month, priced in Stars, is sold as a subscription of Telegram, which charges the
     customer every 30 days.
@@ -62,8 +62,8 @@ def shop_router(
     Before the customer pays, the plan and its price are looked up and the ledger is proved to write. A payment is one
     ref, `telegram:CHARGE_ID`, each payment of a subscription too. While it cannot be recorded its update is not
     confirmed: with polling (`handle_as_tasks=False`) the handler waits, a webhook (`handle_in_background=False`) is
-    answered with an error, and Telegram repeats the update. A refund abandons what is not granted yet, and is told to
-    the owner where it is. Raises UsageError for wrong arguments.
+    answered with an error, and Telegram repeats the update. A refund abandons what is not granted yet, and the owner is
+    notified of any other. Raises UsageError for wrong arguments.
     """
     shop = _Shop(Assortment(provider_tokens, plan_ids), Languages(texts))
     router = Router(name="tgmembership shop")
@@ -144,7 +144,7 @@ class _Shop:
         return self._languages[None if user is None else user.language_code]
 
     async def _offers(self, tgm: Session) -> dict[int, Offer] | None:
-        """Return what is for sale, or None while the service does not tell."""
+        """Return the offers, or None if the service does not answer."""
         try:
             plans = await tgm.with_options(deadline=_ANSWERED_WITHIN).get_plans()
         except CallError as error:

@@ -1,4 +1,4 @@
-"""Which column is which: a table of spellings, and the exports of other services."""
+"""Recognise the columns of a file by their headings: a table of spellings, and exports of other services."""
 
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -145,7 +145,7 @@ class Layout:
 
 
 def layout(names: Sequence[str], chosen: Mapping[str, str], needed: Collection[str]) -> Layout:
-    """Return where the fields are. Raises UsageError where one is missing, or where two columns could be it.
+    """Return the layout. Raises UsageError if a field is missing, or if two columns could be one field.
 
     `chosen` maps a field to its heading, or to "" where it is in no column.
     """
@@ -170,7 +170,7 @@ def layout(names: Sequence[str], chosen: Mapping[str, str], needed: Collection[s
 
 
 def recognised(names: Sequence[str], chosen: Mapping[str, str]) -> int:
-    """Return how many fields these headings name; what stands in `chosen` counts as well."""
+    """Return how many fields these headings name, including those in `chosen`."""
     wanted = {squashed(heading) for heading in chosen.values()}
     known = wanted.union(*SPELLINGS.values())
     return sum(squashed(name) in known for name in names)

@@ -1,4 +1,4 @@
-"""Members of a file: each row as a request to grant, or the reason why it is none."""
+"""The members in a file: each row as a GrantRequest, or the reason why it is invalid."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -119,8 +119,8 @@ class Table:
 class Members:
     """The members of a file. Iterating yields a GrantRequest for each, in the order of the file, in constant memory.
 
-    The whole file is checked before the first is yielded: UsageError, which tells the first invalid rows, if there is
-    one, or no valid one. It may be iterated again, and then reads the file again.
+    The whole file is checked before the first is yielded: UsageError that quotes the first invalid rows if there
+    are any, or if there is no valid row. Each iteration reads the file again.
     """
 
     _table: Table
@@ -194,7 +194,7 @@ def read_members(
 ) -> Members:
     """Return the members of a file: CSV, JSON lines, an Excel workbook (extra `xlsx`), or an export.
 
-    Format, encoding, separator and columns are recognised; `str` of the result tells how. `plan_id` is the plan of rows
+    Format, encoding, separator and columns are recognised; `str` of the result shows how. `plan_id` is the plan of rows
     that name none. `columns` maps `ref`, `member_id`, `plan_id`, `note` or `paid_at` to the heading of its column, or
     to "" where the file has none. A `paid_at` without a time zone is in UTC.
 

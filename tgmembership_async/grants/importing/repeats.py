@@ -1,4 +1,4 @@
-"""Which refs of a file stand in it twice, in constant memory: digests in a temporary database of its own."""
+"""Find the refs that a file contains twice, in constant memory: digests in a temporary SQLite database."""
 
 import sqlite3
 from hashlib import blake2b
@@ -11,7 +11,7 @@ _CACHE: Final = -32_000
 
 
 class Repeats:
-    """Remembers each ref with what was wished for it, and the line. Use it in a `with`."""
+    """Stores a digest of each ref, its plan and member, and its line. Use it in a `with`."""
 
     def __enter__(self) -> Self:
         self._seen = sqlite3.connect("", isolation_level=None)

@@ -1,4 +1,4 @@
-"""Records of a file: which format, encoding and separator it has, and its rows as they stand in it."""
+"""Read the records of a file: detect format, encoding and separator, and yield its rows unchanged."""
 
 import codecs
 import csv

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from tgmembership_async.grants.follow_ups import FollowUp
 from tgmembership_async.grants.postgres.statements import DIALECT
-from tgmembership_async.storage.postgres.liveness import ALIVE, Life
+from tgmembership_async.storage.postgres.liveness import ALIVE, Liveness
 from tgmembership_async.storage.postgres.server import Lane
 
 # Of two workers that look at one row at once, one waits for the other's row lock, and then finds its lease.
@@ -45,7 +45,7 @@ class Begin:
     ref: str
     lease: timedelta
     grace: timedelta
-    life: Life
+    liveness: Liveness
     clock: Callable[[], datetime]
 
     def __call__(self, lane: Lane) -> FollowUp | None:
@@ -56,7 +56,7 @@ class Begin:
             lane.execute(_KEEP.encode(), (seen.keep.about, seen.keep.due_at, self.ref))
         if not seen.is_due:
             return None
-        values = {"failures": seen.failures, "now": now, "worker": self.life.secure(), "lease": self.lease}
+        values = {"failures": seen.failures, "now": now, "worker": self.liveness.secure(), "lease": self.lease}
         leased = lane.execute(_LEASE.encode(), {**values, "ref": self.ref, "about": grant.status}).fetchone()
         return None if leased is None else FollowUp(grant, seen.failures, leased[0])
 

@@ -26,7 +26,7 @@ from tgmembership_async.grants.model import (
 )
 from tgmembership_async.grants.postgres import statements
 from tgmembership_async.grants.postgres.statements import DIALECT, Row
-from tgmembership_async.storage.postgres.liveness import Life
+from tgmembership_async.storage.postgres.liveness import Liveness
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
 
@@ -111,13 +111,13 @@ class ClaimRef:
 
     request: GrantRequest
     number: int
-    life: Life
+    liveness: Liveness
     clock: transitions.Clock
     worker: int | None = None
 
     def __call__(self, lane: Lane) -> Claim:
         """Return the row, and whether it is this worker's to send."""
-        self.worker = self.life.secure()
+        self.worker = self.liveness.secure()
         while True:
             row, taken = statements.claim(lane, self.request, self.clock(), self.worker, self.number) or (None, False)
             if row is None:

@@ -43,7 +43,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
 
     It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
     Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
-    session mode: the lock that tells the living from the dead belongs to a session. A pooler in transaction mode is
+    session mode: the lock that shows that a worker is alive belongs to a session. A pooler in transaction mode is
     refused with UsageError, when it is opened or at the next heartbeat, before anything else is sent.
     """
 
@@ -67,7 +67,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
     @property
     def interruptions(self) -> int:
         """Return how often this worker lost the connection that shows others that it is alive."""
-        return self._storage.life.interruptions if self.is_open else 0
+        return self._storage.liveness.interruptions if self.is_open else 0
 
     async def open(self) -> Self:
         """Connect, create the tables or bring them up to date, and settle the rows of workers that have ended.
@@ -124,7 +124,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         check_fits(request)
-        job = ClaimRef(request, next(self._numbers), self._storage.life, self._clock)
+        job = ClaimRef(request, next(self._numbers), self._storage.liveness, self._clock)
         try:
             claim = await self._storage.run(job)
         except StorageError:
@@ -159,7 +159,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
 
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
         """Lease the follow-up of a row, or return None: it is not due, or another running worker has leased it."""
-        job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.life, self._clock)
+        job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.liveness, self._clock)
         return await self._storage.run(job)
 
     async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:

@@ -22,7 +22,7 @@ from tgmembership_async.grants.model import (
     dump_error,
     dump_token,
 )
-from tgmembership_async.storage.postgres.binding import read_binding, write_binding
+from tgmembership_async.storage.postgres.binding import BINDING
 from tgmembership_async.storage.postgres.liveness import ALIVE
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.text import storable
@@ -245,8 +245,7 @@ DIALECT: Final = Dialect(
     page=page,
     decide=_decide,
     deliver=_deliver,
-    read_binding=read_binding,
-    write_binding=write_binding,
+    binding_table=BINDING,
     stored_time=lambda time: time,
     loaded_time=lambda time: time and time.astimezone(UTC),
     stored_list=lambda items: items,

@@ -90,14 +90,14 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
     async def plan(self, request: GrantRequest) -> Grant:
         """Record the intent if the ref is new; return its row. Raises RefConflict for another plan or member."""
         if self._gaps:
-            await self._mind_gaps(request)
+            await self._hold_if_in_gap(request)
         return await self._storage.write(partial(_plan, request=request, now=self._clock()))
 
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         self._check_owner()
         if self._gaps:
-            await self._mind_gaps(request)
+            await self._hold_if_in_gap(request)
         row, mine = await self._storage.write_together(_claim_all, (request, self._clock()))
         if mine:
             self._claimed[request.ref] = row
@@ -142,7 +142,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         """Return the periods whose rows may be missing, because an older copy was restored and accepted."""
         return await self._storage.read(gaps)
 
-    async def _mind_gaps(self, request: GrantRequest) -> None:
+    async def _hold_if_in_gap(self, request: GrantRequest) -> None:
         """Hold a new ref that was paid in a gap; warn once if `paid_at` is missing."""
         if request.paid_at is None:
             await self._warn_of_gaps(request)
@@ -193,23 +193,23 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
         ends = [(DIALECT.known(connection, grant.ref), transitions.interruption(grant), now) for grant in dead]
         _end_all(connection, ends, seen=False)
     for gap in gaps(connection, unheld=True):
-        _doubt_planned(connection, gap, last, now)
+        _hold_planned(connection, gap, last, now)
     hold(connection)
 
 
-def _doubt_planned(connection: sqlite3.Connection, gap: Gap, last: int, now: datetime) -> None:
+def _hold_planned(connection: sqlite3.Connection, gap: Gap, last: int, now: datetime) -> None:
     """Take the planned rows of a restored copy to unknown: they may have been sent in the gap."""
     after: int | None = 0
     while after is not None:
         found, after = statements.page(connection, after, last, _PLANNED, None)
         old = [DIALECT.known(connection, grant.ref) for grant in found if grant.updated_at < gap.accepted_at]
-        statements.replace(connection, [(row, transitions.doubted(row.grant, str(gap), now)) for row in old])
+        statements.replace(connection, [(row, transitions.held_for_gap(row.grant, str(gap), now)) for row in old])
 
 
 def _hold(connection: sqlite3.Connection, request: GrantRequest, gap: Gap, now: datetime) -> None:
     """Write the row of a ref that may have been granted in a gap, unless the row exists."""
     for row in statements.insert(connection, [transitions.planned(request, now)]) or ():
-        statements.replace(connection, [(row, transitions.doubted(row.grant, str(gap), now))])
+        statements.replace(connection, [(row, transitions.held_for_gap(row.grant, str(gap), now))])
 
 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:

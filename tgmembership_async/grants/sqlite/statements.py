@@ -11,7 +11,7 @@ from tgmembership_async.errors import CallError, GrantError
 from tgmembership_async.grants.database_ledger import Dialect
 from tgmembership_async.grants.follow_ups import Kept
 from tgmembership_async.grants.model import DecisionMade, Grant, GrantStatus, Settlement, dump_error, dump_token
-from tgmembership_async.storage.sqlite.binding import read_binding, write_binding
+from tgmembership_async.storage.sqlite.binding import BINDING
 from tgmembership_async.storage.sqlite.bulk_statements import execute_rows
 from tgmembership_async.storage.text import storable
 
@@ -204,8 +204,7 @@ DIALECT: Final = Dialect(
     page=page,
     decide=_decide,
     deliver=_deliver,
-    read_binding=read_binding,
-    write_binding=write_binding,
+    binding_table=BINDING,
     stored_time=_number,
     loaded_time=_moment,
     stored_list=json.dumps,

@@ -1,6 +1,8 @@
 """The table with the binding of a component in PostgreSQL: one row, from the first use by a bot on."""
 
-from tgmembership_async.storage.binding import Binding
+from typing import Final
+
+from tgmembership_async.storage.binding import Binding, BindingTable
 from tgmembership_async.storage.postgres.server import Lane
 
 
@@ -15,14 +17,15 @@ def binding_table(component: str) -> str:
     """
 
 
-def read_binding(lane: Lane, component: str) -> Binding | None:
-    """Return the binding, or None while there is none."""
+def _read(lane: Lane, component: str) -> Binding | None:
     statement = f"SELECT service, bot_id FROM tgm_{component}_binding"  # noqa: S608 - constant
     row = lane.execute(statement.encode()).fetchone()
     return None if row is None else Binding(*row)
 
 
-def write_binding(lane: Lane, component: str, binding: Binding) -> None:
-    """Write the binding, unless there is one: of two bots that come at the same time the first has it."""
+def _write(lane: Lane, component: str, binding: Binding) -> None:
     statement = f"INSERT INTO tgm_{component}_binding VALUES (1, %s, %s) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - constant
     lane.execute(statement.encode(), (binding.service, binding.bot_id))
+
+
+BINDING: Final = BindingTable(_read, _write)

@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.errors import is_transient, postgres_error
-from tgmembership_async.storage.postgres.schema import adopt
+from tgmembership_async.storage.postgres.schema import migrate
 from tgmembership_async.storage.postgres.server import Lane, Server
 from tgmembership_async.values.secret import Secret
 
@@ -65,7 +65,7 @@ class PostgresStorage:
 
         def prepare(lane: Lane) -> None:
             self.check_connection(lane)
-            self.schema = adopt(lane, self.server, self._components)
+            self.schema = migrate(lane, self.server, self._components)
             first(lane)
 
         self._process = os.getpid()

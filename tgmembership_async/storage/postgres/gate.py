@@ -110,7 +110,7 @@ class PostgresGate(AsyncResource):
         await self._storage.aclose()
 
     async def ask(self, bot_id: int, limit: RateLimit | None) -> GateReply | None:
-        """Count a request that leaves after the wait that is told; with a pause, or without a limit, nothing counts."""
+        """Count a request, which is sent after the returned wait; during a pause or without `limit`, count nothing."""
 
         def ask(lane: Lane) -> GateReply:
             if limit is None:

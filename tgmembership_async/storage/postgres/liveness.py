@@ -76,22 +76,22 @@ _HEARTBEAT: Final = f"""
 _REMOVE_ENDED: Final = f"DELETE FROM tgm_worker WHERE id NOT IN ({ALIVE})"  # noqa: S608 - constants
 
 
-class Life:
-    """The liveness of this worker, from the first `secure` to `end`. Each heartbeat calls `look` to recover rows.
+class Liveness:
+    """The liveness of this worker, from the first `secure` to `end`. Each heartbeat calls `recover_rows`.
 
     `interruptions` counts the connections that were lost: other workers may have presumed it ended each time.
     """
 
-    def __init__(self, server: Server, look: Callable[[Lane], None]) -> None:
+    def __init__(self, server: Server, recover_rows: Callable[[Lane], None]) -> None:
         self._server = server
-        self._look = look
-        self._news = Condition()
+        self._recover_rows = recover_rows
+        self._changed = Condition()
         self._wake = Event()
         self._thread: Thread | None = None
         self._worker: int | None = None
         self._good_until = float("-inf")
         self._ending = False
-        self._trouble: psycopg.Error | None = None
+        self._error: psycopg.Error | None = None
         self._refusal: UsageError | None = None
         self.interruptions: int = 0
 
@@ -101,45 +101,45 @@ class Life:
         Raises UsageError if the connections are those of a pooler in transaction mode. Called in a thread, before each
         claim: rows that an unregistered worker sends would be treated as abandoned.
         """
-        with self._news:
+        with self._changed:
             if self._thread is None and not self._ending:
-                self._thread = Thread(target=self._work, name=f"worker on {self._server}", daemon=True)
+                self._thread = Thread(target=self._run, name=f"worker on {self._server}", daemon=True)
                 self._thread.start()
-            if self._news.wait_for(self._is_decided, 1.0) and self._worker is not None and self._refusal is None:
+            if self._changed.wait_for(self._is_decided, 1.0) and self._worker is not None and self._refusal is None:
                 return self._worker
             if self._refusal is not None:
                 raise UsageError(*self._refusal.args)
-        raise psycopg.OperationalError(str(self._trouble or "this worker could not register itself in time"))
+        raise psycopg.OperationalError(str(self._error or "this worker could not register itself in time"))
 
     def _is_decided(self) -> bool:
         return self._refusal is not None or time.monotonic() < self._good_until
 
-    def nudge(self) -> None:
+    def heartbeat_now(self) -> None:
         """Send the next heartbeat now, because the server may have been unreachable."""
         self._wake.set()
 
     def end(self) -> None:
         """Unregister this worker; rows that it is still sending become unknown. Called in a thread."""
-        with self._news:
+        with self._changed:
             self._ending = True
             self._good_until = float("-inf")
             self._wake.set()
         if self._thread is not None:
             self._thread.join()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         pause = _FIRST_PAUSE
         while not self._ending:
             try:
                 with closing(self._server.connect()) as lane:
-                    self._begin(lane)
+                    self._take_lock(lane)
                     pause = _FIRST_PAUSE
-                    self._live(lane)
+                    self._send_heartbeats(lane)
             except UsageError as refusal:
                 self._refuse(refusal.with_traceback(None))
                 return
             except psycopg.Error as error:
-                self._trouble = error.with_traceback(None)
+                self._error = error.with_traceback(None)
                 self._good_until = float("-inf")
                 self.interruptions += 1
                 if not self._ending:
@@ -148,14 +148,14 @@ class Life:
                     pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _refuse(self, refusal: UsageError) -> None:
-        with self._news:
+        with self._changed:
             self._refusal = refusal
             self._good_until = float("-inf")
             self.interruptions += 1
-            self._news.notify_all()
+            self._changed.notify_all()
         _logger.error("this worker sends nothing more: %s", refusal)
 
-    def _begin(self, lane: Lane) -> None:
+    def _take_lock(self, lane: Lane) -> None:
         """Take the lock: a new one, or after a lost connection the same one from the stale connection that holds it."""
         lane.execute(_WAITS_AT_MOST)
         if self._worker is None:
@@ -175,16 +175,16 @@ class Life:
         if holders != [backend]:
             raise shared(self._server)
 
-    def _live(self, lane: Lane) -> None:
+    def _send_heartbeats(self, lane: Lane) -> None:
         label = f"{socket.gethostname()}:{os.getpid()}"
         while not self._ending:
             self._wake.clear()
             began = time.monotonic()
             self._prove(lane)
             lane.execute(_HEARTBEAT.encode(), (self._worker, label))
-            with self._news:
+            with self._changed:
                 self._good_until = float("-inf") if self._ending else began + LEASE
-                self._news.notify_all()
+                self._changed.notify_all()
             self._recover(lane)
             self._wake.wait(_BEAT)
         lane.execute("DELETE FROM tgm_worker WHERE id = %s", (self._worker,))
@@ -192,7 +192,7 @@ class Life:
 
     def _recover(self, lane: Lane) -> None:
         try:
-            self._look(lane)
+            self._recover_rows(lane)
             lane.execute(_REMOVE_ENDED.encode())
         except psycopg.OperationalError as error:
             if error.sqlstate not in WAITED:
@@ -216,20 +216,20 @@ class WorkersStorage(PostgresStorage):
 
     def __init__(self, conninfo: str | Secret, component: Component) -> None:
         super().__init__(conninfo, (WORKERS, component))
-        self._life: Life | None = None
+        self._liveness: Liveness | None = None
 
     @property
-    def life(self) -> Life:
+    def liveness(self) -> Liveness:
         """Return this worker's liveness, or raise UsageError unless it is open, in this process."""
         self.check_open()
-        assert self._life is not None  # noqa: S101 - open
-        return self._life
+        assert self._liveness is not None  # noqa: S101 - open
+        return self._liveness
 
     async def open(self, first: Job[None]) -> None:
         """Connect, and run the first job now and at each heartbeat: it recovers rows of workers that have ended."""
         await super().open(first)
-        self._life = Life(self.server, first)
-        self.on_trouble: Callable[[], None] = self._life.nudge
+        self._liveness = Liveness(self.server, first)
+        self.on_trouble: Callable[[], None] = self._liveness.heartbeat_now
 
     def check_connection(self, lane: Lane) -> None:
         """Raise UsageError if a pooler gives each transaction a connection of its own."""
@@ -237,8 +237,8 @@ class WorkersStorage(PostgresStorage):
 
     async def aclose(self) -> None:
         """Wait for running jobs, disconnect, and unregister this worker."""
-        life, self._life = self._life, None
+        liveness, self._liveness = self._liveness, None
         await super().aclose()
-        if life is not None:
+        if liveness is not None:
             with CancelScope(shield=True):
-                await to_thread.run_sync(life.end)
+                await to_thread.run_sync(liveness.end)

@@ -20,7 +20,7 @@ _HOME: Final = """
 """
 
 
-def adopt(lane: Lane, server: Server, components: Iterable[Component]) -> str:
+def migrate(lane: Lane, server: Server, components: Iterable[Component]) -> str:
     """Bring the tables of all components up to their versions, and return the quoted name of their schema.
 
     Tables that are up to date need no right to create tables. Raises UsageError for tables of a newer package.
@@ -29,23 +29,23 @@ def adopt(lane: Lane, server: Server, components: Iterable[Component]) -> str:
     if encoding != "UTF8":
         msg = f"{server}: this database stores text as {encoding}, not every name fits: use one with encoding UTF8"
         raise UsageError(msg)
-    behind = _behind(lane, server, components)
-    if behind:
+    outdated = _outdated(lane, server, components)
+    if outdated:
         with lane.transaction():
             lane.execute("SELECT pg_advisory_xact_lock(%s)", (_TURN,))
-            _migrate(lane, server, behind)
+            _apply_migrations(lane, server, outdated)
     (home,) = _row(lane, _HOME)
     return str(home)
 
 
-def _migrate(lane: Lane, server: Server, components: Iterable[Component]) -> None:
-    # New tables go into the schema of the first ones, even if that is not the first schema of this search_path.
+def _apply_migrations(lane: Lane, server: Server, components: Iterable[Component]) -> None:
+    # New tables go into the schema of the existing ones, even if that is not the first schema of this search_path.
     (found,) = lane.execute(_HOME).fetchone() or (None,)
     if found is not None:
         lane.execute("SELECT set_config('search_path', %s, true)", (found,))
     lane.execute(_CREATE)
     versions = _versions(lane)
-    for component in _behind(lane, server, components):
+    for component in _outdated(lane, server, components):
         for migration in component.migrations[versions.get(component.name, 0) :]:
             for statement in migration:
                 lane.execute(statement.encode())
@@ -56,7 +56,7 @@ def _migrate(lane: Lane, server: Server, components: Iterable[Component]) -> Non
         )
 
 
-def _behind(lane: Lane, server: Server, components: Iterable[Component]) -> list[Component]:
+def _outdated(lane: Lane, server: Server, components: Iterable[Component]) -> list[Component]:
     """Return the components whose tables are missing, or older than the code."""
     versions = _versions(lane)
     for component in components:

@@ -49,7 +49,7 @@ class Server:
         self._parameters = {name: Secret(value) for name, value in _parsed(conninfo).items() if value}
 
     def __str__(self) -> str:
-        user, host, port, name = (self._told(key) for key in ("user", "host", "port", "dbname"))
+        user, host, port, name = (self._value(key) for key in ("user", "host", "port", "dbname"))
         place = "".join(
             (f"{user}@" if user else "", host or "", f":{port}" if port else "", f"/{name}" if name else "")
         )
@@ -60,8 +60,8 @@ class Server:
 
     def connect(self) -> Lane:
         """Connect, in autocommit mode. Raises psycopg.Error, whose traceback may hold the password."""
-        told = {name: value.reveal() for name, value in self._parameters.items()}
-        lane = psycopg.connect(autocommit=True, **{**_DEFAULTS, **told})  # type: ignore[arg-type]  # names of libpq's
+        given = {name: value.reveal() for name, value in self._parameters.items()}
+        lane = psycopg.connect(autocommit=True, **{**_DEFAULTS, **given})  # type: ignore[arg-type]  # names of libpq's
         try:
             lane.execute(_PREPARE)
         except BaseException:
@@ -71,10 +71,10 @@ class Server:
 
     def scrub(self, text: str) -> str:
         """Return a text as one line, without the password."""
-        masks = {secret: "***" for name in SECRETS if (secret := self._told(name))}
+        masks = {secret: "***" for name in SECRETS if (secret := self._value(name))}
         return " ".join(Scrubber(masks).scrub_text(text).split())
 
-    def _told(self, name: str) -> str | None:
+    def _value(self, name: str) -> str | None:
         value = self._parameters.get(name)
         return None if value is None else value.reveal()
 

@@ -17,10 +17,10 @@ _BACKEND: Final = "SELECT pg_backend_pid()"
 
 
 def prove_session(lane: Lane, server: Server) -> None:
-    """Raise UsageError if statements of `lane` run on several connections of the server, or on somebody else's.
+    """Raise UsageError if statements of `lane` run on several connections of the server, or on one of another client.
 
-    A second connection holds a transaction meanwhile: a pooler gives it the one that `lane` used last, for that is idle
-    by then, and `lane` gets another one.
+    A second connection holds a transaction meanwhile: a pooler gives it the server connection that `lane` used last and
+    that is idle, so that `lane` gets another one.
     """
     with closing(server.connect()) as other:
         if not _are_two_sessions(lane, other):

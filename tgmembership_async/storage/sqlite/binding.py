@@ -1,8 +1,9 @@
 """The table with the binding of a component in a SQLite file: one row, from the first use by a bot on."""
 
 import sqlite3
+from typing import Final
 
-from tgmembership_async.storage.binding import Binding
+from tgmembership_async.storage.binding import Binding, BindingTable
 
 
 def binding_table(component: str) -> str:
@@ -16,15 +17,16 @@ def binding_table(component: str) -> str:
     """
 
 
-def read_binding(connection: sqlite3.Connection, component: str) -> Binding | None:
-    """Return the binding, or None while there is none."""
+def _read(connection: sqlite3.Connection, component: str) -> Binding | None:
     row = connection.execute(f"SELECT service, bot_id FROM {component}_binding").fetchone()  # noqa: S608 - constant
     return None if row is None else Binding(*row)
 
 
-def write_binding(connection: sqlite3.Connection, component: str, binding: Binding) -> None:
-    """Write the binding, unless there is one."""
+def _write(connection: sqlite3.Connection, component: str, binding: Binding) -> None:
     connection.execute(
         f"INSERT OR IGNORE INTO {component}_binding VALUES (1, ?, ?)",  # noqa: S608 - constant
         (binding.service, binding.bot_id),
     )
+
+
+BINDING: Final = BindingTable(_read, _write)

@@ -23,7 +23,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.backups import back_up
 from tgmembership_async.storage.sqlite.group_commit import Job, Jobs, QueuedJob, each
-from tgmembership_async.storage.sqlite.schema import adopt, check_sqlite
+from tgmembership_async.storage.sqlite.schema import check_sqlite, migrate
 from tgmembership_async.storage.sqlite.writer import Opening, Writer
 from tgmembership_async.storage.wakeups import waiter
 
@@ -89,7 +89,9 @@ class SqliteStorage:
             raise UsageError(msg)
         how = evolve(self._opening, wait=_WAIT.get() if self._wait is None else self._wait)
         writer = _enter(self.path, self._component, how)
-        prepare = partial(adopt, path=self.path, component=self._component, owner=how.owner, must_exist=how.must_exist)
+        prepare = partial(
+            migrate, path=self.path, component=self._component, owner=how.owner, must_exist=how.must_exist
+        )
         try:
             await _carried_out(writer, each, prepare, writes=self.owner)
         except Exception:
@@ -203,7 +205,7 @@ def _enter(path: Path, component: Component, how: Opening) -> Writer:
 
 
 async def _leave(writer: Writer, component: Component) -> None:
-    """Wait until the queued jobs are done and, if nobody else uses the writer, until its thread has ended."""
+    """Wait until the queued jobs are done and, if there is no other user of the writer, until its thread has ended."""
     if writer.forked:
         return
     done = waiter()

@@ -1,4 +1,4 @@
-"""A counter of writes, in the database file and in the lock file beside it, that tells an older copy from the latest.
+"""A counter of writes, in the database file and in its lock file, by which an older copy is recognised.
 
 The counter in the database file is durable before the one in the lock file is written. After a crash or a power cut the
 database file is therefore equal or ahead, and only a replaced file is behind. The counter increases with the first
@@ -22,7 +22,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.files import status
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
-from tgmembership_async.storage.sqlite.schema import adopt
+from tgmembership_async.storage.sqlite.schema import migrate
 
 INTERVAL: Final = 1.0
 _CLOSING_WAITS: Final = 1_000  # milliseconds to wait for readers; without the mark the next opening only checks more
@@ -68,7 +68,7 @@ class Gap:
         return (self.begins is None or self.begins <= moment) and moment <= self.ends
 
     def __str__(self) -> str:
-        return f"until {_told(self.ends)}" if self.begins is None else f"{_told(self.begins)} to {_told(self.ends)}"
+        return f"until {_shown(self.ends)}" if self.begins is None else f"{_shown(self.begins)} to {_shown(self.ends)}"
 
 
 @frozen
@@ -103,12 +103,12 @@ def from_facts(facts: Mapping[str, Any] | None) -> Generation | None:
 
 def check_there(path: Path, lock: OwnerLock, *, restored: bool) -> None:
     """Raise UsageError for a file that is missing or empty, and was not when it was last used."""
-    outside = from_facts(lock.told())
+    outside = from_facts(lock.read_facts())
     found = status(path)
     if outside is None or restored or (found is not None and found.st_size):
         return
     msg = (
-        f"{path} is {'missing' if found is None else 'empty'}, and was last written at {_told(outside.written_at)}: "
+        f"{path} is {'missing' if found is None else 'empty'}, and was last written at {_shown(outside.written_at)}: "
         "put it back, because a new file has no grants and would send all again. To start a new file on purpose, "
         f"delete {path.name}.lock"
     )
@@ -122,10 +122,10 @@ class Generations:
         self._path = path
         self._lock = lock
         self._inside = _read(connection)
-        self._outside = from_facts(lock.told())
+        self._outside = from_facts(lock.read_facts())
         self._gap: Gap | None = None
         self._pending: Generation | None = None
-        self._untold: Generation | None = None
+        self._unwritten: Generation | None = None
         self._changes = connection.total_changes
         self._uncounted = False
         self._is_changed = False
@@ -147,10 +147,10 @@ class Generations:
             self._gap = Gap(begins, outside.written_at + timedelta(seconds=INTERVAL), _now())
             return
         what = "an older copy" if same or inside is None else "another file than the one that was used here before"
-        since = "" if begins is None else f" at {_told(begins)}"
+        since = "" if begins is None else f" at {_shown(begins)}"
         msg = (
             f"{self._path} is {what}: it was last written{since or ' at an unknown time'} and the file used here at "
-            f"{_told(outside.written_at)}, so what was granted in between would be granted again. "
+            f"{_shown(outside.written_at)}, so what was granted in between would be granted again. "
             f"{_accept(self._path)}"
         )
         raise UsageError(msg)
@@ -170,17 +170,17 @@ class Generations:
         """Note that the transaction is durable."""
         if self._pending is None:
             return
-        self._inside = self._untold = self._pending
+        self._inside = self._unwritten = self._pending
         self._pending, self._gap = None, None
         self._uncounted, self._is_changed = False, True
         self._next = time.monotonic() + INTERVAL
 
-    def tell(self, *, durable: bool = False) -> None:
+    def write_lock_file(self, *, durable: bool = False) -> None:
         """Write the counter to the lock file, if it has changed."""
-        if self._untold is not None:
+        if self._unwritten is not None:
             with suppress(OSError):  # not worth failing a grant for; the next write includes it
-                self._lock.tell(self._untold.facts(), durable=durable)
-                self._untold = None
+                self._lock.write_facts(self._unwritten.facts(), durable=durable)
+                self._unwritten = None
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Mark the file as closed, if it was changed."""
@@ -192,10 +192,10 @@ class Generations:
             self._pending = self._write(connection, closed=True, more=int(self._uncounted))
             connection.execute("COMMIT")
             self.kept()
-        self.tell(durable=True)
+        self.write_lock_file(durable=True)
 
     def _write(self, connection: sqlite3.Connection, *, closed: bool, more: int) -> Generation:
-        adopt(connection, self._path, GENERATIONS, owner=True)
+        migrate(connection, self._path, GENERATIONS, owner=True)
         now = evolve(self._next_generation(more), closed=closed)
         connection.execute(
             "INSERT OR REPLACE INTO generation VALUES (1, ?, ?, ?, ?)",
@@ -249,7 +249,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _told(moment: datetime) -> str:
+def _shown(moment: datetime) -> str:
     return moment.isoformat(sep=" ", timespec="seconds")
 
 

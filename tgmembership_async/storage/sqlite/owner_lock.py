@@ -69,21 +69,21 @@ class OwnerLock:
             raise
         return cls(fd)
 
-    def told(self) -> Mapping[str, Any] | None:
-        """Return what the last holder wrote with `tell`, or None."""
+    def read_facts(self) -> Mapping[str, Any] | None:
+        """Return what the last holder wrote with `write_facts`, or None."""
         return _read(self._fd, _BLOCK)
 
-    def tell(self, facts: Mapping[str, Any], *, durable: bool = False) -> None:
-        """Replace the facts that the next holder reads with `told`. Raises OSError."""
+    def write_facts(self, facts: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Replace the facts that the next holder reads with `read_facts`. Raises OSError."""
         _write(self._fd, _BLOCK, facts)
         if durable:
             os.fsync(self._fd)
 
     def release(self) -> None:
         """Release the lock. The file stays: deleting it would let two processes lock two files of one name."""
-        self.forget()
+        self.close()
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """Close the descriptor. In a forked child this leaves the lock with the parent alone."""
         if self._fd >= 0:
             os.close(self._fd)
@@ -95,7 +95,7 @@ def lock_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def told_beside(path: Path) -> Mapping[str, Any] | None:
+def read_facts_of(path: Path) -> Mapping[str, Any] | None:
     """Return what the last owner of a database file wrote, without taking its lock; None if nothing is readable."""
     beside = lock_file(path)
     found = status(beside)

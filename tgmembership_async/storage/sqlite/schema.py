@@ -192,7 +192,7 @@ def _newer(path: Path) -> str:
     return f"{path} was written by a newer tgmembership-async, and was left as it is: update the package"
 
 
-def adopt(
+def migrate(
     connection: sqlite3.Connection, path: Path, component: Component, *, owner: bool, must_exist: bool = False
 ) -> None:
     """Bring a component's tables up to its version, as the owner; without ownership, check that they are."""

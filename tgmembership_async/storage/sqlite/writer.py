@@ -95,7 +95,7 @@ class Writer:
                 do(group)
                 wake_all(queued.waiter for queued in group)
                 if self._generations is not None:
-                    self._generations.tell()
+                    self._generations.write_lock_file()
                 del group  # jobs hold tokens, and the next group may be hours away
         self._refuse_late()
         if self._end_waiter is not None:
@@ -160,7 +160,7 @@ class Writer:
     def _after_fork(self) -> None:
         self.forked = True
         if self._lock is not None:
-            self._lock.forget()
+            self._lock.close()
 
 
 _ALIVE: Final[WeakSet[Writer]] = WeakSet()

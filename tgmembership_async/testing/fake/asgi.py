@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tgmembership_async.protocol.wire import Headers, Response
-from tgmembership_async.testing.fake.fault_plan import Ending, Service, exchange
+from tgmembership_async.testing.fake.fault_effects import Ending, Service, exchange
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 

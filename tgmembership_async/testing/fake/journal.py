@@ -5,7 +5,7 @@ from datetime import datetime
 from threading import RLock
 
 from tgmembership_async.protocol.wire import Response
-from tgmembership_async.testing.fake.fault_plan import FaultPlan, plan_of
+from tgmembership_async.testing.fake.fault_effects import FaultPlan, plan_of
 from tgmembership_async.testing.fake.faults import Fault, FaultBook
 from tgmembership_async.testing.fake.values import RequestRecord
 

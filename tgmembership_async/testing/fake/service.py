@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from tgmembership_async.protocol.wire import Headers, Response
-from tgmembership_async.testing.fake.fault_plan import legacy_error
+from tgmembership_async.testing.fake.fault_effects import legacy_error
 from tgmembership_async.testing.fake.faults import Fault, FaultBook
 from tgmembership_async.testing.fake.http import (
     HTTPServiceState,
@@ -27,7 +27,7 @@ SAMPLE_BOT_ID: Final = 8047883872
 
 
 class FakeService(RequestJournal, HTTPServiceState):
-    """A fake TGmembership service for tests, which speaks the legacy API and v1.
+    """A fake TGmembership service for tests, with the legacy API and v1.
 
     It is thread-safe, and every parameter has a default.
 

@@ -67,7 +67,7 @@ class ServiceState:
 
     @property
     def now(self) -> datetime:
-        """Return the time on the service's clock, which each of its replies tells as `Date`."""
+        """Return the time on the service's clock, the `Date` of its replies."""
         return self._clock()
 
     @property

@@ -7,7 +7,7 @@ import anyio.lowlevel
 
 from tgmembership_async.protocol.outcome import TransportFailure
 from tgmembership_async.protocol.wire import Headers, Request, Response
-from tgmembership_async.testing.fake.fault_plan import Ending, Service, exchange
+from tgmembership_async.testing.fake.fault_effects import Ending, Service, exchange
 
 _REASONS: Final[dict[Ending, str]] = {
     "cut": "the body ended before its Content-Length",

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from tgmembership_async.errors import UsageError
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.protocol.endpoints import check_id
-from tgmembership_async.storage.binding import Binding, agreed
+from tgmembership_async.storage.binding import Binding, BindingTable, agreed
 from tgmembership_async.storage.database import Connection, S
 from tgmembership_async.storage.text import storable
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt, Verdict
@@ -45,8 +45,7 @@ class Dialect:
     """Records a verdict on the entry `id`, if it is being processed by `worker`."""
     purge: tuple[Any, ...]
     """Keep the digests of entries received before `before`, and delete them; the last one counts the entries."""
-    read_binding: Callable[[Any, str], Binding | None]
-    write_binding: Callable[[Any, str, Binding], None]
+    binding_table: BindingTable
     stored_time: Callable[[datetime], Any]
     loaded_time: Callable[[Any], datetime]
     stored_list: Callable[[list[str]], Any]
@@ -156,21 +155,15 @@ class DatabaseInbox(AsyncResource, Generic[S]):
                 raise
 
     def _bind(self, connection: Any, service: str, bot_id: int, *, record: bool) -> Binding:
-        found = self._agreed(connection, service, bot_id)
-        if found is None and record:
-            self._dialect.write_binding(connection, _COMPONENT, Binding(service, bot_id))
-            found = self._agreed(connection, service, bot_id)  # another bot may have been quicker
-        return found or Binding(service, bot_id)
-
-    def _agreed(self, connection: Any, service: str, bot_id: int) -> Binding | None:
-        """Return the binding of the inbox, or None without one. Raises UsageError if it is another bot's."""
-        found = self._dialect.read_binding(connection, _COMPONENT)
-        if found is not None:
-            one_is_unknown = not (found.service and service)
-            compared = evolve(found, service=service) if one_is_unknown else found
+        def check(found: Binding | None) -> Binding:
+            comparable = found
+            if found is not None and not (found.service and service):  # one of them is unknown
+                comparable = evolve(found, service=service)
             wanted = Binding(service, bot_id)
-            agreed(compared, wanted, bot_id=bot_id, is_empty=True, where=self._where, advice=_ADVICE)
-        return found
+            binding = agreed(comparable, wanted, bot_id=bot_id, is_empty=True, where=self._where, advice=_ADVICE)
+            return found or binding
+
+        return self._dialect.binding_table.bind(connection, _COMPONENT, check, record=record)
 
     def _next_due(self, connection: Connection) -> datetime | None:
         [first] = connection.execute(self._dialect.next_due, {}).fetchone()

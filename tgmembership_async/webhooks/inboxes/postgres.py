@@ -8,7 +8,7 @@ from typing import Any, Final, Self, TypeVar
 from tgmembership_async.errors import StorageError
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.storage.component import Component
-from tgmembership_async.storage.postgres.binding import binding_table, read_binding, write_binding
+from tgmembership_async.storage.postgres.binding import BINDING, binding_table
 from tgmembership_async.storage.postgres.liveness import ALIVE, WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.secret import Secret, hides_arguments
@@ -137,8 +137,7 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
             SELECT digest, status, CASE status WHEN 'done' THEN fingerprint END, received_at FROM purged
             """,
         ),
-        read_binding=read_binding,
-        write_binding=write_binding,
+        binding_table=BINDING,
         stored_time=lambda time: time,
         loaded_time=lambda time: time.astimezone(UTC),
         stored_list=lambda items: items,
@@ -166,11 +165,11 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
 
     async def claim(self, limit: int, now: datetime) -> list[Entry]:
         """Change at most `limit` due entries to `processing`, oldest first, count an attempt for each, return them."""
-        number, life, again = next(self._numbers), self._storage.life, False
+        number, liveness, again = next(self._numbers), self._storage.liveness, False
 
         def take(lane: Lane) -> list[Entry]:
             nonlocal again
-            self._worker = life.secure()
+            self._worker = liveness.secure()
             mine = (self._worker, number)
             rows = lane.execute(_CLAIMED, mine).fetchall() if again else []
             again = True

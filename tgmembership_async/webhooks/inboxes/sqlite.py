@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import check_id
-from tgmembership_async.storage.sqlite.binding import binding_table, read_binding, write_binding
+from tgmembership_async.storage.sqlite.binding import BINDING, binding_table
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt
 from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect
@@ -120,8 +120,7 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             """,  # noqa: S608 - constants
             f"DELETE FROM delivery {_OLD}",  # noqa: S608 - constants
         ),
-        read_binding=read_binding,
-        write_binding=write_binding,
+        binding_table=BINDING,
         stored_time=_microseconds,
         loaded_time=lambda number: _EPOCH + number * _MICROSECOND,
         stored_list=json.dumps,

@@ -1,4 +1,4 @@
-"""The rate limits of a fake project: so many calls per minute, and bursts per second (*documented*)."""
+"""The rate limits of a fake project: calls per minute, and calls per second (*documented*)."""
 
 from collections import deque
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ _SECOND: Final = timedelta(seconds=1)
 
 @frozen
 class Allowance:
-    """What is left after one call. `wait` is 0 if it was allowed, else the seconds until the next one is."""
+    """The rest of the limit after a call. `wait` is 0 if it was allowed, else the seconds until the next is."""
 
     limit: int
     remaining: int

@@ -9,7 +9,7 @@ from canary import CANARY_KEY
 from tgmembership_async.protocol.envelope import NoEnvelope, parse
 from tgmembership_async.protocol.wire import Headers, Response
 from tgmembership_async.testing import FakeService, Fault
-from tgmembership_async.testing.fake.fault_plan import Ending, exchange
+from tgmembership_async.testing.fake.fault_effects import Ending, exchange
 
 TARGET = f"/bot7/{CANARY_KEY}/addMember".encode()
 

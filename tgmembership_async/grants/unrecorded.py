@@ -48,7 +48,7 @@ def _shown(token: AccessToken | None) -> object:
 
 
 @mutable(eq=False)
-class Debt:
+class UnrecordedAnswer:
     """One answer that is not stored yet; `claimed` is the row as it was sent."""
 
     claimed: Grant
@@ -66,7 +66,7 @@ class Debt:
         """Wait until the answer is stored, or given up."""
         await self._ended.wait()
 
-    async def paid(self) -> Grant:
+    async def stored(self) -> Grant:
         """Return the row once the answer is stored; raise GrantHeld with the answer if that takes too long."""
         with move_on_after(_CALLERS_WAIT):
             await self.wait()
@@ -81,85 +81,85 @@ class Debt:
         raise GrantHeld(msg, grant=held)
 
 
-class Owed:
+class UnrecordedAnswers:
     """The answers that one ledger has not stored yet, in the order of their arrival."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._debts: dict[str, Debt] = {}
+        self._answers: dict[str, UnrecordedAnswer] = {}
         self._scope: CancelScope | None = None
         self._is_over = False
 
     def open(self) -> None:
         """Start without any answer."""
-        self._debts.clear()
+        self._answers.clear()
         self._is_over = False
 
-    def get(self, ref: str) -> Debt | None:
+    def get(self, ref: str) -> UnrecordedAnswer | None:
         """Return the answer that waits for a ref, or None."""
-        return self._debts.get(ref)
+        return self._answers.get(ref)
 
-    def owe(self, claimed: Grant, settlement: Settlement, failure: Exception) -> Debt:
+    def keep(self, claimed: Grant, settlement: Settlement, failure: Exception) -> UnrecordedAnswer:
         """Keep an answer that the ledger did not store, and offer it again in the background."""
-        debt = Debt(claimed, settlement, _reason(failure))
-        self._debts[claimed.ref] = debt
+        answer = UnrecordedAnswer(claimed, settlement, _reason(failure))
+        self._answers[claimed.ref] = answer
         _logger.warning(
             "%s: the answer (%s) is not stored yet and is kept in memory: %s",
-            *(claimed.ref, settlement.status, debt.reason),
+            *(claimed.ref, settlement.status, answer.reason),
         )
         if self._is_over:
             self._give_up()
         elif self._scope is None:
             self._scope = CancelScope()
-            in_background(self._pay)
-        return debt
+            in_background(self._record_all)
+        return answer
 
     async def aclose(self, seconds: float) -> None:
         """Wait up to `seconds` until all answers are stored; then log those that are not, and give them up."""
         with move_on_after(seconds):
-            while self._debts:
-                await next(iter(self._debts.values())).wait()
+            while self._answers:
+                await next(iter(self._answers.values())).wait()
         self._is_over = True
         if self._scope is not None:
             self._scope.cancel()
         self._give_up()
 
     def _give_up(self) -> None:
-        if not self._debts:
+        if not self._answers:
             return
-        refs = list(self._debts)
+        refs = list(self._answers)
         more = f" and {len(refs) - _SHOWN:,} more" if len(refs) > _SHOWN else ""
         _logger.error(
             "%d answers of the service could not be stored, and their rows will read 'unknown': %s%s",
             *(len(refs), ", ".join(refs[:_SHOWN]), more),
         )
-        while self._debts:
-            self._debts.pop(next(iter(self._debts))).end(None)
+        while self._answers:
+            self._answers.pop(next(iter(self._answers))).end(None)
 
-    async def _pay(self) -> None:
+    async def _record_all(self) -> None:
         pause = _FIRST_PAUSE
-        assert self._scope is not None  # noqa: S101 - made by `owe`
+        assert self._scope is not None  # noqa: S101 - made by `keep`
         try:
             with self._scope:
-                while self._debts:
-                    pause = _FIRST_PAUSE if await self._pay_one() else min(2 * pause, _LONGEST_PAUSE)
+                while self._answers:
+                    pause = _FIRST_PAUSE if await self._record_one() else min(2 * pause, _LONGEST_PAUSE)
                     await sleep(0 if pause == _FIRST_PAUSE else pause)
         finally:
             self._scope = None
 
-    async def _pay_one(self) -> bool:
+    async def _record_one(self) -> bool:
         """Offer the oldest answer, and return whether the ledger stored it."""
-        ref, debt = next(iter(self._debts.items()))
+        ref, answer = next(iter(self._answers.items()))
         try:
-            grant = await record(self.ledger, debt.claimed, debt.settlement)
+            grant = await record(self.ledger, answer.claimed, answer.settlement)
         except Exception as failure:  # noqa: BLE001 - disk full, no descriptor left, a lost server: it may pass
-            debt.reason = _reason(failure)
+            answer.reason = _reason(failure)
             if not isinstance(failure, StorageError | OSError):
-                self._debts[ref] = self._debts.pop(ref)  # an error of one answer does not delay the others
+                self._answers[ref] = self._answers.pop(ref)  # an error of one answer does not delay the others
             return False
-        self._debts.pop(ref, None)
-        debt.end(grant)
-        _logger.info("%s: the answer (%s) is stored now", ref, debt.settlement.status)
+        self._answers.pop(ref, None)
+        answer.end(grant)
+        _logger.info("%s: the answer (%s) is stored now", ref, answer.settlement.status)
         return True
 
 

@@ -1,4 +1,4 @@
-"""After the faults: reconcile, decide about what is still held, send again, and see who is inside."""
+"""After the faults: reconcile and decide unknown grants, send the remaining ones, and count who has access."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,11 +18,11 @@ _GRANTED: Final = (GrantStatus.GRANTED, GrantStatus.DELIVERED)
 
 
 @frozen
-class Cure:
-    """What became of the held grants, and of all members in the end.
+class Resolution:
+    """The number of unknown grants by how they were resolved, and of all members by result.
 
-    `settled` were proved by `reconcile`; `decided` were decided as granted and `sent_again` as retry. Of all members
-    `inside` have access and `refused` were refused for these reasons; `left` are neither, and must be 0.
+    `reconcile` settled `settled` grants; `decided` were decided as granted, and `sent_again` as retry. Of all members,
+    `inside` have access, and `refused` were refused for these reasons. `left` counts the others, and must be 0.
     """
 
     settled: int
@@ -33,8 +33,8 @@ class Cure:
     left: int
 
 
-async def cure(service: FakeService, ledger: Path, base_url: str, concurrency: int) -> Cure:
-    """Let all customers who were granted join, settle every held grant of the ledger, and count."""
+async def resolve_all(service: FakeService, ledger: Path, base_url: str, concurrency: int) -> Resolution:
+    """Let all customers with a grant join, resolve every unknown grant of the ledger, and return the counts."""
     options = service.session_options()
     session = Session(**options, base_url=base_url, proxy=None, max_connections=concurrency)
     async with Granter(session, SqliteLedger(ledger)) as granter:
@@ -56,11 +56,11 @@ async def cure(service: FakeService, ledger: Path, base_url: str, concurrency: i
     entered = _entered(service)
     inside = sum(grant.status in _GRANTED and entered[_pair(grant)] > 0 for grant in rows)
     refused = Counter(_reason(grant) for grant in rows if grant.status is GrantStatus.REFUSED)
-    return Cure(settled, decided, len(held) - decided, inside, refused, len(rows) - inside - refused.total())
+    return Resolution(settled, decided, len(held) - decided, inside, refused, len(rows) - inside - refused.total())
 
 
 def _join(service: FakeService) -> None:
-    """Let every customer use the token that was granted for him."""
+    """Redeem every unused token with a member."""
     for token in service.tokens:
         if token.used_by is None and token.member_id is not None:
             service.redeem(token.value)

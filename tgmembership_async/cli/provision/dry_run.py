@@ -1,4 +1,4 @@
-"""What a ledger has about the rows of a file: for `--dry-run` and `--result`. Nothing is created, locked or sent."""
+"""Look up the rows of a file in a ledger, for `--dry-run` and `--result`. Nothing is created, locked or sent."""
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
@@ -29,7 +29,7 @@ _WOULD: Final = {
     GrantStatus.UNKNOWN: "stay unknown",
     GrantStatus.ABANDONED: "stay abandoned",
 }
-_TOLD: Final = {
+_PHRASES: Final = {
     "send": "would be sent",
     "keep": "are granted already",
     "wait": "are being sent now",
@@ -43,7 +43,7 @@ _TOLD: Final = {
 
 @asynccontextmanager
 async def ledger_of(place: Place) -> AsyncGenerator[Ledger | None]:
-    """Open what a ledger has of the bot in the environment; None where there is no ledger yet."""
+    """Open the part of a ledger that belongs to the configured bot; yield None if there is no ledger yet."""
     there = (place.is_file() and place.stat().st_size > 0) if isinstance(place, Path) else is_there(place)
     if not there:
         yield None
@@ -53,7 +53,7 @@ async def ledger_of(place: Place) -> AsyncGenerator[Ledger | None]:
         yield await ledger_of_bot(rows, service_of(bot), bot.bot_id, record=False)
 
 
-async def standing(ledger: Ledger | None, request: GrantRequest) -> tuple[Grant | None, RefConflict | None]:
+async def row_of(ledger: Ledger | None, request: GrantRequest) -> tuple[Grant | None, RefConflict | None]:
     """Return the row of a request, and the conflict if it belongs to another plan or member."""
     grant = None if ledger is None else await ledger.get(request.ref)
     if grant is None:
@@ -64,20 +64,20 @@ async def standing(ledger: Ledger | None, request: GrantRequest) -> tuple[Grant 
         return grant, conflict
 
 
-async def rehearse(place: Place, rows: Iterable[FoundRow], out: Writer) -> Counter[str]:
-    """Write what a run would do with each member, and return the counts."""
+async def write_dry_run(place: Place, rows: Iterable[FoundRow], out: Writer) -> Counter[str]:
+    """Write what a run would do for each member, and return the counts."""
     counts: Counter[str] = Counter()
     async with ledger_of(place) as ledger:
         for row in rows:
             if isinstance(row, MemberRow):
-                fields = await _rehearsed(ledger, row)
+                fields = await _row(ledger, row)
                 counts[fields["would"]] += 1
                 out.row(fields)
     return counts
 
 
-async def _rehearsed(ledger: Ledger | None, row: MemberRow) -> dict[str, Any]:
-    grant, conflict = await standing(ledger, row.request)
+async def _row(ledger: Ledger | None, row: MemberRow) -> dict[str, Any]:
+    grant, conflict = await row_of(ledger, row.request)
     status = None if grant is None else grant.status
     would = CONFLICT if conflict else "repeat" if row.first_line else _WOULD[status]
     error = conflict or (None if grant is None else grant.error)
@@ -93,7 +93,7 @@ async def _rehearsed(ledger: Ledger | None, row: MemberRow) -> dict[str, Any]:
     }
 
 
-def told(counts: Counter[str]) -> str:
+def counts_in_words(counts: Counter[str]) -> str:
     """Return the counts in one sentence."""
-    parts = (f"{counts[would]:,} {words}" for would, words in _TOLD.items() if counts[would])
+    parts = (f"{counts[would]:,} {words}" for would, words in _PHRASES.items() if counts[would])
     return f"Nothing was sent. Of {counts.total():,} members, {', '.join(parts)}."

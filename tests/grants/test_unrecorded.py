@@ -13,7 +13,7 @@ from canary import CANARY_KEY
 from stub_transport import StubTransport, lost, reply
 
 from tgmembership_async import GrantError, GrantHeld, RefConflict, Session, StorageError
-from tgmembership_async.grants import Grant, Granter, GrantStatus, MemoryLedger, Settlement, SqliteLedger, owing
+from tgmembership_async.grants import Grant, Granter, GrantStatus, MemoryLedger, Settlement, SqliteLedger, unrecorded
 
 SECRET = "t0ken-of-a-customer"
 GRANTED = reply(f'{{"ok": true, "code": 200, "result": "{SECRET}"}}')
@@ -39,9 +39,9 @@ class Full(MemoryLedger):
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owing, "_CALLERS_WAIT", 0.01)
-    monkeypatch.setattr(owing, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(owing, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(unrecorded, "_CALLERS_WAIT", 0.01)
+    monkeypatch.setattr(unrecorded, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(unrecorded, "_LONGEST_PAUSE", 0.01)
 
 
 @asynccontextmanager
