@@ -51,7 +51,7 @@ class Receiver(AsyncResource):
     Without an inbox the Receiver need not be entered. Handlers run before the response. If one fails, the response is
     500, and the service repeats the delivery. `replay` remembers the handled deliveries in this process.
 
-    With a `project`, which needs an inbox and a ProjectVerifier, each PaymentRequestCompleted is looked up: handlers get
+    With a `project`, an inbox and a ProjectVerifier, each PaymentRequestCompleted is looked up: handlers get
     MembershipPaid, BalanceToppedUp or PaymentUnexplained in its place. What the project does not tell yet is asked for
     again, at most `policy.max_waits` times. The Receiver opens and closes the project unless it is open already.
 

@@ -55,7 +55,9 @@ def make_inbox(request: pytest.FixtureRequest, quick_path: Path) -> Iterator[Mak
 class Shop:
     """A fake project, whose webhook a Receiver gets, and everything that its handlers were given."""
 
-    def __init__(self, *wanted: type[Event], faults: Sequence[Fault] = (), fails: int = 0, policy: Any = POLICY) -> None:
+    def __init__(
+        self, *wanted: type[Event], faults: Sequence[Fault] = (), fails: int = 0, policy: Any = POLICY
+    ) -> None:
         self.service = FakeProject(faults=faults, per_minute=None, burst=None)
         self.secret = self.service.set_webhook(URL).secret
         self.clock = Clock()
@@ -337,7 +339,7 @@ async def test_in_the_background_a_payment_is_told_when_its_membership_appears(q
     async with receiver:
         await Courier(shop.service, post=_poster(receiver)).deliver()
         with anyio.fail_after(60):
-            while not (await inbox.entries())[0].waits:
+            while not (await inbox.entries())[0].waits:  # noqa: ASYNC110 - it has no event for it
                 await anyio.sleep(0.005)
             shop.service.give_membership(payment)
             await told.wait()
@@ -371,7 +373,7 @@ def test_the_inbox_of_an_older_version_is_migrated(quick_path: Path, run: Run) -
         (None, None, False),
     ],
 )
-def test_which_payment_requests_are_top_ups(kind: str | None, plan: str | None, answer: bool) -> None:
+def test_which_payment_requests_are_top_ups(kind: str | None, plan: str | None, *, answer: bool) -> None:
     assert is_top_up(PaymentRequest("x", 42, plan, request_type=kind)) is answer
 
 
