@@ -27,7 +27,7 @@ class HandlingPolicy:
     """Maximum duration of one handler for one event. After that the handler is cancelled, and has failed."""
     max_waits: int = field(default=20)
     """Maximum number of times that a payment waits for what its project does not tell yet. The waits grow as the
-    backoff does, to one or two hours in all with the defaults. After that it is handled as `PaymentUnexplained`."""
+    backoff does, to about one to two hours with the defaults. After that it is handled as `PaymentUnexplained`."""
     concurrency: int = field(default=16)
     """Maximum number of events of the inbox that are handled concurrently."""
     repeat_window: float = 3_600.0
