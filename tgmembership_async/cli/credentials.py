@@ -13,7 +13,7 @@ from tgmembership_async.cli.output import note
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.options import ClientOptions, SessionOptions
-from tgmembership_async.protocol.wire import BotAccount
+from tgmembership_async.protocol.wire import Account, BotAccount
 from tgmembership_async.session import Session
 from tgmembership_async.values.secret import hides_arguments
 
@@ -51,6 +51,14 @@ def project(number: str, **options: Unpack[ClientOptions]) -> "Project":
 
     arguments: dict[str, Any] = {**_project_credentials(number), **options}
     return Project(**arguments)
+
+
+def project_account(number: str) -> Account:
+    """Return the account of a project. Raises UsageError where it is not valid."""
+    from tgmembership_async.project import account as accounts  # noqa: PLC0415 - most commands are for bots
+
+    given = _project_credentials(number)
+    return accounts.account(given["project_id"], given["token"], given.get("base_url", accounts.BASE_URL), "unknown")
 
 
 def client() -> "Session | Project":
