@@ -150,10 +150,10 @@ def options(*cases: Case, short: float = SHORT) -> dict[str, Any]:
 
 
 async def granted(tg: Session, member: int = 42) -> Ending:
-    return await ended(tg.add_member(1, member))
+    return await ending_of(tg.add_member(1, member))
 
 
-async def ended(call: Awaitable[object]) -> Ending:
+async def ending_of(call: Awaitable[object]) -> Ending:
     try:
         await call
     except OutcomeUnknown as error:
@@ -212,7 +212,7 @@ async def in_process(generation: Any, cases: Cases, count: int | None) -> tuple[
     if generation == "v2":
         project = FakeProject(token=CANARY_KEY, faults=faults, per_minute=None, burst=None)
         async with Project(**project.session_options(), transport=FakeTransport(project), **limits) as client:
-            ending = await ended(client.create_payment_request(42, project.plans[0].plan_id))
+            ending = await ending_of(client.create_payment_request(42, project.plans[0].plan_id))
         return ending, len(project.audit)
     service = FakeService(api_key=CANARY_KEY, faults=faults)
     chosen = {**service.session_options(), "transport": FakeTransport(service), "generation": generation}

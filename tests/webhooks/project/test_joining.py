@@ -1,6 +1,7 @@
 """The join: who has paid for what, however late the project tells it, and never lost if it does not tell it."""
 
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from decimal import Decimal
@@ -10,7 +11,10 @@ from typing import Any
 
 import anyio
 import pytest
+from canary import CANARY_KEY
 from own_schema import own_schema
+from project.projects import refuses
+from stub_transport import StubTransport
 from webhook_deliveries import Clock
 
 from tgmembership_async import RetryPolicy
@@ -322,6 +326,32 @@ def test_a_bug_in_the_projects_middleware_does_not_end_the_worker(quick_path: Pa
         assert event.reason == "the project could not be asked: ZeroDivisionError"
 
     run(scenario)
+
+
+def test_neither_the_token_nor_the_secret_is_in_the_inbox_or_the_log(
+    quick_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Echoing(Shop):
+        def project(self) -> Project:
+            told = refuses(401, message=f"Bearer {CANARY_KEY} is not known")
+            return Project(self.service.project_id, CANARY_KEY, transport=StubTransport(*[told] * 9))
+
+    async def scenario() -> None:
+        shop = Echoing()
+        shop.service.pay(42)
+        path = quick_path / "inbox.db"
+        async with shop.open(SqliteInbox(path)) as receiver:
+            await receiver.process_pending()
+            [entry] = await receiver.inbox.entries()  # type: ignore[union-attr]
+        assert "401" in entry.note
+        assert "is not known" in entry.note
+        stored = path.read_bytes()
+        for secret in (CANARY_KEY, shop.secret):
+            assert secret.encode() not in stored
+            assert secret not in caplog.text
+
+    with caplog.at_level(logging.DEBUG):
+        run(scenario)
 
 
 async def test_in_the_background_a_payment_is_told_when_its_membership_appears(quick_path: Path) -> None:
