@@ -61,7 +61,7 @@ ORDER = {
         ["headers", "policy", "refusals", "replay", "secret_file"],
         ["signature", "answers"],
         ["events", "encodings", "inbox", "project_signature"],
-        ["handlers", "inboxes", "asgi", "aiohttp"],
+        ["handlers", "inboxes", "joining", "asgi", "aiohttp"],
         ["worker"],
         ["intake"],
         ["receiver"],

@@ -1,4 +1,7 @@
-"""No fault, alone or in pairs, makes one `add_member` take effect twice; each raises what the outcome table says."""
+"""No fault, alone or in pairs, makes one `add_member` take effect twice; each raises what the outcome table says.
+
+In process the same holds for `add_member` of v1 and for `create_payment_request` of v2.
+"""
 
 import itertools
 import re
@@ -33,7 +36,8 @@ from tgmembership_async import (
     UsageError,
 )
 from tgmembership_async.middleware import Next
-from tgmembership_async.testing import ChaosProxy, FakeService, FakeTransport, Fault, Trouble
+from tgmembership_async.project import Project
+from tgmembership_async.testing import ChaosProxy, FakeProject, FakeService, FakeTransport, Fault, Trouble
 from tgmembership_async.testing import serve as serve_fake
 from tgmembership_async.testing.fake.faults import nasty
 
@@ -146,8 +150,12 @@ def options(*cases: Case, short: float = SHORT) -> dict[str, Any]:
 
 
 async def granted(tg: Session, member: int = 42) -> Ending:
+    return await ending_of(tg.add_member(1, member))
+
+
+async def ending_of(call: Awaitable[object]) -> Ending:
     try:
-        await tg.add_member(1, member)
+        await call
     except OutcomeUnknown as error:
         return Ending(Outcome.UNKNOWN, error)
     except NotSent as error:
@@ -198,12 +206,22 @@ def faults_of(cases: Cases, count: int | None) -> tuple[list[Fault], list[Troubl
     return faults, [rule for rule in rules if isinstance(rule, Trouble)]
 
 
-async def in_process(cases: Cases, count: int | None) -> tuple[Ending, FakeService]:
-    service = FakeService(api_key=CANARY_KEY, faults=faults_of(cases, count)[0])
-    async with Session(
-        **service.session_options(), transport=FakeTransport(service), **options(*cases, short=0.02)
-    ) as tg:
-        return await granted(tg), service
+async def in_process(generation: Any, cases: Cases, count: int | None) -> tuple[Ending, int]:
+    """Make one call that must not be repeated; return how it ended, and the number of its effects."""
+    faults, limits = faults_of(cases, count)[0], options(*cases, short=0.02)
+    if generation == "v2":
+        project = FakeProject(token=CANARY_KEY, faults=faults, per_minute=None, burst=None)
+        async with Project(**project.session_options(), transport=FakeTransport(project), **limits) as client:
+            ending = await ending_of(client.create_payment_request(42, project.plans[0].plan_id))
+        return ending, len(project.audit)
+    service = FakeService(api_key=CANARY_KEY, faults=faults)
+    chosen = {**service.session_options(), "transport": FakeTransport(service), "generation": generation}
+    async with Session(**chosen, **limits) as tg:
+        ending = await granted(tg)
+    return ending, len(service.audit)
+
+
+each_generation = pytest.mark.parametrize("generation", ["legacy", "v1", "v2"])
 
 
 async def each(job: Callable[[T], Awaitable[None]], given: Iterable[T]) -> None:
@@ -219,21 +237,23 @@ async def each(job: Callable[[T], Awaitable[None]], given: Iterable[T]) -> None:
             group.start_soon(work)
 
 
+@each_generation
 @pytest.mark.parametrize("count", [1, None], ids=["once", "always"])
-def test_each_fault_in_process(count: int | None, run: Any) -> None:
+def test_each_fault_in_process(count: int | None, generation: str, run: Any) -> None:
     async def one(cases: Cases) -> None:
-        ending, service = await in_process(cases, count)
-        check_belief(ending, len(service.audit))
-        check_table(cases, ending, len(service.audit), persistent=count is None)
+        ending, effects = await in_process(generation, cases, count)
+        check_belief(ending, effects)
+        check_table(cases, ending, effects, persistent=count is None)
 
     run(partial(each, one, [(fault,) for fault in FAULTS]))
 
 
-def test_each_pair_of_faults_in_process(half: int, backend: str, run: Any) -> None:
+@each_generation
+def test_each_pair_of_faults_in_process(half: int, backend: str, generation: str, run: Any) -> None:
     async def one(pair: Cases) -> None:
-        ending, service = await in_process(pair, 1)
-        check_belief(ending, len(service.audit))
-        check_table(pair, ending, len(service.audit))
+        ending, effects = await in_process(generation, pair, 1)
+        check_belief(ending, effects)
+        check_table(pair, ending, effects)
 
     run(partial(each, one, list(itertools.product(FAULTS, FAULTS))[half ^ (backend == "trio") :: 2]))
 

@@ -2,83 +2,22 @@
 
 import contextlib
 import json
-import os
 import random
 import signal
-import socket
 import sqlite3
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 import anyio
 import pytest
-from forked import Forked
-from ports import free_port
+from killed_receiver import Shop, until
 
-import tgmembership_async
 from tgmembership_async.testing import Courier, FakeService, Postal
 
-if TYPE_CHECKING:
-    import subprocess
-
 SERVER = Path(__file__).parents[1] / "webhook_server.py"
-Line = tuple[str, str, str, str]
 every_server = pytest.mark.parametrize("kind", ["uvicorn", "aiohttp"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-
-
-class Shop:
-    """A server process that is killed and started again on the same port and folder."""
-
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/tgmembership"
-        self._command = [sys.executable, str(SERVER), kind, str(self.port), str(folder)]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        # The same package as in this process, installed or not.
-        environment = {**os.environ, "PYTHONPATH": str(Path(tgmembership_async.__file__).parents[1])}
-        self._process = Forked(self._command, env=environment)
-        until(self._answers, "it does not start")
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
-
-    def stop(self, how: signal.Signals) -> int:
-        assert self._process is not None
-        self._process.send_signal(how)
-        code, self._process = self._process.wait(20), None
-        return code
-
-    @property
-    def handled(self) -> list[Line]:
-        path = self.folder / "handled"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(pid, order, attempt, forged) for pid, order, attempt, forged in map(str.split, lines)]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self.stop(signal.SIGKILL)
-
-
-def until(condition: Callable[[], object], why: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, why
-        time.sleep(0.02)
 
 
 async def deliver_with_kills(fake: FakeService, shop: Shop, kills: int) -> None:
@@ -109,7 +48,7 @@ async def deliver_with_kills(fake: FakeService, shop: Shop, kills: int) -> None:
 
 def crash(kind: str, folder: Path, deliveries: int, kills: int) -> None:
     fake = FakeService()
-    shop = Shop(kind, folder)
+    shop = Shop(SERVER, kind, folder)
     webhook = fake.set_webhook(shop.url)
     (folder / "secret").write_text(webhook.secret)
     for number in range(deliveries):

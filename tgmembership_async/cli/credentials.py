@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import click
 
@@ -12,10 +12,13 @@ from tgmembership_async.cli.bots.profiles import CHOSEN, PREFIX, fetch_key
 from tgmembership_async.cli.output import note
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
-from tgmembership_async.options import SessionOptions
-from tgmembership_async.protocol.wire import BotAccount
+from tgmembership_async.options import ClientOptions, SessionOptions
+from tgmembership_async.protocol.wire import Account, BotAccount
 from tgmembership_async.session import Session
 from tgmembership_async.values.secret import hides_arguments
+
+if TYPE_CHECKING:
+    from tgmembership_async.project.client import Project
 
 _BOT_ID: Final = f"{PREFIX}BOT_ID"
 _LONGEST_ID: Final = 19
@@ -34,6 +37,42 @@ def session(**options: Unpack[SessionOptions]) -> Session:
 def account() -> BotAccount:
     """Return the account of the bot in the environment. Raises UsageError where it is not valid."""
     return settings.account(**_credentials())
+
+
+def project_id() -> str | None:
+    """Return the project that `--project` or the chosen profile names, or None for a bot."""
+    found: str | None = click.get_current_context().find_root().params.get("project")
+    return found
+
+
+def project(number: str, **options: Unpack[ClientOptions]) -> "Project":
+    """Return a Project; its token is in the environment."""
+    from tgmembership_async.project.client import Project  # noqa: PLC0415 - most commands are for bots
+
+    arguments: dict[str, Any] = {**_project_credentials(number), **options}
+    return Project(**arguments)
+
+
+def project_account(number: str) -> Account:
+    """Return the account of a project. Raises UsageError where it is not valid."""
+    from tgmembership_async.project import account as accounts  # noqa: PLC0415 - most commands are for bots
+
+    given = _project_credentials(number)
+    return accounts.account(given["project_id"], given["token"], given.get("base_url", accounts.BASE_URL), "unknown")
+
+
+def client() -> "Session | Project":
+    """Return a Project if `--project` is given, otherwise a Session for the bot in the environment."""
+    number = project_id()
+    return session() if number is None else project(number)
+
+
+@hides_arguments
+def _project_credentials(number: str) -> dict[str, Any]:
+    from tgmembership_async.project.account import from_environment  # noqa: PLC0415 - most commands are for bots
+
+    fetch_key()
+    return from_environment(PREFIX, {**os.environ, f"{PREFIX}PROJECT_ID": number})
 
 
 @hides_arguments

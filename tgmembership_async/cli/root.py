@@ -46,9 +46,10 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "webhook": "Set or delete the webhook, print its events, verify and sign deliveries.",
     "worker": "Process the grants in a job queue on PostgreSQL.",
 }
-_ON_A_PROJECT: Final = ("access", "ban", "extend", "members", "remove", "unban")
+_OF_PROJECTS: Final = ("access", "ban", "extend", "members", "remove", "unban")
+_ON_A_PROJECT: Final = (*_OF_PROJECTS, "doctor", "webhook")
 _HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs from the command's
-    **dict.fromkeys(_ON_A_PROJECT, "project.command"),
+    **dict.fromkeys(_OF_PROJECTS, "project.command"),
     "bots": "bots.command",
     "demo": "demo.command",
     "desk": "desk.command",

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -163,9 +164,10 @@ class Project(Client):
         """
         wanted = None if plan_id is None else check_uuid("plan_id", plan_id)
         rows = self._all(endpoints.MEMBERSHIPS, {"user_id": user_id}, lambda row: row.membership_id, _PAGE)
-        async for membership in rows:
-            if wanted is None or (membership.plan_id or "").lower() == wanted:
-                yield membership
+        async with aclosing(rows):  # the caller may stop early
+            async for membership in rows:
+                if wanted is None or (membership.plan_id or "").lower() == wanted:
+                    yield membership
 
     async def extend_member(self, user_id: UserId, until: datetime) -> None:
         """Set the end of all memberships of a user to `until`, an aware time in the future.

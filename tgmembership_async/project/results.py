@@ -1,6 +1,6 @@
 """The accepted shapes and keys of the results of API v2, as tables. To accept one more key, add it to a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from tgmembership_async.project.models import (
@@ -23,7 +23,7 @@ from tgmembership_async.protocol.structuring.objects import (
     row_reader,
     take,
 )
-from tgmembership_async.protocol.structuring.results import ShapeError
+from tgmembership_async.protocol.structuring.results import Alternatives, ShapeError, alternatives
 from tgmembership_async.protocol.structuring.scalars import (
     Mismatch,
     boolean,
@@ -78,6 +78,14 @@ _PAYMENT_REQUEST: Final = (
     Column("settled_at", ("settled_at",), timestamp),
 )
 _COUPON: Final = (Column("is_valid", ("valid", "is_valid"), boolean),)
+EXPECTED: Final[Mapping[str, Alternatives]] = {
+    "plans": alternatives(_PLAN),
+    "users": alternatives(_USER),
+    "ban": alternatives(_USER),
+    "memberships": alternatives(_MEMBERSHIP),
+    "payment-requests": alternatives(_PAYMENT_REQUEST),
+}
+"""The fields of the objects in each list, with the possible keys of each field."""
 
 
 def _explained(read: Reader[T]) -> Callable[[Any], T]:

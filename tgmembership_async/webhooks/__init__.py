@@ -22,10 +22,12 @@ from tgmembership_async.webhooks.signature import Delivery, HeaderNames, Verifie
 if TYPE_CHECKING:
     from tgmembership_async.webhooks.inboxes.postgres import PostgresInbox
     from tgmembership_async.webhooks.inboxes.sqlite import SqliteInbox
+    from tgmembership_async.webhooks.joining import BalanceToppedUp, MembershipPaid, PaymentUnexplained
 
 __all__ = [
     "Answer",
     "Arrival",
+    "BalanceToppedUp",
     "CannotVerify",
     "Delivery",
     "Entry",
@@ -34,11 +36,13 @@ __all__ = [
     "HandlingPolicy",
     "HeaderNames",
     "Inbox",
+    "MembershipPaid",
     "MembershipTerminated",
     "MemoryReplay",
     "NotAuthentic",
     "OrderCompleted",
     "PaymentRequestCompleted",
+    "PaymentUnexplained",
     "PostgresInbox",
     "ProjectVerifier",
     "Receipt",
@@ -55,6 +59,10 @@ __all__ = [
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
-        {"webhooks.inboxes.postgres": ["PostgresInbox"], "webhooks.inboxes.sqlite": ["SqliteInbox"]},
+        {
+            "webhooks.inboxes.postgres": ["PostgresInbox"],
+            "webhooks.inboxes.sqlite": ["SqliteInbox"],
+            "webhooks.joining": ["BalanceToppedUp", "MembershipPaid", "PaymentUnexplained"],
+        },
         {"PostgresInbox": "postgres"},
     )

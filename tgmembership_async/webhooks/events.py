@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from attrs import field, frozen
 
@@ -31,7 +31,11 @@ class Event:
     `debug_id` is for the service's support team and not unique (*documented*). `fingerprint` identifies the event: a
     repeat has the same fingerprint, even if it was signed again. Use it as your idempotency key. `attempt` is the
     number, from 1, of this attempt to handle the event. `envelope` holds the undocumented fields of the body.
+
+    `needs_handler` is a fact of the class: True makes it a failed attempt if no handler takes the event.
     """
+
+    needs_handler: ClassVar[bool] = False
 
     name: str
     debug_id: str = ""
@@ -79,7 +83,9 @@ class MembershipTerminated(Event):
 class PaymentRequestCompleted(Event):
     """A payment request of API v2 was paid (`payment-request.completed`, *documented*), also that of a top-up.
 
-    It names neither user nor plan: fetch the payment request. A missing or unreadable field is None.
+    It names neither user nor plan. A Receiver with a `project` finds out, and hands on `MembershipPaid`,
+    `BalanceToppedUp` or `PaymentUnexplained` in its place; they are kinds of this event. A missing or unreadable field
+    is None.
     """
 
     payment_request_id: str | None = None

@@ -82,9 +82,10 @@ class Handlers:
         A handler that fails does not prevent the others from running.
         """
         takers = self.of(event)
+        finished, problems = set(done), list[str]()
         if not takers:
             self._report_missed(event)
-        finished, problems = set(done), list[str]()
+            problems += [f"no handler is registered for {type(event).__name__}"] if event.needs_handler else []
         for one in takers:
             if one.label in finished:
                 continue

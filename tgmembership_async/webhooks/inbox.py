@@ -15,7 +15,7 @@ class EntryStatus(StrEnum):
     """The status of a stored delivery."""
 
     STORED = "stored"
-    """Waiting for its handlers, for the first time or again."""
+    """Waiting for its handlers, for the first time or again, or for what its project does not tell yet."""
     PROCESSING = "processing"
     """Its handlers are running."""
     DONE = "done"
@@ -51,7 +51,8 @@ class Arrival:
 class Entry:
     """A stored delivery. `attempts` is the number of attempts, `handled` holds the labels of handlers that are done.
 
-    `due_at` is the time of the next attempt, `note` the problem of the last one. Times are aware UTC.
+    `due_at` is the time of the next attempt, `note` the problem of the last one. Times are aware UTC. `waits` is the
+    number of times that it waited for what its project did not tell yet; these are not attempts.
     """
 
     id: int
@@ -64,16 +65,22 @@ class Entry:
     due_at: datetime | None = None
     handled: frozenset[str] = field(default=frozenset(), repr=False)
     note: str = ""
+    waits: int = 0
 
 
 @frozen
 class Verdict:
-    """The result of one attempt at an entry. `due_at` is the time of the next attempt, if the status is `stored`."""
+    """The result of one attempt at an entry. `due_at` is the time of the next attempt, if the status is `stored`.
+
+    `attempts` and `waits` are the new numbers of the entry; None leaves them as they are.
+    """
 
     status: EntryStatus
     handled: frozenset[str] = frozenset()
     note: str = ""
     due_at: datetime | None = None
+    attempts: int | None = None
+    waits: int | None = None
 
 
 @runtime_checkable
@@ -119,7 +126,10 @@ class Inbox(Protocol):
         ...
 
     async def retry(self, entry_id: int) -> None:
-        """Store a dead, unreadable or repeated entry again, with 0 attempts. Raises UsageError for other entries."""
+        """Store a dead, unreadable or repeated entry again, with 0 attempts and waits.
+
+        Raises UsageError for other entries.
+        """
         ...
 
     async def drop(self, entry_id: int, reason: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from anyio.lowlevel import current_token
 
@@ -18,6 +18,9 @@ from tgmembership_async.webhooks.inbox import Arrival, EntryStatus, Inbox
 from tgmembership_async.webhooks.policy import HandlingPolicy
 from tgmembership_async.webhooks.replay import MemoryReplay
 from tgmembership_async.webhooks.worker import Worker
+
+if TYPE_CHECKING:
+    from tgmembership_async.webhooks.joining import PaymentJoin
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _CANCEL_TIMEOUT: Final = 2.0
@@ -72,10 +75,12 @@ class StoredIntake:
         handlers: Handlers,
         policy: HandlingPolicy,
         *,
+        join: "PaymentJoin | None" = None,
         background: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._inbox = inbox
+        self._join = join
         self._handlers = handlers
         self._policy = policy
         self._background = background
@@ -120,17 +125,23 @@ class StoredIntake:
         if self._worker is not None:
             msg = "this Receiver is open already"
             raise UsageError(msg)
-        if not self._inbox.is_open:
-            await self._inbox.open()
-            self._opened_inbox = True
+        try:
+            if not self._inbox.is_open:
+                await self._inbox.open()
+                self._opened_inbox = True
+            if self._join is not None:
+                await self._join.open()
+        except BaseException:
+            await self._close_opened()
+            raise
         self._loop = _running_loop()
-        self._worker = Worker(self._inbox, self._handlers, self._policy, clock=self._clock)
+        self._worker = Worker(self._inbox, self._handlers, self._policy, join=self._join, clock=self._clock)
         if self._background and (loop := asyncio_loop()) is not None:
             self._task = loop.create_task(self._worker.run(), name="tgmembership inbox")
             self._task.add_done_callback(_report)
 
     async def aclose(self) -> None:
-        """Wait at most `handler_timeout` seconds for running handlers, and close the inbox if it was opened here."""
+        """Wait at most `handler_timeout` seconds for running handlers, and close what was opened here."""
         worker, self._worker = self._worker, None
         task, self._task = self._task, None
         try:
@@ -138,6 +149,13 @@ class StoredIntake:
                 worker.end()
             if task is not None:
                 await _finish(task, self._policy.handler_timeout)
+        finally:
+            await self._close_opened()
+
+    async def _close_opened(self) -> None:
+        try:
+            if self._join is not None:
+                await self._join.aclose()
         finally:
             if self._opened_inbox:
                 self._opened_inbox = False

@@ -25,6 +25,9 @@ class HandlingPolicy:
     """Maximum wait between attempts."""
     handler_timeout: float = field(default=60.0)
     """Maximum duration of one handler for one event. After that the handler is cancelled, and has failed."""
+    max_waits: int = field(default=20)
+    """Maximum number of times that a payment waits for what its project does not tell yet. The waits grow as the
+    backoff does, to about one to two hours with the defaults. After that it is handled as `PaymentUnexplained`."""
     concurrency: int = field(default=16)
     """Maximum number of events of the inbox that are handled concurrently."""
     repeat_window: float = 3_600.0
@@ -37,10 +40,10 @@ class HandlingPolicy:
             seconds(name, getattr(self, name))
         if self.repeat_window != 0:
             seconds("repeat_window", self.repeat_window)
-        for name in ("max_attempts", "concurrency"):
+        for name, least in (("max_attempts", 1), ("concurrency", 1), ("max_waits", 0)):
             number: object = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                msg = f"{name} must be an int of at least 1, not {number!r:.80}"
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                msg = f"{name} must be an int of at least {least}, not {number!r:.80}"
                 raise UsageError(msg)
 
     def backoff(self, attempt: int, chance: float) -> float:

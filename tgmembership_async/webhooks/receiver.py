@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, TypeVar, overload
 
 from tgmembership_async.errors import NotAuthentic, Unreadable, UsageError
 from tgmembership_async.lifecycle import AsyncResource
@@ -13,7 +13,7 @@ from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver
 from tgmembership_async.webhooks.encodings import coding_of, decoded
-from tgmembership_async.webhooks.events import Event, read_event
+from tgmembership_async.webhooks.events import Event, PaymentRequestCompleted, read_event
 from tgmembership_async.webhooks.handlers import Handler, Handlers
 from tgmembership_async.webhooks.headers import HeadersLike
 from tgmembership_async.webhooks.inbox import Arrival, Inbox
@@ -27,6 +27,9 @@ from tgmembership_async.webhooks.signature import Delivery, Verifier
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from tgmembership_async.project.client import Project
+    from tgmembership_async.webhooks.joining import PaymentJoin
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _DEFAULT_POLICY: Final = HandlingPolicy()
@@ -48,6 +51,10 @@ class Receiver(AsyncResource):
     Without an inbox the Receiver need not be entered. Handlers run before the response. If one fails, the response is
     500, and the service repeats the delivery. `replay` remembers the handled deliveries in this process.
 
+    With a `project`, an inbox and a ProjectVerifier, each PaymentRequestCompleted is looked up: handlers get
+    MembershipPaid, BalanceToppedUp or PaymentUnexplained in its place. What the project does not tell yet is asked for
+    again, at most `policy.max_waits` times. The Receiver opens and closes the project unless it is open already.
+
     `max_body` is the maximum size of a body in bytes, compressed or not, `body_timeout` the maximum seconds for reading
     it; after that the response is 408. `probes=True` responds 200 to GET and HEAD and to an empty body: the service
     accepts a webhook URL only if it responds 200, and asks before there is a secret (*documented*). `clock` returns
@@ -59,6 +66,7 @@ class Receiver(AsyncResource):
         verifier: Verifier | ProjectVerifier,
         inbox: Inbox | None = None,
         *,
+        project: "Project | None" = None,
         policy: HandlingPolicy = _DEFAULT_POLICY,
         max_body: int = _MAX_BODY,
         body_timeout: float = _BODY_TIMEOUT,
@@ -79,12 +87,15 @@ class Receiver(AsyncResource):
         self._unverified = RefusalLog(what="answered 503, because they cannot be verified yet")
         self._handlers = Handlers()
         self._stored: StoredIntake | None = None
+        self._join = None if project is None else _join(project, verifier, inbox, policy)
         if inbox is None:
             if replay is None:
                 replay = MemoryReplay(keep=max(policy.repeat_window, 2 * verifier.tolerance))
             self._intake: DirectIntake | StoredIntake = DirectIntake(self._handlers, policy, replay)
         else:
-            self._stored = StoredIntake(inbox, self._handlers, policy, background=background, clock=clock)
+            self._stored = StoredIntake(
+                inbox, self._handlers, policy, join=self._join, background=background, clock=clock
+            )
             self._intake = self._stored
 
     def _shown(self) -> str:
@@ -99,8 +110,11 @@ class Receiver(AsyncResource):
 
         The function is called with the event. It is called again if it fails, or if the process dies while it runs: use
         `event.fingerprint` to recognise an event, and `event.attempt` to recognise the first attempt. Raises UsageError
-        if the function is not async.
+        if the function is not async, or for an event that needs a `project`.
         """
+        if self._join is None and _needs_project(what):
+            msg = f"{what.__name__} is found out by asking the project: pass project=Project(...) to the Receiver"
+            raise UsageError(msg)
 
         def register(handler: Handler[Any]) -> Handler[Any]:
             self._handlers.add(what, handler)
@@ -169,7 +183,7 @@ class Receiver(AsyncResource):
         return await respond(self, request)
 
     async def open(self) -> Self:
-        """Open the inbox, and begin to handle its entries. Raises UsageError if it is open, and errors of the inbox."""
+        """Open inbox and project, and begin to handle entries. Raises UsageError if open, and errors of the inbox."""
         if self._stored is not None:
             await self._stored.open()
         return self
@@ -190,6 +204,26 @@ class Receiver(AsyncResource):
         """Handle entries of the inbox when they are due, until the Receiver is closed. Start this in your own task."""
         if self._stored is not None:
             await self._stored.worker.run()
+
+
+def _needs_project(what: object) -> TypeGuard[type]:
+    return isinstance(what, type) and issubclass(what, PaymentRequestCompleted) and what is not PaymentRequestCompleted
+
+
+def _join(project: object, verifier: object, inbox: object, policy: HandlingPolicy) -> "PaymentJoin":
+    from tgmembership_async.project.client import Project  # noqa: PLC0415 - loaded on use
+    from tgmembership_async.webhooks.joining import PaymentJoin  # noqa: PLC0415
+
+    if not isinstance(project, Project):
+        msg = f"project must be a Project, not {type(project).__name__}"
+        raise UsageError(msg)
+    if inbox is None or not isinstance(verifier, ProjectVerifier):
+        msg = "a Receiver with a project needs an inbox, where payments wait, and a ProjectVerifier"
+        raise UsageError(msg)
+    if verifier.project_id is not None and verifier.project_id.lower() != project.project_id:
+        msg = "the ProjectVerifier and the Project are of different projects"
+        raise UsageError(msg)
+    return PaymentJoin(project, timeout=policy.handler_timeout)
 
 
 def _check(verifier: object, inbox: object, policy: object, max_body: object) -> None:

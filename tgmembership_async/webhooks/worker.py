@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import random
-from typing import Final
+from typing import Final, Protocol
 
 from anyio import Event as Signal
 from anyio import create_task_group, get_cancelled_exc_class, move_on_after, sleep
@@ -18,7 +18,7 @@ from tgmembership_async.errors import StorageError, TGMembershipError, Unreadabl
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.storage.until_stored import until_stored
-from tgmembership_async.webhooks.events import read_event
+from tgmembership_async.webhooks.events import Event, read_event
 from tgmembership_async.webhooks.handlers import Handlers, HandlingResult
 from tgmembership_async.webhooks.inbox import Entry, EntryStatus, Inbox, Verdict
 from tgmembership_async.webhooks.policy import HandlingPolicy
@@ -30,6 +30,14 @@ _LONGEST_PAUSE: Final = 30.0
 _PURGE_INTERVAL: Final = 3_600.0
 
 
+class Join(Protocol):
+    """Finds out about an event what its delivery does not say."""
+
+    async def explain(self, event: Event, *, may_wait: bool) -> Event | str:
+        """Return the event to handle, or if `may_wait`, possibly the reason why it must wait."""
+        ...
+
+
 class Worker:
     """Processes due entries of an inbox. `clock` returns unix seconds, `chance` a number from 0 to 1."""
 
@@ -39,12 +47,14 @@ class Worker:
         handlers: Handlers,
         policy: HandlingPolicy,
         *,
+        join: Join | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random,
     ) -> None:
         self._inbox = inbox
         self._handlers = handlers
         self._policy = policy
+        self._join = join
         self._clock = clock
         self._chance = chance
         self._wake_up: Signal | None = None
@@ -131,12 +141,27 @@ class Worker:
         except Unreadable as error:
             return Verdict(EntryStatus.UNREADABLE, note=str(error))
         try:
-            result = await self._handlers.dispatch(event, timeout=self._policy.handler_timeout, done=entry.handled)
+            explained = await self._explained(entry, event)
+            if isinstance(explained, str):
+                return self._waiting(entry, explained)
+            result = await self._handlers.dispatch(explained, timeout=self._policy.handler_timeout, done=entry.handled)
         except get_cancelled_exc_class():
             if not is_stray_cancellation():
                 raise
             result = HandlingResult(entry.handled, ("a handler raised a cancellation that nobody requested",))
         return self._verdict(entry, result)
+
+    async def _explained(self, entry: Entry, event: Event) -> Event | str:
+        if self._join is None:
+            return event
+        return await self._join.explain(event, may_wait=entry.waits < self._policy.max_waits)
+
+    def _waiting(self, entry: Entry, reason: str) -> Verdict:
+        """Return the verdict on an entry that waits, which is no attempt: no handler has run."""
+        waits = entry.waits + 1
+        due_at = self._now() + timedelta(seconds=self._policy.backoff(waits, self._chance()))
+        note = f"waits for its payment: {reason}"
+        return Verdict(EntryStatus.STORED, entry.handled, note, due_at, attempts=entry.attempts - 1, waits=waits)
 
     def _verdict(self, entry: Entry, result: HandlingResult) -> Verdict:
         note = "; ".join(result.problems)

@@ -112,7 +112,8 @@ def test_rejected_credentials_end_it_early(service: FakeService, monkeypatch: py
     checks = found(done)
     assert checks["credentials"]["state"] == "failed"
     assert checks["countOrders"]["told"] == "Unauthorized: 401 wrong bot id or API key"
-    assert service.count_requests() == 1
+    assert [(request.verb, request.method) for request in service.requests] == [("GET", "countOrders"), ("GET", "bot")]
+    assert "v1 at 127.0.0.1:" in checks["generation"]["told"]
 
 
 def test_missing_credentials_are_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:

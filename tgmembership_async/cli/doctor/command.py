@@ -3,17 +3,21 @@
 import logging
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import click
 from attrs import asdict, fields, mutable
 
-from tgmembership_async.cli.bots.profiles import CHOSEN, profile
-from tgmembership_async.cli.credentials import account, session
+from tgmembership_async.cli.bots.profiles import CHOSEN, PREFIX, profile
+from tgmembership_async.cli.credentials import account, project, project_account, project_id, session
+from tgmembership_async.cli.doctor.delivery import check_delivery
+from tgmembership_async.cli.doctor.generations import READS, Place, Read, check_generation
 from tgmembership_async.cli.doctor.ledger import check_ledger
 from tgmembership_async.cli.doctor.network import Check, check_clock, check_network
 from tgmembership_async.cli.doctor.shapes import field_name, shape_of
@@ -29,11 +33,12 @@ from tgmembership_async.errors import (
     UsageError,
 )
 from tgmembership_async.middleware import Next
-from tgmembership_async.protocol.endpoints import ENDPOINTS, Endpoint
+from tgmembership_async.project.client import Project
+from tgmembership_async.protocol.endpoints import GENERATIONS
 from tgmembership_async.protocol.envelope import Envelope, printable
 from tgmembership_async.protocol.retry import RetryPolicy
 from tgmembership_async.protocol.structuring.results import ShapeError
-from tgmembership_async.protocol.wire import Request, Response, Safety
+from tgmembership_async.protocol.wire import Account, Request, Response
 from tgmembership_async.session import Session
 from tgmembership_async.version import __version__
 
@@ -43,6 +48,7 @@ Examples:
   tgmembership doctor
   tgmembership --env-file .env doctor --format table > report.txt
   tgmembership doctor --format json
+  tgmembership --project ID doctor --delivery body.json --headers headers.txt --secret-file project.secret
 
 \b
 Exit code:
@@ -51,22 +57,32 @@ Exit code:
   5  the credentials were rejected
 """
 _STYLES: Final[Mapping[str, str]] = {"ok": "green", "note": "yellow", "failed": "bold red", "skipped": "dim"}
-_READS: Final = tuple(endpoint for endpoint in ENDPOINTS if endpoint.safety is Safety.SAFE)
 _DEADLINE: Final = 20.0
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("doctor", epilog=_EPILOG)
+@click.option("--delivery", type=_FILE, help="File with the body of a webhook delivery, to be verified, too.")
+@click.option("--headers", type=_FILE, help="File with the headers of that delivery: lines of `Name: value`, or JSON.")
+@click.option("--secret-file", type=_FILE, help="File with the webhook secret. [env var: TGMEMBERSHIP_WEBHOOK_SECRET]")
 @format_option
-def command(*, form: Format) -> None:
+def command(*, delivery: Path | None, headers: Path | None, secret_file: Path | None, form: Format) -> None:
     """Check ledger, credentials, proxy, host, TLS, clock and the shape of every reply. Nothing is changed.
+
+    If the credentials are not accepted, the other generations of the API and the service's other host are asked, and
+    the report says where they belong. With --project ID, a project of API v2 is checked.
 
     For each method the report lists the fields of the reply with the types of their values, the fields that are
     missing (-) and those unknown to this package (+). The report contains no API key, and no name, link or number of
     your customers, so you can paste it into a bug ticket.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
-    doctor = Doctor()
-    checks = list(doctor.checks())
+    delivered = list(check_delivery(delivery, headers, secret_file))  # first, for it may raise UsageError
+    doctor = Doctor(project_id())
+    checks = [*doctor.checks(), *delivered]
     if resolved(form) == "table":
         _show(checks)
     else:
@@ -80,10 +96,12 @@ def command(*, form: Format) -> None:
 
 @mutable
 class Doctor:
-    """One run of all checks. `rejected` is True after the service rejected the credentials."""
+    """One run of all checks, of a bot or a project. `rejected` is True after the credentials were rejected."""
 
+    _project_id: str | None = None
     rejected: bool = False
     _unreachable: bool = False
+    _refusal: str | None = None
     _last: Response | None = None
     _seen_at: datetime | None = None
 
@@ -93,32 +111,40 @@ class Doctor:
         yield from _chosen()
         yield from check_ledger()
         try:
-            bot = account()
+            found = account() if self._project_id is None else project_account(self._project_id)
         except UsageError as error:
-            yield Check("credentials", "failed", str(error))
+            yield Check("credentials", "failed", f"{error}{_of_a_project(self._project_id)}")
             return
-        yield from check_network(bot)
-        replies = anyio.run(self._ask_all)
-        yield self._credentials(replies)
+        yield from check_network(found)
+        configured = _configured(found, self._project_id)
+        replies = anyio.run(self._ask_all, configured)
+        credentials = self._credentials(replies)
+        yield credentials
+        if credentials.state == "ok" or self._refusal is not None:
+            refusal = None if credentials.state == "ok" else self._refusal
+            last = self._last, self._seen_at  # of the configured place
+            yield anyio.run(check_generation, configured, refusal, self._project_id, self._record, self._why)
+            self._last, self._seen_at = last
         yield check_clock(
             None if self._last is None else self._last.headers.get("date"), self._seen_at or datetime.now(UTC)
         )
         yield from self._envelope()
         yield from replies
 
-    async def _ask_all(self) -> list[Check]:
+    async def _ask_all(self, configured: Place) -> list[Check]:
         checks: list[Check] = []
         options: dict[str, Any] = {
             "deadline": _DEADLINE,
             "retry": RetryPolicy(attempts=2),
             "attempt_middleware": [self._record],
         }
-        async with session(**options) as tg:
-            for endpoint in _READS:
+        client = session(**options) if self._project_id is None else project(self._project_id, **options)
+        async with client:
+            for read in READS[configured.generation]:
                 if self.rejected or self._unreachable:
-                    checks.append(Check(endpoint.method, "skipped", "no other call would succeed either"))
+                    checks.append(Check(read.endpoint.method, "skipped", "no other call would succeed either"))
                 else:
-                    checks.append(await self._ask(tg, endpoint))
+                    checks.append(await self._ask(client, read))
         return checks
 
     async def _record(self, request: Request, call_next: Next) -> Response:
@@ -126,14 +152,17 @@ class Doctor:
         self._seen_at = datetime.now(UTC)
         return self._last
 
-    async def _ask(self, tg: Session, endpoint: Endpoint[Any]) -> Check:
+    async def _ask(self, client: Session | Project, read: Read) -> Check:
+        endpoint = read.endpoint
         try:
-            reply = await tg.call(endpoint.method)
+            reply = await read.call(client)
         except CallError as error:
             self.rejected = isinstance(error, Unauthorized)
             self._unreachable = isinstance(error, NotSent | DeadlineExceeded)
-            return Check(endpoint.method, "failed", self._why(error))
-        shape = shape_of(endpoint.method, reply.result)
+            why = self._why(error)
+            self._refusal = None if self._unreachable else self._refusal or why
+            return Check(endpoint.method, "failed", why)
+        shape = shape_of(endpoint.method, reply.result, read.expected)
         text = f"{shape.text}, in {1000 * reply.elapsed:.0f} ms"
         try:
             endpoint.read(reply.result)
@@ -174,6 +203,22 @@ class Doctor:
         names = ("ok", *(name for name, value in known.items() if value is not None), *new)
         text = f"HTTP {self._last.status}, code {envelope.code}; fields {', '.join(names)}"
         yield Check("envelope", "note" if new else "ok", text, new=new)
+
+
+def _configured(account: Account, project_id: str | None) -> Place:
+    """Return the generation and the base URL of the settings."""
+    if project_id is not None:
+        return Place("v2", account.base_url)
+    api = next(api for api in GENERATIONS.values() if api.dialect is account.dialect)
+    return Place(api.name, account.base_url.removesuffix(api.prefix))
+
+
+def _of_a_project(project_id: str | None) -> str:
+    """Return advice for settings of a project without `--project`."""
+    given = (os.environ.get(f"{PREFIX}{name}", "") for name in ("BOT_ID", "PROJECT_ID"))
+    if project_id is None and any(_UUID.fullmatch(text.strip()) for text in given):
+        return ". There is the id of a project, which is a UUID: use tgmembership --project ID doctor"
+    return ""
 
 
 def _versions() -> Check:

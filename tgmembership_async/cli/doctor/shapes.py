@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from tgmembership_async.protocol.structuring import scalars
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
-from tgmembership_async.protocol.structuring.results import BY_KEY, EXPECTED
+from tgmembership_async.protocol.structuring.results import BY_KEY, EXPECTED, Alternatives
 
 _NAME: Final = re.compile(r"(?=.{1,40}$)[A-Za-z]+(?:[_-]?[A-Za-z]+)*(?:_?[0-9]{1,3})?")
 _NAMELESS: Final = "(key that is not a field name)"
@@ -57,9 +57,9 @@ def _reads(read: Any, value: object) -> bool:
     return True
 
 
-def shape_of(method: str, result: Any) -> Shape:
+def shape_of(method: str, result: Any, expected: Mapping[str, Alternatives] = EXPECTED) -> Shape:
     """Return the shape of a result, compared to the fields that this package expects of the method."""
-    known = EXPECTED.get(method, ())
+    known = expected.get(method, ())
     if is_array(result) and result:
         if all(map(is_object, result)):
             return _compared("array of objects", result, known)

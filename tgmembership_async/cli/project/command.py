@@ -1,6 +1,5 @@
 """`members` and `access`, for a bot or a project, and `extend`, `remove`, `ban` and `unban`, for a project only."""
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -9,15 +8,14 @@ import anyio
 import click
 
 from tgmembership_async.access import Access, AccessCheck
-from tgmembership_async.cli.bots.profiles import PREFIX, fetch_key
-from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.bots.profiles import PREFIX
+from tgmembership_async.cli.credentials import client, project, project_id
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.cli.time_arguments import option as time_option
 from tgmembership_async.errors import UsageError
 from tgmembership_async.project import Membership, Project
-from tgmembership_async.project.account import from_environment
 from tgmembership_async.session import Session
 from tgmembership_async.values.models import Subscriber
 
@@ -28,29 +26,12 @@ Examples:
 """
 
 
-def _project_id() -> str | None:
-    found: str | None = click.get_current_context().find_root().params.get("project")
-    return found
-
-
-def _project(project_id: str) -> Project:
-    fetch_key()
-    arguments = from_environment(PREFIX, {**os.environ, _ID: project_id})
-    return Project(**arguments)
-
-
-def _client() -> Session | Project:
-    """Return a Project if `--project` is given, otherwise a Session for the bot in the environment."""
-    project_id = _project_id()
-    return session() if project_id is None else _project(project_id)
-
-
 def _project_only() -> Project:
-    project_id = _project_id()
-    if project_id is None:
+    number = project_id()
+    if number is None:
         msg = "only projects of API v2 can do this: put --project ID before the command"
         raise UsageError(msg)
-    return _project(project_id)
+    return project(number)
 
 
 def _examples(*lines: str) -> str:
@@ -65,7 +46,7 @@ def members(*, user_id: int | None, form: Format) -> None:
 
     Times are in UTC.
     """
-    anyio.run(_members, _client(), user_id, form)
+    anyio.run(_members, client(), user_id, form)
 
 
 async def _members(client: Session | Project, user_id: int | None, form: Format) -> None:
@@ -88,8 +69,8 @@ def access(*, user: int, plan_id: str | None, form: Format) -> None:
 
     The exit code is 0 with access and 3 without.
     """
-    plan = int(plan_id) if plan_id is not None and _project_id() is None and plan_id.isdecimal() else plan_id
-    found: Access = anyio.run(_access, _client(), user, plan)
+    plan = int(plan_id) if plan_id is not None and project_id() is None and plan_id.isdecimal() else plan_id
+    found: Access = anyio.run(_access, client(), user, plan)
     plans = sorted(found.plans, key=str)
     write_one(form, {"allowed": found.allowed, "plans": plans, "expires_at": found.expires_at})
     if not found:

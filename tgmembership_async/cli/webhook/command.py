@@ -14,16 +14,17 @@ from typing import IO, Any, Final, TypeVar, cast
 import anyio
 import click
 
-from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.credentials import client, project_id, session
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.output import Format, format_option, note, write_one
-from tgmembership_async.cli.webhook.view import fields_of, header_advice
+from tgmembership_async.cli.webhook.verifier import AnyVerifier
+from tgmembership_async.cli.webhook.view import fields_of
 from tgmembership_async.errors import UsageError, WebhookError
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 from tgmembership_async.settings import secret_in
 from tgmembership_async.values.models import Webhook
 from tgmembership_async.values.secret import Secret
-from tgmembership_async.webhooks import Verifier, sign
+from tgmembership_async.webhooks import sign
 from tgmembership_async.webhooks.events import read_event
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,7 +68,7 @@ def _secret_file(*, exists: bool) -> Callable[[F], F]:
 @click.option("--force", is_flag=True, help="Do not ask before the secret of the reply is thrown away.")
 @format_option
 def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> None:
-    """Set the bot's webhook to URL, in place of any other.
+    """Set the bot's webhook to URL, in place of any other; with --project ID, add one to the project.
 
     The service accepts URL only if URL answers a probe with 200, and sends the probe before there is a secret. Let your
     Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file. Without
@@ -100,7 +101,7 @@ def _is_interactive() -> bool:
 
 
 async def _set(url: str) -> Webhook:
-    async with session() as tg:
+    async with client() as tg:
         return await tg.set_webhook(url)
 
 
@@ -126,6 +127,9 @@ def _new_file(path: Path) -> Generator[IO[str]]:
 @command.command("delete", epilog=_example("webhook delete"))
 def delete() -> None:
     """Delete the bot's webhook."""
+    if project_id() is not None:
+        msg = "how to delete a project's webhook is not documented: look in the project's dashboard"
+        raise UsageError(msg)
     anyio.run(_delete)
     note("The bot's webhook is deleted.")
 
@@ -148,14 +152,14 @@ async def _delete() -> None:
 )
 @_secret_file(exists=True)
 def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -> None:
-    """Receive deliveries and print each event as a line of JSON.
+    """Receive deliveries of a bot or a project and print each event as a line of JSON.
 
     The headers of signature and nonce, and the reason for each refused request, go to stderr. GET, HEAD and requests
     with an empty body are answered with 200, so that the service accepts the URL. Nothing is stored. Ctrl-C ends it.
     """
     from tgmembership_async.cli.webhook.listen import listen_until_interrupted  # noqa: PLC0415 - imports a web server
 
-    secret = None if url is not None and secret_file is None else _secret(secret_file)
+    secret = None if url is not None and secret_file is None else secret_of(secret_file)
     listen_until_interrupted(host, port, secret, url)
 
 
@@ -182,20 +186,23 @@ def verify(
 ) -> None:
     """Verify the signature of a delivery and print its event.
 
+    Deliveries of API v2 are verified with both readings of the secret, and the right one is told.
+
     BODY is a file, or - for stdin. Exit code 1: the delivery is not authentic, or not an event.
     """
-    verifier = Verifier(_secret(secret_file), tolerance=max_age or _ANY_AGE)
+    verifier = AnyVerifier(secret_of(secret_file), tolerance=max_age or _ANY_AGE)
     try:
-        delivery = verifier.verify(_headers(headers.read()), body.read())
+        delivery = verifier.verify(headers_of(headers.read()), body.read())
         event = read_event(delivery, delivery.signed_at)
     except WebhookError as error:
         note(f"{type(error).__name__}: {error}")
         raise SystemExit(Exit.FAILED) from None
-    note(header_advice(verifier))
+    note(verifier.advice)
     write_one(form, fields_of(event))
 
 
-def _headers(text: bytes) -> list[tuple[str, str]]:
+def headers_of(text: bytes) -> list[tuple[str, str]]:
+    """Return the headers in a file: lines of `Name: value`, or JSON."""
     try:
         read: Any = json.loads(text)
     except ValueError:
@@ -231,11 +238,12 @@ def sign_(
         raise UsageError(msg)
     drawn = None if later_generation else nonce or secrets.token_hex(8)
     at = time.time() if timestamp is None else timestamp
-    for name, value in sign(_secret(secret_file), body.read(), nonce=drawn, timestamp=at).items():
+    for name, value in sign(secret_of(secret_file), body.read(), nonce=drawn, timestamp=at).items():
         sys.stdout.write(f"{name}: {value}\n")
 
 
-def _secret(path: Path | None) -> Secret:
+def secret_of(path: Path | None) -> Secret:
+    """Return the webhook secret in a file, or in the environment without one."""
     if path is not None:
         return secret_in(path, str(path))
     if not os.environ.get(_ENVIRONMENT):

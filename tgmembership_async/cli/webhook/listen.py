@@ -7,11 +7,12 @@ from importlib.util import find_spec
 
 import click
 
-from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.credentials import client
 from tgmembership_async.cli.grant_lines import json_text
 from tgmembership_async.cli.output import note
 from tgmembership_async.cli.serving import bound, serve
-from tgmembership_async.cli.webhook.view import fields_of, header_advice
+from tgmembership_async.cli.webhook.verifier import AnyVerifier
+from tgmembership_async.cli.webhook.view import fields_of
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.values.secret import Secret
@@ -24,19 +25,20 @@ class Listener(Receiver):
 
     def __init__(self, secret: Secret | None) -> None:
         # Until the secret is known, deliveries are answered as with an empty file: 503, so that they are sent again.
-        super().__init__(Verifier.from_file(os.devnull) if secret is None else Verifier(secret), probes=True)
+        super().__init__(Verifier.from_file(os.devnull) if secret is None else AnyVerifier(secret), probes=True)
         self.on(Event)(_show)
-        self._printed: object = None
+        self._printed = ""
 
     async def handle(self, headers: HeadersLike, body: bytes) -> Answer:
         """Answer as a Receiver does, and print the reason for a refusal."""
         pairs = flat(headers)
         answer = await super().handle(pairs, body)
-        if answer.status == 401:  # noqa: PLR2004 - HTTP's own number
-            note(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}")
-        elif isinstance(self.verifier, Verifier) and self.verifier.found != self._printed:
-            self._printed = self.verifier.found
-            note(header_advice(self.verifier))
+        if isinstance(self.verifier, AnyVerifier):
+            if answer.status in (401, 503):
+                note(f"Refused: {self._why(pairs, body)}. Headers: {_names(pairs)}")
+            elif self.verifier.advice != self._printed:
+                self._printed = self.verifier.advice
+                note(self._printed)
         return answer
 
     def _why(self, pairs: list[tuple[str, str]], body: bytes) -> str:
@@ -76,10 +78,10 @@ def listen_until_interrupted(host: str, port: int, secret: Secret | None, url: s
 
 
 async def _set_webhook(listener: Listener, url: str) -> None:
-    async with session() as tg:
+    async with client() as tg:
         webhook = await tg.set_webhook(url)
     if webhook.secret is not None:
-        listener.verifier = Verifier(webhook.secret)
+        listener.verifier = AnyVerifier(webhook.secret)
         note(f"The webhook is set to {url}, and its secret is known.")
     else:
         note(f"The webhook is set to {url}. The reply contained no secret: start again with --secret-file.")

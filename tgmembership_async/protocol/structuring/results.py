@@ -81,7 +81,8 @@ _SECRET: Final = ("secret", "webhook_secret")
 Alternatives = tuple[tuple[str, ...], ...]
 
 
-def _keys(columns: Sequence[Column]) -> Alternatives:
+def alternatives(columns: Sequence[Column]) -> Alternatives:
+    """Return the possible keys of each column."""
     money = any(isinstance(column, MoneyColumn) for column in columns)
     return (*(column.keys for column in columns), *(((CURRENCY,),) if money else ()))
 
@@ -89,11 +90,11 @@ def _keys(columns: Sequence[Column]) -> Alternatives:
 EXPECTED: Final[Mapping[str, Alternatives]] = {
     "countOrders": (_TOTAL,),
     "countUsers": (_TOTAL,),
-    "getPlans": _keys(_PLAN),
+    "getPlans": alternatives(_PLAN),
     "getRevenue": (_AMOUNT, (CURRENCY,)),
-    "getSubscribers": _keys(_SUBSCRIBER),
-    "mostPopularPaymentMethods": _keys(_PAYMENT_METHOD),
-    "plansPerformance": _keys(_PERFORMANCE),
+    "getSubscribers": alternatives(_SUBSCRIBER),
+    "mostPopularPaymentMethods": alternatives(_PAYMENT_METHOD),
+    "plansPerformance": alternatives(_PERFORMANCE),
 }
 """The fields of the objects in the result of each read method, with the possible keys of each field."""
 BY_KEY: Final = frozenset({"getRevenue", "mostPopularPaymentMethods", "plansPerformance"})

@@ -20,7 +20,7 @@ from tgmembership_async.webhooks.signature import Delivery
 
 T = TypeVar("T")
 COLUMNS: Final = (
-    "id, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note"
+    "id, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, handled, note, waits"
 )
 
 _COMPONENT: Final = "inbox"
@@ -95,6 +95,8 @@ class DatabaseInbox(AsyncResource, Generic[S]):
             "handled": json.dumps(sorted(verdict.handled)),
             "note": storable(verdict.note),
             "due_at": None if verdict.due_at is None else self._dialect.stored_time(verdict.due_at),
+            "attempts": verdict.attempts,
+            "waits": verdict.waits,
         }
         settle = self._dialect.settle
         if not await self._write(lambda connection: connection.execute(settle, values).rowcount, receives=True):
@@ -116,7 +118,7 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         return await self._read(partial(self._page, values={"states": states, "after": after, "limit": limit}))
 
     async def retry(self, entry_id: int) -> None:
-        """Store a dead, unreadable or repeated entry again, with 0 attempts.
+        """Store a dead, unreadable or repeated entry again, with 0 attempts and waits.
 
         The process that handles the inbox notices this within a minute. Raises UsageError if the entry does not exist
         or has another status.
@@ -216,7 +218,7 @@ class DatabaseInbox(AsyncResource, Generic[S]):
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         number, status, signed_at, nonce, body, digest, received_at, name, fingerprint, attempts, due_at, *rest = row
-        handled, note = rest
+        handled, note, waits = rest
         time = self._dialect.loaded_time
         return Entry(
             id=number,
@@ -229,4 +231,5 @@ class DatabaseInbox(AsyncResource, Generic[S]):
             due_at=None if due_at is None else time(due_at),
             handled=frozenset(json.loads(handled)),
             note=note,
+            waits=waits,
         )

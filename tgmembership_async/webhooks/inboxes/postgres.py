@@ -59,6 +59,7 @@ INBOX: Final = Component(
             "CREATE INDEX tgm_delivery_purged_event ON tgm_delivery_purged (fingerprint, received_at)",
         ),
         (binding_table("inbox"),),
+        ("ALTER TABLE tgm_delivery ADD COLUMN waits integer NOT NULL DEFAULT 0 CHECK (waits >= 0)",),
     ),
 )
 _INSERT: Final = """
@@ -116,14 +117,15 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
         """,  # noqa: S608 - constants
         retry="""
             UPDATE tgm_delivery
-            SET status = 'stored', attempts = 0, due_at = received_at, worker = NULL, claim = NULL
+            SET status = 'stored', attempts = 0, waits = 0, due_at = received_at, worker = NULL, claim = NULL
             WHERE id = %(id)s AND status IN ('dead', 'unreadable', 'repeat')
         """,
         # The same verdict a second time is not an error: it was committed, and then the connection was lost.
         drop="UPDATE tgm_delivery SET status = 'done', note = %(note)s WHERE id = %(id)s AND status = 'dead'",
         settle="""
             UPDATE tgm_delivery
-            SET status = %(status)s, handled = %(handled)s, note = %(note)s, due_at = %(due_at)s
+            SET status = %(status)s, handled = %(handled)s, note = %(note)s, due_at = %(due_at)s,
+                attempts = coalesce(%(attempts)s, attempts), waits = coalesce(%(waits)s, waits)
             WHERE id = %(id)s AND status IN ('processing', %(status)s) AND worker = %(worker)s
         """,
         purge=(

@@ -55,6 +55,7 @@ INBOX: Final = Component(
             "CREATE INDEX delivery_purged_event ON delivery_purged (fingerprint, received_at)",
         ),
         (binding_table("inbox"),),
+        ("ALTER TABLE delivery ADD COLUMN waits INTEGER NOT NULL DEFAULT 0 CHECK (waits >= 0)",),
     ),
 )
 _FIND: Final = """
@@ -105,12 +106,13 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             ORDER BY id LIMIT :limit
         """,  # noqa: S608 - constants
         retry="""
-            UPDATE delivery SET status = 'stored', attempts = 0, due_at = received_at
+            UPDATE delivery SET status = 'stored', attempts = 0, waits = 0, due_at = received_at
             WHERE id = :id AND status IN ('dead', 'unreadable', 'repeat')
         """,
         drop="UPDATE delivery SET status = 'done', note = :note WHERE id = :id AND status = 'dead'",
         settle="""
-            UPDATE delivery SET status = :status, handled = :handled, note = :note, due_at = :due_at
+            UPDATE delivery SET status = :status, handled = :handled, note = :note, due_at = :due_at,
+                attempts = coalesce(:attempts, attempts), waits = coalesce(:waits, waits)
             WHERE id = :id AND status = 'processing'
         """,
         purge=(
