@@ -274,7 +274,7 @@ class Progress:
 class Request:
     """A request as middleware sees it. Use `attrs.evolve` for a changed copy.
 
-    `path` is the path of the method where it is not `method` itself, but has ids in it.
+    `path` is the path of the method if it contains ids, so that it differs from `method`.
     """
 
     method: str
