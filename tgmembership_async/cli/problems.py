@@ -1,4 +1,4 @@
-"""What went wrong in a long command, grouped by reason: a table on stderr, if that is a terminal."""
+"""Collect the failures of a long command by reason, and print them as a table if stderr is a terminal."""
 
 import re
 import sys

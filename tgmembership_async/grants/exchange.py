@@ -1,4 +1,4 @@
-"""The exchange for one ref: what its outcome means for the row, and what several callers of the ref share."""
+"""The exchange for one ref: the status that follows from its outcome, and its result for concurrent callers."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -48,7 +48,7 @@ def settlement_of(error: CallError) -> Settlement:
 
 @mutable(eq=False)
 class Shared:
-    """What the callers of one ref wait for: the outcome of its exchange, a Grant or an exception.
+    """The result of an exchange, a Grant or an exception, for which all concurrent callers of a ref wait.
 
     `may_wait` tells whether to keep waiting for another worker's exchange.
     """
