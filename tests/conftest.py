@@ -15,7 +15,6 @@ from zlib import crc32
 import anyio
 import pytest
 import trustme
-from ask import ADDRESS
 from canary_watch import (
     pytest_runtest_call,
     pytest_runtest_makereport,
@@ -23,6 +22,7 @@ from canary_watch import (
     pytest_runtest_teardown,
     pytest_warning_recorded,
 )
+from fork_request import ADDRESS
 from forked import CAN_FORK, COMMANDS, Forks
 from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler

@@ -24,7 +24,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any, Final, Self
 
-from ask import ask
+from fork_request import ask
 
 HERE: Final = Path(__file__).parent
 COMMANDS: Final = (

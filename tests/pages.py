@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from ask import ADDRESS
 from attrs import Factory, frozen, mutable
+from fork_request import ADDRESS
 from ports import free_port
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
@@ -28,7 +28,7 @@ _FILE: Final = re.compile(r"(?:^|[Ss]ave (?:this|it) as\s+)`([\w.]+\.\w+)`")
 _SERVES: Final = re.compile(r"tgmembership (fake|webhook listen)\b")
 _PORT: Final = re.compile(r"\b(8000|8080)\b")
 _PROMPTLY: Final = 60
-_ASK: Final = Path(__file__).with_name("ask.py")
+_ASK: Final = Path(__file__).with_name("fork_request.py")
 _COMMANDS: Final = {"tgmembership": "tgmembership_async.cli", "procrastinate": "procrastinate"}
 
 

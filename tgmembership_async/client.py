@@ -1,4 +1,4 @@
-"""What the clients of all generations of the API have in common: lifecycle, views with other options, and the chain."""
+"""The base of the clients of all API generations: lifecycle, views with other options, and the middleware chain."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -36,7 +36,7 @@ def is_stray_cancellation() -> bool:
 async def repeat_cancellation() -> None:
     """Raise the cancellation of the current task that a cancel scope took for its own, if there was one.
 
-    anyio does so where its deadline and `task.cancel()` meet in one step of the event loop.
+    anyio does so if its deadline and `task.cancel()` meet in one step of the event loop.
     """
     await checkpoint()  # the cancellation of an outer scope
     try:

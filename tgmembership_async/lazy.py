@@ -20,7 +20,7 @@ _ROOT: Final = __name__.rpartition(".")[0]
 
 
 def load(home: str, name: str, extra: str | None = None) -> object:
-    """Return a name of a module below the package; UsageError where the extra that the module needs is missing."""
+    """Return a name of a module below the package; UsageError if the extra that the module needs is missing."""
     try:
         return getattr(import_module(f"{_ROOT}.{home}"), name)
     except ImportError as error:  # psycopg without libpq is an ImportError, and the extra brings libpq

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from in_process import run
 
 from tgmembership_async.cli.exit_codes import MEANINGS, Exit
 from tgmembership_async.cli.root import command
@@ -33,10 +34,6 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
         for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": ""}.items():
             monkeypatch.setenv(name, value)
         yield service
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, list(map(str, arguments)))
 
 
 def stdout_of(*arguments: object) -> str:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from canary import CANARY_KEY
-from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
 from forked import Forked
+from in_process import run
 
-from tgmembership_async.cli.root import command
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.testing.fake.server import FakeServer
 
@@ -29,10 +28,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[FakeServer]:
     with serve(FakeService(api_key=CANARY_KEY)) as running:
         yield running
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, list(map(str, arguments)))
 
 
 def test_a_file_of_variables_overrides_the_environment(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import run
 
 from tgmembership_async.cli.ledger_option import Server, check_there
 from tgmembership_async.cli.output import hint, writing
 from tgmembership_async.cli.provision.summary import sentences
-from tgmembership_async.cli.root import command
 from tgmembership_async.errors import OutcomeUnknown, UsageError
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
 from tgmembership_async.grants.provisioning import Summary
@@ -31,10 +31,6 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
         for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": ""}.items():
             monkeypatch.setenv(name, value)
         yield server.service
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, list(map(str, arguments)))
 
 
 def check_harmless(done: Result) -> None:

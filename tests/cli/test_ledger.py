@@ -9,13 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from click.testing import CliRunner, Result
 from command_line import tgmembership
+from in_process import run
 from own_schema import own_schema
 
 from tgmembership_async import PostgresGate
 from tgmembership_async.cli.ledger_option import Server
-from tgmembership_async.cli.root import command
 from tgmembership_async.errors import Forbidden, GrantError, OutcomeUnknown, ReplyLost, UsageError
 from tgmembership_async.grants import GrantRequest, GrantStatus, Ledger, PostgresLedger, Settlement, SqliteLedger
 from tgmembership_async.grants.copying import PAGE, Copied, copy
@@ -83,10 +82,6 @@ def make(ledger: Ledger) -> None:
         await ledger.aclose()
 
     anyio.run(make)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 def test_a_copy_from_a_file_to_a_server_and_back_keeps_everything(

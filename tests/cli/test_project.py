@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 from canary import CANARY_KEY
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from project.projects import OTHER, PLAN, PROJECT, row
 from scripted_server import ScriptedServer
 
@@ -51,8 +53,7 @@ def service(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sc
     return server
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(command, ["--project", PROJECT, *arguments])
+run = partial(in_process.run, "--project", PROJECT)
 
 
 def test_members_are_the_memberships_of_the_project(service: ScriptedServer) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
 from command_line import ENVIRONMENT, started, tgmembership
+from in_process import run
 from own_schema import own_schema
 
 from tgmembership_async import StorageError
-from tgmembership_async.cli.root import command
 from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, PostgresLedger
 from tgmembership_async.testing import FakeService, Fault, serve
 
@@ -62,10 +61,6 @@ def members(tmp_path: Path) -> Callable[[int], Path]:
         return path
 
     return write
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 def lines(text: str) -> list[dict[str, Any]]:

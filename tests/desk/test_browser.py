@@ -12,7 +12,7 @@ import anyio
 import pytest
 from chromium import CHROMIUM, Page, chromium
 from command_line import started
-from desks import HOSTILE, LINK, bury, fill, hold
+from desk_server import HOSTILE, LINK, bury, fill, hold
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
 from tgmembership_async.webhooks import SqliteInbox

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from canary import CANARY_KEY
-from desks import HOSTILE, LINK, TOKEN, Desk, bury, desk, fill, hold
+from desk_server import HOSTILE, LINK, TOKEN, Desk, bury, desk, fill, hold
 
 from tgmembership_async.desk import Guard, desk_app
 from tgmembership_async.desk.guard import HEADERS

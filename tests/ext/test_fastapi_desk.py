@@ -9,7 +9,7 @@ import httpx
 import pytest
 from asgi_server import on_uvicorn
 from canary import CANARY_KEY
-from desks import hold
+from desk_server import hold
 from fastapi import Cookie, FastAPI, HTTPException
 from pages import ROOT, fences
 

@@ -14,7 +14,7 @@ from webhook_deliveries import Seen, body, signed
 from tgmembership_async import APIError, CallError, RetryPolicy, Session
 from tgmembership_async.grants import Granter, SqliteLedger
 from tgmembership_async.protocol.outcome import TransportFailure
-from tgmembership_async.values.learned import MOST_LEARNED, Learned, Redact
+from tgmembership_async.values.learned_secrets import MOST_LEARNED, Learned, Redact
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import Event, HandlingPolicy, Receiver, SqliteInbox, Verifier
 

@@ -17,8 +17,8 @@ import anyio
 import pytest
 from attrs import evolve, frozen
 from canary import CANARY_KEY
-from endings import CLOSING, CORK, LEFTOVERS, says_that_it_closes
-from endings import Ending as ReplyEnding
+from reply_endings import CLOSING, CORK, LEFTOVERS, says_that_it_closes
+from reply_endings import Ending as ReplyEnding
 from scripted_server import OK_PLANS, Connection, Script
 
 from tgmembership_async import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from endings import CLOSING, Ending, closes_without_a_word
+from reply_endings import CLOSING, Ending, closes_without_a_word
 from scripted_server import OK_PLANS, answering
 
 from tgmembership_async import HttpxTransport, NotSent, RetryPolicy, Session

@@ -16,7 +16,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from attrs import evolve
-from ways import WAYS, session_on
+from client_combinations import WAYS, session_on
 
 from tgmembership_async import (
     CallError,

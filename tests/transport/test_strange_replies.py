@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 import pytest
-from ways import WAYS, session_on
+from client_combinations import WAYS, session_on
 
 from tgmembership_async import CallError, UnexpectedReply, UsageError
 

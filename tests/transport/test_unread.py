@@ -11,7 +11,7 @@ import aiohttp
 import httpx
 import pytest
 from canary import CANARY_KEY
-from endings import CORK, LEFTOVERS, Ending, says_that_it_closes
+from reply_endings import CORK, LEFTOVERS, Ending, says_that_it_closes
 from scripted_server import OK_PLANS
 
 from tgmembership_async import AiohttpTransport, HttpxTransport, NotFound, RetryPolicy, Session

@@ -35,7 +35,7 @@ def session(**options: Unpack[SessionOptions]) -> Session:
 
 
 def account() -> BotAccount:
-    """Return the account of the bot in the environment. Raises UsageError where it is not valid."""
+    """Return the account of the bot in the environment. Raises UsageError if it is not valid."""
     return settings.account(**_credentials())
 
 

@@ -1,4 +1,4 @@
-"""Which ledger is used where none is named: one for each bot and service, whatever the file of members is called."""
+"""The default ledger: one for each bot and service, independent of the name of the members file."""
 
 import re
 from pathlib import Path

@@ -10,7 +10,7 @@ from tgmembership_async.errors import RefConflict
 from tgmembership_async.grants.model import Grant
 
 CONFLICT = "conflict"
-"""Printed in place of a status where the ledger has the ref for another plan or member."""
+"""Printed in place of a status if the ledger has the ref for another plan or member."""
 _MAX_REASON: Final = 80
 COLOURS: Final[Mapping[str, str]] = {
     "granted": "green",
@@ -25,7 +25,7 @@ _LAST_OF_ONE_UNIT: Final = 0xFFFF
 
 
 def status_of(grant: Grant) -> str:
-    """Return a grant's status, or CONFLICT where its error is a RefConflict."""
+    """Return a grant's status, or CONFLICT if its error is a RefConflict."""
     return CONFLICT if isinstance(grant.error, RefConflict) else grant.status.value
 
 

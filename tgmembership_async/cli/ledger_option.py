@@ -141,7 +141,7 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
     """Return Session options for a rate limit; on a server, all its workers share the limit and all pauses."""
     options: dict[str, Any] = {"rate_limit": None if rate is None else RateLimit(rate, 1)}
     if isinstance(place, Server):
-        ledger_at(place)  # raises where the extra is missing
+        ledger_at(place)  # raises if the extra is missing
         from tgmembership_async.storage.postgres.gate import PostgresGate  # noqa: PLC0415 - an extra, and slow to load
 
         options["gate"] = PostgresGate(place.url)
@@ -149,8 +149,8 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
 
 
 def is_there(place: Server) -> bool:
-    """Return whether a database has a ledger. Raises UsageError or StorageError where it cannot be queried."""
-    ledger_at(place)  # raises where the extra is missing
+    """Return whether a database has a ledger. Raises UsageError or StorageError if it cannot be queried."""
+    ledger_at(place)  # raises if the extra is missing
     from psycopg import Error  # noqa: PLC0415 - an extra, and slow to load
 
     from tgmembership_async.storage.postgres.errors import postgres_error  # noqa: PLC0415 - needs the extra
@@ -166,7 +166,7 @@ def is_there(place: Server) -> bool:
 
 
 def check_there(place: Place) -> None:
-    """Raise UsageError where a database has no ledger, instead of creating one under a mistyped name."""
+    """Raise UsageError if a database has no ledger, instead of creating one under a mistyped name."""
     if isinstance(place, Server) and not is_there(place):
         create = hint("ledger", "init", "--ledger", place)
         msg = f"{place} has no ledger: check the name, or create one: {create}"

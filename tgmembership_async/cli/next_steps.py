@@ -1,4 +1,4 @@
-"""What to do next about grants, by status: a sentence each, with commands that can be pasted into a shell."""
+"""Suggest the next step for grants by status: one sentence each, with commands for a shell."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final

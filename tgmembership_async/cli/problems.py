@@ -1,4 +1,4 @@
-"""What went wrong in a long command, grouped by reason: a table on stderr, where that is a terminal."""
+"""Collect the failures of a long command by reason, and print them as a table if stderr is a terminal."""
 
 import re
 import sys
@@ -32,7 +32,7 @@ class Problems:
         self._first.setdefault(key, (ref, text))
 
     def failed(self, ref: str, error: TGMembershipError) -> None:
-        """Count a row whose step raised an error; where there is no table, print the error at once."""
+        """Count a row whose step raised an error; without a table, print the error at once."""
         self.add(ref, "failed", error)
         if not sys.stderr.isatty():
             note(f"Error: {error}")

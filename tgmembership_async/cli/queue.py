@@ -17,7 +17,7 @@ _LOGGERS: Final = ("procrastinate", "psycopg.pool")
 
 
 def app_at(place: Server) -> "App":
-    """Return a closed procrastinate App for a server. Raises UsageError where the extra is missing."""
+    """Return a closed procrastinate App for a server. Raises UsageError if the extra is missing."""
     try:
         from procrastinate import App, PsycopgConnector  # noqa: PLC0415 - an extra: handled below
     except ModuleNotFoundError:
@@ -30,7 +30,7 @@ def app_at(place: Server) -> "App":
 
 @asynccontextmanager
 async def opened_queue(app: "App", place: Server) -> AsyncGenerator[None]:
-    """Open the App, create missing tables, and close it at the end. Raises StorageError where the server fails."""
+    """Open the App, create missing tables, and close it at the end. Raises StorageError if the server fails."""
     from procrastinate.exceptions import ConnectorException  # noqa: PLC0415 - an extra
 
     from tgmembership_async.storage.postgres.errors import reason  # noqa: PLC0415 - likewise

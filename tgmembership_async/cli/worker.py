@@ -47,7 +47,7 @@ Exit code:
   5    the credentials were rejected; the remaining grants stay in the queue
 """
 FAILED: Final = "failed"
-"""Printed in place of a status where the ledger failed and the row is unchanged."""
+"""Printed in place of a status if the ledger failed and the row is unchanged."""
 _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C again to end at once."
 _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDENTIALS: Exit.CREDENTIALS}
 

@@ -32,7 +32,7 @@ from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.access.check import check_plan_id
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
-from tgmembership_async.fulfillment.parts import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
+from tgmembership_async.fulfillment.integration import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.payments import PaymentReceiver

@@ -169,7 +169,7 @@ class Fulfillment(AsyncResource):
             return await until_stored(plan, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         raise last
 
-    async def can_take(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109 - False where it passes, not an error
+    async def can_take(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109 - False if it passes, not an error
         """Tell whether the ledger can write now, proved by a small durable write within `timeout` seconds.
 
         Ask before a customer pays (a pre-checkout query, a checkout page): a payment that nothing can record is not
@@ -194,7 +194,7 @@ class Fulfillment(AsyncResource):
         A row that was not granted yet is abandoned. A new ref is planned and abandoned, so that it is not granted if
         the payment event arrives later. If the customer has the access or the link, the owner has to decide:
         `attention` is called with the row, whose `error` says that it was refunded. Raises what `attention` raises,
-        StorageError where the ledger cannot write, and GrantError where an exchange is under way for longer than
+        StorageError if the ledger cannot write, and GrantError if an exchange is under way for longer than
         `deadline`: record it again then.
         """
         self._check_open()

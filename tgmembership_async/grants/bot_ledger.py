@@ -104,7 +104,7 @@ class BotLedger:
         return self._mine(await self.whole.settle(self._key(ref), settlement))
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a row where the decision leads."""
+        """Apply a decision to a row."""
         return self._mine(await self.whole.decide(self._key(ref), decision, token, reason))
 
     async def mark_delivered(self, ref: str) -> Grant:
@@ -157,11 +157,11 @@ class BotLedger:
         return await self.whole.put_off(self._leased(follow_up), failures=failures, due_at=due_at)
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
-        """Give a lease back where the row has gone on to another status."""
+        """Return the lease of a row whose status has changed."""
         await self.whole.end_follow_up(self._leased(follow_up))
 
     async def check_writable(self) -> None:
-        """Make a small durable write; raises StorageError where the ledger cannot write."""
+        """Make a small durable write; raises StorageError if the ledger cannot write."""
         await self.whole.check_writable()
 
     def _key(self, ref: str) -> str:

@@ -157,7 +157,7 @@ class Store(ABC):
 async def copy(source: Store, target: Store, progress: Callable[[int, int], object]) -> Copied:
     """Copy all rows; `progress` is called with the number of rows done and of all rows.
 
-    Raises GrantError where the target has another row under the same ref, and UsageError where rows are being sent, the
+    Raises GrantError if the target has another row under the same ref, and UsageError if rows are being sent, the
     target belongs to another bot or service, or the source was changed meanwhile. The rows copied until then
     stay, and copying again continues from there.
     """

@@ -74,7 +74,7 @@ class Dialect(Generic[R]):
     page: Callable[[Any, int, int, Collection[GrantStatus], datetime | None], Page]
     """Returns the matching rows after an id, and the id to continue from; None after the last id."""
     decide: Callable[[DecisionMade, Any, R, Grant], bool]
-    """Takes a row where a decision leads, and records the decision; returns False if the row has changed."""
+    """Applies a decision to a row and records it; returns False if the row has changed."""
     deliver: Callable[[Any, R, Grant], bool]
     """Records that a row is delivered; returns False if the row has changed."""
     binding_table: BindingTable
@@ -244,7 +244,7 @@ class DatabaseLedger(AsyncResource, Generic[S]):
         return await (self._write(job) if record else self._read(job))
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
+        """Apply a decision to a row if `model.DECIDED_FROM` allows it; record it with time and reason."""
         made = DecisionMade(check_ref(ref), decision, self._clock(), reason)
         return await self._write(decided(self._dialect, made, token))
 

@@ -1,4 +1,4 @@
-"""The exchange for one ref: what its outcome means for the row, and what several callers of the ref share."""
+"""The exchange for one ref: the status that follows from its outcome, and its result for concurrent callers."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -48,13 +48,13 @@ def settlement_of(error: CallError) -> Settlement:
 
 @mutable(eq=False)
 class Shared:
-    """What the callers of one ref wait for: the outcome of its exchange, a Grant or an exception.
+    """The result of an exchange, a Grant or an exception, for which all concurrent callers of a ref wait.
 
-    `goes_on` tells whether to keep waiting for another worker's exchange.
+    `may_wait` tells whether to keep waiting for another worker's exchange.
     """
 
     request: GrantRequest
-    goes_on: Callable[[], bool]
+    may_wait: Callable[[], bool]
     grant: Grant | None = None
     fresh: bool = False
     error: Exception | None = None
@@ -89,7 +89,7 @@ async def carry_out(session: Session, ledger: Ledger, unrecorded: UnrecordedAnsw
     """Claim the row, send it if it is this caller's to send, and record the outcome."""
     hold, again = Claiming(ledger, shared.request, unrecorded), False
     try:
-        while await hold.begin(session, shared.goes_on, again=again):
+        while await hold.begin(session, shared.may_wait, again=again):
             shared.fresh = True
             try:
                 shared.grant = await _send(session, hold, shared)

@@ -54,7 +54,7 @@ class FollowUps(Ledger, Protocol):
         ...
 
     async def check_writable(self) -> None:
-        """Make a small durable write that leaves nothing behind; raises StorageError where the ledger cannot write."""
+        """Make a small durable write that leaves nothing behind; raises StorageError if the ledger cannot write."""
         ...
 
 

@@ -185,9 +185,9 @@ class Granter(AsyncResource):
         self._check_open()
         view = self._session.with_options(own_budget=True)
 
-        async def one(request: GrantRequest, goes_on: Callable[[], bool]) -> tuple[Grant, bool]:
+        async def one(request: GrantRequest, may_wait: Callable[[], bool]) -> tuple[Grant, bool]:
             try:
-                return await self._grant_one(request, view, inline=True, goes_on=goes_on)
+                return await self._grant_one(request, view, inline=True, may_wait=may_wait)
             except RefConflict as conflict:
                 row = await self._ledger.get(request.ref)
                 if row is None:
@@ -211,7 +211,7 @@ class Granter(AsyncResource):
         session: Session,
         *,
         inline: bool = False,
-        goes_on: Callable[[], bool] = lambda: True,
+        may_wait: Callable[[], bool] = lambda: True,
     ) -> tuple[Grant, bool]:
         """Return the row after its exchange, and whether this call started the exchange."""
         if not self._is_bound:
@@ -226,7 +226,7 @@ class Granter(AsyncResource):
             if answer is not None:
                 transitions.same(answer.claimed, request)
                 return await answer.stored(), False
-            shared = self._running[request.ref] = Shared(request, lambda: self._is_open and goes_on())
+            shared = self._running[request.ref] = Shared(request, lambda: self._is_open and may_wait())
             if inline:
                 await self._carry_out(session, shared)
             else:
@@ -299,7 +299,7 @@ class Granter(AsyncResource):
         ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
         service's, as the Date of its replies tells. It cannot prove the opposite: an unused token is not
         visible. All other rows do not change, and are reported with the subscriptions found, or the failure.
-        Raises Unauthorized where the credentials are rejected.
+        Raises Unauthorized if the credentials are rejected.
         """
         self._check_open()
         check_concurrency(concurrency)

@@ -64,7 +64,7 @@ class Ledger(Protocol):
         ...
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
+        """Apply a decision to a row if `model.DECIDED_FROM` allows it; record it with time and reason."""
         ...
 
     async def mark_delivered(self, ref: str) -> Grant:

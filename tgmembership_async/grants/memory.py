@@ -95,7 +95,7 @@ class MemoryLedger(AsyncResource):
         return self._settle(self._known(ref), settlement, ended_at=self._clock())
 
     async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
-        """Take a row where the decision leads, if `model.DECIDED_FROM` allows it; record it with time and reason."""
+        """Apply a decision to a row if `model.DECIDED_FROM` allows it; record it with time and reason."""
         await self._turn()
         now = self._clock()
         grant = self._keep(transitions.decided(self._known(ref), decision, token, now))

@@ -137,7 +137,7 @@ def held_for_gap(grant: Grant, period: str, now: datetime) -> Grant:
 
 
 def decided(grant: Grant, decision: Decision, token: AccessToken | None, now: datetime) -> Grant:
-    """Return a row where a decision about it leads; on "retry" it keeps the reason why it was held."""
+    """Return a row after a decision; on "retry" it keeps the error for which it was held."""
     if token is not None and decision != "granted":
         msg = "a token goes with the decision 'granted' only"
         raise UsageError(msg)

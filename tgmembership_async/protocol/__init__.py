@@ -1,1 +1,1 @@
-"""What may be said to the service and what its answers mean: pure, no I/O, no clock but the one handed in."""
+"""The protocol of the service: requests, replies, outcomes and retries. Pure: no I/O, and the clock is an argument."""

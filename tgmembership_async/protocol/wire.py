@@ -13,7 +13,7 @@ from attrs import field, frozen, mutable
 from tgmembership_async.errors import CallError, UsageError
 from tgmembership_async.protocol.envelope import LEGACY, Dialect, Envelope, NoEnvelope, parse
 from tgmembership_async.protocol.reply_limits import reply_limit
-from tgmembership_async.values.learned import Learned
+from tgmembership_async.values.learned_secrets import Learned
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, Target
 from tgmembership_async.version import __version__
@@ -274,7 +274,7 @@ class Progress:
 class Request:
     """A request as middleware sees it. Use `attrs.evolve` for a changed copy.
 
-    `path` is the path of the method where it is not `method` itself, but has ids in it.
+    `path` is the path of the method if it contains ids, so that it differs from `method`.
     """
 
     method: str

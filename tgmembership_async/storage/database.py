@@ -1,4 +1,4 @@
-"""What the code that SQLite and PostgreSQL share needs of a storage and of its connections."""
+"""The protocols of a storage and of its connections, for code that SQLite and PostgreSQL share."""
 
 from typing import Any, Protocol, TypeVar
 

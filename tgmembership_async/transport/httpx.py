@@ -18,7 +18,7 @@ from tgmembership_async.transport.httpx_client import check_client, check_client
 from tgmembership_async.transport.httpx_exchange import HttpxLane, SendTrace, judged, wire_request
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, masks_of, proxy_url, route
-from tgmembership_async.values.learned import Redact
+from tgmembership_async.values.learned_secrets import Redact
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, hides_arguments
 

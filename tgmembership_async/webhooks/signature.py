@@ -20,7 +20,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.settings import seconds
-from tgmembership_async.values.learned import Redact
+from tgmembership_async.values.learned_secrets import Redact
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.headers import (

@@ -13,6 +13,7 @@ from canary import CANARY_KEY
 from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
 from forked import Forked
+from in_process import run
 from keyring.backend import KeyringBackend
 from keyring.errors import NoKeyringError
 from project.projects import PROJECT, row
@@ -70,10 +71,6 @@ def in_keyring() -> Iterator[Memory]:
 def server() -> Iterator[FakeServer]:
     with served(FakeService(api_key=CANARY_KEY)) as running:
         yield running
-
-
-def run(*arguments: object, stdin: str = "") -> Result:
-    return CliRunner().invoke(command, list(map(str, arguments)), input=stdin)
 
 
 def add(server: FakeServer, *arguments: object, name: str = "shop") -> Result:

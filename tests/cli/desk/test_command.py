@@ -11,7 +11,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from command_line import started, tgmembership
-from desks import bury, fill
+from desk_server import bury, fill
 from own_schema import own_schema
 
 from tgmembership_async.cli.root import command

@@ -6,18 +6,19 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import in_process
 import pytest
 import trustme
 from canary import CANARY_KEY
-from click.testing import CliRunner, Result
+from click.testing import Result
 from scripted_server import Connection, Script, ScriptedServer
 
 from tgmembership_async.cli.doctor.shapes import Shape, kind_of, shape_of
-from tgmembership_async.cli.root import command
 from tgmembership_async.grants import GrantRequest, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault, serve
 from tgmembership_async.testing.fake.shapes import SHAPES
@@ -44,8 +45,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
         yield service
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(command, ["doctor", *arguments])
+run = partial(in_process.run, "doctor")
 
 
 def found(done: Result) -> dict[str, dict[str, Any]]:

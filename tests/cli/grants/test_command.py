@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import in_process
 import pytest
 from click.testing import CliRunner, Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
@@ -53,8 +55,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, ["grants", *map(str, arguments)])
+run = partial(in_process.run, "grants")
 
 
 def lines(result: Result) -> list[dict[str, Any]]:

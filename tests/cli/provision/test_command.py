@@ -9,19 +9,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import in_process
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from command_line import COMMAND, ENVIRONMENT, Terminal
 from forked import Forked
 
 from tgmembership_async.cli import default_ledger
 from tgmembership_async.cli.provision import command as provision
 from tgmembership_async.cli.provision.summary import exit_code, sentences
-from tgmembership_async.cli.root import command
 from tgmembership_async.errors import StorageError
 from tgmembership_async.grants import Grant, Members, SqliteLedger
 from tgmembership_async.grants.provisioning import StopReason, Summary
@@ -68,8 +69,7 @@ def members_file(folder: Path, count: int) -> Path:
     return path
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, ["provision", *map(str, arguments)])
+run = partial(in_process.run, "provision")
 
 
 async def rows_of(file: Path) -> list[Grant]:

@@ -4,10 +4,12 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import in_process
 import openpyxl
 import pytest
 from click.testing import CliRunner, Result
@@ -45,8 +47,7 @@ def members(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
-    return CliRunner().invoke(command, ["provision", *map(str, arguments)], input=stdin)
+run = partial(in_process.run, "provision")
 
 
 def lines(result: Result) -> list[dict[str, Any]]:

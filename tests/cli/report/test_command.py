@@ -5,19 +5,20 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import anyio
+import in_process
 import pytest
 from chromium import CHROMIUM, chromium
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from tgmembership_async.cli.report import charts
 from tgmembership_async.cli.report.charts import chart, ticks
 from tgmembership_async.cli.report.figures import Section, Series, broken_down, glance, over_time, performance
 from tgmembership_async.cli.report.page import page
-from tgmembership_async.cli.root import command
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
 from tgmembership_async.testing import FakePlan, FakeService, Fault, serve
@@ -59,8 +60,7 @@ def ledger(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, ["report", *map(str, arguments)])
+run = partial(in_process.run, "report")
 
 
 def rows(done: Result) -> list[dict[str, object]]:

@@ -61,7 +61,7 @@ def run_workers(
 
     A worker is killed once as many members have a result as the next number in `kill_at`. `changed` is called after
     each row, and with True after a kill. On KeyboardInterrupt the worker is terminated, its remaining rows are
-    recorded, and the exception is raised again. Raises UsageError where a worker cannot start.
+    recorded, and the exception is raised again. Raises UsageError if a worker cannot start.
     """
     kill_points = list(kill_at)
     for _ in range(len(kill_points) + _MAX_RESTARTS):

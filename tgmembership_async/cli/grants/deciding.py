@@ -59,7 +59,7 @@ Examples:
 
 @frozen
 class Wanted:
-    """Which grants a decision is about, where it names no ref."""
+    """The filter of the grants to decide about, if no ref is given."""
 
     status: Sequence[str]
     plan_id: int | None

@@ -1,4 +1,4 @@
-"""What leaves for the assistant: plain JSON, marked as untrusted, without links, tokens and names. Pure."""
+"""Convert results for the assistant: plain JSON, marked as untrusted, without links, tokens and names. Pure."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

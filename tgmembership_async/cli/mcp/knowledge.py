@@ -1,4 +1,4 @@
-"""What the assistant can read about the package and the service: the errors with their advice, and the known facts."""
+"""The resources for the assistant: the errors with their advice, and the known facts about the service."""
 
 import ast
 from collections.abc import Iterator, Mapping

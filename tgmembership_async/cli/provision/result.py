@@ -35,7 +35,7 @@ result_option: Final = click.option(
 
 
 def check_result(result: Path | None, members: Path) -> None:
-    """Raise UsageError where a result cannot be written, before anything is sent."""
+    """Raise UsageError if a result cannot be written, before anything is sent."""
     if result is None:
         return
     if result.suffix.lower() not in _ENDINGS:

@@ -11,7 +11,7 @@ from aiogram.types import TelegramObject
 from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.access.check import check_plan_id
 from tgmembership_async.errors import CallError
-from tgmembership_async.fulfillment.parts import ACCESS_NAME
+from tgmembership_async.fulfillment.integration import ACCESS_NAME
 
 _NAME: Final = "has_access"
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")

@@ -7,7 +7,7 @@ from aiogram import Dispatcher, Router
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.fulfillment import Fulfillment
-from tgmembership_async.fulfillment.parts import FULFILLMENT_NAME, NAMES, Parts
+from tgmembership_async.fulfillment.integration import FULFILLMENT_NAME, NAMES, Parts
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.session import Session
 

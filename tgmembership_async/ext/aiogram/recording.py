@@ -1,4 +1,4 @@
-"""Record what an update says before the update is confirmed.
+"""Record the payment or refund of an update before the update is confirmed.
 
 aiogram confirms a polled update when its handler returns or raises. While the ledger cannot write, the handler of a
 payment therefore does not return: polling stops there, and Telegram keeps the update. The handler of a webhook must end

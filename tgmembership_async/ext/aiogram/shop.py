@@ -1,4 +1,4 @@
-"""The shop: from `/buy` to a payment that is taken, and back if it is refunded."""
+"""The shop: offers, invoices, payments and refunds."""
 
 import asyncio
 import logging

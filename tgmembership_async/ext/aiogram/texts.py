@@ -1,4 +1,4 @@
-"""What the bot says: one value, with English built in, and a mapping of such values by language code."""
+"""The texts of the bot: English is built in, and other languages are a mapping by language code."""
 
 from collections.abc import Mapping
 from string import Formatter

@@ -1,1 +1,1 @@
-"""Members from files that people have: CSV, JSON lines, Excel workbooks, and the exports of other services."""
+"""Read members from files: CSV, JSON lines, Excel workbooks, and the exports of other services."""

@@ -147,7 +147,7 @@ class Layout:
 def layout(names: Sequence[str], chosen: Mapping[str, str], needed: Collection[str]) -> Layout:
     """Return the layout. Raises UsageError if a field is missing, or if two columns could be one field.
 
-    `chosen` maps a field to its heading, or to "" where it is in no column.
+    `chosen` maps a field to its heading, or to "" if no column has it.
     """
     keys = [squashed(name) for name in names]
     export = next((each for each in EXPORTS if any(marks <= {*keys} for marks in each.marks)), None)

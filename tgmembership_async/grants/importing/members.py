@@ -160,7 +160,7 @@ class Members:
             yield found if isinstance(found, InvalidRow) else read(*found)
 
     def check(self) -> int:
-        """Return the number of valid rows. Raises UsageError where a row is invalid, or none is valid."""
+        """Return the number of valid rows. Raises UsageError if a row is invalid, or none is valid."""
         counts: Counter[type[FoundRow]] = Counter()
         reasons: list[str] = []
         for row in self.rows():
@@ -196,7 +196,7 @@ def read_members(
 
     Format, encoding, separator and columns are recognised; `str` of the result shows how. `plan_id` is the plan of rows
     that name none. `columns` maps `ref`, `member_id`, `plan_id`, `note` or `paid_at` to the heading of its column, or
-    to "" where the file has none. A `paid_at` without a time zone is in UTC.
+    to "" if the file has none. A `paid_at` without a time zone is in UTC.
 
     Raises UsageError for a file that cannot be read, an option that does not fit, or a missing extra.
     """

@@ -42,7 +42,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
     sees only the rows of its bot.
 
     It takes up to four connections, and one more from the first claim on. The password in `conninfo` is shown nowhere.
-    Raises StorageError where the server fails. Connect to the server itself (tested: 15), or through a pooler in
+    Raises StorageError if the server fails. Connect to the server itself (tested: 15), or through a pooler in
     session mode: the lock that shows that a worker is alive belongs to a session. A pooler in transaction mode is
     refused with UsageError, when it is opened or at the next heartbeat, before anything else is sent.
     """
@@ -173,7 +173,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
         await self._storage.run(partial(follow_ups.end, follow_up=follow_up))
 
     async def check_writable(self) -> None:
-        """Make a durable write that leaves nothing behind; raises StorageError where that fails or takes seconds."""
+        """Make a durable write that leaves nothing behind; raises StorageError if that fails or takes seconds."""
         await self._storage.run(statements.prove_writable, patience=_PROVED_WITHIN, abandon=True)
 
     @property

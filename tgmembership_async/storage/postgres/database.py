@@ -80,7 +80,7 @@ class PostgresStorage:
         self._opened = True
 
     def check_connection(self, lane: Lane) -> None:
-        """Raise UsageError where a connection cannot do what these tables need; in a thread."""
+        """Raise UsageError if a connection cannot do what these tables need; in a thread."""
 
     async def aclose(self) -> None:
         """Wait for running jobs, and disconnect. Closing twice is allowed."""

@@ -29,7 +29,7 @@ _ADVICE: Final = (
     "and one process at a time may own it. With several workers or replicas use PostgreSQL, or let one process do this "
     "work; to read and decide beside the owner, open it with owner=False"
 )
-_ADVICE_ON_KIND: Final = "it stands where the lock file belongs, so put it elsewhere"
+_ADVICE_ON_KIND: Final = "it has the name of the lock file, so move it"
 _logger: Final = logging.getLogger("tgmembership_async.storage")
 
 if sys.platform == "win32":

@@ -1,17 +1,18 @@
-"""What the fake services of all generations share: a log of their requests, and fault rules. Thread-safe; no I/O."""
+"""The part that the fake services of all generations share: requests, their log, and fault rules. No I/O."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from threading import RLock
 
-from tgmembership_async.protocol.wire import Response
+from tgmembership_async.protocol.wire import Headers, Response
 from tgmembership_async.testing.fake.fault_effects import FaultPlan, plan_of
 from tgmembership_async.testing.fake.faults import Fault, FaultBook
+from tgmembership_async.testing.fake.http import ReceivedRequest
 from tgmembership_async.testing.fake.values import RequestRecord
 
 
 class RequestJournal:
-    """Records each request, and draws its faults. Subclasses set the fields, and name the method of a request."""
+    """Records and handles requests, and applies fault rules. Thread-safe. Subclasses set the fields."""
 
     _lock: RLock
     _clock: Callable[[], datetime]
@@ -50,6 +51,26 @@ class RequestJournal:
         with self._lock:
             fired = self._book.draw(method)
             return plan_of(self._record(verb, method, fired), fired, self._refused)
+
+    def handle(
+        self,
+        verb: str,
+        target: bytes,
+        headers: Headers | Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        number: int | None = None,
+    ) -> Response:
+        """Handle one request without faults, and return the response.
+
+        `target` is path and query as on the wire; `number` is the number of the request if `fate` has recorded it.
+        """
+        with self._lock:
+            recorded = self._record(verb, self._method_of(target), ()) if number is None else number
+            return self._answer(ReceivedRequest(recorded, verb, target, Headers.of(headers), body))
+
+    def _answer(self, request: ReceivedRequest) -> Response:
+        raise NotImplementedError
 
     def _method_of(self, target: bytes) -> str:
         raise NotImplementedError

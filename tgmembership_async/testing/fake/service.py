@@ -90,27 +90,12 @@ class FakeService(RequestJournal, HTTPServiceState):
         """Tell whether a delivery is not repeated: only 200 is a success (*documented*)."""
         return status == HTTPStatus.OK
 
-    def handle(
-        self,
-        verb: str,
-        target: bytes,
-        headers: Headers | Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        body: bytes = b"",
-        *,
-        number: int | None = None,
-    ) -> Response:
-        """Handle one request without faults, and return the response.
-
-        `target` is path and query as they stand on the wire; `number` is the number of the request if `fate` has
-        recorded it.
-        """
-        with self._lock:
-            recorded = self._record(verb, self._method_of(target), ()) if number is None else number
-            return answer(self, ReceivedRequest(recorded, verb, target, Headers.of(headers), body))
-
     def speak(self, method: str, facts: object) -> Any:
         """Return a result in the shape that is configured for `method`."""
         return self._shapes[method](facts)
+
+    def _answer(self, request: ReceivedRequest) -> Response:
+        return answer(self, request)
 
     def _method_of(self, target: bytes) -> str:
         return method_of(target)

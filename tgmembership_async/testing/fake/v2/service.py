@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -66,20 +66,6 @@ class FakeProject(RequestJournal, ProjectServer):
         """Return the variables, without their prefix, that connect `Project.from_env()` to this service at `url`."""
         return {"PROJECT_ID": self.project_id, "PROJECT_TOKEN": self.token.reveal(), "PROJECT_BASE_URL": url}
 
-    def handle(
-        self,
-        verb: str,
-        target: bytes,
-        headers: Headers | Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        body: bytes = b"",
-        *,
-        number: int | None = None,
-    ) -> Response:
-        """Handle one request without faults, and return the response, as `FakeService.handle` does."""
-        with self._lock:
-            recorded = self._record(verb, name_of_route(target), ()) if number is None else number
-            return answer(self, ReceivedRequest(recorded, verb, target, Headers.of(headers), body))
-
     def allowance(self) -> Allowance | None:
         """Count a call against the rate limits."""
         return self._limits.take(self.now)
@@ -99,6 +85,9 @@ class FakeProject(RequestJournal, ProjectServer):
     def is_final(self, status: int | None) -> bool:
         """Tell whether a delivery is not repeated: any 2xx, or an answer after which it is dropped (*documented*)."""
         return status in _SUCCESSES or status in _DROPPED
+
+    def _answer(self, request: ReceivedRequest) -> Response:
+        return answer(self, request)
 
     def _method_of(self, target: bytes) -> str:
         return name_of_route(target)

@@ -1,4 +1,4 @@
-"""What an integration for a framework opens with the application, closes after it, and hands to its handlers."""
+"""The objects that a framework integration opens with the application, closes after it, and passes to handlers."""
 
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
