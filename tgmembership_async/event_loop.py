@@ -13,15 +13,14 @@ _RUNNING: Final[set[asyncio.Task[Any]]] = set()
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     """Return the running asyncio event loop, or None on trio, also in trio's guest mode on an asyncio loop."""
-    if "trio" in sys.modules:
-        import trio  # noqa: PLC0415 - imported already
-
-        if trio.lowlevel.in_trio_task():
-            return None
     try:
-        return asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if asyncio.current_task(loop) is not None:  # trio's tasks are none of asyncio's, and looking at trio takes longer
+            return loop
     except RuntimeError:
         return None
+    trio = sys.modules.get("trio")
+    return None if trio is not None and trio.lowlevel.in_trio_task() else loop
 
 
 def is_stray_cancellation() -> bool:
