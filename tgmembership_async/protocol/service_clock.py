@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from time import time
 from typing import Final
 
 from attrs import frozen
@@ -55,7 +54,7 @@ class ServiceClock:
 
     __slots__ = ("_last", "now")
 
-    def __init__(self, now: Callable[[], float] = time) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.now: Callable[[], float] = now
         self._last: tuple[Headers, float, float] | None = None
 
