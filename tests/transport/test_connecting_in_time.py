@@ -44,16 +44,28 @@ Opener = Callable[..., AbstractAsyncContextManager[Session]]
 
 @pytest.fixture
 def opened(library: str, client_tls: ssl.SSLContext) -> Iterator[Opener]:
-    """Return a function that opens a Session on each transport, with a connector or client of the user, too."""
+    """Return a function that opens a Session on each transport, with a connector or client of the user, too.
+
+    With `is_full`, the only connection of that connector or client is in use.
+    """
 
     @asynccontextmanager
-    async def opened(url: str, proxy: str | None = None, seconds: float = 20.0) -> AsyncIterator[Session]:
+    async def opened(
+        url: str, proxy: str | None = None, seconds: float = 20.0, *, is_full: bool = False
+    ) -> AsyncIterator[Session]:
         async with AsyncExitStack() as stack:
             if library == "lent client":
-                client = httpx.AsyncClient(verify=client_tls, proxy=proxy, trust_env=False)
+                limits = httpx.Limits(max_connections=1 if is_full else 100)
+                client = httpx.AsyncClient(verify=client_tls, proxy=proxy, trust_env=False, limits=limits)
                 transport: Any = HttpxTransport(client=await stack.enter_async_context(client))
+                if is_full:
+                    await stack.enter_async_context(client.stream("GET", url))
             elif library == "lent connector":
-                connector = await stack.enter_async_context(aiohttp.TCPConnector(use_dns_cache=False))
+                limit = 1 if is_full else 100
+                connector = await stack.enter_async_context(aiohttp.TCPConnector(use_dns_cache=False, limit=limit))
+                if is_full:
+                    user = aiohttp.ClientSession(connector=connector, connector_owner=False)
+                    await stack.enter_async_context((await stack.enter_async_context(user)).get(url))
                 transport = AiohttpTransport(connector=connector, proxy=proxy, ssl_context=client_tls)
             else:
                 way = HttpxTransport if library == "httpx" else AiohttpTransport
@@ -182,3 +194,20 @@ def test_tls_behind_a_proxy_is_named(serve: Any, run: Any, opened: Opener) -> No
         connection.sock.recv(1)
 
     fails_with("TLS", opened("https://127.0.0.1:9", f"http://127.0.0.1:{serve(tunnel).port}"), run)
+
+
+def test_a_pool_without_a_free_connection_is_named(serve: Any, run: Any, opened: Opener, library: str) -> None:
+    if not library.startswith("lent"):
+        pytest.skip("its lanes wait for nothing")
+
+    def begins_a_reply(connection: Any) -> None:
+        connection.request()
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+        says_nothing(connection)
+
+    async def scenario() -> None:
+        async with opened(serve(begins_a_reply).url, seconds=SECONDS, is_full=True) as tg:
+            with pytest.raises(NotSent, match=f"pool: .*within {SECONDS:g} s"):
+                await tg.get_plans()
+
+    run(scenario)
