@@ -66,7 +66,12 @@ async def through_client(client: httpx.AsyncClient, wire: httpx.Request, trace: 
     if unsafe:
         return await _through_new_connection(client, transport, wire, trace)
     await close_idle_with_data(getattr(transport, POOL))
-    answer = await connecting_in_time(client.send(wire, **_SEND_OPTIONS), wire, trace)
+    try:
+        answer = await connecting_in_time(client.send(wire, **_SEND_OPTIONS), wire, trace)
+    except BaseException:
+        if trace.stream is not None:  # httpcore leaves it open if a handshake is cancelled
+            await discard(trace.stream)
+        raise
     try:
         return await read(answer, trace.reply_limit)
     finally:
