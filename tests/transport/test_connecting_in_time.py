@@ -211,3 +211,21 @@ def test_a_pool_without_a_free_connection_is_named(serve: Any, run: Any, opened:
                 await tg.get_plans()
 
     run(scenario)
+
+
+def test_a_handshake_that_is_cut_off_takes_no_place_in_a_lent_pool(serve: Any, run: Any, library: str) -> None:
+    if library != "lent client":
+        pytest.skip("about the pool of a lent httpx client")
+    server = serve(says_nothing)
+
+    async def scenario() -> None:
+        one, proxy = httpx.Limits(max_connections=1), f"socks5://127.0.0.1:{server.port}"
+        async with httpx.AsyncClient(limits=one, proxy=proxy, trust_env=False) as client:
+            options: dict[str, Any] = {"connect_timeout": SECONDS, "retry": RetryPolicy(attempts=1)}
+            transport = HttpxTransport(client=client)
+            async with Session(1, CANARY_KEY, base_url="https://127.0.0.1:9", transport=transport, **options) as tg:
+                for _ in range(2):
+                    with pytest.raises(NotSent, match="proxy: "):
+                        await tg.get_plans()
+
+    run(scenario)
