@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from copy import copy
+from time import time
 from typing import Final, Literal, Self, TypeVar, Unpack
 from weakref import WeakSet
 
@@ -24,6 +25,7 @@ from tgmembership_async.protocol.service_clock import ServiceClock
 from tgmembership_async.protocol.wire import Account, Params, Progress, Request, Safety, Timeouts, Verb
 from tgmembership_async.settings import Options
 from tgmembership_async.transport.base import Transport
+from tgmembership_async.values.learned_secrets import REDACT
 from tgmembership_async.values.secret import hides_arguments
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Client(AsyncResource):
         """
         self._refuse_view("entered")
         await self._shared.open()
+        REDACT.scrubbers.update((self._account.scrubber, self._account.learned))
         return self
 
     async def aclose(self) -> None:
@@ -151,7 +154,7 @@ class Shared:
         self._attempt_middleware = attempt_middleware
         self._deadlines: WeakSet[Deadline] = WeakSet()
         self.admission: Admission = Admission(gate, max_connections, shared_gate, pause_cap=pause_cap)
-        self.clock: ServiceClock = ServiceClock()
+        self.clock: ServiceClock = ServiceClock(time)
         self._connections = max_connections
         self._loop: object = None
 

@@ -13,15 +13,16 @@ _RUNNING: Final[set[asyncio.Task[Any]]] = set()
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     """Return the running asyncio event loop, or None on trio, also in trio's guest mode on an asyncio loop."""
-    if "trio" in sys.modules:
-        import trio  # noqa: PLC0415 - imported already
-
-        if trio.lowlevel.in_trio_task():
-            return None
     try:
-        return asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         return None
+    # Asyncio has no task while trio runs as its guest; asking trio itself takes four times as long.
+    if "trio" in sys.modules and asyncio.current_task(loop) is None:
+        import trio  # noqa: PLC0415 - imported already
+
+        return None if trio.lowlevel.in_trio_task() else loop
+    return loop
 
 
 def is_stray_cancellation() -> bool:

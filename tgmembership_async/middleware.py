@@ -54,15 +54,17 @@ def _link(layer: Middleware, call_next: Next) -> Next:
 class Deadline:
     """Cancel a call at its deadline, or when the Session is closed."""
 
-    __slots__ = ("__weakref__", "_idle", "_running")
+    __slots__ = ("__weakref__", "_idle", "_running", "_scope")
 
     def __init__(self) -> None:
+        self._scope: type[CancelScope] = CancelScope
         self._running: dict[CancelScope, Request] = {}
         self._idle: Event | None = None
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Return the response, or raise OutOfTime."""
-        with CancelScope(deadline=request.progress.deadline) as scope:
+        with self._scope(deadline=request.progress.deadline) as scope:
+            self._scope = type(scope)  # that of this event loop, which anyio looks up each time: an eighth of a call
             self._running[scope] = request
             try:
                 return await call_next(request)
@@ -178,9 +180,10 @@ def _response_or_raise(result: Response | TransportFailure) -> Response:
 class Exchange:
     """Pass the request to the transport, record whether it was sent, and scrub the API key from the response."""
 
-    __slots__ = ("_clock", "_transport")
+    __slots__ = ("_clock", "_scope", "_transport")
 
     def __init__(self, transport: Transport, clock: ServiceClock) -> None:
+        self._scope: type[CancelScope] = CancelScope
         self._transport = transport
         self._clock = clock
 
@@ -217,7 +220,8 @@ class Exchange:
         limit = request.timeouts.exchange
         if limit is None:
             return await self._transport.send(request)
-        with CancelScope(deadline=current_time() + limit):
+        with self._scope(deadline=current_time() + limit) as scope:
+            self._scope = type(scope)  # as in Deadline
             return await self._transport.send(request)
         msg = f"no complete reply within {limit:g} s"
         raise TransportFailure(msg, connecting=not request.progress.begun)

@@ -1,6 +1,7 @@
 """Secrets that a Session learns from replies, and those of a Verifier, are in no later error, log line or ledger."""
 
 import logging
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from canary import CANARY_KEY, CANARY_SECRET
 from stub_transport import StubTransport, reply
 from webhook_deliveries import Seen, body, signed
 
-from tgmembership_async import APIError, CallError, RetryPolicy, Session
+import tgmembership_async
+from tgmembership_async import APIError, CallEnded, CallError, RetryPolicy, Session
 from tgmembership_async.grants import Granter, SqliteLedger
 from tgmembership_async.protocol.outcome import TransportFailure
-from tgmembership_async.values.learned_secrets import MOST_LEARNED, Learned, Redact
+from tgmembership_async.values.learned_secrets import LOGGERS, MOST_LEARNED, REDACT, Learned, Redact
 from tgmembership_async.values.secret import Secret
-from tgmembership_async.webhooks import Event, HandlingPolicy, Receiver, SqliteInbox, Verifier
+from tgmembership_async.webhooks import Event, HandlingPolicy, ProjectVerifier, Receiver, SqliteInbox, Verifier
 
 TOKEN = "t0kEn-of-a/customer"
 SPELLINGS = [TOKEN, TOKEN.replace("/", "%2F"), TOKEN.replace("t", "\\\\u0074").replace("/", "\\\\/")]
@@ -125,6 +127,43 @@ def test_a_receiver_logs_no_secret_that_others_put_into_its_lines(
         run(scenario)
     assert "the secret is ***" in caplog.text
     assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("secret", [TOKEN, CANARY_KEY, *SPELLINGS[1:]])
+def test_a_session_logs_no_secret_that_others_put_into_its_lines(
+    secret: str, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def observe(_: CallEnded) -> None:
+        raise RuntimeError(secret)
+
+    async def scenario() -> None:
+        transport = StubTransport(given(f'"{TOKEN}"'), given("[]"))
+        async with Session(1, CANARY_KEY, transport=transport, observer=observe) as tg:
+            await tg.add_member(1, 42)
+            caplog.clear()
+            await tg.get_plans()
+            for name in LOGGERS:
+                logging.getLogger(name).warning("%s raised", secret)
+
+    with caplog.at_level(logging.DEBUG):
+        run(scenario)
+    assert "RuntimeError: ***" in caplog.text
+    assert caplog.messages.count("*** raised") == len(LOGGERS)
+    assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("verifier", [Verifier, ProjectVerifier])
+def test_the_secret_of_a_verifier_is_in_no_log(verifier: Any, caplog: pytest.LogCaptureFixture) -> None:
+    kept = verifier(CANARY_SECRET)
+    logging.getLogger("tgmembership_async.webhooks").warning("%r was called with %s", kept, CANARY_SECRET)
+    assert caplog.messages == [f"{kept!r} was called with ***"]
+
+
+def test_all_loggers_of_the_package_mask_secrets() -> None:
+    files = Path(tgmembership_async.__file__).parent.rglob("*.py")
+    named = {name for file in files for name in re.findall(r'getLogger\("(tgmem[^"]+)"\)', file.read_text("utf-8"))}
+    assert named == set(LOGGERS)
+    assert all(REDACT in logging.getLogger(name).filters for name in named)
 
 
 def test_a_log_record_without_a_secret_is_left_as_it_is() -> None:

@@ -58,13 +58,13 @@ def test_a_date_without_a_zone_is_utc() -> None:
 
 
 def test_the_last_reply_with_a_date_counts() -> None:
-    now = NOW
+    now = NOW.timestamp()
     clock = ServiceClock(lambda: now)
     assert clock.offset is None
-    clock.observe(dated(NOW + timedelta(minutes=3)), NOW)
+    clock.observe(dated(NOW + timedelta(minutes=3)), now)
     told = Offset(timedelta(minutes=3), timedelta(minutes=3) + SECOND)
     assert clock.offset == told
-    clock.observe(Headers(), NOW)
+    clock.observe(Headers(), now)
     assert clock.offset == told
-    clock.observe(dated(NOW), NOW)
+    clock.observe(dated(NOW), now)
     assert clock.offset == Offset(timedelta(), SECOND)

@@ -17,10 +17,10 @@ from canary import CANARY_KEY
 
 from tgmembership_async import AiohttpTransport, HttpxTransport, NotSent, RetryPolicy, Session
 
-# A user's own client and connector leave sockets open when connecting is cut off.
+# A connector of the user leaves sockets open when connecting is cut off.
 LEAKS = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 WAYS = [
-    pytest.param((library, backend), marks=[LEAKS] if library.startswith("lent") else [], id=f"{library}-{backend}")
+    pytest.param((library, backend), marks=[LEAKS] if library == "lent connector" else [], id=f"{library}-{backend}")
     for library, backend in [
         ("httpx", "asyncio"),
         ("httpx", "trio"),
@@ -44,16 +44,28 @@ Opener = Callable[..., AbstractAsyncContextManager[Session]]
 
 @pytest.fixture
 def opened(library: str, client_tls: ssl.SSLContext) -> Iterator[Opener]:
-    """Return a function that opens a Session on each transport, with a connector or client of the user, too."""
+    """Return a function that opens a Session on each transport, with a connector or client of the user, too.
+
+    With `is_full`, the only connection of that connector or client is in use.
+    """
 
     @asynccontextmanager
-    async def opened(url: str, proxy: str | None = None, seconds: float = 20.0) -> AsyncIterator[Session]:
+    async def opened(
+        url: str, proxy: str | None = None, seconds: float = 20.0, *, is_full: bool = False
+    ) -> AsyncIterator[Session]:
         async with AsyncExitStack() as stack:
             if library == "lent client":
-                client = httpx.AsyncClient(verify=client_tls, proxy=proxy, trust_env=False)
+                limits = httpx.Limits(max_connections=1 if is_full else 100)
+                client = httpx.AsyncClient(verify=client_tls, proxy=proxy, trust_env=False, limits=limits)
                 transport: Any = HttpxTransport(client=await stack.enter_async_context(client))
+                if is_full:
+                    await stack.enter_async_context(client.stream("GET", url))
             elif library == "lent connector":
-                connector = await stack.enter_async_context(aiohttp.TCPConnector(use_dns_cache=False))
+                limit = 1 if is_full else 100
+                connector = await stack.enter_async_context(aiohttp.TCPConnector(use_dns_cache=False, limit=limit))
+                if is_full:
+                    user = aiohttp.ClientSession(connector=connector, connector_owner=False)
+                    await stack.enter_async_context((await stack.enter_async_context(user)).get(url))
                 transport = AiohttpTransport(connector=connector, proxy=proxy, ssl_context=client_tls)
             else:
                 way = HttpxTransport if library == "httpx" else AiohttpTransport
@@ -182,3 +194,38 @@ def test_tls_behind_a_proxy_is_named(serve: Any, run: Any, opened: Opener) -> No
         connection.sock.recv(1)
 
     fails_with("TLS", opened("https://127.0.0.1:9", f"http://127.0.0.1:{serve(tunnel).port}"), run)
+
+
+def test_a_pool_without_a_free_connection_is_named(serve: Any, run: Any, opened: Opener, library: str) -> None:
+    if not library.startswith("lent"):
+        pytest.skip("its lanes wait for nothing")
+
+    def begins_a_reply(connection: Any) -> None:
+        connection.request()
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+        says_nothing(connection)
+
+    async def scenario() -> None:
+        async with opened(serve(begins_a_reply).url, seconds=SECONDS, is_full=True) as tg:
+            with pytest.raises(NotSent, match=f"pool: .*within {SECONDS:g} s"):
+                await tg.get_plans()
+
+    run(scenario)
+
+
+def test_a_handshake_that_is_cut_off_takes_no_place_in_a_lent_pool(serve: Any, run: Any, library: str) -> None:
+    if library != "lent client":
+        pytest.skip("about the pool of a lent httpx client")
+    server = serve(says_nothing)
+
+    async def scenario() -> None:
+        one, proxy = httpx.Limits(max_connections=1), f"socks5://127.0.0.1:{server.port}"
+        async with httpx.AsyncClient(limits=one, proxy=proxy, trust_env=False) as client:
+            options: dict[str, Any] = {"connect_timeout": SECONDS, "retry": RetryPolicy(attempts=1)}
+            transport = HttpxTransport(client=client)
+            async with Session(1, CANARY_KEY, base_url="https://127.0.0.1:9", transport=transport, **options) as tg:
+                for _ in range(2):
+                    with pytest.raises(NotSent, match="proxy: "):
+                        await tg.get_plans()
+
+    run(scenario)

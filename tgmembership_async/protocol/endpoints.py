@@ -6,7 +6,6 @@ against the live service.
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
@@ -206,7 +205,6 @@ GRANTS: Final = {endpoint.method: endpoint.if_unknown for endpoint in ALL_ENDPOI
 """The methods that grant, and what to do first when the outcome of one is unknown."""
 
 
-@lru_cache(maxsize=256)
 def may_hold_secret(method: str, safety: Safety) -> bool:
     """Tell whether a reply to `method` may hold a token or a webhook secret, whatever its verb and contents.
 

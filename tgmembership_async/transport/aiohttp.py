@@ -207,7 +207,7 @@ class _Lane:
             if protocol is not self._protocol and protocol not in used:
                 return self._checked(connection, request)
             # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
-            if _is_open(protocol) if self._ours else _is_idle(protocol):
+            if self._ours or _is_idle(protocol):
                 return connection
             _abort(connection)
 

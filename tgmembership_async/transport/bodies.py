@@ -53,7 +53,7 @@ class Body:
         headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
         body = bytes(self._received)
         is_plain = headers.get("content-encoding") is None
-        if is_plain and body.isascii() and b"\0" not in body:
+        if is_plain and body.isascii() and 0 not in body:
             return Response(status, headers, body, truncated=self.is_too_long)
         if self._limit <= _ON_THE_LOOP or (is_plain and len(body) <= _ON_THE_LOOP):
             return self._decoded(status, headers, body)
@@ -141,7 +141,7 @@ def in_utf_8(body: bytes, headers: Headers) -> bytes:
     Valid UTF-8 is returned unchanged: a different charset in its headers is usually wrong.
     """
     text = body.removeprefix(codecs.BOM_UTF8)
-    if b"\0" not in text and (text.isascii() or _is_utf_8(text)):
+    if 0 not in text and (text.isascii() or _is_utf_8(text)):
         return text
     try:
         return body.decode(_charset(headers) or json.detect_encoding(body)).encode()

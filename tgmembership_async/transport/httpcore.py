@@ -112,6 +112,17 @@ async def close_idle_with_data(pool: Any) -> None:
             await connection.aclose()  # the pool drops closed connections
 
 
+def drop_unconnected(pool: Any) -> None:
+    """Remove the connections of a pool that never connected, and that no request uses.
+
+    httpcore keeps them, and counts them, after a SOCKS handshake was cancelled.
+    """
+    used = {id(request.connection) for request in pool._requests}  # noqa: SLF001 - there is no public way
+    for connection in pool.connections:
+        if id(connection) not in used and getattr(connection, "_connection", connection) is None:
+            pool._connections.remove(connection)  # noqa: SLF001 - as above
+
+
 @lru_cache(maxsize=256)
 def _validated(headers: tuple[tuple[bytes, bytes], ...]) -> Any:
     """Return headers in h11's validated form, cached: validation takes 10 µs per request."""

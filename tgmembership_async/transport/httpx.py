@@ -18,7 +18,7 @@ from tgmembership_async.transport.httpx_client import check_client, check_client
 from tgmembership_async.transport.httpx_exchange import HttpxLane, SendTrace, judged, wire_request
 from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, masks_of, proxy_url, route
-from tgmembership_async.values.learned_secrets import Redact
+from tgmembership_async.values.learned_secrets import REDACT
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, hides_arguments
 
@@ -70,7 +70,7 @@ class HttpxTransport:
         if request.account is not self._account:  # adding it each time takes a thirtieth of a call
             self._account = request.account
             self._scrubber = request.account.scrubber_with(masks_of(proxy_url(request.account, self._proxy)))
-            _REDACT.scrubbers.update((self._scrubber, request.account.learned))
+            REDACT.scrubbers.add(self._scrubber)
         trace = SendTrace(request.progress, request.account.scheme, request.reply_limit)
         if self._client is None and self._lanes is None:
             self._lanes = self._make_lanes(request.account)
@@ -144,7 +144,6 @@ def _is_group(error: BaseException) -> TypeGuard[BaseExceptionGroup[BaseExceptio
     return isinstance(error, BaseExceptionGroup)
 
 
-_REDACT: Final = Redact()
-"""Masks the secrets of open transports in httpcore's DEBUG logs, which may show a redirect that echoes our path."""
+# httpcore's DEBUG logs may show a redirect that echoes our path.
 for _name in ("connection", "http11", "http2", "proxy", "socks"):
-    logging.getLogger(f"{httpcore.__name__}.{_name}").addFilter(_REDACT)
+    logging.getLogger(f"{httpcore.__name__}.{_name}").addFilter(REDACT)

@@ -9,7 +9,7 @@ import httpx
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.wire import Response
-from tgmembership_async.transport.httpcore import POOL, POOL_STATE, close_idle_with_data, pool_of_one
+from tgmembership_async.transport.httpcore import POOL, POOL_STATE, close_idle_with_data, drop_unconnected, pool_of_one
 from tgmembership_async.transport.httpx_exchange import HttpxLane, SendTrace, connecting_in_time, read
 from tgmembership_async.transport.lanes import discard
 from tgmembership_async.transport.proxies import check_no_proxy
@@ -65,8 +65,15 @@ async def through_client(client: httpx.AsyncClient, wire: httpx.Request, trace: 
     transport = client._transport_for_url(wire.url)  # noqa: SLF001 - httpx has no public way
     if unsafe:
         return await _through_new_connection(client, transport, wire, trace)
-    await close_idle_with_data(getattr(transport, POOL))
-    answer = await connecting_in_time(client.send(wire, **_SEND_OPTIONS), wire, trace)
+    pool = getattr(transport, POOL)
+    await close_idle_with_data(pool)
+    try:
+        answer = await connecting_in_time(client.send(wire, **_SEND_OPTIONS), wire, trace)
+    except BaseException:
+        if trace.stream is not None:  # httpcore leaves it open if a handshake is cancelled
+            await discard(trace.stream)
+        drop_unconnected(pool)
+        raise
     try:
         return await read(answer, trace.reply_limit)
     finally:

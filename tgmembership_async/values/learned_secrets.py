@@ -9,6 +9,13 @@ from tgmembership_async.values.scrubber import Scrubber
 MOST_LEARNED: Final = 64
 _LONG_ENOUGH_TO_BE_UNIQUE: Final = 8
 _ESCAPES: Final = (b"%", b"\\", b"&", b"\0")
+_PACKAGE: Final = "tgmembership_async"
+LOGGERS: Final = (
+    _PACKAGE,
+    *(f"{_PACKAGE}.{part}" for part in ("grants", "fulfillment", "payments", "storage", "webhooks")),
+    *(f"{_PACKAGE}.{part}" for part in ("cli.mcp", "ext.aiogram", "ext.fastapi")),
+)
+"""All loggers of the package: a filter of a logger does not see the records of those below it."""
 
 
 class Learned:
@@ -75,3 +82,9 @@ class Redact(logging.Filter):
         for scrubber in tuple(self.scrubbers):
             text = scrubber.scrub_text(text)
         return text
+
+
+REDACT: Final = Redact()
+"""Masks the secrets of open Sessions, their transports and Verifiers in this package's logs, and in httpcore's."""
+for _name in LOGGERS:
+    logging.getLogger(_name).addFilter(REDACT)

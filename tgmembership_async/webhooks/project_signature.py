@@ -16,7 +16,7 @@ from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.settings import seconds
 from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.headers import HeadersLike, claim_in, flat
-from tgmembership_async.webhooks.signature import SIGNATURE_HEADER, Delivery, checked_secret
+from tgmembership_async.webhooks.signature import SIGNATURE_HEADER, Delivery, checked_secret, scrubber_of
 
 SecretReading = Literal["text", "bytes"]
 """How a key is derived from a webhook secret: its text, or the bytes of its hex digits."""
@@ -63,6 +63,7 @@ class ProjectVerifier:
         if not self._keys:
             msg = "a ProjectVerifier needs a webhook secret, and for reading='bytes' one of hex digits"
             raise UsageError(msg)
+        self._scrubber = scrubber_of(several)  # kept for the logs
         self.project_id = project_id
         self.tolerance: float = seconds("tolerance", tolerance)
         self._clock = clock

@@ -20,7 +20,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.settings import seconds
-from tgmembership_async.values.learned_secrets import Redact
+from tgmembership_async.values.learned_secrets import REDACT
 from tgmembership_async.values.scrubber import Scrubber
 from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.headers import (
@@ -39,9 +39,6 @@ from tgmembership_async.webhooks.secret_file import SecretFile
 SIGNATURE_HEADER: Final = "X-Webhook-Signature"
 NONCE_HEADER: Final = "X-Webhook-Nonce"
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
-_REDACT: Final = Redact()
-"""Masks the secrets of all Verifiers in the log lines of this package, which quote names and exceptions of others."""
-_logger.addFilter(_REDACT)
 _LONG_ENOUGH_TO_BE_UNIQUE: Final = 8
 _NOT_IN_SECRETS: Final = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
 _LONGEST_NAME: Final = 80
@@ -128,8 +125,7 @@ class Verifier:
         if not self._keys:
             msg = "a Verifier needs a webhook secret, as a str or a Secret, or several of them"
             raise UsageError(msg)
-        self._scrubber = _scrubber_of(several)
-        _REDACT.scrubbers.add(self._scrubber)
+        self._scrubber = scrubber_of(several)
         self.tolerance: float = seconds("tolerance", tolerance)
         self._signature_header = _name("signature_header", signature_header)
         self._nonce_header = _name("nonce_header", nonce_header)
@@ -240,9 +236,12 @@ class Verifier:
             _logger.info("a delivery was authentic; pin its headers: Verifier(..., %s)", printable(names, 200))
 
 
-def _scrubber_of(secrets: Iterable[object]) -> Scrubber:
+def scrubber_of(secrets: Iterable[object]) -> Scrubber:
+    """Return a scrubber for the secrets of a verifier, which log lines of the package do not show either."""
     plain = (secret.reveal() if isinstance(secret, Secret) else str(secret) for secret in secrets)
-    return Scrubber({secret: "***" for secret in plain if len(secret) >= _LONG_ENOUGH_TO_BE_UNIQUE})
+    scrubber = Scrubber({secret: "***" for secret in plain if len(secret) >= _LONG_ENOUGH_TO_BE_UNIQUE})
+    REDACT.scrubbers.add(scrubber)
+    return scrubber
 
 
 def _as_bytes(body: object) -> bytes:

@@ -35,14 +35,14 @@ def as_object(value: object) -> dict[str, Any]:
 
 def take(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T:
     """Remove and return the value of the first of `keys` that `read` accepts; null counts as absent."""
-    return _there(take_if_there(left, keys, read), keys)
-
-
-def _there(value: T | None, keys: Sequence[str]) -> T:
+    value = take_if_there(left, keys, read)
     if value is None:
-        msg = f"no {' or '.join(keys)}"
-        raise Mismatch(msg)
+        raise _absent(keys)
     return value
+
+
+def _absent(keys: Sequence[str]) -> Mismatch:
+    return Mismatch(f"no {' or '.join(keys)}")
 
 
 def take_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) -> T | None:
@@ -64,12 +64,15 @@ def take_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[T]) ->
 
 def take_money(left: dict[str, Any], keys: Sequence[str]) -> Money:
     """Remove an amount and its currency from `left`, and return them."""
-    return _there(_take_money_if_there(left, keys, decimal), keys)
+    money = _take_money_if_there(left, keys, decimal)
+    if money is None:
+        raise _absent(keys)
+    return money
 
 
 def _take_money_if_there(left: dict[str, Any], keys: Sequence[str], read: Reader[Decimal]) -> Money | None:
     currency = left.get(CURRENCY)
-    if currency is not None:
+    if currency is not None and not isinstance(currency, str):
         currency = take({CURRENCY: currency}, (CURRENCY,), text)
     amount = take_if_there(left, keys, read)
     if amount is None:
@@ -99,7 +102,9 @@ class Column:
             if self.required:
                 raise
             return None
-        return _there(value, self.keys) if self.required else value
+        if value is None and self.required:
+            raise _absent(self.keys)
+        return value
 
 
 @frozen
