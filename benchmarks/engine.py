@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,11 @@ async def engine_alone(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
     async def nothing(_: GrantRequest, __: Callable[[], bool]) -> tuple[Grant, bool]:
         return done
 
+    async def nowhere(_: Collection[str]) -> dict[str, Grant]:
+        return {}
+
     async with silent(tasks) as session:
-        await Run(wishes, nothing, session, concurrency=tasks, stop_on=EVERY_REASON)
+        await Run(wishes, nothing, nowhere, session, concurrency=tasks, stop_on=EVERY_REASON)
 
 
 async def bare_sqlite(wishes: list[GrantRequest], tasks: int, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Bulk runs: every row once, in order of completion, stopped early and resumed, never raising a group."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ from stub_transport import StubTransport, lost, not_sent, reply
 
 from tgmembership_async import GrantHeld, RefConflict, Request, Response, RetryPolicy, Session, UsageError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, MemoryLedger, provisioning
+from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import Settlement
 from tgmembership_async.grants.provisioning import StopReason, Summary
 from tgmembership_async.testing import FakeService, FakeTransport, Fault
@@ -408,3 +409,85 @@ def test_under_faults_the_books_agree_with_the_service(backend: str) -> None:
         assert len(service.audit) == len(on_service)
 
     on(backend, scenario)
+
+
+class Counting(MemoryLedger):
+    """Counts the look-ups: those of single rows by claims, and those of pages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claims = 0
+        self.pages: list[int] = []
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        self.claims += 1
+        return await super().claim(request)
+
+    async def get_many(self, refs: Collection[str]) -> dict[str, Grant]:
+        self.pages.append(len(refs))
+        return await super().get_many(refs)
+
+
+@pytest.mark.parametrize("kind", ["list", "async generator"])
+async def test_a_run_that_resumes_looks_rows_up_in_pages_and_carries_out_what_is_missing(kind: str) -> None:
+    async def later() -> AsyncIterator[GrantRequest]:
+        for request in source:
+            yield request
+
+    ledger, transport = Counting(), StubTransport(GRANTED)
+    async with granter(transport, ledger) as g:
+        await g.provision([*requests(3_000), *requests(1_000, start=3_010)])
+        conflicting = GrantRequest("r0", 2, 1)
+        source = [*requests(2_000), conflicting, *requests(2_010, start=2_000), *requests(5)]
+        ledger.claims = 0
+        async with g.provision(source if kind == "list" else later(), concurrency=4) as run:
+            rows = [row async for row in run]
+    assert run.summary == Summary(already=4_005, granted=10, conflicts=1)
+    assert len(rows) == len(source)
+    assert len(transport.requests) == 4_010
+    if kind == "list":
+        assert ledger.claims < 100
+        assert max(ledger.pages) == 1_000
+        assert len(ledger.pages) < 100
+    else:
+        assert not ledger.pages, "what must be waited for is not read ahead"
+
+
+async def test_new_rows_are_not_read_ahead() -> None:
+    read = 0
+
+    def lazily() -> Iterator[GrantRequest]:
+        nonlocal read
+        for request in requests(500):
+            read += 1
+            yield request
+
+    async with granter(StubTransport(GRANTED)) as g, g.provision(lazily(), concurrency=4) as run:
+        async for _ in run:
+            break
+    assert read < 20
+
+
+async def test_what_stands_before_a_fault_of_the_input_is_granted_also_by_a_run_that_resumes() -> None:
+    def faulty(count: int) -> Iterator[GrantRequest]:
+        yield from requests(count)
+        msg = "line 7"
+        raise LookupError(msg)
+
+    async with granter(StubTransport(GRANTED)) as g:
+        await g.provision(requests(100))
+        run = g.provision(faulty(150), concurrency=4)
+        with pytest.raises(LookupError, match="line 7"):
+            await run
+        assert run.summary == Summary(already=100, granted=50)
+
+
+async def test_leaving_a_run_that_resumes_ends_at_once() -> None:
+    async with granter(StubTransport(GRANTED)) as g:
+        await g.provision(requests(2_000))
+        async with g.provision(requests(2_000), concurrency=4) as run:
+            with anyio.move_on_after(60) as scope:
+                async for _ in run:
+                    scope.cancel()
+        assert run.summary.granted == 0
+        assert (await g.provision(requests(2_001))).granted == 1

@@ -7,7 +7,7 @@ from typing import Final, Protocol, Self, runtime_checkable
 from attrs import evolve
 
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
-from tgmembership_async.grants.ledger import Claim, Ledger
+from tgmembership_async.grants.ledger import Claim, Ledger, get_many
 from tgmembership_async.grants.model import (
     Attempt,
     Decision,
@@ -115,6 +115,11 @@ class BotLedger:
         """Return the row of a ref, or None."""
         grant = await self.whole.get(self._key(ref))
         return None if grant is None else self._mine(grant)
+
+    async def get_many(self, refs: Collection[str]) -> dict[str, Grant]:
+        """Return the rows of these refs, by ref."""
+        found = await get_many(self.whole, list(map(self._key, refs)))
+        return {grant.ref: grant for grant in map(self._mine, found.values())}
 
     async def grants(
         self,

@@ -51,6 +51,8 @@ class Dialect(Generic[R]):
 
     row_of: Any
     """Selects the row of `ref`, for `load`."""
+    rows_of: Any
+    """Selects the rows of `refs`, for `load`."""
     id_of: Any
     """Selects the id of the row of `ref`."""
     newest: Any
@@ -87,6 +89,11 @@ class Dialect(Generic[R]):
         """Return the row of a ref, or None."""
         row = connection.execute(self.row_of, {"ref": ref}).fetchone()
         return None if row is None else self.load(row)
+
+    def find_all(self, connection: Connection, refs: list[str]) -> dict[str, Grant]:
+        """Return the grants of these refs, by ref; a ref without a row is left out."""
+        rows = connection.execute(self.rows_of, {"refs": self.stored_list(refs)}).fetchall()
+        return {grant.ref: grant for grant in (self.load(row).grant for row in rows)}
 
     def known(self, connection: Connection, ref: str) -> R:
         """Return the row of a ref, or raise GrantError if there is none."""
@@ -257,6 +264,10 @@ class DatabaseLedger(AsyncResource, Generic[S]):
         """Return the row of a ref, or None."""
         row = await self._read(partial(self._dialect.find, ref=check_ref(ref)))
         return None if row is None else row.grant
+
+    async def get_many(self, refs: Collection[str]) -> dict[str, Grant]:
+        """Return the rows of these refs, by ref; a ref without a row is left out."""
+        return await self._read(partial(self._dialect.find_all, refs=list(map(check_ref, refs))))
 
     def grants(
         self,

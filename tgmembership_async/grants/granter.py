@@ -1,7 +1,7 @@
 """The Granter: one access token for each ref, however often it is requested, and whenever the process ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import datetime
 from typing import Final, Self
 
@@ -14,7 +14,7 @@ from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
 from tgmembership_async.grants.job import as_coroutine_function
-from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import (
     OWED,
     Decision,
@@ -194,7 +194,10 @@ class Granter(AsyncResource):
                     raise
                 return transitions.rejected(row, request, conflict), False
 
-        return Run(requests, one, view, concurrency=concurrency, stop_on=stop_on)
+        async def look_up(refs: Collection[str]) -> Mapping[str, Grant]:
+            return await get_many(self._ledger, refs)
+
+        return Run(requests, one, look_up, view, concurrency=concurrency, stop_on=stop_on)
 
     @as_coroutine_function
     def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:

@@ -11,10 +11,12 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
+LookUp = Callable[[Collection[str]], Awaitable[Mapping[str, Grant]]]
 GrantOne = Callable[[GrantRequest, Callable[[], bool]], Awaitable[tuple[Grant, bool]]]
 
 
@@ -45,6 +48,8 @@ class StopReason(StrEnum):
 
 EVERY_REASON: Final = frozenset(StopReason)
 _STARTED_IN_ONE_TURN: Final = 64
+_LONGEST_PAGE: Final = 1_000
+_GRANTED: Final = frozenset({GrantStatus.GRANTED, GrantStatus.DELIVERED})
 _UNUSED: Final = (
     "a run was thrown away unused, so nothing was granted: write `await granter.run_planned()`, or "
     "`async with granter.provision(...) as run:` and iterate over the run"
@@ -89,6 +94,7 @@ class Run(Job[Summary]):
         self,
         requests: Requests,
         grant_one: GrantOne,
+        look_up: LookUp,
         session: Session,
         *,
         concurrency: int,
@@ -97,6 +103,10 @@ class Run(Job[Summary]):
         check_concurrency(concurrency)
         self.stopped: StopReason | None = None
         self._source = _Source(requests)
+        self._ahead: deque[GrantRequest] = deque()
+        self._turn = Lock(fast_acquire=True)
+        self._page = 1
+        self._look_up = look_up
         self._grant_one = grant_one
         self._concurrency = concurrency
         self._stop_on = frozenset(map(StopReason, stop_on))
@@ -200,11 +210,10 @@ class Run(Job[Summary]):
         # the rest of this loop.
         with CancelScope(shield=True) as scope:
             try:
-                while not self._over and (request := await self._source.next(scope)) is not None:
+                while not self._over and (request := await self._next(scope)) is not None:
                     grant, fresh = await self._grant_one(request, self._goes_on)
-                    self._note(grant, fresh=fresh)
-                    self._done.append(grant)
-                    self._news.set()
+                    self._turn_pages(larger=_is_resumed(grant, fresh=fresh))
+                    self._yield(grant, fresh=fresh)
                     if len(self._done) >= self._room:
                         await self._make_room(scope)
             except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
@@ -212,6 +221,39 @@ class Run(Job[Summary]):
             finally:
                 self._working -= 1
                 self._news.set()
+
+    async def _next(self, scope: CancelScope) -> GrantRequest | None:
+        """Return the next request to carry out, or None.
+
+        A run that resumes meets many rows that are granted already: after some of these, further requests are looked
+        up in pages, so that no worker is needed for each. Only what is read without waiting is read ahead.
+        """
+        if self._page == 1 and not self._ahead:
+            return await self._source.next(scope)
+        async with self._turn:
+            while not self._ahead:
+                page = [] if self._over else self._source.page(self._page)
+                if not page:
+                    return None
+                rows = await self._look_up([request.ref for request in page])
+                for request in page:
+                    row = rows.get(request.ref)
+                    if row is not None and row.status in _GRANTED and _is_of(row, request):
+                        self._yield(row, fresh=False)
+                    else:
+                        self._ahead.append(request)
+                self._turn_pages(larger=not self._ahead)
+                if len(self._done) >= self._room:
+                    await self._make_room(scope)
+            return None if self._over else self._ahead.popleft()
+
+    def _turn_pages(self, *, larger: bool) -> None:
+        self._page = min(2 * self._page, self._source.longest_page) if larger else 1
+
+    def _yield(self, grant: Grant, *, fresh: bool) -> None:
+        self._note(grant, fresh=fresh)
+        self._done.append(grant)
+        self._news.set()
 
     async def _make_room(self, scope: CancelScope) -> None:
         while len(self._done) >= self._room and not self._over:
@@ -247,12 +289,20 @@ class Run(Job[Summary]):
         return StopReason.UNKNOWN if self._unknown_in_a_row >= self._unknown_limit else None
 
 
+def _is_resumed(grant: Grant, *, fresh: bool) -> bool:
+    return not fresh and grant.status in _GRANTED and grant.error is None
+
+
+def _is_of(row: Grant, request: GrantRequest) -> bool:
+    return (row.plan_id, row.member_id) == (request.plan_id, request.member_id)
+
+
 def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
     if isinstance(grant.error, RefConflict):
         return "conflicts"
     if not fresh and grant.updated_at >= began:
         return "duplicates"
-    if grant.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
+    if grant.status in _GRANTED:
         return "granted" if fresh else "already"
     if grant.status in (GrantStatus.REFUSED, GrantStatus.ABANDONED):
         return "refused"
@@ -275,8 +325,11 @@ class _Source:
         self._items: Iterator[GrantRequest] | None = None
         self._later: AsyncIterator[GrantRequest] | None = None
         self._turn = Lock(fast_acquire=True)
+        self._failure: Exception | None = None
+        self.longest_page = _LONGEST_PAGE
         if isinstance(requests, AsyncIterable):
             self._later = aiter(requests)
+            self.longest_page = 1
         elif isinstance(requests, Iterable) and not isinstance(requests, str | bytes):
             self._items = iter(requests)
         else:
@@ -293,13 +346,35 @@ class _Source:
     async def next(self, scope: CancelScope) -> GrantRequest | None:
         """Return the next request, or None at the end; waiting for it can be cancelled, even in a shielded scope."""
         if self._items is not None:
-            request = next(self._items, None)
-        else:
-            assert self._later is not None  # noqa: S101 - one of the two
-            with _unshielded(scope):
-                async with self._turn:
-                    request = await anext(self._later, None)
-        if request is not None and not isinstance(request, GrantRequest):
-            msg = f"requests must hold GrantRequest values, not {type(request).__name__}"
-            raise UsageError(msg)
-        return request
+            found = self.page(1)
+            return found[0] if found else None
+        assert self._later is not None  # noqa: S101 - one of the two
+        with _unshielded(scope):
+            async with self._turn:
+                request = await anext(self._later, None)
+        return None if request is None else _checked(request)
+
+    def page(self, size: int) -> list[GrantRequest]:
+        """Return the next requests of an input that is not async, at most `size`.
+
+        If the input fails, the requests before the failure are returned first.
+        """
+        assert self._items is not None  # noqa: S101 - not async
+        if self._failure is not None:
+            raise self._failure
+        found: list[GrantRequest] = []
+        try:
+            for request in islice(self._items, size):
+                found.append(_checked(request))  # noqa: PERF401 - what came before a failure must be kept
+        except Exception as error:
+            if not found:
+                raise
+            self._failure = error
+        return found
+
+
+def _checked(request: object) -> GrantRequest:
+    if not isinstance(request, GrantRequest):
+        msg = f"requests must hold GrantRequest values, not {type(request).__name__}"
+        raise UsageError(msg)
+    return request

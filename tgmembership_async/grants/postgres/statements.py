@@ -211,6 +211,7 @@ def page(
 
 DIALECT: Final = Dialect(
     row_of=f"{_FOUND} WHERE ref = %(ref)s",
+    rows_of=f"{_FOUND} WHERE ref = ANY(%(refs)s)",
     id_of="SELECT id FROM tgm_grants WHERE ref = %(ref)s",
     newest="SELECT max(id) FROM tgm_grants",
     names_bots="SELECT NOT EXISTS (SELECT FROM tgm_grants WHERE ref !~ '^[0-9]+:')",

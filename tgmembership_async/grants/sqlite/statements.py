@@ -172,6 +172,7 @@ def page(
 _DELIVERED: Final = "FROM grants WHERE status = 'delivered' AND updated_at < :before AND token_id IS NOT NULL"
 DIALECT: Final = Dialect(
     row_of=f"{SELECT} WHERE ref = :ref",
+    rows_of=f"{SELECT} WHERE ref IN (SELECT value FROM json_each(:refs))",  # noqa: S608 - a constant
     id_of="SELECT id FROM grants WHERE ref = :ref",
     newest="SELECT max(id) FROM grants",
     names_bots="SELECT NOT EXISTS (SELECT 1 FROM grants)",

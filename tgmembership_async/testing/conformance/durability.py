@@ -6,6 +6,7 @@ from typing import Any
 from anyio import create_task_group
 
 from tgmembership_async.errors import GrantError, NotSent, OutcomeUnknown, UsageError
+from tgmembership_async.grants.ledger import get_many
 from tgmembership_async.grants.model import SETTLES, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.testing.conformance.samples import (
     ERRORS,
@@ -132,6 +133,19 @@ async def rows_are_counted_and_searched(make: MakeLedger) -> None:
         for text, refs in {"_2": ["in_2", "pi_2"], "%": ["pi_%"], "100": ["pi_%"], "10": [], "PI": []}.items():
             check_equal([grant.ref for grant in await ledger.search(text, limit=5)], refs)
         check_equal([grant.ref for grant in await ledger.search("_", limit=2)], ["in_2", "pi_2"])
+
+
+async def many_rows_are_found_at_once(make: MakeLedger) -> None:
+    """`get_many` finds what `get` finds, and leaves out refs without a row. A ledger need not have it."""
+    refs = [f"{number}'\u00e9" for number in range(1_200)]
+    async with opened(make) as ledger:
+        await plan_all(ledger, refs[::2])
+        await ledger.claim(request(refs[0]))
+        found = await get_many(ledger, refs)
+        check_equal(list(found.items()), [(row.ref, row) for row in found.values()])
+        check_equal(set(found), set(refs[::2]))
+        check_equal(found[refs[0]], await ledger.get(refs[0]))
+        check_equal(dict(await get_many(ledger, [])), {})
 
 
 async def any_text_is_kept_as_it_is(make: MakeLedger) -> None:
