@@ -1,6 +1,6 @@
 """The rows of one bot, in a ledger of its own or in one that several bots share."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Self, runtime_checkable
 
@@ -10,6 +10,7 @@ from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -39,6 +40,10 @@ class Bindable(FollowUps, Protocol):
 
     async def count(self, prefix: str = "") -> dict[GrantStatus, int]:
         """Return the number of rows of each status, of the refs that begin with `prefix`."""
+        ...
+
+    async def count_by_day(self, prefix: str = "", *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of rows by day, plan and status, of the refs that begin with `prefix`."""
         ...
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
@@ -138,6 +143,10 @@ class BotLedger:
     async def count(self) -> dict[GrantStatus, int]:
         """Return the number of this bot's rows of each status."""
         return await self.whole.count(self._prefix)
+
+    async def count_by_day(self, *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of this bot's rows by day, plan and status."""
+        return await self.whole.count_by_day(self._prefix, counted=counted)
 
     async def search(self, text: str, *, limit: int) -> list[Grant]:
         """Return at most `limit` of this bot's rows whose ref contains `text`, or whose member it is."""

@@ -1,6 +1,6 @@
 """The protocol of a ledger: an intent is durable before it is acted on, and a result before it is returned."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
 
@@ -8,6 +8,7 @@ from attrs import frozen
 
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -89,6 +90,13 @@ class Ledger(Protocol):
 
     async def count(self) -> Mapping[GrantStatus, int]:
         """Return the number of rows of each status; 0 may be left out."""
+        ...
+
+    async def count_by_day(self, *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of rows by day, plan and status, in that order and without zeros.
+
+        A large ledger is counted in parts; `counted` is called after each with the number of rows counted so far.
+        """
         ...
 
     async def search(self, text: str, *, limit: int) -> list[Grant]:

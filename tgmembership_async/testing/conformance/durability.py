@@ -1,12 +1,13 @@
 """The checks of `LEDGER_CHECKS` for storing and reading: what is stored, what a reopening finds, paging, purging."""
 
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from anyio import create_task_group
 
 from tgmembership_async.errors import GrantError, NotSent, OutcomeUnknown, UsageError
-from tgmembership_async.grants.model import SETTLES, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.grants.model import SETTLES, DayCount, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.testing.conformance.samples import (
     ERRORS,
     TOKEN,
@@ -132,6 +133,27 @@ async def rows_are_counted_and_searched(make: MakeLedger) -> None:
         for text, refs in {"_2": ["in_2", "pi_2"], "%": ["pi_%"], "100": ["pi_%"], "10": [], "PI": []}.items():
             check_equal([grant.ref for grant in await ledger.search(text, limit=5)], refs)
         check_equal([grant.ref for grant in await ledger.search("_", limit=2)], ["in_2", "pi_2"])
+
+
+async def rows_are_counted_by_day(make: MakeLedger) -> None:
+    """Rows are counted by the day when they were granted or else last changed, by plan and by status."""
+    async with opened(make) as ledger:
+        check_equal(await ledger.count_by_day(), [])
+        for status in GrantStatus:
+            for number in range(2):
+                await bring_to(ledger, f"{status}{number}", status)
+        await ledger.plan(GrantRequest("another plan", 2**63 - 1))
+        rows = [grant async for grant in ledger.grants()]
+        days = Counter((utc_day(grant.granted_at or grant.updated_at), grant.plan_id, grant.status) for grant in rows)
+        told: list[int] = []
+        counted = await ledger.count_by_day(counted=told.append)
+        check_equal(counted, [DayCount(*key, count) for key, count in sorted(days.items())])
+        check_equal(told[-1:], [len(rows)])
+
+
+def utc_day(time: datetime) -> date:
+    """Return the date of a time in UTC."""
+    return time.astimezone(UTC).date()
 
 
 async def any_text_is_kept_as_it_is(make: MakeLedger) -> None:
