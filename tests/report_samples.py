@@ -28,22 +28,21 @@ def days_ago(days: int, step: int = 1) -> Iterable[datetime]:
     return (NOW - timedelta(days=ago) for ago in range(days, -1, -step))
 
 
-async def fill_ledger(path: Path, times: Iterable[datetime], *, most: int = 8, held: int = 3) -> None:
+async def fill_ledger(
+    path: Path, times: Iterable[datetime], *, most: int = 8, held: int = 3, refused: float = 0.1
+) -> None:
     """Fill a ledger with up to `most` grants at each time, and hold some of the last ones."""
-    random, now, refs = Random(4), NOW, list[str]()
+    random, now = Random(4), NOW
     async with SqliteLedger(path, clock=lambda: now) as rows:
         for day, moment in enumerate(times):
             now = moment
             for number in range(random.randrange(1, most + 1)):
                 ref = f"pi_{day}_{number}"
-                refs.append(ref)
                 await rows.claim(GrantRequest(ref, random.choice(list(PLANS)), day * 100 + number + 1))
                 token = AccessToken(f"s3cr3t{day}x{number}", f"https://t.me/+s3cr3t{day}x{number}")
-                await rows.settle(
-                    ref, REFUSED if random.random() < 0.1 else Settlement(GrantStatus.GRANTED, token=token)
-                )
-                grant = await rows.get(ref)
-                if grant is not None and grant.status is GrantStatus.GRANTED and random.random() < 0.8:
+                granted = Settlement(GrantStatus.GRANTED, token=token)
+                grant = await rows.settle(ref, REFUSED if random.random() < refused else granted)
+                if grant.status is GrantStatus.GRANTED and random.random() < 0.8:
                     await rows.mark_delivered(ref)
         for number in range(held):
             await rows.claim(GrantRequest(f"stripe:pi_3Nf{number}kQ", 1, 4_200_001 + number, f"chat {number}"))

@@ -6,6 +6,7 @@ from typing import Final
 from attrs import evolve
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -40,13 +41,17 @@ def show(sections: Sequence[Section]) -> None:
     for section in sections:
         screen.print(Text(printable(section.title), "bold"))
         if section.problem:
-            screen.print(Text(f"  no figures: {printable(section.problem)}", "yellow"))
+            screen.print(_indented(Text(f"no figures: {printable(section.problem)}", "yellow")))
         else:
-            screen.print(Text(f"  {_described(section)}", "dim"))
+            screen.print(_indented(Text(_described(section), "dim")))
         if section.labels:
             _show_rows(screen, _last(section))
         _show_holds(screen, section)
         screen.print()
+
+
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2))
 
 
 def _described(section: Section) -> str:
@@ -60,7 +65,7 @@ def _show_holds(screen: Console, section: Section) -> None:
     for hold in section.holds[:_MAX_HOLDS]:
         screen.print()
         screen.print(Text.assemble("  ", (printable(hold.ref), "bold"), "  ", (hold.status, _COLOURS[hold.status])))
-        screen.print(Text(f"  {printable(hold.about)}. {printable(hold.why)}", "dim"))
+        screen.print(_indented(Text(f"{printable(hold.about)}: {printable(hold.why)}", "dim")))
         _show_commands(screen, hold.commands)
     if len(section.holds) > _MAX_HOLDS:
         screen.print(Text(f"\n  The first {_MAX_HOLDS} are shown; --format jsonl and --html have more."))
@@ -77,7 +82,7 @@ def _show_rows(screen: Console, section: Section) -> None:
     if len(section.series) > 1 and _bar_width(screen, section) < 0:  # too many columns for this terminal
         table = evolve(section, series=(Series("total", tuple(sum_of(values) for _, values in section.rows)),))
         names = (Text(printable(one.name), _COLOURS[one.hue]) for one in section.series)
-        screen.print(Text("  ") + Text(", ").join(names))
+        screen.print(_indented(Text(", ").join(names)))
     screen.print(_table(screen, section, table))
 
 
