@@ -19,7 +19,10 @@ _DECEMBER: Final = 12
 
 def unit_of(first: date, last: date) -> Unit:
     """Return the shortest unit that gives a readable number of buckets from the first day to the last."""
-    return next((unit for most, unit in _MOST_DAYS if (last - first).days < most), "year")
+    for most, unit in _MOST_DAYS:
+        if (last - first).days < most:
+            return unit
+    return "year"
 
 
 def beginning(day: date, unit: Unit) -> date:

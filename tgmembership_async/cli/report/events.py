@@ -31,7 +31,7 @@ class Events:
     orders: Days = field(factory=Days)
     by_plan: Days = field(factory=Days)
     by_method: Days = field(factory=Days)
-    revenue: dict[str, dict[tuple[date, str], Decimal]] = field(factory=dict)
+    revenue: dict[str, dict[tuple[date, str], Decimal]] = field(factory=dict[str, dict[tuple[date, str], Decimal]])
     terminations: Days = field(factory=Days)
     others: Days = field(factory=Days)
     number: int = 0
