@@ -29,6 +29,7 @@ SUITES: Final[Mapping[str, tuple[str, str]]] = {
     "engine": ("The engine", "`benchmarks/engine.py`: what a bulk run costs above its calls."),
     "provision": ("A bulk run", "`benchmarks/provision.py`: `provision` next to `asyncio.gather` over bare httpx."),
     "reconcile": ("Reconciliation", "`benchmarks/reconcile.py`: `reconcile` next to reads of the same members."),
+    "report": ("A report", "`benchmarks/report.py`: `tgmembership report` of a small and a large SQLite file."),
     "crash": ("Kills of a bulk run", "`nox -s crash`."),
     "crash_fulfillment": ("Kills of a Fulfillment", "`nox -s crash`: Telegram refuses messages, and answers late."),
     "crash_postgres": ("Kills on PostgreSQL", "`nox -s crash_postgres`."),

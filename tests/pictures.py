@@ -7,61 +7,42 @@ import re
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Final
 
 import anyio
+from attrs import evolve
 from chromium import Page, chromium
+from report_samples import LOST, NOW, REFUSED, days_ago, fill_inbox, fill_ledger
 from rich.console import Console
 from rich.text import Text
 
+from tgmembership_async.cli.report import command as report
 from tgmembership_async.cli.root import command
-from tgmembership_async.errors import Forbidden, OutcomeUnknown, ReplyLost
 from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.values.models import AccessToken
 
 PICTURES: Final = Path(__file__).parents[1] / "docs" / "pictures"
-NOW: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LOOKS: Final = {
     "light": ("light", 1000, 1500, False),
     "dark": ("dark", 1000, 1500, False),
     "phone": ("dark", 390, 844, True),
 }
-DAYS: Final = 35
-
-
-async def fill(ledger: Path) -> None:
-    """Fill a ledger with five weeks of grants, with busy days and failures."""
-    random, now = Random(4), NOW
-    async with SqliteLedger(ledger, clock=lambda: now) as rows:
-        for day in range(DAYS):
-            now = NOW - timedelta(days=DAYS - 1 - day)
-            for number in range(random.randrange(2, 9) + 12 * (day % 9 == 2)):
-                ref = f"pi_{day}_{number}"
-                await rows.claim(GrantRequest(ref, 1, day * 100 + number + 1))
-                if random.random() < 0.1:
-                    await rows.settle(
-                        ref, Settlement(GrantStatus.REFUSED, error=Forbidden("blocked the bot", code=403))
-                    )
-                    continue
-                await rows.settle(ref, Settlement(GrantStatus.GRANTED, token=AccessToken(f"t{day}x{number}")))
-                if random.random() < 0.8:
-                    await rows.mark_delivered(ref)
+DAYS: Final = 34
+GRANTS: Final = "[...document.querySelectorAll('h2')].find(h => h.textContent == 'Grants over time').scrollIntoView()"
 
 
 async def hold(ledger: Path) -> None:
     """Fill a ledger with what waits for its owner: lost answers, refusals, a link that was not delivered."""
-    lost = OutcomeUnknown("the reply was lost: the member may or may not have been granted", cause=ReplyLost("reset"))
     async with SqliteLedger(ledger, clock=lambda: NOW) as rows:
         for number, status in enumerate(["unknown", "granted", "refused", "unknown", "granted", "delivered"]):
             ref = f"stripe:pi_3Nf{number}kQ"
             await rows.claim(GrantRequest(ref, 1 + number % 2, 4_200_001 + number, f"chat {77 + number}"))
             settled = {
-                "unknown": Settlement(GrantStatus.UNKNOWN, error=lost, evidence="ReplyLost: connection reset"),
-                "refused": Settlement(GrantStatus.REFUSED, error=Forbidden("the user blocked the bot", code=403)),
+                "unknown": evolve(LOST, evidence="ReplyLost: connection reset"),
+                "refused": REFUSED,
             }
             link = AccessToken(link="https://t.me/+example", raw=None)
             await rows.settle(ref, settled.get(status, Settlement(GrantStatus.GRANTED, token=link)))
@@ -116,16 +97,19 @@ def main() -> None:
     service.populate(240)
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, serve(service) as server:
-        ledger, html = Path(folder, "grants.db"), Path(folder, "report.html")
+        html = Path(folder, "report.html")
+        os.chdir(folder)  # the commands for held grants then name the ledger as a reader would
         os.environ |= {**server.env(), "NO_PROXY": "*", "COLUMNS": "92", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-        anyio.run(fill, ledger)
+        report.utc_now = lambda: NOW
+        anyio.run(partial(fill_ledger, Path("grants.db"), days_ago(DAYS), refused=0.02))
+        anyio.run(partial(fill_inbox, Path("inbox.db"), days_ago(DAYS)))
         draw_terminal(PICTURES / "terminal.svg", ("plans",), ("report",))
-        printed("report", "--ledger", str(ledger), "--html", str(html))
+        printed("report", "--ledger", "grants.db", "--inbox", "inbox.db", "--html", str(html))
         with chromium(Path(folder, "profile")) as browser:
             for name, (scheme, width, height, phone) in LOOKS.items():
                 browser.look(scheme=scheme, width=width, height=height, phone=phone)
                 browser.open(html.as_uri())
-                browser.evaluate("scrollTo(0, document.documentElement.scrollHeight)" if phone else "scrollTo(0, 0)")
+                browser.evaluate(GRANTS if phone else "scrollTo(0, 0)")
                 browser.screenshot(PICTURES / f"report-{name}.png")
             draw_desk(Path(folder), browser)
 

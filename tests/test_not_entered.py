@@ -67,6 +67,7 @@ LEDGER: dict[str, Use] = {
     "decisions": lambda ledger: ledger.decisions("r"),
     "purge": lambda ledger: ledger.purge(NOW),
     "count": lambda ledger: ledger.count(),
+    "count_by_day": lambda ledger: ledger.count_by_day(),
     "search": lambda ledger: ledger.search("r", limit=1),
     "begin_follow_up": lambda ledger: ledger.begin_follow_up("r", lease=timedelta(1), grace=timedelta(1)),
     "put_off": lambda ledger: ledger.put_off(FOLLOW_UP, failures=1, due_at=NOW),

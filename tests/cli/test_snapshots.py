@@ -30,7 +30,6 @@ READS = {
     "performance": ["performance"],
     "call": ["call", "getPlans", "plan_id=2"],
     "doctor": ["doctor"],
-    "report": ["report"],
 }
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and needs a pseudo-terminal")
 

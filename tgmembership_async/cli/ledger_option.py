@@ -148,8 +148,11 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
     return options
 
 
-def is_there(place: Server) -> bool:
-    """Return whether a database has a ledger. Raises UsageError or StorageError if it cannot be queried."""
+def is_there(place: Server, table: str = "tgm_grants") -> bool:
+    """Return whether a database has the table of a ledger, or another one.
+
+    Raises UsageError or StorageError if it cannot be queried.
+    """
     ledger_at(place)  # raises if the extra is missing
     from psycopg import Error  # noqa: PLC0415 - an extra, and slow to load
 
@@ -159,7 +162,7 @@ def is_there(place: Server) -> bool:
     connecting = Connecting(place.url)
     try:
         with closing(connecting.connect()) as lane:
-            return lane.execute("SELECT to_regclass('tgm_grants')").fetchone() != (None,)
+            return lane.execute(b"SELECT to_regclass(%s)", (table,)).fetchone() != (None,)
     except Error as error:
         failure = postgres_error(connecting, error)
     raise failure

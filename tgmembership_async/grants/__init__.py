@@ -8,6 +8,7 @@ from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.memory import MemoryLedger
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -31,6 +32,7 @@ __all__ = [
     "Attempt",
     "Binding",
     "Claim",
+    "DayCount",
     "Decision",
     "DecisionMade",
     "Finding",

@@ -1,15 +1,17 @@
 """The rows of one bot, in a ledger of its own or in one that several bots share."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime, timedelta
 from typing import Final, Protocol, Self, runtime_checkable
 
 from attrs import evolve
 
+from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
-from tgmembership_async.grants.ledger import Claim, Ledger, get_many
+from tgmembership_async.grants.ledger import Claim, CountsByDay, Ledger, get_many
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -143,6 +145,13 @@ class BotLedger:
     async def count(self) -> dict[GrantStatus, int]:
         """Return the number of this bot's rows of each status."""
         return await self.whole.count(self._prefix)
+
+    async def count_by_day(self, prefix: str = "", *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of this bot's rows by day, plan and status."""
+        if not isinstance(self.whole, CountsByDay):
+            msg = f"{type(self.whole).__name__} does not count its rows by day: it lacks count_by_day"
+            raise UsageError(msg)
+        return await self.whole.count_by_day(self._prefix + prefix, counted=counted)
 
     async def search(self, text: str, *, limit: int) -> list[Grant]:
         """Return at most `limit` of this bot's rows whose ref contains `text`, or whose member it is."""

@@ -1,8 +1,9 @@
 """The part of a ledger that SQLite and PostgreSQL share; what differs is in `sqlite` and `postgres`, mostly SQL."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
 from tgmembership_async.grants.follow_ups import Kept, Look, look
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -30,6 +32,9 @@ from tgmembership_async.values.models import AccessToken
 
 T = TypeVar("T")
 _COMPONENT: Final = "ledger"
+_COUNTED_AT_ONCE: Final = 20_000
+"""Ids that one statement groups by day, so that other jobs wait for milliseconds only."""
+_FIRST_DAY: Final = date(1970, 1, 1)
 
 
 class Row(Protocol):
@@ -65,6 +70,9 @@ class Dialect(Generic[R]):
     """Selects ref, decision, time and reason of the decisions about `refs`, in order."""
     counts: Any
     """Selects each status of the rows whose refs begin with `prefix`, and their number."""
+    days: Any
+    """Selects the day in days since 1970 (UTC), the plan, the status and the number of the rows with ids after `after`
+    up to `last` whose refs begin with `prefix`; the day is that of `granted_at` or, if that is NULL, `updated_at`."""
     search: Any
     """Selects the columns of at most `limit` grants whose refs begin with `prefix` and go on with a text that contains
     `text`, or whose member is `text`; the newest first."""
@@ -148,6 +156,11 @@ class Dialect(Generic[R]):
         """Return the number of rows of each status."""
         rows = connection.execute(self.counts, {"prefix": prefix}).fetchall()
         return {GrantStatus(status): number for status, number in rows}
+
+    def days_of(self, connection: Connection, after: int, last: int, prefix: str) -> Counter[tuple[date, int, str]]:
+        """Return the number of rows with these ids by day, plan and status."""
+        rows = connection.execute(self.days, {"after": after, "last": last, "prefix": prefix}).fetchall()
+        return Counter({(_FIRST_DAY + timedelta(day), plan_id, status): n for day, plan_id, status, n in rows})
 
     def found(self, connection: Connection, text: str, limit: int, prefix: str) -> list[Grant]:
         """Return the grants that a search finds."""
@@ -294,6 +307,21 @@ class DatabaseLedger(AsyncResource, Generic[S]):
     async def count(self, prefix: str = "") -> dict[GrantStatus, int]:
         """Return the number of rows of each status, of the refs that begin with `prefix`; 0 is left out."""
         return await self._read(partial(self._dialect.count, prefix=prefix))
+
+    async def count_by_day(self, prefix: str = "", *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of rows by day, plan and status, of the refs that begin with `prefix`.
+
+        The database groups the rows, a part of them at a time; refs that are new since the first part are left out.
+        `counted` is called after each part with the number of rows counted so far.
+        """
+        days: Counter[tuple[date, int, str]] = Counter()
+        newest = await self._read(self._dialect.last_id)
+        for after in range(0, newest, _COUNTED_AT_ONCE):
+            last = min(after + _COUNTED_AT_ONCE, newest)
+            days += await self._read(partial(self._dialect.days_of, after=after, last=last, prefix=prefix))
+            if counted is not None:
+                counted(days.total())
+        return [DayCount(day, plan_id, GrantStatus(status), n) for (day, plan_id, status), n in sorted(days.items())]
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
         """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first.

@@ -1,6 +1,6 @@
 """The protocol of a ledger: an intent is durable before it is acted on, and a result before it is returned."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
 
@@ -8,6 +8,7 @@ from attrs import frozen
 
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -105,6 +106,19 @@ class Ledger(Protocol):
 
     async def purge(self, delivered_before: datetime) -> int:
         """Remove the tokens of rows delivered before then, and return their number; the rows stay."""
+        ...
+
+
+@runtime_checkable
+class CountsByDay(Protocol):
+    """A ledger that counts its rows by day, as all of this package do. The report over time needs it."""
+
+    async def count_by_day(self, prefix: str = "", *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of rows by day, plan and status, of the refs that begin with `prefix`.
+
+        They come in this order, without zeros. A large ledger is counted in parts; `counted` is called after each with
+        the number of rows counted so far.
+        """
         ...
 
 

@@ -1,8 +1,8 @@
 """A ledger in memory, for tests and experiments: its rows are lost when the process ends."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Collection
+from datetime import UTC, datetime, timedelta
 from itertools import dropwhile, islice
 from typing import Self
 
@@ -16,6 +16,7 @@ from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
+    DayCount,
     Decision,
     DecisionMade,
     Grant,
@@ -153,6 +154,18 @@ class MemoryLedger(AsyncResource):
         """Return the number of rows of each status, of the refs that begin with `prefix`; 0 is left out."""
         await self._turn()
         return Counter(grant.status for ref, grant in self._rows.items() if ref.startswith(prefix))
+
+    async def count_by_day(self, prefix: str = "", *, counted: Callable[[int], object] | None = None) -> list[DayCount]:
+        """Return the number of rows by day, plan and status, of the refs that begin with `prefix`."""
+        await self._turn()
+        rows = [grant for ref, grant in self._rows.items() if ref.startswith(prefix)]
+        days = Counter(
+            ((grant.granted_at or grant.updated_at).astimezone(UTC).date(), grant.plan_id, grant.status)
+            for grant in rows
+        )
+        if counted is not None:
+            counted(len(rows))
+        return [DayCount(*key, count) for key, count in sorted(days.items())]
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
         """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first."""

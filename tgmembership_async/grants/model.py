@@ -10,7 +10,7 @@ planned → abandoned                                   likewise: it was refunde
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Final, Literal, get_args
 
@@ -129,6 +129,16 @@ class Grant:
     def link(self) -> str | None:
         """Return the link of its token, or None; a token without a link may have a code, see `AccessToken.best`."""
         return None if self.token is None else self.token.link
+
+
+@frozen
+class DayCount:
+    """The number of a plan's rows with a status on one day: the UTC date of `granted_at` or, without, `updated_at`."""
+
+    day: date
+    plan_id: int
+    status: GrantStatus
+    count: int
 
 
 @frozen

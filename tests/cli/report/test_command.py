@@ -1,9 +1,10 @@
 """`tgmembership report`: figures, the page in a real browser, and missing figures."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -12,19 +13,27 @@ from xml.etree import ElementTree as ET
 import anyio
 import in_process
 import pytest
+from approved import approve
 from chromium import CHROMIUM, chromium
 from click.testing import Result
+from own_schema import own_schema
+from report_samples import LOST, PLANS, days_ago, fill_inbox, fill_ledger, order
+from rich.console import Console
 
-from tgmembership_async.cli.report import charts
+from tgmembership_async.cli.credentials import account
+from tgmembership_async.cli.report import charts, sources
+from tgmembership_async.cli.report import command as module
 from tgmembership_async.cli.report.charts import chart, ticks
-from tgmembership_async.cli.report.figures import Section, Series, broken_down, glance, over_time, performance
+from tgmembership_async.cli.report.figures import Section, Series, broken_down, glance, performance
 from tgmembership_async.cli.report.page import page
 from tgmembership_async.errors import UsageError
-from tgmembership_async.grants import GrantRequest, GrantStatus, Settlement, SqliteLedger
+from tgmembership_async.grants import GrantRequest, GrantStatus, PostgresLedger, Settlement, SqliteLedger
+from tgmembership_async.settings import service_of
 from tgmembership_async.testing import FakePlan, FakeService, Fault, serve
 from tgmembership_async.testing.fake.values import SAMPLE_PLANS
 from tgmembership_async.values.models import AccessToken, Count, PlanPerformance, Revenue
 from tgmembership_async.values.money import Money
+from tgmembership_async.webhooks import EntryStatus, PostgresInbox, SqliteInbox
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NASTY = 'Клуб <img src="https://evil.example/x.png" onerror=alert(1)>\x1b[31m'
@@ -41,9 +50,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Path:
+def ledger(quick_path: Path) -> Path:
     """Create a ledger of ten days, with one more grant on each day."""
-    path, now = tmp_path / "grants.db", NOW
+    path, now = quick_path / "grants.db", NOW
 
     async def fill() -> None:
         nonlocal now
@@ -58,6 +67,17 @@ def ledger(tmp_path: Path) -> Path:
 
     anyio.run(fill)
     return path
+
+
+@pytest.fixture
+def shop(service: FakeService, quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Fill a ledger and an inbox with two weeks, and return the options that name them; it is noon on the last day."""
+    del service
+    ledger, inbox = quick_path / "grants.db", quick_path / "inbox.db"
+    anyio.run(partial(fill_ledger, ledger, days_ago(13), most=3))
+    anyio.run(partial(fill_inbox, inbox, days_ago(13), most=3, users=12))
+    monkeypatch.setattr(module, "utc_now", lambda: NOW)
+    return ["--ledger", ledger, "--inbox", inbox]
 
 
 run = partial(in_process.run, "report")
@@ -76,6 +96,105 @@ def test_every_figure_is_a_row_in_a_pipe(service: FakeService, ledger: Path) -> 
     assert told["Grants over time", "2026-11-20", "granted"] == 9
     assert told["Grants over time", "2026-11-11", "delivered"] == 1
     assert sum(told[key] for key in told if key[0] == "Payment methods") == 30  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "form"),
+    [("report.terminal", 100, "table"), ("report.60", 60, "table"), ("report.pipe", 100, "jsonl")],
+)
+def test_the_output_is_as_approved(
+    name: str, columns: int, form: str, shop: list[object], monkeypatch: pytest.MonkeyPatch, quick_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = run(*shop, "--format", form)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "s3cr3t" not in done.stdout
+    approve(name, done.stdout.replace(str(quick_path), "FOLDER"))
+
+
+def test_all_figures_over_time_have_the_unit_that_is_asked_for(shop: list[object]) -> None:
+    told = [row for row in rows(run(*shop, "--by", "year")) if "over time" in str(row["section"])]
+    assert {row["name"] for row in told} == {"2026"}
+    assert {row["section"] for row in told} == {
+        *("Sales over time", "Revenue over time, EUR", "Revenue over time, XTR"),
+        *("Terminations over time", "Grants over time"),
+    }
+    years = sum(int(str(row["value"])) for row in told if row["section"] == "Grants over time")
+    days = [row for row in rows(run(*shop, "--by", "day")) if row["section"] == "Grants over time"]
+    assert years == sum(int(str(row["value"])) for row in days) > 14
+    assert len({row["name"] for row in days}) == 14
+
+
+def test_plans_are_called_by_their_names_at_the_service(shop: list[object]) -> None:
+    told = {row["series"] for row in rows(run(*shop)) if row["section"] in ("Sales by plan", "Grants by plan")}
+    names = {plan.plan_id: plan.name for plan in SAMPLE_PLANS}
+    assert told == {names[plan] for plan in PLANS}
+
+
+def test_a_bot_reports_its_own_rows_of_a_shared_ledger(service: FakeService, tmp_path: Path) -> None:
+    path = tmp_path / "shared.db"
+
+    async def fill() -> None:
+        async with SqliteLedger(path, shared_by_bots=True) as ledger:
+            await ledger.bind(service_of(account()), service.bot_id)
+            for bot in (service.bot_id, 77):
+                await ledger.claim(GrantRequest(f"{bot}:pi_1", 1, 42))
+                await ledger.settle(f"{bot}:pi_1", LOST)
+
+    anyio.run(fill)
+    told = rows(run("--ledger", path))
+    assert [row["value"] for row in told if row["section"] == "Grants over time"] == [1]
+    commands = [str(row["command"]) for row in told if row["name"] == "pi_1"]
+    assert len(commands) == 3
+    assert all(f" {service.bot_id}:pi_1 " in line for line in commands), "the ref as the ledger has it"
+
+
+def test_the_inbox_of_another_bot_is_refused(service: FakeService, tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+
+    async def create() -> None:
+        async with SqliteInbox(path, bot_id=service.bot_id + 1):
+            pass
+
+    anyio.run(create)
+    done = run("--inbox", path)
+    assert done.exit_code == 2
+    assert str(service.bot_id + 1) in done.stderr
+
+
+def test_a_server_is_reported_like_files(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    with own_schema() as url:
+        monkeypatch.setenv("TGMEMBERSHIP_INBOX", url)
+        done = run()
+        assert (done.exit_code, "has no inbox" in done.stderr) == (2, True), "and none is created"
+
+        async def fill() -> None:
+            async with PostgresLedger(url) as ledger, PostgresInbox(url) as inbox:
+                await ledger.claim(GrantRequest("pi_1", 1, 42))
+                await ledger.settle("pi_1", LOST)
+                await inbox.store(order(1, 42, 1, NOW), repeat_window=1)
+                again = order(1, 42, 1, NOW + timedelta(seconds=1), paid_at=NOW.isoformat())
+                assert (await inbox.store(again, repeat_window=60)).status is EntryStatus.REPEAT
+
+        anyio.run(fill)
+        monkeypatch.setenv("TGMEMBERSHIP_LEDGER", url)
+        told = rows(run())
+    assert [row["value"] for row in told if row["section"] == "Sales over time"] == [1], "a repeat is no order"
+    assert [row["value"] for row in told if row["section"] == "Grants over time"] == [1]
+    assert len([row for row in told if row["command"]]) == 4
+    assert service.count_requests() > 0
+
+
+def test_a_large_ledger_and_inbox_show_a_progress_bar(shop: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sources, "console", lambda **_: Console(file=screen, force_terminal=True, width=100))
+    assert run(*shop).exit_code == 0
+    assert screen.getvalue() == "", "these are small"
+    monkeypatch.setattr(sources, "_LARGE_LEDGER", 1)
+    monkeypatch.setattr(sources, "_LARGE_INBOX", 1)
+    assert run(*shop).exit_code == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert len(set(re.findall(r"\d+/\?", shown))) >= 2, shown
 
 
 def test_a_method_that_fails_is_a_section_without_figures_and_exit_code_1(service: FakeService, tmp_path: Path) -> None:
@@ -124,7 +243,7 @@ class TestPage:
         "By day.",
         "columns",
         ("2026-11-19", "2026-11-20"),
-        (Series("granted", (1, 2)), Series("refused", (0, 1))),
+        (Series("granted", (1, 2), "granted"), Series("refused", (0, 1), "refused")),
     )
 
     def test_it_is_well_formed_escaped_and_has_no_external_reference(self) -> None:
@@ -191,7 +310,7 @@ class TestFigures:
             PlanPerformance(None, None, 7),
         ]
         orders, euros, stars = performance(plans)
-        assert list(orders.rows) == [("A plan without a name", (7,)), ("a", (2,)), ("Plan 2", (None,))]
+        assert list(orders.rows) == [("plan not given", (7,)), ("a", (2,)), ("Plan 2", (None,))]
         assert list(euros.rows) == [("a", (Decimal(10),))]
         assert (stars.title, list(stars.rows)) == ("Revenue by plan, XTR", [("Plan 2", (Decimal(250),))])
 
@@ -200,35 +319,55 @@ class TestFigures:
         [found] = broken_down("Orders", Count(3, {"a": 1, "b": 2}))
         assert found.labels == ("b", "a")
 
-    @pytest.mark.parametrize(
-        ("days", "unit", "first", "count"),
-        [(1, "day", "2026-11-19", 2), (60, "week", "2026-09-21", 9), (500, "month", "2025-07-01", 17)],
-    )
-    def test_grants_are_grouped_by_day_week_or_month(self, days: int, unit: str, first: str, count: int) -> None:
-        last = NOW.date()
-        found = over_time({(last - timedelta(days=days), GrantStatus.GRANTED): 2, (last, GrantStatus.UNKNOWN): 1})
-        assert f"by the {unit} of" in found.text
-        assert (found.labels[0], len(found.labels)) == (first, count)
-        assert [(series.name, sum(value or 0 for value in series.values)) for series in found.series] == [
-            ("granted", 2),
-            ("unknown", 1),
-        ]
-
-    def test_an_empty_ledger_says_so(self) -> None:
-        days: dict[tuple[date, GrantStatus], int] = {}
-        assert over_time(days).text == "The ledger has no grants."
-
     def test_a_missing_pygal_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "pygal", None)
         with pytest.raises(UsageError, match=r"\[report\]"):
             page([], 1, NOW)
 
 
+LABELS = """
+[...document.querySelectorAll('.bars svg')].flatMap(svg => {
+    const middle = element => { const box = element.getBoundingClientRect(); return box.top + box.height / 2; };
+    const bars = [...svg.querySelectorAll('.bar rect')].map(middle);
+    const labels = [...svg.querySelectorAll('.axis.y text')].map(middle);
+    return labels.map(label => Math.min(...bars.map(bar => Math.abs(bar - label))));
+})
+"""
+GAPS = """
+[...document.querySelectorAll('.columns svg')].flatMap(svg => {
+    const boxes = [...svg.querySelectorAll('.axis.x text')].map(text => text.getBoundingClientRect());
+    return boxes.slice(1).map((box, number) => box.left - boxes[number].right);
+})
+"""
+SMALL = "[...document.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().width < 250).length"
+CUT = """
+[...document.querySelectorAll('svg text, code')].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.left < 0 || box.right > innerWidth;
+}).length
+"""
+LETTERS = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
+WIDEST = (
+    "Math.max(...[...document.querySelectorAll('.columns svg .bar rect')].map(r => r.getBoundingClientRect().width))"
+)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.usefixtures("service")
-def test_in_a_browser_it_has_no_error_and_makes_no_request(ledger: Path, tmp_path: Path) -> None:
-    html = tmp_path / "report.html"
-    assert run("--html", html, "--ledger", ledger).exit_code == 0
+@pytest.mark.parametrize(
+    ("days", "step"), [(0, 1), (13, 1), (3 * 365, 30)], ids=["one day", "two weeks", "three years"]
+)
+def test_in_a_browser_the_page_can_be_read_and_makes_no_request(
+    days: int, step: int, tmp_path: Path, quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    html, ledger, inbox = tmp_path / "report.html", quick_path / "grants.db", quick_path / "inbox.db"
+    anyio.run(partial(fill_ledger, ledger, days_ago(days, step), most=3))
+    anyio.run(partial(fill_inbox, inbox, days_ago(days, step), most=3, users=12))
+    monkeypatch.setattr(module, "utc_now", lambda: NOW)
+    assert run("--html", html, "--ledger", ledger, "--inbox", inbox).exit_code == 0
+    text = html.read_text(encoding="utf-8")
+    assert "s3cr3t" not in text
+    command_line = f"tgmembership grants resolve --ledger {ledger} --reason 'given up' stripe:pi_3Nf0kQ abandon"
     grounds = set()
     with chromium(tmp_path / "profile") as browser:
         for scheme, width, phone in ("light", 1200, False), ("dark", 1200, False), ("light", 360, True):
@@ -236,17 +375,15 @@ def test_in_a_browser_it_has_no_error_and_makes_no_request(ledger: Path, tmp_pat
             browser.open(html.as_uri())
             assert browser.evaluate("document.querySelectorAll('svg .bar rect').length") > 20
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off"
-            small = (
-                "[...document.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().width < 250).length"
-            )
-            assert browser.evaluate(small) == 0
+            assert browser.evaluate(SMALL) == browser.evaluate(CUT) == 0
+            assert browser.evaluate(LETTERS) > 11, "readable"
+            assert max(browser.evaluate(LABELS)) < 1.5, "each label stands beside the middle of its bar"
+            assert min(browser.evaluate(GAPS)) > 2, "dates do not run into each other"
+            assert browser.evaluate(WIDEST) < 80, "one day is not one block"
+            lines = browser.evaluate("[...document.querySelectorAll('code')].map(code => code.textContent)")
+            assert command_line in lines
+            assert browser.evaluate("document.querySelectorAll('details[open]').length") == 1
             grounds.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
-            cut = "[...document.querySelectorAll('svg text')].filter(t => t.getBoundingClientRect().left < 0).length"
-            assert browser.evaluate(cut) == 0
-            letters = (
-                "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
-            )
-            assert browser.evaluate(letters) > 11, "readable"
         assert len(grounds) == 2, "light and dark"
         assert set(browser.requests) == {html.as_uri()}
         assert browser.complaints == []

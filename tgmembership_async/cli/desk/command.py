@@ -6,12 +6,12 @@ import secrets
 import socket
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from tgmembership_async.cli.ledger_option import Place, as_place, check_there, ledger_option, opened
+from tgmembership_async.cli.inbox_option import inbox_option, opened_inbox
+from tgmembership_async.cli.ledger_option import Place, check_there, ledger_option, opened
 from tgmembership_async.cli.output import note
 from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.errors import UsageError
@@ -19,8 +19,6 @@ from tgmembership_async.values.secret import Secret
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
-
-    from tgmembership_async.webhooks import PostgresInbox, SqliteInbox
 
 _HOST: Final = "127.0.0.1"
 _HTTP: Final = 80
@@ -35,14 +33,7 @@ Examples:
 
 @click.command("desk", epilog=_EPILOG)
 @ledger_option("Ledger file or server.", exists=True, required=True)
-@click.option(
-    "--inbox",
-    metavar="FILE|postgresql://...",
-    envvar="TGMEMBERSHIP_INBOX",
-    show_envvar=True,
-    callback=as_place(exists=True),
-    help="Inbox whose dead letters are shown. It may be the file or server of the ledger.",
-)
+@inbox_option("Inbox whose dead letters are shown. It may be the file or server of the ledger.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Port to listen on."
 )
@@ -72,7 +63,7 @@ async def _serve(ledger: Place, inbox: Place | None, listening: socket.socket) -
     token, path = secrets.token_urlsafe(32), secrets.token_urlsafe(12)
     async with AsyncExitStack() as stack:
         rows = await stack.enter_async_context(opened(ledger, owner=False))
-        letters = None if inbox is None else _inbox_at(inbox)
+        letters = None if inbox is None else opened_inbox(inbox)
         if letters is not None:
             await stack.enter_async_context(letters)
         app = desk_app(rows, letters, guard=Guard(token=Secret(token), host=host))
@@ -86,13 +77,3 @@ async def _serve(ledger: Place, inbox: Place | None, listening: socket.socket) -
             note("Open this URL in a browser on this machine. It contains a token: do not pass it on. Ctrl-C ends it.")
 
         await serve(mounted, listening, started)
-
-
-def _inbox_at(where: Place) -> "SqliteInbox | PostgresInbox":
-    if isinstance(where, Path):
-        from tgmembership_async.webhooks import SqliteInbox  # noqa: PLC0415 - one of two alternatives
-
-        return SqliteInbox(where, owner=False)
-    from tgmembership_async.webhooks import PostgresInbox  # noqa: PLC0415 - an extra
-
-    return PostgresInbox(where.url)

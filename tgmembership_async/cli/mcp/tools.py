@@ -13,8 +13,8 @@ from tgmembership_async.cli.doctor.command import Doctor
 from tgmembership_async.cli.grants.view import attempt_fields, decision_fields
 from tgmembership_async.cli.ledger_option import Place, opened
 from tgmembership_async.cli.mcp.answers import grant_of, keys_of, marked, model_of
-from tgmembership_async.cli.report.command import sales
 from tgmembership_async.cli.report.figures import rows_of
+from tgmembership_async.cli.report.sources import sales
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import UNDECIDED, Decision, Grant, GrantStatus

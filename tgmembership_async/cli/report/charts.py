@@ -4,13 +4,13 @@ pygal's own style sheet, script and titles are removed: screen readers would rea
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from math import ceil
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from tgmembership_async.cli.report.figures import Kind, Section, Value
+from tgmembership_async.cli.report.figures import Kind, Section, figure, sum_of
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.envelope import printable
 
@@ -18,6 +18,11 @@ _SVG: Final = "http://www.w3.org/2000/svg"
 _WIDTH: Final = 420
 _LONGEST_LABEL: Final = 22
 MAX_BARS: Final = 20
+MAX_COLUMNS: Final = 120
+_FEWEST_COLUMNS: Final = 7
+"""A chart with fewer is filled up with empty space, so that one day of data is not one wide block."""
+_ROOM_FOR_LABELS: Final = 32
+"""Characters of all labels below columns, on a phone."""
 _LARGEST_POWER: Final = 40
 _TICKS: Final[Mapping[Kind, int]] = {"bars": 3, "columns": 4}  # numbers side by side need more space
 _PLAIN: Final[dict[str, Any]] = {
@@ -31,6 +36,7 @@ _PLAIN: Final[dict[str, Any]] = {
     "no_data_text": "",
 }
 _FONT: Final = 16  # pygal reserves space for this size: the largest in the page's style sheet
+_BASELINE: Final = 0.35 * _FONT  # how far pygal puts the text of the axis y below the middle of its bar or line
 
 
 def pygal() -> Any:
@@ -49,9 +55,10 @@ def chart(section: Section, number: int) -> str:
     """Return the SVG of a section that has figures; `number` makes its ids unique on the page."""
     rows = list(section.rows)
     # pygal draws bars from the bottom up; readers expect the first at the top.
-    shown = rows if section.kind == "columns" else rows[:MAX_BARS][::-1]
-    drawn = _columns() if section.kind == "columns" else _bars(len(shown))
-    drawn.x_labels = [_short(label) for label, _ in shown]
+    shown = rows[-MAX_COLUMNS:] if section.kind == "columns" else rows[:MAX_BARS][::-1]
+    labels = [_short(label) for label, _ in shown]
+    drawn = _columns(labels) if section.kind == "columns" else _bars(len(shown))
+    drawn.x_labels = labels + [""] * (_FEWEST_COLUMNS - len(labels) if section.kind == "columns" else 0)
     most = max((float(sum_of(values) or 0) for _, values in shown), default=0)
     drawn.y_labels = ticks(most, _TICKS[section.kind])
     drawn.value_formatter = "{:,.10g}".format
@@ -59,6 +66,7 @@ def chart(section: Section, number: int) -> str:
         drawn.add(series.name, [None if values[place] is None else float(values[place] or 0) for _, values in shown])
     root = ET.fromstring(drawn.render(is_unicode=True))  # noqa: S314 - pygal's own output
     _clean(root)
+    _centre(root)
     _name(root, section)
     _describe(root, section, number)
     ET.register_namespace("", _SVG)
@@ -66,11 +74,14 @@ def chart(section: Section, number: int) -> str:
 
 
 def _bars(count: int) -> Any:
-    return pygal().HorizontalBar(height=40 + 30 * count, rounded_bars=2, style=_style(), **_PLAIN)
+    return pygal().HorizontalStackedBar(height=40 + 30 * count, rounded_bars=2, style=_style(), **_PLAIN)
 
 
-def _columns() -> Any:
-    return pygal().StackedBar(height=260, x_labels_major_count=4, show_minor_x_labels=False, style=_style(), **_PLAIN)
+def _columns(labels: Sequence[str]) -> Any:
+    step = ceil(len(labels) * len(labels[0]) / _ROOM_FOR_LABELS)
+    return pygal().StackedBar(
+        height=260, x_labels_major=labels[::step], show_minor_x_labels=False, style=_style(), **_PLAIN
+    )
 
 
 def _style() -> Any:
@@ -105,7 +116,7 @@ def _name(root: ET.Element, section: Section) -> None:
     for place, series in enumerate(section.series):
         for group in root.iter(_tag("g")):
             if f"serie-{place}" in (group.get("class") or "").split():
-                group.set("class", series.name if section.kind == "columns" else "bars")
+                group.set("class", series.hue)
     for bar in root.iter(_tag("g")):
         if bar.get("class") != "bar":
             continue
@@ -114,6 +125,14 @@ def _name(root: ET.Element, section: Section) -> None:
             bar.remove(found)
         title = ET.SubElement(bar, _tag("title"))
         title.text = f"{texts.get('x_label', '')}: {texts.get('value', '')}"
+
+
+def _centre(root: ET.Element) -> None:
+    """Put the labels of the axis y on the middle of their bars and lines; the style sheet centres the text there."""
+    for axis in root.iter(_tag("g")):
+        if (axis.get("class") or "").startswith("axis y"):
+            for text in axis.iter(_tag("text")):
+                text.set("y", f"{float(text.get('y', '0')) - _BASELINE:.2f}")
 
 
 def _describe(root: ET.Element, section: Section, number: int) -> None:
@@ -131,14 +150,3 @@ def description(section: Section) -> str:
     """Return a chart in words: its first three figures, and where the others are."""
     some = [f"{name} {figure(sum_of(values))}" for name, values in list(section.rows)[:3]]
     return f"{section.text} {', '.join(some)}; the table next to the chart has all figures."
-
-
-def sum_of(values: tuple[Value, ...]) -> Value:
-    """Return the sum of the values of one label, or None if all are None."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-def figure(value: Value) -> str:
-    """Return a figure as text."""
-    return "not given" if value is None else f"{value:,}"

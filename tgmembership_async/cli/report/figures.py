@@ -1,46 +1,47 @@
-"""Convert replies and grants to the sections of a report: labels and values. Pure."""
+"""The sections of a report, and those with the service's totals: labels and values. Pure."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal
 
 from attrs import frozen
 
-from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.values.models import Count, PaymentMethodUsage, PlanPerformance, Revenue
 
 Value = int | Decimal | None
-Kind = Literal["cards", "bars", "columns"]
-Days = Mapping[tuple[date, GrantStatus], int]
+Commands = tuple[tuple[str, str], ...]
+Kind = Literal["cards", "bars", "columns", "held"]
 
-STATUSES: Final = (
-    GrantStatus.DELIVERED,
-    GrantStatus.GRANTED,
-    GrantStatus.PLANNED,
-    GrantStatus.SENDING,
-    GrantStatus.UNKNOWN,
-    GrantStatus.REFUSED,
-    GrantStatus.ABANDONED,
-)
-_SPANS: Final = ((45, 1, "day"), (7 * 60, 7, "week"))
-_MONTH: Final = "month"
+COLUMNS: Final = ("section", "name", "series", "value", "problem", "command")
+_NO_PLAN: Final = "plan not given"
 
 
 @frozen
 class Series:
-    """One value for each label of a section; None where the service gives none."""
+    """One value for each label of a section; None where the service gives none. `hue` names its colour."""
 
     name: str
     values: tuple[Value, ...]
+    hue: str = "hue0"
+
+
+@frozen
+class Hold:
+    """A grant that waits for a decision, with the command of each one: what it decides, and the command line."""
+
+    ref: str
+    status: str
+    about: str
+    why: str
+    commands: Commands
 
 
 @frozen
 class Section:
     """One section: `cards` are single figures, `bars` compare items, `columns` show a development over time.
 
-    `problem` is the reason why there are no figures, or empty.
+    `held` lists the grants of `holds`, and `commands` about all of them. `head` is the heading of the labels, `problem`
+    the reason why there are no figures, or empty.
     """
 
     title: str
@@ -49,12 +50,31 @@ class Section:
     labels: tuple[str, ...] = ()
     series: tuple[Series, ...] = ()
     problem: str = ""
+    head: str = "name"
+    holds: tuple[Hold, ...] = ()
+    commands: Commands = ()
 
     @property
     def rows(self) -> Iterator[tuple[str, tuple[Value, ...]]]:
         """Yield each label with its values, one of each series."""
         columns = zip(*(series.values for series in self.series), strict=True)
         return iter(zip(self.labels, columns, strict=True))
+
+
+class PlanNames:
+    """The names of plans by id, as the service gives them; two plans of one name are told apart by their ids."""
+
+    def __init__(self, plans: Iterable[PlanPerformance] = ()) -> None:
+        self._names = {plan.plan_id: plan.name for plan in plans if plan.plan_id is not None and plan.name}
+
+    def of(self, plan_id: int | None, name: str | None = None) -> str:
+        """Return what to call a plan; `name` is used if the service gives none."""
+        if plan_id is None:
+            return name or _NO_PLAN
+        found = self._names.get(plan_id, name)
+        if not found:
+            return f"Plan {plan_id}"
+        return f"{found} ({plan_id})" if list(self._names.values()).count(found) > 1 else found
 
 
 def glance(orders: Count | None, users: Count | None, revenue: Revenue | None) -> Section:
@@ -65,7 +85,7 @@ def glance(orders: Count | None, users: Count | None, revenue: Revenue | None) -
     figures += [
         (f"Revenue, {money.currency}".rstrip(", "), money.amount) for money in (revenue.amounts if revenue else ())
     ]
-    return _section("At a glance", "All-time totals, as counted by the service.", "cards", "total", figures)
+    return section("At a glance", "All-time totals, as counted by the service.", "cards", "total", figures)
 
 
 def broken_down(title: str, count: Count) -> Iterator[Section]:
@@ -76,47 +96,24 @@ def broken_down(title: str, count: Count) -> Iterator[Section]:
 
 def performance(plans: Sequence[PlanPerformance]) -> Iterator[Section]:
     """Yield the orders by plan, and the revenue by plan in each currency."""
-    yield _bars("Orders by plan", "Number of orders per plan.", "orders", ((_name(p), p.orders) for p in plans))
+    names = PlanNames(plans)
+    pairs = [(names.of(plan.plan_id, plan.name), plan) for plan in plans]
+    yield _bars("Orders by plan", "Number of orders per plan.", "orders", ((name, plan.orders) for name, plan in pairs))
     currencies = dict.fromkeys(plan.revenue.currency for plan in plans if plan.revenue is not None)
     for currency in currencies:
-        paid = [(_name(p), p.revenue.amount) for p in plans if p.revenue is not None and p.revenue.currency == currency]
+        paid = [
+            (name, plan.revenue.amount)
+            for name, plan in pairs
+            if plan.revenue is not None and plan.revenue.currency == currency
+        ]
         title = f"Revenue by plan, {currency}".rstrip(", ")
         yield _bars(title, "Revenue per plan.", currency or "amount", paid)
-
-
-def _name(plan: PlanPerformance) -> str:
-    return plan.name or (f"Plan {plan.plan_id}" if plan.plan_id is not None else "A plan without a name")
 
 
 def methods(used: Sequence[PaymentMethodUsage]) -> Section:
     """Return the orders by payment method."""
     pairs = ((method.name, method.count) for method in used)
     return _bars("Payment methods", "Number of orders per payment method.", "orders", pairs)
-
-
-def over_time(days: Days) -> Section:
-    """Return the number of grants per status, by the day, week or month of their last change."""
-    title = "Grants over time"
-    if not days:
-        return Section(title, "The ledger has no grants.", "columns")
-    first, last = min(day for day, _ in days), max(day for day, _ in days)
-    step, unit = next(((step, unit) for most, step, unit in _SPANS if (last - first).days < most), (0, _MONTH))
-    begins = list(_begins(first, last, step))
-    found: Counter[tuple[date, GrantStatus]] = Counter()
-    for (day, status), count in days.items():
-        found[max(begin for begin in begins if begin <= day), status] += count
-    shown = [status for status in STATUSES if any(found[begin, status] for begin in begins)]
-    series = tuple(Series(status.value, tuple(found[begin, status] for begin in begins)) for status in shown)
-    text = f"Number of grants per current status, by the {unit} of their last change (UTC)."
-    return Section(title, text, "columns", tuple(str(begin) for begin in begins), series)
-
-
-def _begins(first: date, last: date, step: int) -> Iterator[date]:
-    """Yield the first day of every span; a `step` of 0 is a month, and weeks begin on Monday."""
-    begin = first.replace(day=1) if not step else first - timedelta(days=first.weekday() if step > 1 else 0)
-    while begin <= last:
-        yield begin
-        begin = begin + timedelta(days=step) if step else (begin + timedelta(days=31)).replace(day=1)
 
 
 def failed(title: str, problem: str) -> Section:
@@ -127,19 +124,40 @@ def failed(title: str, problem: str) -> Section:
 def _bars(title: str, text: str, unit: str, pairs: Iterable[tuple[str, Value]]) -> Section:
     """Return bars, the longest first."""
     ordered = sorted(pairs, key=lambda pair: (pair[1] is None, -(pair[1] or 0)))
-    return _section(title, text, "bars", unit, ordered)
+    return section(title, text, "bars", unit, ordered)
 
 
-def _section(title: str, text: str, kind: Kind, unit: str, pairs: Sequence[tuple[str, Value]]) -> Section:
+def section(title: str, text: str, kind: Kind, unit: str, pairs: Sequence[tuple[str, Value]]) -> Section:
+    """Return a section with one series."""
     labels, values = tuple(name for name, _ in pairs), tuple(value for _, value in pairs)
     return Section(title, text, kind, labels, (Series(unit, values),))
 
 
+def sum_of(values: Iterable[Value]) -> Value:
+    """Return the sum of the values of one label, or None if all are None."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def figure(value: Value) -> str:
+    """Return a figure as text."""
+    return "not given" if value is None else f"{value:,}"
+
+
 def rows_of(sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
-    """Yield every figure as a row of JSON or CSV."""
-    for section in sections:
-        if section.problem:
-            yield {"section": section.title, "name": None, "series": None, "value": None, "problem": section.problem}
-        for name, values in section.rows:
-            for series, value in zip(section.series, values, strict=True):
-                yield {"section": section.title, "name": name, "series": series.name, "value": value, "problem": None}
+    """Yield every figure, and every command for a held grant, as a row of JSON or CSV."""
+    for one in sections:
+        if one.problem:
+            yield _row(section=one.title, problem=one.problem)
+        for name, values in one.rows:
+            for series, value in zip(one.series, values, strict=True):
+                yield _row(section=one.title, name=name, series=series.name, value=value)
+        for _, line in one.commands:
+            yield _row(section=one.title, command=line)
+        for hold in one.holds:
+            for _, line in hold.commands:
+                yield _row(section=one.title, name=hold.ref, series=hold.status, problem=hold.why, command=line)
+
+
+def _row(**fields: Any) -> dict[str, Any]:
+    return dict.fromkeys(COLUMNS) | fields

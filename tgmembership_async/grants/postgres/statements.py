@@ -227,6 +227,13 @@ DIALECT: Final = Dialect(
     counts="""
         SELECT status, count(*) FROM tgm_grants WHERE %(prefix)s = '' OR starts_with(ref, %(prefix)s) GROUP BY status
     """,
+    days="""
+        SELECT (coalesce(granted_at, updated_at) AT TIME ZONE 'UTC')::date - date '1970-01-01' AS day, plan_id, status,
+            count(*)
+        FROM tgm_grants
+        WHERE id > %(after)s AND id <= %(last)s AND (%(prefix)s = '' OR starts_with(ref, %(prefix)s))
+        GROUP BY day, plan_id, status
+    """,
     search=f"""
         SELECT {COLUMNS} FROM tgm_grants
         WHERE starts_with(ref, %(prefix)s)

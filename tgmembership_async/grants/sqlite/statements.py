@@ -190,6 +190,11 @@ DIALECT: Final = Dialect(
         SELECT status, count(*) FROM grants WHERE :prefix = '' OR substr(ref, 1, length(:prefix)) = :prefix
         GROUP BY status
     """,
+    days="""
+        SELECT coalesce(granted_at, updated_at) / 86400000000 AS day, plan_id, status, count(*) FROM grants
+        WHERE id > :after AND id <= :last AND (:prefix = '' OR substr(ref, 1, length(:prefix)) = :prefix)
+        GROUP BY day, plan_id, status
+    """,
     search=f"""
         SELECT {SELECT.partition("grants.id,")[2]}
         WHERE substr(ref, 1, length(:prefix)) = :prefix

@@ -1,13 +1,14 @@
 """The checks of `LEDGER_CHECKS` for storing and reading: what is stored, what a reopening finds, paging, purging."""
 
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from anyio import create_task_group
 
 from tgmembership_async.errors import GrantError, NotSent, OutcomeUnknown, UsageError
-from tgmembership_async.grants.ledger import get_many
-from tgmembership_async.grants.model import SETTLES, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.grants.ledger import CountsByDay, get_many
+from tgmembership_async.grants.model import SETTLES, DayCount, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.testing.conformance.samples import (
     ERRORS,
     TOKEN,
@@ -146,6 +147,29 @@ async def many_rows_are_found_at_once(make: MakeLedger) -> None:
         check_equal(set(found), set(refs[::2]))
         check_equal(found[refs[0]], await ledger.get(refs[0]))
         check_equal(dict(await get_many(ledger, [])), {})
+
+
+async def rows_are_counted_by_day(make: MakeLedger) -> None:
+    """Rows are counted by the day when they were granted or else last changed; a ledger need not count them."""
+    async with opened(make) as ledger:
+        if not isinstance(ledger, CountsByDay):
+            return
+        check_equal(await ledger.count_by_day(), [])
+        for status in GrantStatus:
+            for number in range(2):
+                await bring_to(ledger, f"{status}{number}", status)
+        await ledger.plan(GrantRequest("another plan", 2**63 - 1))
+        rows = [grant async for grant in ledger.grants()]
+        days = Counter((utc_day(grant.granted_at or grant.updated_at), grant.plan_id, grant.status) for grant in rows)
+        told: list[int] = []
+        counted = await ledger.count_by_day(counted=told.append)
+        check_equal(counted, [DayCount(*key, count) for key, count in sorted(days.items())])
+        check_equal(told[-1:], [len(rows)])
+
+
+def utc_day(time: datetime) -> date:
+    """Return the date of a time in UTC."""
+    return time.astimezone(UTC).date()
 
 
 async def any_text_is_kept_as_it_is(make: MakeLedger) -> None:

@@ -198,6 +198,7 @@ LEDGER_CHECKS: Final[tuple[Check, ...]] = (
     durability.rows_come_in_pages_and_in_order,
     durability.rows_are_counted_and_searched,
     durability.many_rows_are_found_at_once,
+    durability.rows_are_counted_by_day,
     durability.any_text_is_kept_as_it_is,
     a_ref_that_is_not_there_is_an_error,
     durability.tokens_are_wiped_when_they_are_delivered_and_old,
