@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from tgmembership_async.calls import Observer
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.middleware import Middleware
 from tgmembership_async.protocol.endpoints import GENERATIONS, check_id, is_loopback, split_url
 from tgmembership_async.protocol.gate import RateLimit, SharedGate
@@ -215,7 +216,7 @@ def transport(value: object, proxy: object, scheme: str) -> Transport:
         try:
             from tgmembership_async.transport.aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded on use
         except ImportError:
-            msg = "transport='aiohttp' requires an extra: pip install 'tgmembership-async[aiohttp]'"
+            msg = f"transport='aiohttp' requires an extra: {install('aiohttp')}"
             raise UsageError(msg) from None
         except OSError:
             check_environment()  # importing aiohttp creates its TLS settings

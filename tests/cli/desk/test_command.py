@@ -104,4 +104,4 @@ def test_a_missing_extra_is_named(ledger: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     done = CliRunner().invoke(command, ["desk", "--ledger", str(ledger)])
     assert done.exit_code == 2
-    assert "tgmembership-async[desk]" in done.stderr
+    assert "run pip install '.[desk]' in the clone" in done.stderr

@@ -22,6 +22,7 @@ from attrs import field, frozen
 from platformdirs import user_config_path
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.protocol.structuring.objects import is_object
 from tgmembership_async.settings import secret_in
 from tgmembership_async.values.secret import Secret, hides_arguments
@@ -33,7 +34,7 @@ _PROJECT: Final = ("PROJECT_ID", "PROJECT_TOKEN", "PROJECT_BASE_URL")
 _REPLACED: Final = (*_BOT, "API_KEY_FILE", *_PROJECT, "PROJECT_TOKEN_FILE", "LEDGER", "INBOX")
 _SERVICE: Final = "tgmembership"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NO_KEYRING: Final = "the keyring needs an extra: pip install 'tgmembership-async[keyring]'"
+_NO_KEYRING: Final = f"the keyring needs an extra: {install('keyring')}"
 _IS_URL: Final = re.compile(r"[a-z]+://", re.IGNORECASE)
 _PATHS: Final = frozenset({"key_file", "ledger", "inbox"})
 
