@@ -3,8 +3,9 @@
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote
 
 import click
@@ -111,6 +112,26 @@ def ledger_option(help: str, *, required: bool = False, exists: bool = False) ->
         required=required,
         callback=as_place(exists=exists),
     )
+
+
+def ledger_argument(help: str, *, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
+    """Return the ledger as an argument, which may be given as `--ledger` too, of a command that has no other one."""
+    argument = click.argument("argument", metavar="[LEDGER]", required=False, callback=as_place(exists=exists))
+    option = ledger_option(help, exists=exists)
+
+    def both(function: F) -> F:
+        @wraps(function)
+        def run(*, argument: Place | None, ledger: Place | None, **values: Any) -> Any:
+            typed = click.get_current_context().get_parameter_source("ledger") is ParameterSource.COMMANDLINE
+            found = argument or ledger
+            if found is None or (argument is not None and typed):
+                msg = "name one ledger: --ledger FILE, or --ledger postgresql://user@host/database"
+                raise UsageError(msg)
+            return function(ledger=found, **values)
+
+        return option(argument(cast("F", run)))
+
+    return both
 
 
 def server(place: Place | None, what: str) -> Server:

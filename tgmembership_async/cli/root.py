@@ -211,7 +211,7 @@ def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, pr
     if bot is not None and project is not None:
         msg = "choose one of --bot and --project"
         raise UsageError(msg)
-    name = bot or os.environ.get("TGMEMBERSHIP_BOT")
+    name, by_option = bot or os.environ.get("TGMEMBERSHIP_BOT"), project is not None
     if ctx.invoked_subcommand in _WITHOUT_A_BOT or project is not None:
         os.environ.pop("TGMEMBERSHIP_BOT", None)
     elif name:
@@ -219,5 +219,7 @@ def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, pr
 
         project = ctx.params["project"] = choose(name, by_variable=bot is None).project_id
     if project is not None and ctx.invoked_subcommand not in _ON_A_PROJECT:
-        msg = f"{ctx.invoked_subcommand} cannot work on a project; these can: {', '.join(_ON_A_PROJECT)}"
+        otherwise = "leave out --project" if by_option else "choose another with --bot"
+        can = ", ".join(_ON_A_PROJECT)
+        msg = f"{ctx.invoked_subcommand} cannot work on a project: {otherwise}; these can: {can}"
         raise UsageError(msg)

@@ -226,7 +226,8 @@ def test_a_project_is_a_profile_too(in_keyring: Memory, serve: Serve, keyring_or
     assert bool(in_keyring.kept) == bool(keyring_or_file)
     assert json.loads(run("--bot", "vip", "members").stdout)["membership_id"]
     assert f"authorization: bearer {CANARY_KEY}".encode().lower() in server.requests[0].lower()
-    assert "cannot work on a project" in run("--bot", "vip", "plans").stderr
+    assert "plans cannot work on a project: choose another with --bot" in run("--bot", "vip", "plans").stderr
+    assert "plans cannot work on a project: leave out --project" in run("--project", PROJECT, "plans").stderr
     assert "choose one of --bot and --project" in run("--bot", "vip", "--project", PROJECT, "members").stderr
 
 

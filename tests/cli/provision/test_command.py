@@ -267,7 +267,10 @@ def test_missing_credentials_are_named(members: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("TGMEMBERSHIP_BOT_ID", raising=False)
     done = run(members, "--plan-id", 1)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.splitlines(keepends=True)[-1] == "Error: set TGMEMBERSHIP_BOT_ID to the id of your bot\n"
+    told = "Error: set TGMEMBERSHIP_BOT_ID to the id of your bot"
+    assert done.stderr.splitlines()[-1] == f"{told}, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE to its key"
+    monkeypatch.setenv("TGMEMBERSHIP_API_KEY", "key")
+    assert run(members, "--plan-id", 1).stderr.splitlines()[-1] == told
 
 
 @pytest.mark.usefixtures("server")

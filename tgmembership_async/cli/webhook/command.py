@@ -159,7 +159,8 @@ def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -
     """
     from tgmembership_async.cli.webhook.listen import listen_until_interrupted  # noqa: PLC0415 - imports a web server
 
-    secret = None if url is not None and secret_file is None else secret_of(secret_file)
+    asks = url is not None and secret_file is None
+    secret = None if asks else secret_of(secret_file, or_else="--set URL to get a new one")
     listen_until_interrupted(host, port, secret, url)
 
 
@@ -242,11 +243,11 @@ def sign_(
         sys.stdout.write(f"{name}: {value}\n")
 
 
-def secret_of(path: Path | None) -> Secret:
-    """Return the webhook secret in a file, or in the environment without one."""
+def secret_of(path: Path | None, *, or_else: str = "") -> Secret:
+    """Return the webhook secret in a file, or in the environment without one; `or_else` is what an error advises."""
     if path is not None:
         return secret_in(path, str(path))
     if not os.environ.get(_ENVIRONMENT):
-        msg = f"no webhook secret: use --secret-file, or set {_ENVIRONMENT}"
+        msg = f"no webhook secret: use --secret-file, or set {_ENVIRONMENT}{or_else and ', or use '}{or_else}"
         raise UsageError(msg)
     return Secret(os.environ[_ENVIRONMENT].strip())
