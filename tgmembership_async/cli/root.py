@@ -148,14 +148,16 @@ def _harmless() -> Generator[None]:
     try:
         yield
     except click.ClickException as error:
-        setattr(error, "message", _shown(error.message))  # noqa: B010 - click types it as final
+        message = _shown(error.format_message())
+        setattr(error, "format_message", lambda: message)  # noqa: B010 - a method, which says more than `message`
         raise
 
 
 def _shown(text: str) -> str:
-    from tgmembership_async.cli.output import shown  # noqa: PLC0415 - `--help` does not need it
+    from tgmembership_async.cli.output import fitted, shown  # noqa: PLC0415 - `--help` does not need it
 
-    return shown(text)
+    label = "Error: "  # which click puts before it
+    return fitted(f"{label}{shown(text)}").removeprefix(label)
 
 
 def _advised(error: TGMembershipError) -> str:
