@@ -72,10 +72,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and needs a p
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Return the environment of commands that run in `tmp_path`, with a service and a project of their own."""
     service = FakeService(seed=1, clock=lambda: NOW, silent=[1002])
-    service.outbox.probed = lambda _: 200  # type: ignore[method-assign]
+    monkeypatch.setattr(service.outbox, "probed", lambda _: 200)
     service._clock = lambda: datetime.now(UTC)
     service.inject(Fault("closed", when="after", skip=4, count=1, method="addMember"))
     project = FakeProject(project_id=PROJECT, seed=1, clock=lambda: NOW, users=[42])

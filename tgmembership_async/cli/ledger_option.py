@@ -1,11 +1,11 @@
 """The option `--ledger`: the path of a SQLite file or the URL of a PostgreSQL server, and how to open either."""
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 from urllib.parse import unquote
 
 import click
@@ -33,6 +33,8 @@ _SEEN_IN_PS: Final = (
     "the list of processes (ps) shows the command line, and with it the password in this URL: leave the password out, "
     "and set PGPASSWORD, ~/.pgpass or a service file; or set the whole URL as TGMEMBERSHIP_LEDGER, not as an argument"
 )
+What = Literal["ledger", "inbox"]
+_TABLES: Final[Mapping[What, str]] = {"ledger": "tgm_grants", "inbox": "tgm_delivery"}
 _SECRETS: Final = frozenset({"oauth_client_secret", "password", "scram_client_key", "scram_server_key", "sslpassword"})
 _SHOWN: Final = frozenset(
     {"application_name", "connect_timeout", "dbname", "host", "hostaddr", "options", "port", "sslmode", "user"}
@@ -169,8 +171,8 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
     return options
 
 
-def is_there(place: Server) -> bool:
-    """Return whether a database has a ledger. Raises UsageError or StorageError where it cannot be queried."""
+def is_there(place: Server, what: What = "ledger") -> bool:
+    """Return whether a database has a ledger or inbox. Raises UsageError or StorageError where it does not answer."""
     ledger_at(place)  # raises where the extra is missing
     from psycopg import Error  # noqa: PLC0415 - an extra, and slow to load
 
@@ -180,17 +182,17 @@ def is_there(place: Server) -> bool:
     connecting = Connecting(place.url)
     try:
         with closing(connecting.connect()) as lane:
-            return lane.execute("SELECT to_regclass('tgm_grants')").fetchone() != (None,)
+            return lane.execute("SELECT to_regclass(%s)", [_TABLES[what]]).fetchone() != (None,)
     except Error as error:
         failure = postgres_error(connecting, error)
     raise failure
 
 
-def check_there(place: Place) -> None:
-    """Raise UsageError where a database has no ledger, instead of creating one under a mistyped name."""
-    if isinstance(place, Server) and not is_there(place):
-        create = hint("ledger", "init", "--ledger", place)
-        msg = f"{place} has no ledger: check the name, or create one: {create}"
+def check_there(place: Place, what: What = "ledger") -> None:
+    """Raise UsageError where a database has no ledger or inbox, instead of creating one under a mistyped name."""
+    if isinstance(place, Server) and not is_there(place, what):
+        otherwise = f", or create one: {hint('ledger', 'init', '--ledger', place)}" if what == "ledger" else ""
+        msg = f"{place} has no {what}: check the name{otherwise}"
         raise UsageError(msg)
 
 

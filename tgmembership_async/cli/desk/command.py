@@ -58,6 +58,8 @@ def command(*, ledger: Place, inbox: Place | None, port: int) -> None:
         raise UsageError(msg)
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())
     check_there(ledger)
+    if inbox is not None:
+        check_there(inbox, "inbox")
     with bound(_HOST, port) as listening:
         try:
             asyncio.run(_serve(ledger, inbox, listening))
