@@ -138,6 +138,7 @@ def copy_(*, source: str, target: str, form: Format) -> None:
     FROM and TO are each a file or a server. Attempts, decisions, tokens and times are copied too. First stop all
     programs that use either ledger. An interrupted copy continues when run again. A row of TO that differs from FROM's
     is left unchanged and ends the copy. Afterwards use only TO: grants made with one ledger are not known to the other.
+    An inbox in the same file or database is not copied.
     """
     from_, to = place(source, exists=True), place(target)
     if from_ == to:

@@ -210,6 +210,10 @@ def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, pr
         from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - `--help` does not need it
 
         load(env_file)
+    if project is not None:
+        from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - `--help` does not need it
+
+        project = ctx.params["project"] = check_uuid("--project", project)
     if bot is not None and project is not None:
         msg = "choose one of --bot and --project"
         raise UsageError(msg)

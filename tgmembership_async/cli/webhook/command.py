@@ -20,6 +20,7 @@ from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.cli.webhook.verifier import AnyVerifier
 from tgmembership_async.cli.webhook.view import fields_of
 from tgmembership_async.errors import UsageError, WebhookError
+from tgmembership_async.protocol.endpoints import check_local_url
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 from tgmembership_async.settings import secret_in
 from tgmembership_async.values.models import Webhook
@@ -74,6 +75,7 @@ def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> No
     Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file. Without
     that option, or --force, the command asks first, because it would throw the secret away.
     """
+    check_local_url("url", url)
     if secret_file is None and not force:
         _confirm_lost_secret()
     with nullcontext() if secret_file is None else _new_file(secret_file) as file:
