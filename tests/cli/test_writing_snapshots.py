@@ -20,8 +20,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tgmembership_async.cli.demo.audit import Comparison
-from tgmembership_async.cli.demo.cure import Cure
-from tgmembership_async.cli.demo.view import announce, conclude, show, show_cure
+from tgmembership_async.cli.demo.resolution import Resolution
+from tgmembership_async.cli.demo.view import announce, conclude, show, show_resolution
 from tgmembership_async.testing import FakeProject, FakeService, Fault, serve
 
 NOW: Final = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -116,7 +116,7 @@ def test_the_summary_of_the_demo(columns: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=columns, highlight=False)
     found = Comparison(830, 10, 2, 158, 71, granted_twice=0, granted_unrecorded=0, granted_missing=0)
-    cured = Cure(3, 71, 84, 990, Counter({"this user has not talked to the bot, or has blocked it": 10}), 0)
+    resolved = Resolution(3, 71, 84, 990, Counter({"this user has not talked to the bot, or has blocked it": 10}), 0)
     announce(console, "http://127.0.0.1:8000", 1_000, 0.03, 4)
     show(
         console,
@@ -124,7 +124,7 @@ def test_the_summary_of_the_demo(columns: int) -> None:
         [["closed before the effect"], [], ["cut after the effect", "latency before the effect"]],
         kills=4,
     )
-    show_cure(console, cured)
+    show_resolution(console, resolved)
     conclude(console, found, total=1_000, seconds=12.3)
     approve(f"writing/demo.{columns}", out.getvalue())
     assert [line for line in out.getvalue().splitlines() if cell_len(line) > columns] == []

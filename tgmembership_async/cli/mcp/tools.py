@@ -73,7 +73,8 @@ class Tools:
 
     async def doctor(self) -> dict[str, Any]:
         """Check credentials, network, clock, ledger file, and the shape of the service's replies. Changes nothing."""
-        return self._marked([asdict(check) for check in await run_sync(lambda: list(Doctor(ledger=self.ledger).checks()))])
+        doctor = Doctor(ledger=self.ledger)
+        return self._marked([asdict(check) for check in await run_sync(lambda: list(doctor.checks()))])
 
     async def held_grants(self, limit: int = 100, after: str | None = None) -> dict[str, Any]:
         """List the grants that only a person can decide: the outcome is unknown, or the service refused.
