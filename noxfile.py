@@ -139,18 +139,8 @@ def bench(session: nox.Session) -> None:
     """Run the benchmarks of this package and its peers, and plot the README's figure; `-- --quick` for a short run."""
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
     folder = results(session)
-    for name in (
-        "null",
-        "structuring",
-        "starting",
-        "webhook",
-        "ledger",
-        "engine",
-        "provision",
-        "reconcile",
-        "report",
-        "call",
-    ):
+    bulk = ("ledger", "engine", "provision", "million", "reconcile", "report")
+    for name in ("null", "structuring", "starting", "webhook", *bulk, "call"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"{folder}/{name}.json", *session.posargs)
     for name in ("many", "scaling"):
         write = () if session.posargs else ("--write", "docs/scaling.md")

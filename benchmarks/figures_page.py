@@ -28,6 +28,7 @@ SUITES: Final[Mapping[str, tuple[str, str]]] = {
     "ledger": ("The ledger", "`benchmarks/ledger.py`: durable changes of SqliteLedger next to simpler stores."),
     "engine": ("The engine", "`benchmarks/engine.py`: what a bulk run costs above its calls."),
     "provision": ("A bulk run", "`benchmarks/provision.py`: `provision` next to `asyncio.gather` over bare httpx."),
+    "million": ("A large ledger", "`benchmarks/million.py`: commands on up to 1,000,000 rows; nothing is sent."),
     "reconcile": ("Reconciliation", "`benchmarks/reconcile.py`: `reconcile` next to reads of the same members."),
     "report": ("A report", "`benchmarks/report.py`: `tgmembership report` of a small and a large SQLite file."),
     "crash": ("Kills of a bulk run", "`nox -s crash`."),

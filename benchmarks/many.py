@@ -51,7 +51,7 @@ def run(database: str, service: str, kind: str, workers: int, members: int) -> f
 def main() -> None:
     """Print the table."""
     if find_spec("procrastinate") is None:
-        print("skipped: this benchmark needs procrastinate: pip install 'tgmembership-async[procrastinate]'")
+        print("skipped: this benchmark needs procrastinate: run pip install '.[procrastinate]' in the clone")
         return
     if "--work" in sys.argv:
         from many_worker import work  # noqa: PLC0415 - needs procrastinate

@@ -10,6 +10,7 @@ alone, so that a restart continues where a crash interrupted. What only a person
 """
 
 import os
+import sys
 
 from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
@@ -21,8 +22,8 @@ from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants import Granter, SqliteLedger
 
 telegram = TelegramAPIServer.from_base(os.environ.get("TELEGRAM_API_URL", "https://api.telegram.org"))
-bot = Bot(os.environ["TELEGRAM_BOT_TOKEN"], session=AiohttpSession(api=telegram))
-owner_ids = [int(owner_id) for owner_id in os.environ["TELEGRAM_OWNER_IDS"].split(",")]
+bot = Bot(os.getenv("TELEGRAM_BOT_TOKEN") or sys.exit("set TELEGRAM_BOT_TOKEN"), session=AiohttpSession(api=telegram))
+owner_ids = [int(owner) for owner in (os.getenv("TELEGRAM_OWNER_IDS") or sys.exit("set TELEGRAM_OWNER_IDS")).split(",")]
 dispatcher, session = Dispatcher(), Session.from_env()
 granter = Granter(session, SqliteLedger(os.environ.get("GRANTS_DB", "grants.db")))
 fulfillment = Fulfillment(granter, deliver=deliver_link(bot), attention=ask_owner(bot, owner_ids))

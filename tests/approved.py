@@ -49,13 +49,21 @@ def in_a_pipe(*arguments: str, environment: dict[str, str]) -> tuple[int, str, s
 
 
 def on_a_terminal(
-    *arguments: str, environment: dict[str, str], python: type["subprocess.Popen[Any]"] = Forked
+    *arguments: str,
+    environment: dict[str, str],
+    python: type["subprocess.Popen[Any]"] = Forked,
+    folder: Path | None = None,
 ) -> tuple[int, str]:
     """Run the command on a pseudo-terminal; return its exit code and its output."""
     ours, theirs = os.openpty()
     try:
         with python(
-            [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            cwd=folder,
         ) as process:
             os.close(theirs)
             shown = _all_of(ours)

@@ -12,7 +12,7 @@ from attrs import frozen
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from tgmembership_async.grants import GrantRequest, SqliteLedger
+from tgmembership_async.grants import GrantRequest, Ledger, PostgresLedger, SqliteLedger
 from tgmembership_async.grants.model import GrantStatus, Settlement
 
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONUTF8": "1", "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": ""}
@@ -77,10 +77,10 @@ def assistant(folder: Path, environment: Mapping[str, str], *arguments: str) -> 
 
 
 @contextmanager
-def owned_ledger(path: Path, rows: Mapping[GrantRequest, Settlement | None]) -> Iterator[None]:
+def owned_ledger(place: Path | str, rows: Mapping[GrantRequest, Settlement | None]) -> Iterator[None]:
     """Own a ledger as a bot does, with these rows: planned, or sent with this outcome."""
 
-    async def fill(ledger: SqliteLedger) -> None:
+    async def fill(ledger: Ledger) -> None:
         for request, settlement in rows.items():
             if settlement is None:
                 await ledger.plan(request)
@@ -90,6 +90,7 @@ def owned_ledger(path: Path, rows: Mapping[GrantRequest, Settlement | None]) -> 
             if settlement.status is GrantStatus.GRANTED and request.ref.startswith("delivered"):
                 await ledger.mark_delivered(request.ref)
 
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(SqliteLedger(path)) as ledger:
-        portal.call(fill, ledger)
+    owned: SqliteLedger | PostgresLedger = SqliteLedger(place) if isinstance(place, Path) else PostgresLedger(place)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(owned):
+        portal.call(fill, owned)
         yield

@@ -148,7 +148,8 @@ def test_the_environment_names_the_bot(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "set X_BOT_ID to the id"),
+        ({}, "set X_BOT_ID to the id of your bot, and X_API_KEY or X_API_KEY_FILE to its key"),
+        ({"X_API_KEY": "k"}, "set X_BOT_ID to the id of your bot$"),
         ({"X_BOT_ID": "seven", "X_API_KEY": "k"}, "its value is not a number"),
         ({"X_BOT_ID": "\u0667", "X_API_KEY": "k"}, "its value is not a number"),
         ({"X_BOT_ID": "7"}, "set either X_API_KEY or X_API_KEY_FILE$"),

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Final
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 
 _LIBRARIES: Final[Mapping[str, Sequence[str]]] = {
     "aiohttp": ("aiohttp",),
@@ -27,7 +28,7 @@ def load(home: str, name: str, extra: str | None = None) -> object:
         library = (error.name or "").partition(".")[0]
         if extra is None or (isinstance(error, ModuleNotFoundError) and library not in _LIBRARIES[extra]):
             raise
-    msg = f"{name} needs an extra: pip install 'tgmembership-async[{extra}]'"
+    msg = f"{name} needs an extra: {install(extra)}"
     raise UsageError(msg)
 
 

@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from tgmembership_async.calls import Observer
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.middleware import Middleware
 from tgmembership_async.protocol.endpoints import GENERATIONS, check_id, is_loopback, split_url
 from tgmembership_async.protocol.gate import RateLimit, SharedGate
@@ -158,6 +159,9 @@ def origin(base_url: object) -> tuple[str, str, int | None, str]:
 def from_environment(prefix: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return arguments from the variables BOT_ID, API_KEY or API_KEY_FILE, BASE_URL and GENERATION after `prefix`."""
     bot_id = environ.get(f"{prefix}BOT_ID", "").strip()
+    if not bot_id and not any(environ.get(f"{prefix}{name}") for name in ("API_KEY", "API_KEY_FILE")):
+        msg = f"set {prefix}BOT_ID to the id of your bot, and {prefix}API_KEY or {prefix}API_KEY_FILE to its key"
+        raise UsageError(msg)
     if not (bot_id.isascii() and bot_id.isdigit() and len(bot_id) < 20):  # noqa: PLR2004 - 64 bits
         msg = f"set {prefix}BOT_ID to the id of your bot" + (": its value is not a number" if bot_id else "")
         raise UsageError(msg)
@@ -215,7 +219,7 @@ def transport(value: object, proxy: object, scheme: str) -> Transport:
         try:
             from tgmembership_async.transport.aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded on use
         except ImportError:
-            msg = "transport='aiohttp' requires an extra: pip install 'tgmembership-async[aiohttp]'"
+            msg = f"transport='aiohttp' requires an extra: {install('aiohttp')}"
             raise UsageError(msg) from None
         except OSError:
             check_environment()  # importing aiohttp creates its TLS settings

@@ -14,6 +14,7 @@ from in_process import run
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.testing.fake.server import FakeServer
 
+PROJECT = "6f1c1f6e-9d4b-4c53-9a57-2b8b0d3c7a10"
 NAMES = ("TGMEMBERSHIP_BOT_ID", "TGMEMBERSHIP_API_KEY", "TGMEMBERSHIP_API_KEY_FILE", "TGMEMBERSHIP_BASE_URL")
 
 
@@ -72,6 +73,28 @@ def test_a_missing_file_and_missing_credentials_are_wrong_use(tmp_path: Path) ->
     done = run("users")
     assert done.exit_code == 2
     assert "set TGMEMBERSHIP_BOT_ID" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["access", "abc"], "Invalid value for 'USER'"),
+        (["access", "42", "--plan-id", "abc"], "--plan-id must be a number such as 1, not 'abc'"),
+        (["access", "42", "--plan-id", "0"], "--plan-id must be a positive int"),
+        (["plans", "--plan-id", "abc"], "Invalid value for '--plan-id'"),
+        (["subscribers", "--user-id", "abc"], "Invalid value for '--user-id'"),
+        (["--project", "abc", "members"], "--project must be a UUID"),
+        (["--project", PROJECT, "access", "42", "--plan-id", "7"], "--plan-id must be a UUID"),
+        (["--project", PROJECT, "remove", "abc"], "MEMBERSHIP_ID must be a UUID"),
+        (["--project", PROJECT, "extend", "--everybody", "--until", "2090-01-01"], f"add --confirm {PROJECT}"),
+        (["webhook", "set", "shop.example", "--force"], "url must be an https:// URL with a host"),
+    ],
+)
+def test_a_wrong_id_is_told_before_missing_credentials(words: list[str], told: str) -> None:
+    done = run(*words)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert "set " not in done.stderr
 
 
 def test_rejected_credentials_have_an_exit_code_of_their_own(

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 
 import anyio
 import pytest
@@ -83,7 +84,9 @@ def test_a_terminal_gets_lines_to_paste_and_each_request(monkeypatch: pytest.Mon
     with (
         Terminal() as terminal,
         Forked([*COMMAND, "fake"], stdout=terminal.theirs, stderr=terminal.theirs, env=environment) as process,
+        ExitStack() as stack,
     ):
+        stack.callback(process.kill)  # also where a check fails, so that leaving `process` does not wait for ever
         terminal.read_until("Ctrl-C ends it")
         for name, value in re.findall(r"export (\w+)=(\S+)", terminal.shown):
             monkeypatch.setitem(os.environ, name, value)

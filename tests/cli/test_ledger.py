@@ -223,6 +223,9 @@ def test_init_creates_a_ledger_and_its_queue_and_migrate_needs_a_ledger(url: str
     assert run("ledger", "migrate", "--ledger", url).exit_code == 0
     assert run("ledger", "init", "--ledger", tmp_path / "grants.db").exit_code == 0
     assert run("ledger", "migrate", "--ledger", tmp_path / "grants.db").exit_code == 0
+    assert run("ledger", "migrate", tmp_path / "grants.db").stderr.endswith("grants.db is up to date.\n")
+    for words in ([], [tmp_path / "grants.db", "--ledger", tmp_path / "grants.db"]):
+        assert "name one ledger: --ledger FILE" in run("ledger", "migrate", *words).stderr
     assert "does not exist" in run("ledger", "migrate", "--ledger", tmp_path / "none.db").stderr
     assert "requires a ledger on a server" in run("ledger", "init", "--ledger", tmp_path / "a.db", "--queue").stderr
 

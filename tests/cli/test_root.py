@@ -48,7 +48,7 @@ def test_a_missing_extra_is_named_in_one_line(missing: str) -> None:
         f"import sys; sys.modules[{missing!r}] = None\nfrom tgmembership_async.cli import main\nmain(['demo'])"
     )
     assert done.returncode == 2
-    assert done.stderr == "The command line needs an extra: pip install 'tgmembership-async[cli]'\n"
+    assert done.stderr == "The command line needs an extra: run pip install '.[cli]' in the clone of the package\n"
 
 
 def test_any_other_missing_module_is_not_blamed_on_the_extra() -> None:
@@ -61,7 +61,7 @@ def test_any_other_missing_module_is_not_blamed_on_the_extra() -> None:
 def test_a_missing_test_kit_is_named() -> None:
     done = _python("import sys; sys.modules['uvicorn'] = None\nfrom tgmembership_async.cli import main\nmain(['fake'])")
     assert done.returncode == 2
-    assert "pip install 'tgmembership-async[testing]'" in done.stderr
+    assert "run pip install '.[testing]' in the clone of the package" in done.stderr
 
 
 FULL = Path("/dev/full")

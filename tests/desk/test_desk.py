@@ -171,20 +171,20 @@ class TestDecisions:
         shown = await at.post(*await at.form("/desk/letter?id=1"))
         assert LINK in shown.text
         replay, drop = [await at.form(f"/desk/settle?id={n}&verb={verb}") for n, verb in ((1, "replay"), (2, "drop"))]
-        assert (await at.post(*replay)).status_code == 303
-        asked = await at.post(*drop)
-        assert asked.status_code == 422
-        drop[1]["csrf"] = re.findall(r'name="csrf" value="(.*?)"', asked.text)[0]
-        assert (await at.post(drop[0], {**drop[1], "reason": REASON})).status_code == 303
+        for action, fields in (replay, drop):
+            asked = await at.post(action, fields)
+            assert asked.status_code == 422
+            fields["csrf"] = re.findall(r'name="csrf" value="(.*?)"', asked.text)[0]
+            assert (await at.post(action, {**fields, "reason": REASON})).status_code == 303
         assert [(one.status, one.note) for one in await at.inbox.entries()] == [
-            (EntryStatus.STORED, "the handler of order_completed failed"),
+            (EntryStatus.STORED, f"replayed: {REASON}"),
             (EntryStatus.DONE, f"dropped: {REASON}"),
         ]
 
     async def test_a_dead_letter_that_was_settled_in_another_tab_is_left_as_it_is(self, at: Desk) -> None:
         await bury(at.inbox, "order_completed")
         first, second = [await at.form(f"/desk/settle?id=1&verb={verb}") for verb in ("replay", "drop")]
-        assert (await at.post(*first)).status_code == 303
+        assert (await at.post(first[0], {**first[1], "reason": REASON})).status_code == 303
         assert (await at.post(second[0], {**second[1], "reason": REASON})).status_code == 409
         assert [entry.status for entry in await at.inbox.entries()] == [EntryStatus.STORED]
 

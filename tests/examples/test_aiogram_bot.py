@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import os
+import runpy
 import signal
 import sqlite3
 import subprocess
@@ -36,6 +37,14 @@ def forks() -> Iterator[str | None]:
             yield forks.address
     else:
         yield None
+
+
+@pytest.mark.parametrize("missing", ["TELEGRAM_BOT_TOKEN", "TELEGRAM_OWNER_IDS"])
+def test_a_missing_variable_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TELEGRAM_BOT_TOKEN", "TELEGRAM_OWNER_IDS"):
+        monkeypatch.setenv(name, "" if name == missing else "42:token")
+    with pytest.raises(SystemExit, match=f"^set {missing}$"):
+        runpy.run_path(str(EXAMPLE))
 
 
 @pytest.fixture

@@ -327,7 +327,7 @@ def test_the_last_call_that_a_limit_allows_pauses_the_next(reset: str, run: Any)
 
 
 def test_it_is_built_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    with pytest.raises(UsageError, match="TGMEMBERSHIP_PROJECT_ID"):
+    with pytest.raises(UsageError, match=r"set TGMEMBERSHIP_PROJECT_ID .*, and TGMEMBERSHIP_PROJECT_TOKEN or"):
         Project.from_env()
     monkeypatch.setenv("TGMEMBERSHIP_PROJECT_ID", PROJECT)
     (tmp_path / "token").write_text(f"{CANARY_KEY}\n")

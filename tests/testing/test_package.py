@@ -29,7 +29,7 @@ def test_a_missing_extra_is_named(missing: str) -> None:
         "try: serve(FakeService())\n"
         "except ValueError as error: print(error)"
     )
-    assert shown == "FakeServer needs an extra: pip install 'tgmembership-async[testing]'"
+    assert shown == "FakeServer needs an extra: run pip install '.[testing]' in the clone of the package"
 
 
 def test_any_other_missing_module_is_not_blamed_on_the_extra() -> None:

@@ -47,7 +47,7 @@ def test_on_trio_it_says_what_to_do_instead() -> None:
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "tgmembership_async.transport.aiohttp")
-    with pytest.raises(UsageError, match=r"pip install 'tgmembership-async\[aiohttp\]'"):
+    with pytest.raises(UsageError, match=r"run pip install '\.\[aiohttp\]' in the clone"):
         session("http://127.0.0.1:9")
 
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn
 
+from tgmembership_async.extras import install
+
 _CANNOT_BE_WRITTEN: Final = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
             raise
         _exit_without_output(error)
-    sys.stderr.write("The command line needs an extra: pip install 'tgmembership-async[cli]'\n")
+    sys.stderr.write(f"The command line needs an extra: {install('cli')}\n")
     sys.exit(2)
 
 

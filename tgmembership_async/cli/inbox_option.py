@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tgmembership_async.cli.ledger_option import Place, Server, as_place, is_there
-from tgmembership_async.errors import UsageError
+from tgmembership_async.cli.ledger_option import Place, as_place, check_there
 
 if TYPE_CHECKING:
     from tgmembership_async.webhooks import PostgresInbox, SqliteInbox
 
 F = TypeVar("F", bound=Callable[..., Any])
-_TABLE: Final = "tgm_delivery"
 
 
 def inbox_option(help: str) -> Callable[[F], F]:  # noqa: A002 - click's
@@ -34,14 +32,7 @@ def opened_inbox(place: Place) -> "SqliteInbox | PostgresInbox":
         from tgmembership_async.webhooks import SqliteInbox  # noqa: PLC0415 - one of two alternatives
 
         return SqliteInbox(place, owner=False)
-    _check_there(place)
+    check_there(place, "inbox")
     from tgmembership_async.webhooks import PostgresInbox  # noqa: PLC0415 - an extra
 
     return PostgresInbox(place.url)
-
-
-def _check_there(place: Server) -> None:
-    """Raise UsageError where a database has no inbox, instead of creating one under a mistyped name."""
-    if not is_there(place, _TABLE):
-        msg = f"{place} has no inbox: check the name; a Receiver creates the inbox when it starts"
-        raise UsageError(msg)

@@ -8,7 +8,16 @@ import anyio
 import click
 from rich.console import Console
 
-from tgmembership_async.cli.ledger_option import Place, Server, check_there, ledger_option, opened, place, server
+from tgmembership_async.cli.ledger_option import (
+    Place,
+    Server,
+    check_there,
+    ledger_argument,
+    ledger_option,
+    opened,
+    place,
+    server,
+)
 from tgmembership_async.cli.output import Format, format_option, hint, note, write_one, writing
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.errors import UsageError
@@ -49,7 +58,7 @@ def command() -> None:
 
 
 @command.command("init", epilog=_example("init --ledger postgresql://shop@db/shop --queue"))
-@ledger_option("Ledger to create.", required=True)
+@ledger_argument("Ledger to create.")
 @click.option("--queue", is_flag=True, help="Also create the tables of the job queue, for `provision --enqueue`.")
 def init(*, ledger: Place, queue: bool) -> None:
     """Create a ledger, or migrate an existing one.
@@ -64,7 +73,7 @@ def init(*, ledger: Place, queue: bool) -> None:
 
 
 @command.command("migrate", epilog=_example("migrate --ledger grants.db"))
-@ledger_option("Ledger to migrate.", required=True, exists=True)
+@ledger_argument("Ledger to migrate.", exists=True)
 def migrate(*, ledger: Place) -> None:
     """Migrate an existing ledger to this version.
 
@@ -129,6 +138,7 @@ def copy_(*, source: str, target: str, form: Format) -> None:
     FROM and TO are each a file or a server. Attempts, decisions, tokens and times are copied too. First stop all
     programs that use either ledger. An interrupted copy continues when run again. A row of TO that differs from FROM's
     is left unchanged and ends the copy. Afterwards use only TO: grants made with one ledger are not known to the other.
+    An inbox in the same file or database is not copied.
     """
     from_, to = place(source, exists=True), place(target)
     if from_ == to:
@@ -170,7 +180,7 @@ async def _back_up(ledger: Path, target: Path) -> None:
 
 
 @command.command("accept-restore", epilog=_example("accept-restore --ledger grants.db"))
-@ledger_option("Restored ledger file.", required=True, exists=True)
+@ledger_argument("Restored ledger file.", exists=True)
 @format_option
 def accept_restore(*, ledger: Place, form: Format) -> None:
     """Accept an older copy of a ledger file.

@@ -1,10 +1,11 @@
 """The option `--ledger`: the path of a SQLite file or the URL of a PostgreSQL server, and how to open either."""
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 from urllib.parse import unquote
 
 import click
@@ -32,6 +33,8 @@ _SEEN_IN_PS: Final = (
     "the list of processes (ps) shows the command line, and with it the password in this URL: leave the password out, "
     "and set PGPASSWORD, ~/.pgpass or a service file; or set the whole URL as TGMEMBERSHIP_LEDGER, not as an argument"
 )
+What = Literal["ledger", "inbox"]
+_TABLES: Final[Mapping[What, str]] = {"ledger": "tgm_grants", "inbox": "tgm_delivery"}
 _SECRETS: Final = frozenset({"oauth_client_secret", "password", "scram_client_key", "scram_server_key", "sslpassword"})
 _SHOWN: Final = frozenset(
     {"application_name", "connect_timeout", "dbname", "host", "hostaddr", "options", "port", "sslmode", "user"}
@@ -113,6 +116,26 @@ def ledger_option(help: str, *, required: bool = False, exists: bool = False) ->
     )
 
 
+def ledger_argument(help: str, *, exists: bool = False) -> Callable[[F], F]:  # noqa: A002 - click's
+    """Return the ledger as an argument, which may be given as `--ledger` too, of a command that has no other one."""
+    argument = click.argument("argument", metavar="[LEDGER]", required=False, callback=as_place(exists=exists))
+    option = ledger_option(help, exists=exists)
+
+    def both(function: F) -> F:
+        @wraps(function)
+        def run(*, argument: Place | None, ledger: Place | None, **values: Any) -> Any:
+            typed = click.get_current_context().get_parameter_source("ledger") is ParameterSource.COMMANDLINE
+            found = argument or ledger
+            if found is None or (argument is not None and typed):
+                msg = "name one ledger: --ledger FILE, or --ledger postgresql://user@host/database"
+                raise UsageError(msg)
+            return function(ledger=found, **values)
+
+        return option(argument(cast("F", run)))
+
+    return both
+
+
 def server(place: Place | None, what: str) -> Server:
     """Return the place if it is a PostgreSQL server. Raises UsageError otherwise; `what` names what needs one."""
     if not isinstance(place, Server):
@@ -148,11 +171,8 @@ def pace(place: Place | None, rate: int | None) -> dict[str, Any]:
     return options
 
 
-def is_there(place: Server, table: str = "tgm_grants") -> bool:
-    """Return whether a database has the table of a ledger, or another one.
-
-    Raises UsageError or StorageError if it cannot be queried.
-    """
+def is_there(place: Server, what: What = "ledger") -> bool:
+    """Return whether a database has a ledger or inbox. Raises UsageError or StorageError if it does not answer."""
     ledger_at(place)  # raises if the extra is missing
     from psycopg import Error  # noqa: PLC0415 - an extra, and slow to load
 
@@ -162,17 +182,17 @@ def is_there(place: Server, table: str = "tgm_grants") -> bool:
     connecting = Connecting(place.url)
     try:
         with closing(connecting.connect()) as lane:
-            return lane.execute(b"SELECT to_regclass(%s)", (table,)).fetchone() != (None,)
+            return lane.execute("SELECT to_regclass(%s)", [_TABLES[what]]).fetchone() != (None,)
     except Error as error:
         failure = postgres_error(connecting, error)
     raise failure
 
 
-def check_there(place: Place) -> None:
-    """Raise UsageError if a database has no ledger, instead of creating one under a mistyped name."""
-    if isinstance(place, Server) and not is_there(place):
-        create = hint("ledger", "init", "--ledger", place)
-        msg = f"{place} has no ledger: check the name, or create one: {create}"
+def check_there(place: Place, what: What = "ledger") -> None:
+    """Raise UsageError if a database has no ledger or inbox, instead of creating one under a mistyped name."""
+    if isinstance(place, Server) and not is_there(place, what):
+        otherwise = f", or create one: {hint('ledger', 'init', '--ledger', place)}" if what == "ledger" else ""
+        msg = f"{place} has no {what}: check the name{otherwise}"
         raise UsageError(msg)
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from decimal import Decimal
-from textwrap import indent
+from shutil import get_terminal_size
+from textwrap import indent, wrap
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import click
@@ -38,6 +39,12 @@ _WIDE_ENOUGH: Final = 1_000
 _LONGEST_NOTE: Final = 10_000
 _NUMBERS: Final = (int, Decimal, type(None))
 _FORMULA: Final = re.compile(r"[=@].|[+-](?![0-9.,]+$).", re.DOTALL)
+_LENGTH_OF_A_TIME: Final = len("2026-11-20 12:00:00")
+_COMMAND: Final = re.compile(r"(?<=: )tgmembership [^;]*$")
+_ARGUMENT: Final = re.compile(r"(?:--?[a-z-]+ (?!-))?(?:'[^']*'|[^\s'])+")
+"""An option with its value, or another argument, as `hint` quotes them."""
+_GOES_ON: Final = " \\"
+_UNBROKEN: Final = "\x00"
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -111,8 +118,28 @@ def write_one(form: Format, fields: Fields, styles: Mapping[str, str] | None = N
 
 
 def note(sentence: str) -> None:
-    """Print one line on stderr, with control characters escaped."""
-    click.echo(shown(sentence), err=True)
+    """Print a sentence on stderr, with control characters escaped: one line, unless a terminal is too narrow for it."""
+    click.echo(fitted(shown(sentence)), err=True)
+
+
+def fitted(text: str) -> str:
+    """Return a text for stderr; on a terminal, in lines that break no word.
+
+    A command at its end that does not fit begins a line, and goes on after a backslash, so that it can still be pasted.
+    """
+    width = get_terminal_size().columns
+    if not sys.stderr.isatty() or len(text) <= width:
+        return text
+    before, command = text, ""
+    if os.name == "posix" and (found := _COMMAND.search(text)):
+        before, command = text[: found.start()], found[0]
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    lines = wrap(before, width, **options)
+    if command:
+        units = [unit.replace(" ", _UNBROKEN) for unit in _ARGUMENT.findall(command)]
+        parts = wrap(" ".join(units), width - len(_GOES_ON), subsequent_indent="    ", **options)
+        lines.append(f"{_GOES_ON}\n".join(parts).replace(_UNBROKEN, " "))
+    return "\n".join(lines)
 
 
 def shown(text: str) -> str:
@@ -271,7 +298,9 @@ class _Table:
         for name in filled:
             values = [fields.get(name) for fields in self._rows]
             numbers = all(type(value) in _NUMBERS for value in values)
-            table.add_column(_heading(name, *values), justify="right" if numbers else "left")
+            times = any(isinstance(value, datetime) for value in values)
+            least = _LENGTH_OF_A_TIME if times else None
+            table.add_column(_heading(name, *values), justify="right" if numbers else "left", min_width=least)
         for fields in self._rows:
             table.add_row(*(_cell(fields.get(name), self._styles) for name in filled))
         return table

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tgmembership_async.cli.ledger_option import Server, opened
 from tgmembership_async.errors import RefConflict, StorageError, UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.grants.model import GrantRequest
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def app_at(place: Server) -> "App":
     try:
         from procrastinate import App, PsycopgConnector  # noqa: PLC0415 - an extra: handled below
     except ModuleNotFoundError:
-        msg = "the job queue needs procrastinate: pip install 'tgmembership-async[procrastinate]'"
+        msg = f"the job queue needs procrastinate: {install('procrastinate')}"
         raise UsageError(msg) from None
     for name in _LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())  # the outcome of each member is printed on stdout

@@ -148,14 +148,16 @@ def _harmless() -> Generator[None]:
     try:
         yield
     except click.ClickException as error:
-        setattr(error, "message", _shown(error.message))  # noqa: B010 - click types it as final
+        message = _shown(error.format_message())
+        setattr(error, "format_message", lambda: message)  # noqa: B010 - a method, which says more than `message`
         raise
 
 
 def _shown(text: str) -> str:
-    from tgmembership_async.cli.output import shown  # noqa: PLC0415 - `--help` does not need it
+    from tgmembership_async.cli.output import fitted, shown  # noqa: PLC0415 - `--help` does not need it
 
-    return shown(text)
+    label = "Error: "  # which click puts before it
+    return fitted(f"{label}{shown(text)}").removeprefix(label)
 
 
 def _advised(error: TGMembershipError) -> str:
@@ -208,10 +210,14 @@ def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, pr
         from tgmembership_async.cli.credentials import load  # noqa: PLC0415 - `--help` does not need it
 
         load(env_file)
+    if project is not None:
+        from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - `--help` does not need it
+
+        project = ctx.params["project"] = check_uuid("--project", project)
     if bot is not None and project is not None:
         msg = "choose one of --bot and --project"
         raise UsageError(msg)
-    name = bot or os.environ.get("TGMEMBERSHIP_BOT")
+    name, by_option = bot or os.environ.get("TGMEMBERSHIP_BOT"), project is not None
     if ctx.invoked_subcommand in _WITHOUT_A_BOT or project is not None:
         os.environ.pop("TGMEMBERSHIP_BOT", None)
     elif name:
@@ -219,5 +225,7 @@ def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, pr
 
         project = ctx.params["project"] = choose(name, by_variable=bot is None).project_id
     if project is not None and ctx.invoked_subcommand not in _ON_A_PROJECT:
-        msg = f"{ctx.invoked_subcommand} cannot work on a project; these can: {', '.join(_ON_A_PROJECT)}"
+        otherwise = "leave out --project" if by_option else "choose another with --bot"
+        can = ", ".join(_ON_A_PROJECT)
+        msg = f"{ctx.invoked_subcommand} cannot work on a project: {otherwise}; these can: {can}"
         raise UsageError(msg)

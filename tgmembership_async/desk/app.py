@@ -234,12 +234,12 @@ class _Desk:
         verb, reason = _verb(fields.get("verb"), LETTER_VERBS), fields.get("reason", "").strip()
         async with self._deciding:
             letter = await self._dead(fields["id"])
-            problem = _problem(reason) if verb == "drop" else ""
+            problem = _problem(reason)
             if problem:
                 return await self._ask_letter(request, verb, fields["id"], problem)
             inbox = self._known_inbox()
             try:
-                await (inbox.retry(letter.id) if verb == "replay" else inbox.drop(letter.id, reason))
+                await (inbox.retry(letter.id, reason) if verb == "replay" else inbox.drop(letter.id, reason))
             except UsageError:  # settled by another process in this very moment
                 raise _gone(letter.id) from None
         return RedirectResponse(f"{root_of(request)}/letters", 303)

@@ -77,10 +77,14 @@ def account(project_id: object, token: object, base_url: object, gateway_503: ob
 def from_environment(prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments in PROJECT_ID, PROJECT_TOKEN or PROJECT_TOKEN_FILE, and PROJECT_BASE_URL, after `prefix`."""
     project_id = environ.get(f"{prefix}PROJECT_ID", "").strip()
+    token = f"{prefix}PROJECT_TOKEN"
+    if not project_id and not environ.get(token) and not environ.get(f"{token}_FILE"):
+        msg = f"set {prefix}PROJECT_ID to the id of your project, and {token} or {token}_FILE to its token"
+        raise UsageError(msg)
     if not project_id:
         msg = f"set {prefix}PROJECT_ID to the id of your project"
         raise UsageError(msg)
-    found: dict[str, Any] = {"project_id": project_id, "token": secret_from(f"{prefix}PROJECT_TOKEN", environ)}
+    found: dict[str, Any] = {"project_id": project_id, "token": secret_from(token, environ)}
     if environ.get(f"{prefix}PROJECT_BASE_URL"):
         found["base_url"] = environ[f"{prefix}PROJECT_BASE_URL"].strip()
     return found

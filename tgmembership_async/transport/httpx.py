@@ -11,6 +11,7 @@ from anyio import get_cancelled_exc_class
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
+from tgmembership_async.extras import install
 from tgmembership_async.protocol.wire import Account, Request, Response, Safety
 from tgmembership_async.transport import trust
 from tgmembership_async.transport.httpcore import POOL, AsyncioBackend, OneConnection, TrioBackend
@@ -126,7 +127,7 @@ def _check_proxy(url: str | None) -> str | None:
         try:
             import socksio  # type: ignore[import-untyped,unused-ignore] # noqa: F401, PLC0415 - an extra
         except ImportError:
-            msg = "a SOCKS proxy requires an extra: pip install 'tgmembership-async[socks]'"
+            msg = f"a SOCKS proxy requires an extra: {install('socks')}"
             raise UsageError(msg) from None
     return url
 

@@ -19,7 +19,7 @@ class EntryStatus(StrEnum):
     PROCESSING = "processing"
     """Its handlers are running."""
     DONE = "done"
-    """All handlers have succeeded, or somebody dropped the entry: then `note` tells why."""
+    """All handlers have succeeded, or somebody dropped the entry. `note` tells why it was replayed or dropped."""
     DEAD = "dead"
     """Handlers failed in the last allowed attempt. `retry` stores it again."""
     REPEAT = "repeat"
@@ -125,10 +125,11 @@ class Inbox(Protocol):
         """Return at most `limit` entries with one of these statuses and an id greater than `after`, by id."""
         ...
 
-    async def retry(self, entry_id: int) -> None:
+    async def retry(self, entry_id: int, reason: str = "") -> None:
         """Store a dead, unreadable or repeated entry again, with 0 attempts and waits.
 
-        Raises UsageError for other entries.
+        With a reason, that becomes the note of the entry, and stays so if the handlers succeed. Raises UsageError for
+        other entries.
         """
         ...
 

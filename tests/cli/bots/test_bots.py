@@ -223,7 +223,8 @@ def test_a_project_is_a_profile_too(in_keyring: Memory, serve: Serve, keyring_or
     assert bool(in_keyring.kept) == bool(keyring_or_file)
     assert json.loads(run("--bot", "vip", "members").stdout)["membership_id"]
     assert f"authorization: bearer {CANARY_KEY}".encode().lower() in server.requests[0].lower()
-    assert "cannot work on a project" in run("--bot", "vip", "plans").stderr
+    assert "plans cannot work on a project: choose another with --bot" in run("--bot", "vip", "plans").stderr
+    assert "plans cannot work on a project: leave out --project" in run("--project", PROJECT, "plans").stderr
     assert "choose one of --bot and --project" in run("--bot", "vip", "--project", PROJECT, "members").stderr
 
 
@@ -233,6 +234,26 @@ def test_what_cannot_be_added_changes_nothing(server: FakeServer, config: Path, 
     before = config.read_text()
     assert run("bots", "add", *arguments, stdin="k\n").exit_code == 2
     assert config.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["x", "0"], "ID must be a positive int"),
+        (["x", "abc"], "ID must be a UUID"),
+        (["vip", PROJECT, "--generation", "v1"], "a project has no generation"),
+        (["a b", "2"], "a bot's name has up to 64 letters"),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_key_is_read(config: Path, arguments: list[str], told: str) -> None:
+    done = run("bots", "add", *arguments, stdin="sEcReT/x\n")
+    assert (done.exit_code, told in done.stderr) == (2, True), done.stderr
+    assert not config.exists()
+
+
+def test_a_generation_in_the_profile_of_a_project_is_refused(config: Path) -> None:
+    written(config, f'[vip]\nproject_id = "{PROJECT}"\nkeyring = true\ngeneration = "v1"\n')
+    assert "[vip]: a project has no generation" in run("--bot", "vip", "members").stderr
 
 
 def test_a_key_that_cannot_be_one_is_refused_and_not_shown(config: Path) -> None:
@@ -286,7 +307,7 @@ def test_a_terminal_prompts_for_the_key_and_does_not_echo_it(config: Path) -> No
         terminal.read_until("API key .*: ")
         terminal.write(CANARY_KEY)
         process.communicate(timeout=60)
-        terminal.read_until("its key in ")
+        terminal.read_until(r"its\s+key in ")
         assert process.returncode == 0, terminal.shown
     assert CANARY_KEY not in terminal.shown
     assert config.with_name("shop.key").read_text() == f"{CANARY_KEY}\n"

@@ -92,6 +92,20 @@ def test_wrong_arguments_are_an_error_that_shows_no_password(arguments: tuple[st
     assert "hunter2" not in done.output
 
 
+def test_a_server_without_an_inbox_is_refused(ledger: Path) -> None:
+    with own_schema() as url:
+        anyio.run(_open_ledger, url)
+        environment = {"TGMEMBERSHIP_INBOX": url, "TGMEMBERSHIP_LEDGER": str(ledger)}
+        done = CliRunner().invoke(command, ["desk"], env=environment)
+    assert done.exit_code == 2
+    assert "has no inbox: check the name\n" in done.stderr
+
+
+async def _open_ledger(url: str) -> None:
+    async with PostgresLedger(url):
+        pass
+
+
 def test_a_port_that_is_taken_is_an_error(ledger: Path) -> None:
     with started("desk", "--ledger", str(ledger)) as process:
         port = first_line(process).partition("/?")[0].rpartition(":")[2]
@@ -104,4 +118,4 @@ def test_a_missing_extra_is_named(ledger: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     done = CliRunner().invoke(command, ["desk", "--ledger", str(ledger)])
     assert done.exit_code == 2
-    assert "tgmembership-async[desk]" in done.stderr
+    assert "run pip install '.[desk]' in the clone" in done.stderr

@@ -43,7 +43,7 @@ def test_a_missing_extra_is_named() -> None:
         [sys.executable, "-c", code], env=ENVIRONMENT | BOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert "mcp needs an extra: pip install 'tgmembership-async[mcp]'" in done.stderr
+    assert "mcp needs an extra: run pip install '.[mcp]' in the clone of the package" in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

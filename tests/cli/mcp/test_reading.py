@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from assistant import Assistant, assistant, owned_ledger
+from own_schema import own_schema
 
 from tgmembership_async import BadRequest, OutcomeUnknown, errors
 from tgmembership_async.errors import Advice, TGMembershipError
@@ -86,7 +87,23 @@ def test_held_and_owed_grants_are_listed_beside_the_bot(asked: Assistant) -> Non
     owed = asked.ask("owed_grants")
     assert [row["ref"] for row in owed["rows"]] == ["pi_granted", "pi_refused", HOSTILE, "pi_planned"]
     assert owed["more"] is False
-    assert asked.ask("owed_grants", limit=1)["more"] is True
+    page = asked.ask("owed_grants", limit=1)
+    assert ([row["ref"] for row in page["rows"]], page["more"]) == (["pi_granted"], True)
+    page = asked.ask("owed_grants", limit=1, after="pi_granted")
+    assert ([row["ref"] for row in page["rows"]], page["more"]) == (["pi_refused"], True)
+    assert [row["ref"] for row in asked.ask("held_grants", after="pi_refused")["rows"]] == [HOSTILE]
+
+
+def test_a_ledger_on_a_server_is_read_and_decided_about(tmp_path: Path) -> None:
+    with own_schema() as url, serve(FakeService()) as running, owned_ledger(url, ROWS):
+        environment = running.env() | {"TGMEMBERSHIP_LEDGER": url}
+        with assistant(tmp_path, environment, "mcp", "--allow-decisions") as client:
+            refs = [row["ref"] for row in client.ask("owed_grants")["rows"]]
+            assert refs == ["pi_granted", "pi_refused", HOSTILE, "pi_planned"]
+            assert client.ask("grant_history", ref="pi_refused")["attempts"]
+            decided = client.ask("resolve", ref="pi_refused", decision="abandon", reason="refunded")
+            assert decided["status"] == "abandoned"
+            assert [row["ref"] for row in client.ask("held_grants")["rows"]] == [HOSTILE]
 
 
 def test_the_history_of_a_grant_has_its_attempts(asked: Assistant) -> None:
@@ -108,6 +125,7 @@ def test_links_tokens_and_names_do_not_leave(asked: Assistant) -> None:
 
 def test_doctor_reports_the_checks(asked: Assistant) -> None:
     checks = {check["check"]: check["state"] for check in asked.ask("doctor")}
+    assert checks["ledger"] == "ok", "the ledger of --ledger, though TGMEMBERSHIP_LEDGER names none"
     assert checks["credentials"] == "ok"
     assert "failed" not in checks.values()
 

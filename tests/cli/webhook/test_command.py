@@ -248,6 +248,7 @@ class TestListen:
         done = tgmembership("webhook", "listen")
         assert done.returncode == 2
         assert "--secret-file" in done.stderr
+        assert "or use --set URL to get a new one" in done.stderr
 
     def test_a_port_in_use_is_a_clear_error(self, secret_file: Path, server: FakeServer) -> None:
         done = tgmembership("webhook", "listen", "--port", str(server.port), "--secret-file", str(secret_file))

@@ -98,6 +98,7 @@ CASES: dict[str, list[MemberRow | SkippedRow | InvalidRow]] = {
         SkippedRow(4, "Status is 'Refunded'"),
         good(5, "ch_4", 4200004, at=AFTERNOON.replace(minute=33)),
     ],
+    "stripe_2015.csv": [good(2, "ch_1", 4200001, at=AFTERNOON)],
     "stripe_without_metadata.csv": [
         InvalidRow(
             1,
@@ -108,12 +109,26 @@ CASES: dict[str, list[MemberRow | SkippedRow | InvalidRow]] = {
     "patreon_members.csv": [
         good(2, "patreon:70001", 4200001, at=datetime(2026, 11, 1, 10, tzinfo=UTC)),
         SkippedRow(3, "Patron Status is 'Former patron'"),
+        SkippedRow(4, "Patron Status is ''"),
     ],
     "patreon_without_telegram.csv": [
         InvalidRow(
             1,
             "this Patreon members export has no member_id: its User ID is the id at Patreon, and not a Telegram id: "
             "add a column telegram_id, or name the column with --column member_id=HEADING",
+        )
+    ],
+    "memberful_members.csv": [
+        good(2, "memberful:80001", 4200001),
+        SkippedRow(3, "Active is 'no'"),
+        MemberRow(4, GrantRequest("memberful:80001", 7, 4200001), first_line=2),
+        InvalidRow(5, "member_id is empty"),
+    ],
+    "memberful_without_telegram.csv": [
+        InvalidRow(
+            1,
+            "this Memberful members export has no member_id: it has Telegram ids only where a custom field asks for "
+            "them: add a column telegram_id, or name the column with --column member_id=HEADING",
         )
     ],
     "telegram_members.csv": [

@@ -224,7 +224,7 @@ def test_each_spelling_belongs_to_one_field() -> None:
 def test_a_workbook_without_the_extra_names_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openpyxl.Workbook().save(path)
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(UsageError, match=r"pip install 'tgmembership-async\[xlsx\]'"):
+    with pytest.raises(UsageError, match=r"run pip install '\.\[xlsx\]' in the clone"):
         read_members(path)
 
 

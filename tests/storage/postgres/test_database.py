@@ -179,7 +179,7 @@ class TestAtTheDoor:
             "    except t.UsageError as error: print(error)\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.count("pip install 'tgmembership-async[postgres]'") == 3
+        assert done.stdout.count("run pip install '.[postgres]' in the clone") == 3
 
 
 class TestTheTables:

@@ -50,6 +50,23 @@ def test_each_delivery_is_handed_to_one_of_many(url: str, run: Run) -> None:
     run(scenario)
 
 
+def test_the_reason_of_a_replay_stays_if_the_handlers_succeed(url: str, run: Run) -> None:
+    async def scenario() -> None:
+        async with PostgresInbox(url) as inbox:
+            await inbox.store(arrival(1), repeat_window=0)
+            for verdict, note in (
+                (Verdict(EntryStatus.DEAD, note="why"), "why"),
+                (Verdict(EntryStatus.DONE), "replayed: fixed"),
+            ):
+                await inbox.claim(1, NOW + timedelta(hours=1))
+                await inbox.settle(1, verdict)
+                assert [entry.note for entry in await inbox.entries()] == [note]
+                if verdict.status is EntryStatus.DEAD:
+                    await inbox.retry(1, "fixed")
+
+    run(scenario)
+
+
 def test_of_two_deliveries_of_one_event_at_once_one_is_a_repeat(url: str, run: Run) -> None:
     async def scenario() -> None:
         receipts: list[Receipt] = []

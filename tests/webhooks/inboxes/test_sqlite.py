@@ -231,6 +231,19 @@ class TestOperators:
 
         run(scenario)
 
+    def test_the_reason_of_a_replay_stays_if_the_handlers_succeed(self, make: Make, run: Run) -> None:
+        async def scenario() -> None:
+            async with make() as inbox:
+                await put(inbox, arrival())
+                for verdict, note in ((Verdict(DEAD, note="why"), "why"), (Verdict(DONE), "replayed: fixed \\x00")):
+                    await inbox.claim(1, NOW)
+                    await inbox.settle(1, verdict)
+                    assert [entry.note for entry in await inbox.entries()] == [note]
+                    if verdict.status is DEAD:
+                        await inbox.retry(1, "fixed \0")
+
+        run(scenario)
+
     def test_what_is_on_its_way_is_not_handed_out_twice(self, make: Make, run: Run) -> None:
         async def scenario() -> None:
             async with make() as inbox:

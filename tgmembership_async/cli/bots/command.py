@@ -13,6 +13,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.project.account import BASE_URL as PROJECT_URL
 from tgmembership_async.project.account import account as project_account
 from tgmembership_async.project.ids import check_uuid
+from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.settings import BASE_URL, account
 from tgmembership_async.values.secret import Secret
 
@@ -86,9 +87,10 @@ def add(
         raise UsageError(msg)
     file = None if keyring else str(key_file.absolute() if key_file else profiles.own_key_file(name))
     is_bot = id_.isascii() and id_.isdigit()
-    ids: dict[str, Any] = {"bot_id": int(id_)} if is_bot else {"project_id": check_uuid("ID", id_)}
+    ids: dict[str, Any] = {"bot_id": check_id("ID", int(id_))} if is_bot else {"project_id": check_uuid("ID", id_)}
     of: dict[str, Any] = {"base_url": base_url, "generation": generation, "ledger": ledger, "inbox": inbox}
     new = profiles.Profile(name, key_file=file, keyring=keyring, **ids, **of)
+    profiles.check_new(new)  # before the key is asked for
     key = _asked() if key_file is None else profiles.key_of(new)
     if is_bot:
         account(int(id_), key, base_url or BASE_URL, generation=generation or "legacy")

@@ -22,6 +22,7 @@ from attrs import field, frozen
 from platformdirs import user_config_path
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.protocol.structuring.objects import is_object
 from tgmembership_async.settings import secret_in
 from tgmembership_async.values.secret import Secret, hides_arguments
@@ -33,7 +34,7 @@ _PROJECT: Final = ("PROJECT_ID", "PROJECT_TOKEN", "PROJECT_BASE_URL")
 _REPLACED: Final = (*_BOT, "API_KEY_FILE", *_PROJECT, "PROJECT_TOKEN_FILE", "LEDGER", "INBOX")
 _SERVICE: Final = "tgmembership"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NO_KEYRING: Final = "the keyring needs an extra: pip install 'tgmembership-async[keyring]'"
+_NO_KEYRING: Final = f"the keyring needs an extra: {install('keyring')}"
 _IS_URL: Final = re.compile(r"[a-z]+://", re.IGNORECASE)
 _PATHS: Final = frozenset({"key_file", "ledger", "inbox"})
 
@@ -122,6 +123,9 @@ def _profile(name: str, table: Any, path: Path) -> Profile:
     ):
         msg = f"{where}: it needs either bot_id or project_id, and either key_file or keyring = true"
         raise UsageError(msg)
+    if {"project_id", "generation"} <= settings.keys():
+        msg = f"{where}: a project has no generation, which is the API of a bot"
+        raise UsageError(msg)
     for key in _PATHS & settings.keys():
         if not _IS_URL.match(settings[key]):
             path = Path(settings[key]).expanduser()
@@ -175,10 +179,8 @@ def key_of(found: Profile) -> Secret:
     return Secret(key)
 
 
-@hides_arguments
-def add(new: Profile, key: Secret | None) -> Path:
-    """Add a profile and store its key, if one is given, where the profile says. Return the path of the file."""
-    path = file()
+def check_new(new: Profile) -> dict[str, Any]:
+    """Return the table of a profile that can be added. Raises UsageError for one that cannot, or that is there."""
     if not _NAME.fullmatch(new.name):
         msg = "a bot's name has up to 64 letters, digits, '-' and '_'"
         raise UsageError(msg)
@@ -186,7 +188,14 @@ def add(new: Profile, key: Secret | None) -> Path:
         msg = f"there is a bot {new.name} already: tgmembership bots remove {new.name}"
         raise UsageError(msg)
     table = {name: value for name in _TYPES if (value := getattr(new, name)) not in (None, False)}
-    _profile(new.name, table, path)
+    _profile(new.name, table, file())
+    return table
+
+
+@hides_arguments
+def add(new: Profile, key: Secret | None) -> Path:
+    """Add a profile and store its key, if one is given, where the profile says. Return the path of the file."""
+    path, table = file(), check_new(new)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if key is not None and new.key_file is None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from random import Random
 from time import monotonic
 from typing import Final
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from tgmembership_async.cli.demo.audit import Comparison, compare, recorded_of
 from tgmembership_async.cli.demo.resolution import resolve_all
 from tgmembership_async.cli.demo.run import Results, provision_arguments, run_workers
+from tgmembership_async.cli.demo.storm import Storm
 from tgmembership_async.cli.demo.view import announce, conclude, show, show_resolution
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_options import concurrency_option
@@ -25,9 +25,7 @@ from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, read_members
 from tgmembership_async.grants.model import Grant, GrantRequest
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
-from tgmembership_async.testing import FakePlan, FakeService, serve
-from tgmembership_async.testing.fake.faults import nasty
-from tgmembership_async.testing.fake.values import SAMPLE_PLANS
+from tgmembership_async.testing import FakeService, serve
 
 FAULT_RATE: Final = 0.03
 _PLAN_ID: Final = 1
@@ -57,7 +55,9 @@ Examples:
     show_default=True,
     help="Number of times that the `provision` process is killed and restarted.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the random faults, tokens and kills.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Seed of faults and kills: the same one gives the same result."
+)
 def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> None:
     """Run `provision` under injected faults and compare its ledger with the service's audit log.
 
@@ -67,7 +67,7 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
     code: 0 if the ledger matches the audit log, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
     """
     requests = _read(source)
-    service = _service(requests, seed)
+    service = Storm(requests, fault_rate=FAULT_RATE, kills=kills, concurrency=concurrency, seed=seed)
     total = len({request.ref for request in requests})
     results = Results()
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -80,7 +80,7 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
             changed = partial(_show_progress, bar, err, results, total)
             arguments = provision_arguments(members, ledger, _PLAN_ID, concurrency)
             try:
-                run_workers(arguments, server.env(), results, _kill_points(total, kills, seed), changed)
+                run_workers(arguments, server.env(), results, service, changed)
             except KeyboardInterrupt:
                 interrupted = True
         comparison = _compare(requests, ledger, service, interrupted=interrupted)
@@ -119,31 +119,11 @@ def _sample() -> Path:
     return installed if installed.is_file() else Path(__file__).parents[3] / "examples" / "members.csv"
 
 
-def _service(requests: Iterable[GrantRequest], seed: int) -> FakeService:
-    """Return a service that has all plans of the file, and refuses one member in a hundred."""
-    known = {plan.plan_id for plan in SAMPLE_PLANS}
-    named = sorted({request.plan_id for request in requests} - known)
-    ids = sorted({request.member_id for request in requests if request.member_id is not None})
-    return FakeService(
-        plans=(*SAMPLE_PLANS, *(FakePlan(plan_id, f"Plan {plan_id}") for plan_id in named)),
-        silent=Random(seed).sample(ids, len(ids) // 100),  # noqa: S311 - reproducible on purpose
-        faults=nasty(FAULT_RATE),
-        seed=seed,
-    )
-
-
-def _kill_points(total: int, kills: int, seed: int) -> list[int]:
-    """Return after how many members to kill the process: at random, one in each equal part of the run."""
-    random = Random(seed)  # noqa: S311 - reproducible on purpose
-    return sorted(max(1, int(total * (number + random.uniform(0.3, 0.9)) / (kills + 1))) for number in range(kills))
-
-
-def _show_progress(bar: Bar, console: Console, results: Results, total: int, killed: bool) -> None:  # noqa: FBT001 - bound by partial
-    done = len(results.statuses)
-    if killed:
-        console.print(f"[magenta]Killed `provision`[/] after {done:,} of {total:,} members; starting it again.")
+def _show_progress(bar: Bar, console: Console, results: Results, total: int, killed_after: int | None) -> None:
+    if killed_after is not None:
+        console.print(f"[magenta]Killed `provision`[/] after {killed_after:,} of {total:,} members; starting it again.")
     if bar.shown:
-        bar.show(done, {**results.counts, "kills": results.kills})
+        bar.show(len(results.statuses), {**results.counts, "kills": results.kills})
 
 
 async def _rows(path: Path) -> list[Grant]:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from threading import Event
+from typing import Any, Final, Protocol
 
 from attrs import field, mutable
 
@@ -38,6 +39,18 @@ class Results:
         self.counts[row["status"]] += 1
 
 
+class Killer(Protocol):
+    """What decides when a worker is killed."""
+
+    def arm(self, kill: Callable[[], object]) -> int | None:
+        """Call `kill` once, at the next kill point; return how many members are done before it, or None."""
+        ...
+
+    def disarm(self) -> bool:
+        """Kill no more; return whether the worker waits for something that only a kill would end."""
+        ...
+
+
 def provision_arguments(members: Path, ledger: Path, plan_id: int, concurrency: int) -> list[str]:
     """Return the arguments of `tgmembership`; the backoff is short because the demo's faults are."""
     options = {
@@ -54,40 +67,44 @@ def run_workers(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     results: Results,
-    kill_at: Sequence[int],
-    changed: Callable[[bool], object],
+    killer: Killer,
+    changed: Callable[[int | None], object],
 ) -> None:
     """Run workers one after another until one ends by itself with no member left planned.
 
-    A worker is killed once as many members have a result as the next number in `kill_at`. `changed` is called after
-    each row, and with True after a kill. On KeyboardInterrupt the worker is terminated, its remaining rows are
-    recorded, and the exception is raised again. Raises UsageError if a worker cannot start.
+    Each worker is killed when `killer` says so. `changed` is called after each row, and after a kill with the number of
+    members done before it. On KeyboardInterrupt the worker is terminated, its remaining rows are recorded, and the
+    exception is raised again. Raises UsageError if a worker cannot start.
     """
-    kill_points = list(kill_at)
-    for _ in range(len(kill_points) + _MAX_RESTARTS):
-        killed = False
+    restarts = 0
+    while restarts < _MAX_RESTARTS:
+        killed = Event()
         with _worker(arguments, environment) as worker:
+
+            def kill(worker: "subprocess.Popen[str]" = worker, killed: Event = killed) -> None:
+                killed.set()
+                worker.kill()  # SIGKILL where there is one
+
+            point = killer.arm(kill)
             try:
                 for row in _rows(worker):
                     results.add(row)
-                    changed(False)
-                    if kill_points and not killed and len(results.statuses) >= kill_points[0]:
-                        worker.kill()  # SIGKILL where there is one
-                        killed = True
+                    changed(None)
             except KeyboardInterrupt:
-                worker.terminate()
+                (worker.kill if killer.disarm() else worker.terminate)()
                 for row in _rows(worker):
                     results.add(row)
                 raise
             errors = worker.stderr.read() if worker.stderr is not None else ""
-        if killed:
-            kill_points.pop(0)
+        if killed.is_set():
             results.kills += 1
-            changed(True)
+            changed(point)
         elif worker.returncode in _FAILED:
             raise UsageError(errors.strip().rpartition("\n")[2])
         elif worker.returncode != _UNFINISHED:
             return
+        else:
+            restarts += 1
 
 
 @contextmanager

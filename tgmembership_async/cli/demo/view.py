@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.table import Table
 
 from tgmembership_async.cli.demo.audit import Comparison
 from tgmembership_async.cli.demo.resolution import RULE, Resolution
+
+_WIDE: Final = 80
+"""Columns of a terminal that has room for two columns of faults."""
 
 
 def announce(console: Console, url: str, members: int, fault_rate: float, kills: int) -> None:
@@ -24,8 +28,9 @@ def show(console: Console, found: Comparison, faults: Sequence[Sequence[str]], *
     counts = Counter(label for labels in faults for label in labels)
     affected = sum(bool(labels) for labels in faults)
     killed = f" `provision` was killed {kills:,} times." if kills else ""
-    console.print(f"\n{counts.total():,} faults affected {affected:,} of {len(faults):,} requests.{killed}")
-    console.print(_faults(counts))
+    noun = "fault" if counts.total() == 1 else "faults"
+    console.print(f"\n{counts.total():,} {noun} affected {affected:,} of {len(faults):,} requests.{killed}")
+    console.print(_faults(counts, columns=2 if console.width >= _WIDE else 1))
     console.print(_comparison(found))
     if found.unknown_granted:
         console.print(f"Blind retries would have granted access twice to [yellow]{found.unknown_granted:,}[/] of them.")
@@ -74,9 +79,9 @@ def _comparison(found: Comparison) -> Table:
     return table
 
 
-def _faults(faults: Counter[str]) -> Table:
+def _faults(faults: Counter[str], *, columns: int) -> Table:
     table = Table.grid(padding=(0, 2))
     cells = [f"{count:>5,} x {label}" for label, count in sorted(faults.items())]
-    for left, right in zip(cells[::2], [*cells[1::2], ""], strict=False):
-        table.add_row(left, right)
+    for first in range(0, len(cells), columns):
+        table.add_row(*cells[first : first + columns])
     return table

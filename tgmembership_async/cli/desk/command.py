@@ -15,6 +15,7 @@ from tgmembership_async.cli.ledger_option import Place, check_there, ledger_opti
 from tgmembership_async.cli.output import note
 from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.values.secret import Secret
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def command(*, ledger: Place, inbox: Place | None, port: int) -> None:
     anyone who has the URL can decide. The bot may keep running. Ctrl-C ends the desk.
     """
     if not all(map(find_spec, ("jinja2", "starlette", "uvicorn"))):
-        msg = "desk needs starlette, uvicorn and jinja2: pip install 'tgmembership-async[desk]'"
+        msg = f"desk needs starlette, uvicorn and jinja2: {install('desk')}"
         raise UsageError(msg)
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())
     check_there(ledger)

@@ -12,16 +12,17 @@ from typing import Any, Final
 
 import anyio
 import click
-from attrs import asdict, fields, mutable
+from attrs import asdict, field, fields, mutable
 
 from tgmembership_async.cli.bots.profiles import CHOSEN, PREFIX, profile
 from tgmembership_async.cli.credentials import account, project, project_account, project_id, session
 from tgmembership_async.cli.doctor.delivery import check_delivery
 from tgmembership_async.cli.doctor.generations import READS, Place, Read, check_generation
-from tgmembership_async.cli.doctor.ledger import check_ledger
+from tgmembership_async.cli.doctor.ledger import check_ledger, ledger_of_environment
 from tgmembership_async.cli.doctor.network import Check, check_clock, check_network
 from tgmembership_async.cli.doctor.shapes import field_name, shape_of
 from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.ledger_option import Place as LedgerPlace
 from tgmembership_async.cli.output import Format, console, format_option, note, resolved, shown, writing
 from tgmembership_async.errors import (
     APIError,
@@ -99,6 +100,7 @@ class Doctor:
     """One run of all checks, of a bot or a project. `rejected` is True after the credentials were rejected."""
 
     _project_id: str | None = None
+    ledger: LedgerPlace | None = field(factory=ledger_of_environment)
     rejected: bool = False
     _unreachable: bool = False
     _refusal: str | None = None
@@ -109,7 +111,7 @@ class Doctor:
         """Run the checks in order and yield each."""
         yield _versions()
         yield from _chosen()
-        yield from check_ledger()
+        yield from check_ledger(self.ledger)
         try:
             found = account() if self._project_id is None else project_account(self._project_id)
         except UsageError as error:

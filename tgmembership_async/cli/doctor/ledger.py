@@ -1,4 +1,4 @@
-"""Check the ledger file named by TGMEMBERSHIP_LEDGER, without opening or changing it."""
+"""Check a ledger file, without opening or changing it."""
 
 import os
 import stat
@@ -6,19 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tgmembership_async.cli.doctor.network import Check
-from tgmembership_async.cli.ledger_option import Server, place
+from tgmembership_async.cli.ledger_option import Place, place
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.sqlite.files import status
 from tgmembership_async.storage.sqlite.owner_lock import read_facts_of
 from tgmembership_async.storage.sqlite.schema import check_path
 
 
-def check_ledger() -> Iterator[Check]:
-    """Yield the check of the file in TGMEMBERSHIP_LEDGER, if set; its text contains no path."""
+def ledger_of_environment() -> Place | None:
+    """Return the ledger that TGMEMBERSHIP_LEDGER names, if it is set."""
     named = os.environ.get("TGMEMBERSHIP_LEDGER")
-    if not named or isinstance(place(named, in_ps=False), Server):
+    return place(named, in_ps=False) if named else None
+
+
+def check_ledger(named: Place | None) -> Iterator[Check]:
+    """Yield the check of a ledger that is a file; its text contains no path."""
+    if not isinstance(named, Path):
         return
-    file = Path(os.path.realpath(Path(named).parent), Path(named).name)
+    file = Path(os.path.realpath(named.parent), named.name)
     try:
         before, there = read_facts_of(file), status(file)
         if there is None or (stat.S_ISREG(there.st_mode) and there.st_size == 0):

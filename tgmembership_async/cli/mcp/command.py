@@ -13,6 +13,7 @@ from tgmembership_async.cli.ledger_option import Place, check_there, ledger_opti
 from tgmembership_async.cli.mcp.tools import Tools
 from tgmembership_async.cli.output import note
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 
 _EPILOG: Final = """
 \b
@@ -63,7 +64,7 @@ async def _serve(ledger: Place | None, decisions: bool, links: bool) -> None:  #
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] != "mcp":
             raise
-        msg = "mcp needs an extra: pip install 'tgmembership-async[mcp]'"
+        msg = f"mcp needs an extra: {install('mcp')}"
         raise UsageError(msg) from None
     async with session() as tg:
         await server(Tools(tg, ledger, links), decisions=decisions).run_stdio_async()

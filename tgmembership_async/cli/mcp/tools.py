@@ -1,7 +1,7 @@
 """The tools of the assistant. Their docstrings are what it reads about them; they return values, not yet marked."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -13,11 +13,11 @@ from tgmembership_async.cli.doctor.command import Doctor
 from tgmembership_async.cli.grants.view import attempt_fields, decision_fields
 from tgmembership_async.cli.ledger_option import Place, opened
 from tgmembership_async.cli.mcp.answers import grant_of, keys_of, marked, model_of
-from tgmembership_async.cli.report.figures import rows_of
+from tgmembership_async.cli.report.figures import rows_of as figures_of
 from tgmembership_async.cli.report.sources import sales
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.grants.model import UNDECIDED, Decision, Grant, GrantStatus
+from tgmembership_async.grants.model import UNDECIDED, Decision, Grant
 from tgmembership_async.session import Session
 
 Tool = Callable[..., Awaitable[dict[str, Any]]]
@@ -25,7 +25,6 @@ MOST_ROWS: Final = 1_000
 LONGEST_REASON: Final = 1_000
 DECIDED_BY: Final = "assistant: "
 """Precedes the reason of a decision in the ledger, so that it is never taken for one that a person typed."""
-_OWED: Final = frozenset(GrantStatus) - {GrantStatus.DELIVERED, GrantStatus.ABANDONED}
 _logger: Final = logging.getLogger("tgmembership_async.cli.mcp")
 
 
@@ -70,26 +69,29 @@ class Tools:
 
         Amounts in different currencies cannot be added. A row with a `problem` names a figure that is missing.
         """
-        return self._marked(list(rows_of(await sales(self.session))))
+        return self._marked(list(figures_of(await sales(self.session))))
 
     async def doctor(self) -> dict[str, Any]:
         """Check credentials, network, clock, ledger file, and the shape of the service's replies. Changes nothing."""
-        return self._marked([asdict(check) for check in await run_sync(lambda: list(Doctor().checks()))])
+        doctor = Doctor(ledger=self.ledger)
+        return self._marked([asdict(check) for check in await run_sync(lambda: list(doctor.checks()))])
 
-    async def held_grants(self, limit: int = 100) -> dict[str, Any]:
+    async def held_grants(self, limit: int = 100, after: str | None = None) -> dict[str, Any]:
         """List the grants that only a person can decide: the outcome is unknown, or the service refused.
 
-        `limit` is the maximum number of rows, 1,000 at most; `more` tells whether there are others.
+        `limit` is the maximum number of rows, 1,000 at most; `more` tells whether there are others. `after` is the ref
+        of the last row of the page before.
         """
-        return await self._listed(UNDECIDED, limit)
+        return await self._listed(lambda granter: granter.grants(UNDECIDED, after=after), limit)
 
-    async def owed_grants(self, limit: int = 100) -> dict[str, Any]:
+    async def owed_grants(self, limit: int = 100, after: str | None = None) -> dict[str, Any]:
         """List the grants of those who paid and have no link yet: all that are not delivered and not abandoned.
 
         A granted one waits for its delivery, a planned one to be sent, an unknown or refused one for a decision.
-        `limit` is the maximum number of rows, 1,000 at most; `more` tells whether there are others.
+        `limit` is the maximum number of rows, 1,000 at most; `more` tells whether there are others. `after` is the ref
+        of the last row of the page before.
         """
-        return await self._listed(_OWED, limit)
+        return await self._listed(lambda granter: granter.owed(after=after), limit)
 
     async def grant_history(self, ref: str) -> dict[str, Any]:
         """Show one grant with all attempts, their evidence, and all decisions. `ref` is the id of the payment."""
@@ -116,10 +118,10 @@ class Tools:
             grant = await granter.resolve(ref, decision, reason=f"{DECIDED_BY}{reason.strip()}")
         return self._marked(grant_of(grant, links=self.links), grant)
 
-    async def _listed(self, statuses: Collection[GrantStatus], limit: int) -> dict[str, Any]:
+    async def _listed(self, rows_of: Callable[[Granter], AsyncIterator[Grant]], limit: int) -> dict[str, Any]:
         most, found, more = _limited(limit), list[Grant](), False
         async with self._granter() as granter:
-            async for grant in granter.grants(statuses):
+            async for grant in rows_of(granter):
                 if more := len(found) == most:
                     break
                 found.append(grant)

@@ -16,6 +16,8 @@ from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.cli.time_arguments import option as time_option
 from tgmembership_async.errors import UsageError
 from tgmembership_async.project import Membership, Project
+from tgmembership_async.project.ids import check_uuid
+from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.session import Session
 from tgmembership_async.values.models import Subscriber
 
@@ -69,12 +71,22 @@ def access(*, user: int, plan_id: str | None, form: Format) -> None:
 
     The exit code is 0 with access and 3 without.
     """
-    plan = int(plan_id) if plan_id is not None and project_id() is None and plan_id.isdecimal() else plan_id
+    plan = None if plan_id is None else _plan(plan_id)
     found: Access = anyio.run(_access, client(), user, plan)
     plans = sorted(found.plans, key=str)
     write_one(form, {"allowed": found.allowed, "plans": plans, "expires_at": found.expires_at})
     if not found:
         raise SystemExit(Exit.REFUSED)
+
+
+def _plan(text: str) -> int | str:
+    """Return the id of a plan: a number of a bot, or a UUID of a project."""
+    if project_id() is not None:
+        return check_uuid("--plan-id", text)
+    if not (text.isascii() and text.isdecimal()):
+        msg = f"--plan-id must be a number such as 1, not {text!r:.80}"
+        raise UsageError(msg)
+    return check_id("--plan-id", int(text))
 
 
 async def _access(client: Session | Project, user: int, plan_id: int | str | None) -> Access:
@@ -98,6 +110,9 @@ def extend(*, user: int | None, until: datetime, everybody: bool, confirm: str) 
     if (user is None) != everybody:
         msg = "name a USER, or --everybody"
         raise UsageError(msg)
+    if everybody and confirm != project_id():
+        msg = f"this changes all memberships of the project: add --confirm {project_id() or 'ID'}"
+        raise UsageError(msg)
     if user is None:
         _run(lambda project: project.extend_everybody(until, confirm=confirm))
         note(f"All memberships of the project end at {until}.")
@@ -110,6 +125,7 @@ def extend(*, user: int | None, until: datetime, everybody: bool, confirm: str) 
 @click.argument("membership_id")
 def remove(*, membership_id: str) -> None:
     """End the membership MEMBERSHIP_ID now; `members` shows the ids."""
+    check_uuid("MEMBERSHIP_ID", membership_id)
     was_there = _run(lambda project: project.remove_membership(membership_id))
     note("The membership has ended." if was_there else "There is no such membership (any more).")
 

@@ -20,6 +20,7 @@ from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.cli.webhook.verifier import AnyVerifier
 from tgmembership_async.cli.webhook.view import fields_of
 from tgmembership_async.errors import UsageError, WebhookError
+from tgmembership_async.protocol.endpoints import check_local_url
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 from tgmembership_async.settings import secret_in
 from tgmembership_async.values.models import Webhook
@@ -74,6 +75,7 @@ def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> No
     Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file. Without
     that option, or --force, the command asks first, because it would throw the secret away.
     """
+    check_local_url("url", url)
     if secret_file is None and not force:
         _confirm_lost_secret()
     with nullcontext() if secret_file is None else _new_file(secret_file) as file:
@@ -159,7 +161,8 @@ def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -
     """
     from tgmembership_async.cli.webhook.listen import listen_until_interrupted  # noqa: PLC0415 - imports a web server
 
-    secret = None if url is not None and secret_file is None else secret_of(secret_file)
+    asks = url is not None and secret_file is None
+    secret = None if asks else secret_of(secret_file, or_else="--set URL to get a new one")
     listen_until_interrupted(host, port, secret, url)
 
 
@@ -242,11 +245,11 @@ def sign_(
         sys.stdout.write(f"{name}: {value}\n")
 
 
-def secret_of(path: Path | None) -> Secret:
-    """Return the webhook secret in a file, or in the environment without one."""
+def secret_of(path: Path | None, *, or_else: str = "") -> Secret:
+    """Return the webhook secret in a file, or in the environment without one; `or_else` is what an error advises."""
     if path is not None:
         return secret_in(path, str(path))
     if not os.environ.get(_ENVIRONMENT):
-        msg = f"no webhook secret: use --secret-file, or set {_ENVIRONMENT}"
+        msg = f"no webhook secret: use --secret-file, or set {_ENVIRONMENT}{or_else and ', or use '}{or_else}"
         raise UsageError(msg)
     return Secret(os.environ[_ENVIRONMENT].strip())

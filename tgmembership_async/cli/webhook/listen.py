@@ -14,6 +14,7 @@ from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.cli.webhook.verifier import AnyVerifier
 from tgmembership_async.cli.webhook.view import fields_of
 from tgmembership_async.errors import NotAuthentic, UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.values.secret import Secret
 from tgmembership_async.webhooks import Answer, Event, Receiver, Verifier
@@ -60,7 +61,7 @@ def _names(pairs: Iterable[tuple[str, str]]) -> str:
 def listen_until_interrupted(host: str, port: int, secret: Secret | None, url: str | None) -> None:
     """Run a Listener until Ctrl-C, and set the webhook to `url` if given."""
     if find_spec("uvicorn") is None:
-        msg = "listen needs uvicorn: pip install 'tgmembership-async[testing]'"
+        msg = f"listen needs uvicorn: {install('testing')}"
         raise UsageError(msg)
     listener = Listener(secret)
     with bound(host, port) as listening:

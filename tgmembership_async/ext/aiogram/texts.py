@@ -35,7 +35,10 @@ class Texts:
 
     # To owners.
     facts: str = "{ref}\nplan {plan_id}, user {user}, note: {note}\n{status} since {since}, attempts: {attempts}"
-    unknown: str = "It is not known whether this payment got its access: look at the bot on TGmembership, then decide."
+    unknown: str = (
+        "It is not known whether this payment got its access: look at the bot on TGmembership, then decide. If you "
+        "decide that it was granted, the customer gets no link from this bot, for the link is not known."
+    )
     refused: str = "The service refused this grant, and the customer has paid: fix the cause, then decide."
     planned: str = "This payment could not be sent to the service yet. The bot retries it automatically."
     undelivered: str = "The link cannot be delivered to the customer. The bot retries it automatically."

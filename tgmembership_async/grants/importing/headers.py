@@ -103,6 +103,17 @@ EXPORTS: Final = (
         advice="its User ID is the id at Patreon, and not a Telegram id: add a column telegram_id",
     ),
     Export(
+        "Memberful members export",
+        "memberful",
+        [frozenset({"memberfulid", "email"})],
+        {},
+        foreign=frozenset({"plan"}),
+        ref_of=["memberfulid"],
+        status="active",
+        paid=frozenset({"yes"}),
+        advice="it has Telegram ids only where a custom field asks for them: add a column telegram_id",
+    ),
+    Export(
         "Telegram member export",
         "telegram",
         [frozenset({"userid", "groupid"}), frozenset({"userid", "accesshash"})],
@@ -110,7 +121,7 @@ EXPORTS: Final = (
         ref_of=["groupid", "userid"],
     ),
 )
-"""Assumed from what these services publish about their downloads; the Telegram shape is that of common exporters."""
+"""The headings were seen in public programs that read these files; the values of the status columns are assumed."""
 
 
 @frozen

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zipfile import BadZipFile
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,7 +27,7 @@ def library() -> Any:
     try:
         import openpyxl  # noqa: PLC0415 - an extra, and slow to load
     except ModuleNotFoundError:
-        msg = "Excel workbooks need an extra: pip install 'tgmembership-async[xlsx]'; or save the sheet as CSV"
+        msg = f"Excel workbooks need an extra: {install('xlsx')}; or save the sheet as CSV"
         raise UsageError(msg) from None
     return openpyxl
 

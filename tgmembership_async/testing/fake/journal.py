@@ -45,7 +45,7 @@ class RequestJournal:
         with self._lock:
             self._book.clear()
 
-    def fate(self, verb: str, target: bytes) -> FaultPlan:
+    def fate(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:  # noqa: ARG002 - for subclasses
         """Record a request, and return what the fault rules do to it."""
         method = self._method_of(target)
         with self._lock:

@@ -24,6 +24,7 @@ COLUMNS: Final = (
 )
 
 _COMPONENT: Final = "inbox"
+_REPLAYED: Final = "replayed: "
 _ADVICE: Final = "give this bot an inbox of its own (another file, database or schema)"
 
 
@@ -38,11 +39,11 @@ class Dialect:
     page: Any
     """Selects COLUMNS of at most `limit` entries in one of `states`, by id, from ids greater than `after`."""
     retry: Any
-    """Stores the entry `id` again if its status is dead, unreadable or repeat."""
+    """Stores the entry `id` again if its status is dead, unreadable or repeat; with `note`, unless that is NULL."""
     drop: Any
     """Gives up the entry `id`, with `note`, if it is dead."""
     settle: Any
-    """Records a verdict on the entry `id`, if it is being processed by `worker`."""
+    """Records a verdict on the entry `id`, if `worker` processes it; an empty note keeps one like `replayed`."""
     purge: tuple[Any, ...]
     """Keep the digests of entries received before `before`, and delete them; the last one counts the entries."""
     binding_table: BindingTable
@@ -94,6 +95,7 @@ class DatabaseInbox(AsyncResource, Generic[S]):
             "status": verdict.status,
             "handled": json.dumps(sorted(verdict.handled)),
             "note": storable(verdict.note),
+            "replayed": f"{_REPLAYED}%",
             "due_at": None if verdict.due_at is None else self._dialect.stored_time(verdict.due_at),
             "attempts": verdict.attempts,
             "waits": verdict.waits,
@@ -117,13 +119,15 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         states = self._dialect.stored_list([str(one) for one in (EntryStatus if status is None else status)])
         return await self._read(partial(self._page, values={"states": states, "after": after, "limit": limit}))
 
-    async def retry(self, entry_id: int) -> None:
+    async def retry(self, entry_id: int, reason: str = "") -> None:
         """Store a dead, unreadable or repeated entry again, with 0 attempts and waits.
 
-        The process that handles the inbox notices this within a minute. Raises UsageError if the entry does not exist
-        or has another status.
+        With a reason, that becomes the note of the entry, and stays so if the handlers succeed. The process that
+        handles the inbox notices this within a minute. Raises UsageError if the entry does not exist or has another
+        status.
         """
-        await self._write(partial(self._retry, entry_id=entry_id))
+        note = storable(f"{_REPLAYED}{reason}") if reason else None
+        await self._write(partial(self._retry, values={"id": entry_id, "note": note}))
 
     async def drop(self, entry_id: int, reason: str) -> None:
         """Give up a dead entry: it becomes `done`, with the reason as its note. Raises UsageError for other entries."""
@@ -174,9 +178,9 @@ class DatabaseInbox(AsyncResource, Generic[S]):
     def _page(self, connection: Connection, values: dict[str, Any]) -> list[Entry]:
         return self._loaded(connection.execute(self._dialect.page, values).fetchall())
 
-    def _retry(self, connection: Connection, entry_id: int) -> None:
-        if connection.execute(self._dialect.retry, {"id": entry_id}).rowcount != 1:
-            msg = f"there is no delivery {entry_id} that is dead, unreadable or a repeat"
+    def _retry(self, connection: Connection, values: dict[str, Any]) -> None:
+        if connection.execute(self._dialect.retry, values).rowcount != 1:
+            msg = f"there is no delivery {values['id']} that is dead, unreadable or a repeat"
             raise UsageError(msg)
 
     def _drop(self, connection: Connection, values: dict[str, Any]) -> None:

@@ -117,15 +117,17 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
         """,  # noqa: S608 - constants
         retry="""
             UPDATE tgm_delivery
-            SET status = 'stored', attempts = 0, waits = 0, due_at = received_at, worker = NULL, claim = NULL
+            SET status = 'stored', attempts = 0, waits = 0, due_at = received_at, worker = NULL, claim = NULL,
+                note = coalesce(%(note)s, note)
             WHERE id = %(id)s AND status IN ('dead', 'unreadable', 'repeat')
         """,
         # The same verdict a second time is not an error: it was committed, and then the connection was lost.
         drop="UPDATE tgm_delivery SET status = 'done', note = %(note)s WHERE id = %(id)s AND status = 'dead'",
         settle="""
             UPDATE tgm_delivery
-            SET status = %(status)s, handled = %(handled)s, note = %(note)s, due_at = %(due_at)s,
-                attempts = coalesce(%(attempts)s, attempts), waits = coalesce(%(waits)s, waits)
+            SET status = %(status)s, handled = %(handled)s, due_at = %(due_at)s,
+                attempts = coalesce(%(attempts)s, attempts), waits = coalesce(%(waits)s, waits),
+                note = CASE WHEN %(note)s = '' AND note LIKE %(replayed)s THEN note ELSE %(note)s END
             WHERE id = %(id)s AND status IN ('processing', %(status)s) AND worker = %(worker)s
         """,
         purge=(

@@ -106,13 +106,15 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             ORDER BY id LIMIT :limit
         """,  # noqa: S608 - constants
         retry="""
-            UPDATE delivery SET status = 'stored', attempts = 0, waits = 0, due_at = received_at
+            UPDATE delivery SET status = 'stored', attempts = 0, waits = 0, due_at = received_at,
+                note = coalesce(:note, note)
             WHERE id = :id AND status IN ('dead', 'unreadable', 'repeat')
         """,
         drop="UPDATE delivery SET status = 'done', note = :note WHERE id = :id AND status = 'dead'",
         settle="""
-            UPDATE delivery SET status = :status, handled = :handled, note = :note, due_at = :due_at,
-                attempts = coalesce(:attempts, attempts), waits = coalesce(:waits, waits)
+            UPDATE delivery SET status = :status, handled = :handled, due_at = :due_at,
+                attempts = coalesce(:attempts, attempts), waits = coalesce(:waits, waits),
+                note = CASE WHEN :note = '' AND note LIKE :replayed THEN note ELSE :note END
             WHERE id = :id AND status = 'processing'
         """,
         purge=(
