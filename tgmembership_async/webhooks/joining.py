@@ -133,7 +133,7 @@ class PaymentJoin:
     async def _joined(self, event: PaymentRequestCompleted, request: PaymentRequest) -> Event | _Missing:
         if request.user_id is None:
             return _Missing("the payment request names no user", request)
-        known = {**_fields_of(event, request), "user_id": request.user_id, "payment_request": request}
+        known: dict[str, Any] = {**_fields_of(event, request), "user_id": request.user_id, "payment_request": request}
         if is_top_up(request):
             return BalanceToppedUp(**known)
         found = await self._membership(request.user_id, request.payment_request_id)
