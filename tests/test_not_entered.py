@@ -62,6 +62,7 @@ LEDGER: dict[str, Use] = {
     "decide": lambda ledger: ledger.decide("r", "retry", None, ""),
     "mark_delivered": lambda ledger: ledger.mark_delivered("r"),
     "get": lambda ledger: ledger.get("r"),
+    "get_many": lambda ledger: ledger.get_many(["r"]),
     "grants": lambda ledger: anext(aiter(ledger.grants())),
     "attempts": lambda ledger: ledger.attempts("r"),
     "decisions": lambda ledger: ledger.decisions("r"),

@@ -130,7 +130,7 @@ def test_a_hint_may_be_pasted_into_a_shell() -> None:
 
 
 def test_the_hint_of_a_database_without_a_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgmembership_async.cli.ledger_option.is_there", lambda _: False)
+    monkeypatch.setattr("tgmembership_async.cli.ledger_option.is_there", lambda *_: False)
     place = Server(f"postgresql://db/shop?application_name={SHELL}")
     with pytest.raises(UsageError) as raised:
         check_there(place)

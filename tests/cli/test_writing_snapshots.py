@@ -106,7 +106,9 @@ def test_commands_that_change_something(columns: int, environment: dict[str, str
         terminal = {**environment, "COLUMNS": str(columns)}
         code, shown = on_a_terminal(*words, environment=terminal, folder=tmp_path)
         text = without_what_varies(shown, tmp_path)
-        approve(f"writing/{name}.{columns}", f"{text}exit code {code}\n")
+        # the length of a folder's path varies, and with it the ends of lines
+        approved = text if "FOLDER" not in text else " ".join(text.split()) + "\n"
+        approve(f"writing/{name}.{columns}", f"{approved}exit code {code}\n")
         too_wide += [line for line in text.splitlines() if cell_len(line) > columns and len(line.split()) > 1]
     assert too_wide == []
 

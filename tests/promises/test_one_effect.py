@@ -1,7 +1,4 @@
-"""No fault, alone or in pairs, makes one `add_member` take effect twice; each raises what the outcome table says.
-
-In process the same holds for `add_member` of v1 and for `create_payment_request` of v2.
-"""
+"""No fault, alone or in pairs, makes one unsafe call take effect twice; each raises what the outcome table says."""
 
 import itertools
 import re

@@ -126,7 +126,7 @@ def test_a_project_that_does_not_use_it_pays_for_nothing() -> None:
         text=True,
         check=True,
     )
-    ours = {"", ".errors", ".lazy", ".version", ".testing", ".testing.plugin"}
+    ours = {"", ".errors", ".extras", ".lazy", ".version", ".testing", ".testing.plugin"}
     assert set(loaded.stdout.split()) == {f"tgmembership_async{name}" for name in ours}
 
 

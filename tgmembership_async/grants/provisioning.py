@@ -48,7 +48,7 @@ class StopReason(StrEnum):
 
 EVERY_REASON: Final = frozenset(StopReason)
 _STARTED_IN_ONE_TURN: Final = 64
-_LONGEST_PAGE: Final = 1_000
+_LONGEST_PAGE: Final = 250  # requests: they are read without letting other tasks run
 _GRANTED: Final = frozenset({GrantStatus.GRANTED, GrantStatus.DELIVERED})
 _UNUSED: Final = (
     "a run was thrown away unused, so nothing was granted: write `await granter.run_planned()`, or "

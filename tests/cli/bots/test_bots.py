@@ -307,7 +307,7 @@ def test_a_terminal_prompts_for_the_key_and_does_not_echo_it(config: Path) -> No
         terminal.read_until("API key .*: ")
         terminal.write(CANARY_KEY)
         process.communicate(timeout=60)
-        terminal.read_until(r"its\s+key in ")
+        terminal.read_until(r"its\s+key\s+in\s")
         assert process.returncode == 0, terminal.shown
     assert CANARY_KEY not in terminal.shown
     assert config.with_name("shop.key").read_text() == f"{CANARY_KEY}\n"

@@ -161,7 +161,7 @@ def test_what_is_no_ordinary_file_of_ours_is_refused_in_place_of_a_lock(quick_pa
     path = quick_path / "a.db.lock"
     put_or_skip(kind, path, real)
     before = path.lstat()
-    with pytest.raises(UsageError, match=r"where the lock file belongs|cannot be opened"):
+    with pytest.raises(UsageError, match=r"has the name of the lock file|cannot be opened"):
         anyio.run(SqliteStorage(quick_path / "a.db", NOTES).open)
     after = path.lstat()
     assert (after.st_mode, after.st_size, after.st_uid) == (before.st_mode, before.st_size, before.st_uid)
@@ -177,7 +177,7 @@ def test_what_is_put_there_at_the_last_moment_is_refused_too(quick_path: Path, m
         real = quick_path / "precious"
         real.write_text("not to be truncated")
         put(kind, quick_path / "a.db.lock", real)
-        with pytest.raises(UsageError, match=r"where the lock file belongs|cannot be opened"):
+        with pytest.raises(UsageError, match=r"has the name of the lock file|cannot be opened"):
             anyio.run(SqliteStorage(quick_path / "a.db", NOTES).open)
         assert real.read_text() == "not to be truncated"
         (quick_path / "a.db.lock").unlink()
