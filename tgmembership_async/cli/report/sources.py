@@ -46,7 +46,7 @@ class Service:
     def __init__(self, tg: Session) -> None:
         self._tg = tg
         self.problems: list[Section] = []
-        self.names = PlanNames()
+        self.names: PlanNames = PlanNames()
 
     async def totals(self) -> list[Section]:
         """Return the totals: orders, users, revenue, plans and payment methods."""
