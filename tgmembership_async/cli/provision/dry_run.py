@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,12 @@ from tgmembership_async.errors import RefConflict
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.importing.members import FoundRow, MemberRow
-from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
 from tgmembership_async.settings import service_of
 
 COLUMNS: Final = ("line", "ref", "member_id", "plan_id", "note", "status", "would", "reason")
+_TOGETHER: Final = 250  # refs in one look-up
 _WOULD: Final = {
     None: "send",
     GrantStatus.PLANNED: "send",
@@ -53,31 +55,40 @@ async def ledger_of(place: Place) -> AsyncGenerator[Ledger | None]:
         yield await ledger_of_bot(rows, service_of(bot), bot.bot_id, record=False)
 
 
-async def row_of(ledger: Ledger | None, request: GrantRequest) -> tuple[Grant | None, RefConflict | None]:
-    """Return the row of a request, and the conflict if it belongs to another plan or member."""
-    grant = None if ledger is None else await ledger.get(request.ref)
-    if grant is None:
-        return None, None
+async def looked_up(rows: Iterable[FoundRow], ledger: Ledger | None) -> AsyncGenerator[tuple[FoundRow, Grant | None]]:
+    """Yield each row with the row of its ref in the ledger, which is asked for many refs at once."""
+    left = iter(rows)
+    while page := list(islice(left, _TOGETHER)):
+        refs = [row.request.ref for row in page if isinstance(row, MemberRow)]
+        found = {} if ledger is None else await get_many(ledger, refs)
+        for row in page:
+            yield row, found.get(row.request.ref) if isinstance(row, MemberRow) else None
+
+
+def conflict_of(grant: Grant | None, request: GrantRequest) -> RefConflict | None:
+    """Return the conflict if the row belongs to another plan or member than the request."""
     try:
-        return transitions.same(grant, request), None
+        if grant is not None:
+            transitions.same(grant, request)
     except RefConflict as conflict:
-        return grant, conflict
+        return conflict
+    return None
 
 
 async def write_dry_run(place: Place, rows: Iterable[FoundRow], out: Writer) -> Counter[str]:
     """Write what a run would do for each member, and return the counts."""
     counts: Counter[str] = Counter()
-    async with ledger_of(place) as ledger:
-        for row in rows:
+    async with ledger_of(place) as ledger, aclosing(looked_up(rows, ledger)) as pairs:
+        async for row, grant in pairs:
             if isinstance(row, MemberRow):
-                fields = await _row(ledger, row)
+                fields = _row(row, grant)
                 counts[fields["would"]] += 1
                 out.row(fields)
     return counts
 
 
-async def _row(ledger: Ledger | None, row: MemberRow) -> dict[str, Any]:
-    grant, conflict = await row_of(ledger, row.request)
+def _row(row: MemberRow, grant: Grant | None) -> dict[str, Any]:
+    conflict = conflict_of(grant, row.request)
     status = None if grant is None else grant.status
     would = CONFLICT if conflict else "repeat" if row.first_line else _WOULD[status]
     error = conflict or (None if grant is None else grant.error)

@@ -17,11 +17,12 @@ import click
 from tgmembership_async.cli.grant_lines import CONFLICT
 from tgmembership_async.cli.ledger_option import Place
 from tgmembership_async.cli.output import cell_text, note, without_controls
-from tgmembership_async.cli.provision.dry_run import ledger_of, row_of
+from tgmembership_async.cli.provision.dry_run import conflict_of, ledger_of, looked_up
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants.importing import workbook
 from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, Members, SkippedRow
 from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant
 
 _STATUS, _LINK, _REASON = "grant_status", "grant_link", "grant_reason"
 _ENDINGS: Final = (".csv", ".xlsx")
@@ -77,20 +78,21 @@ async def _rows(members: Members, ledger: Ledger | None, *, links: bool) -> Asyn
     headings = {key: name for key, name in members.headings.items() if name not in (_STATUS, _LINK, _REASON)}
     added = (_STATUS, _LINK, _REASON) if links else (_STATUS, _REASON)
     yield [*headings.values(), *added]
-    for row in members.unchecked_rows():
-        match row:
-            case MemberRow():
-                status, link, reason = await _outcome(row, ledger)
-            case SkippedRow():
-                status, link, reason = "left out", "", row.reason
-            case InvalidRow():
-                status, link, reason = "invalid", "", row.reason
-        ours = (status, link, reason) if links else (status, reason)
-        yield [*(row.fields.get(key) for key in headings), *ours]
+    async with aclosing(looked_up(members.unchecked_rows(), ledger)) as pairs:
+        async for row, grant in pairs:
+            match row:
+                case MemberRow():
+                    status, link, reason = _outcome(row, grant)
+                case SkippedRow():
+                    status, link, reason = "left out", "", row.reason
+                case InvalidRow():
+                    status, link, reason = "invalid", "", row.reason
+            ours = (status, link, reason) if links else (status, reason)
+            yield [*(row.fields.get(key) for key in headings), *ours]
 
 
-async def _outcome(row: MemberRow, ledger: Ledger | None) -> tuple[str, str, str]:
-    grant, conflict = await row_of(ledger, row.request)
+def _outcome(row: MemberRow, grant: Grant | None) -> tuple[str, str, str]:
+    conflict = conflict_of(grant, row.request)
     if conflict is not None:
         return CONFLICT, "", str(conflict)
     if grant is None:
