@@ -87,7 +87,8 @@ class Run(Job[Summary]):
     that is thrown away unused gives a ResourceWarning.
 
     No single row raises: refused and held rows are yielded as Grants. Leaving a run early, by `break`, an exception or
-    Ctrl-C, finishes the grants in flight and starts no others.
+    Ctrl-C, finishes the grants in flight and starts no others. While rows turn out to be granted already, up to 250
+    requests are read ahead, unless they come from an async iterable.
     """
 
     def __init__(
