@@ -27,7 +27,7 @@ def inbox_option(help: str) -> Callable[[F], F]:  # noqa: A002 - click's
 
 
 def opened_inbox(place: Place) -> "SqliteInbox | PostgresInbox":
-    """Return the closed inbox at a place, to read and decide. Raises UsageError where a database has none."""
+    """Return the closed inbox at a place, to read and decide. Raises UsageError if a database has none."""
     if isinstance(place, Path):
         from tgmembership_async.webhooks import SqliteInbox  # noqa: PLC0415 - one of two alternatives
 

@@ -18,9 +18,10 @@ from tgmembership_async.errors import (
     Unauthorized,
     UsageError,
 )
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.claiming import Claiming, ClaimLost
 from tgmembership_async.grants.ledger import Ledger
-from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers, record
 from tgmembership_async.session import Session, add_member_holding
 
@@ -76,7 +77,7 @@ class Shared:
 
     async def wait_for(self, request: GrantRequest) -> Grant:
         """Return the row after the exchange, or raise the error that prevented it."""
-        if (request.plan_id, request.member_id) != (self.request.plan_id, self.request.member_id):
+        if not transitions.agree(request, self.request):
             msg = f"{request.ref} is being granted to another plan or member right now"
             raise RefConflict(msg)
         await self.wait()
@@ -148,7 +149,7 @@ async def _record(hold: Claiming, settlement: Settlement) -> Grant:
 
 def answer(grant: Grant) -> Grant:
     """Return a granted row; for any other row raise the error that a caller of `grant` gets."""
-    if grant.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
+    if grant.status in SUCCEEDED:
         return grant
     if grant.status in (GrantStatus.PLANNED, GrantStatus.REFUSED):
         raise grant.error or GrantError(f"{grant.ref} is {grant.status}, and the ledger has no reason")

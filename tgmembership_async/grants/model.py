@@ -45,6 +45,8 @@ UNDECIDED: Final = frozenset({GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The statuses that await a decision."""
 OWED: Final = frozenset(GrantStatus) - {GrantStatus.DELIVERED, GrantStatus.ABANDONED}
 """The statuses of those who paid and have no link."""
+SUCCEEDED: Final = frozenset({GrantStatus.GRANTED, GrantStatus.DELIVERED})
+"""The statuses of those who were granted access."""
 DECIDES: Final[Mapping[Decision, GrantStatus]] = {
     "granted": GrantStatus.GRANTED,
     "retry": GrantStatus.PLANNED,

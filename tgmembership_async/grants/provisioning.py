@@ -24,9 +24,10 @@ from anyio import CancelScope, Event, Lock, create_task_group, get_cancelled_exc
 from attrs import evolve, frozen
 
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.exchange import rejects_credentials
 from tgmembership_async.grants.job import Job
-from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
+from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus
 from tgmembership_async.protocol.retry import COST_TRANSIENT
 from tgmembership_async.session import Session
 
@@ -49,7 +50,6 @@ class StopReason(StrEnum):
 EVERY_REASON: Final = frozenset(StopReason)
 _STARTED_IN_ONE_TURN: Final = 64
 _LONGEST_PAGE: Final = 250  # requests: they are read without letting other tasks run
-_GRANTED: Final = frozenset({GrantStatus.GRANTED, GrantStatus.DELIVERED})
 _UNUSED: Final = (
     "a run was thrown away unused, so nothing was granted: write `await granter.run_planned()`, or "
     "`async with granter.provision(...) as run:` and iterate over the run"
@@ -239,7 +239,7 @@ class Run(Job[Summary]):
                 rows = await self._look_up([request.ref for request in page])
                 for request in page:
                     row = rows.get(request.ref)
-                    if row is not None and row.status in _GRANTED and _is_of(row, request):
+                    if row is not None and row.status in SUCCEEDED and transitions.agree(row, request):
                         self._yield(row, fresh=False)
                     else:
                         self._ahead.append(request)
@@ -291,11 +291,7 @@ class Run(Job[Summary]):
 
 
 def _is_resumed(grant: Grant, *, fresh: bool) -> bool:
-    return not fresh and grant.status in _GRANTED and grant.error is None
-
-
-def _is_of(row: Grant, request: GrantRequest) -> bool:
-    return (row.plan_id, row.member_id) == (request.plan_id, request.member_id)
+    return not fresh and grant.status in SUCCEEDED and grant.error is None
 
 
 def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
@@ -303,7 +299,7 @@ def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
         return "conflicts"
     if not fresh and grant.updated_at >= began:
         return "duplicates"
-    if grant.status in _GRANTED:
+    if grant.status in SUCCEEDED:
         return "granted" if fresh else "already"
     if grant.status in (GrantStatus.REFUSED, GrantStatus.ABANDONED):
         return "refused"

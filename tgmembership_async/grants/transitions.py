@@ -68,9 +68,14 @@ def _new(request: GrantRequest, now: datetime, status: GrantStatus, attempts: in
     )
 
 
+def agree(one: Grant | GrantRequest, other: GrantRequest) -> bool:
+    """Return whether both are for the same plan and member."""
+    return (one.plan_id, one.member_id) == (other.plan_id, other.member_id)
+
+
 def same(grant: Grant, request: GrantRequest) -> Grant:
     """Return the existing row of a ref, or raise RefConflict if the request has another plan or member."""
-    if (grant.plan_id, grant.member_id) == (request.plan_id, request.member_id):
+    if agree(grant, request):
         return grant
     msg = (
         f"{grant.ref} is {grant.status} with {_plan_and_member(grant)}, "

@@ -8,13 +8,12 @@ from attrs import frozen
 
 from tgmembership_async.errors import APIError
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.grants.model import Decision, Grant, GrantStatus
+from tgmembership_async.grants.model import SUCCEEDED, Decision, Grant, GrantStatus
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.session import Session
 from tgmembership_async.testing import FakeService
 
 RULE: Final = "each customer who was granted joins at once here, so whoever is inside was granted, and nobody else"
-_GRANTED: Final = (GrantStatus.GRANTED, GrantStatus.DELIVERED)
 
 
 @frozen
@@ -42,7 +41,7 @@ async def resolve_all(service: FakeService, ledger: Path, base_url: str, concurr
         settled = sum(finding.settled for finding in await granter.reconcile())
         held = [grant async for grant in granter.grants([GrantStatus.UNKNOWN])]
         entered = _entered(service)
-        entered.subtract([_pair(grant) async for grant in granter.grants(_GRANTED)])
+        entered.subtract([_pair(grant) async for grant in granter.grants(SUCCEEDED)])
         decided = 0
         for grant in held:
             is_granted = entered[_pair(grant)] > 0
@@ -54,7 +53,7 @@ async def resolve_all(service: FakeService, ledger: Path, base_url: str, concurr
         _join(service)
         rows = [grant async for grant in granter.grants()]
     entered = _entered(service)
-    inside = sum(grant.status in _GRANTED and entered[_pair(grant)] > 0 for grant in rows)
+    inside = sum(grant.status in SUCCEEDED and entered[_pair(grant)] > 0 for grant in rows)
     refused = Counter(_reason(grant) for grant in rows if grant.status is GrantStatus.REFUSED)
     return Resolution(settled, decided, len(held) - decided, inside, refused, len(rows) - inside - refused.total())
 

@@ -83,7 +83,7 @@ def run_workers(
 
             def kill(worker: "subprocess.Popen[str]" = worker, killed: Event = killed) -> None:
                 killed.set()
-                worker.kill()  # SIGKILL where there is one
+                worker.kill()  # SIGKILL if the platform has it
 
             point = killer.arm(kill)
             try:

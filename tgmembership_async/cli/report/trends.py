@@ -8,7 +8,7 @@ from typing import Final
 from tgmembership_async.cli.report.buckets import Unit, V, bucketed, label, unit_of
 from tgmembership_async.cli.report.events import NEW, RENEWAL, UNTOLD, Days, Events
 from tgmembership_async.cli.report.figures import Kind, PlanNames, Section, Series, section
-from tgmembership_async.grants.model import DayCount, GrantStatus
+from tgmembership_async.grants.model import SUCCEEDED, DayCount, GrantStatus
 from tgmembership_async.values.models import Subscriber
 
 STATUSES: Final = (
@@ -81,7 +81,7 @@ def grants(rows: Sequence[DayCount], names: PlanNames, by: Unit | None) -> Itera
     states, plans = Days(), Days()
     for row in rows:
         states[row.day, row.status] += row.count
-        if row.status in (GrantStatus.GRANTED, GrantStatus.DELIVERED):
+        if row.status in SUCCEEDED:
             plans[row.day, names.of(row.plan_id)] += row.count
     text = "Number of grants per current status, by the {unit} of the grant or else of the last change (UTC)."
     yield over_time("Grants over time", text, states, by, {status.value: status.value for status in STATUSES})

@@ -21,13 +21,12 @@ from tgmembership_async.ext.aiogram.recording import Recording
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.grants.model import UNDECIDED, Grant, GrantStatus
+from tgmembership_async.grants.model import SUCCEEDED, UNDECIDED, Grant, GrantStatus
 from tgmembership_async.payments import Attention, Payment
 from tgmembership_async.payments.telegram import payment_in, ref_of
 from tgmembership_async.protocol.endpoints import check_id
 
 _MOST_SHOWN: Final = 10
-_PAID: Final = (GrantStatus.GRANTED, GrantStatus.DELIVERED)
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The states in which the customer waits for something that only the owner, or time, can bring."""
 _FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
@@ -156,7 +155,7 @@ class _Desk:
         """Show how much was granted, by the time at which the rows last changed, and what waits."""
         said, now = self._said(message), datetime.now(UTC)
         ages, plans = list[timedelta](), Counter[int]()
-        async for grant in fulfillment.granter.grants(_PAID, now - timedelta(days=30)):
+        async for grant in fulfillment.granter.grants(SUCCEEDED, now - timedelta(days=30)):
             ages.append(now - grant.updated_at)
             plans[grant.plan_id] += 1
         day, week = (sum(age <= timedelta(days=days) for age in ages) for days in (1, 7))
