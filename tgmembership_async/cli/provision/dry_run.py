@@ -1,7 +1,7 @@
 """Look up the rows of a file in a ledger, for `--dry-run` and `--result`. Nothing is created, locked or sent."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -60,7 +60,7 @@ async def looked_up(rows: Iterable[FoundRow], ledger: Ledger | None) -> AsyncGen
     left = iter(rows)
     while page := list(islice(left, _TOGETHER)):
         refs = [row.request.ref for row in page if isinstance(row, MemberRow)]
-        found = {} if ledger is None else await get_many(ledger, refs)
+        found: Mapping[str, Grant] = {} if ledger is None else await get_many(ledger, refs)
         for row in page:
             yield row, found.get(row.request.ref) if isinstance(row, MemberRow) else None
 
