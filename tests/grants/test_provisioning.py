@@ -289,6 +289,32 @@ def test_a_cancelled_run_on_trio_loses_no_answer() -> None:
     on("trio", scenario)
 
 
+def test_a_cancelled_run_closes_its_input(backend: str) -> None:
+    closed: list[str] = []
+
+    async def scenario() -> None:
+        scope = anyio.CancelScope()
+
+        async def source() -> AsyncIterator[GrantRequest]:
+            try:
+                for request in requests(1000):
+                    yield request
+            finally:
+                closed.append("input")
+
+        async def interrupted(_request: Request) -> Response:
+            scope.cancel()
+            await anyio.sleep(0.02)
+            return GRANTED
+
+        async with granter(StubTransport(interrupted)) as g:
+            with scope:
+                await g.provision(source(), concurrency=5)
+            assert closed == ["input"]
+
+    on(backend, scenario)
+
+
 def test_leaving_early_does_not_wait_for_a_backoff(backend: str) -> None:
     async def scenario() -> None:
         slow = RetryPolicy(transient_base=1000, backoff_cap=1000)

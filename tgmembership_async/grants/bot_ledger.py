@@ -19,6 +19,7 @@ from tgmembership_async.grants.model import (
     GrantStatus,
     Settlement,
 )
+from tgmembership_async.grants.paging import Selected
 from tgmembership_async.storage.binding import Binding
 from tgmembership_async.values.models import AccessToken
 
@@ -123,16 +124,15 @@ class BotLedger:
         found = await get_many(self.whole, list(map(self._key, refs)))
         return {grant.ref: grant for grant in map(self._mine, found.values())}
 
-    async def grants(
+    def grants(
         self,
         status: Collection[GrantStatus] | None = None,
         since: datetime | None = None,
         after: str | None = None,
     ) -> AsyncIterator[Grant]:
         """Yield this bot's rows, the oldest ref first; with `after`, those behind the row of that ref."""
-        async for grant in self.whole.grants(status, since, None if after is None else self._key(after)):
-            if grant.ref.startswith(self._prefix):
-                yield self._mine(grant)
+        rows = self.whole.grants(status, since, None if after is None else self._key(after))
+        return Selected(rows, lambda grant: self._mine(grant) if grant.ref.startswith(self._prefix) else None)
 
     async def attempts(self, ref: str) -> list[Attempt]:
         """Return the exchanges of a ref, in order."""

@@ -24,6 +24,7 @@ from tgmembership_async.grants.model import (
     check_decision,
     check_ref,
 )
+from tgmembership_async.grants.paging import Selected
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason, check_concurrency
 from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers
@@ -204,9 +205,9 @@ class Granter(AsyncResource):
         """Return a run over the planned rows: `await` it, iterate over its rows, or make it a background task."""
         return self.provision(self._planned(), concurrency=concurrency, stop_on=stop_on)
 
-    async def _planned(self) -> AsyncIterator[GrantRequest]:
-        async for grant in self._ledger.grants([GrantStatus.PLANNED]):
-            yield GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
+    def _planned(self) -> AsyncIterator[GrantRequest]:
+        planned = self._ledger.grants([GrantStatus.PLANNED])
+        return Selected(planned, lambda grant: GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note))
 
     async def _grant_one(
         self,
@@ -313,13 +314,13 @@ class Granter(AsyncResource):
         self._check_open()
         return await self._ledger.get(check_ref(ref))
 
-    async def grants(
+    def grants(
         self,
         status: GrantStatus | str | Collection[GrantStatus | str] | None = None,
         since: datetime | None = None,
         after: str | None = None,
     ) -> AsyncIterator[Grant]:
-        """Yield rows, of one status or several, changed at `since` (aware) or later, with constant memory.
+        """Iterate over rows, of one status or several, changed at `since` (aware) or later, with constant memory.
 
         The oldest ref comes first. With `after`, begin behind the row of that ref: the last one of the page before.
         Raises GrantError if the ledger has no such row.
@@ -334,8 +335,7 @@ class Granter(AsyncResource):
         if since is not None and since.tzinfo is None:
             msg = "since must be an aware datetime: such as datetime.now(UTC) - timedelta(days=1)"
             raise UsageError(msg)
-        async for grant in self._ledger.grants(states, since, None if after is None else check_ref(after)):
-            yield grant
+        return self._ledger.grants(states, since, None if after is None else check_ref(after))
 
     def owed(self, since: datetime | None = None, after: str | None = None) -> AsyncIterator[Grant]:
         """Yield the rows of those who paid and have no link, as `grants` does: all but delivered and abandoned ones.

@@ -38,6 +38,26 @@ class Paged(AsyncIterator[Grant]):
             self._rows.extend(rows)
         return self._rows.popleft()
 
+    async def aclose(self) -> None:
+        """Do nothing; for callers that close whatever they iterate over."""
+
+
+class Selected(AsyncIterator[T]):
+    """What `select` returns for each row, except None. It need not be closed, either."""
+
+    def __init__(self, rows: AsyncIterator[Grant], select: Callable[[Grant], T | None]) -> None:
+        self._rows = rows
+        self._select = select
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            selected = self._select(await anext(self._rows))
+            if selected is not None:
+                return selected
+
 
 class Reader(Protocol[C_co]):
     """Runs a job with a connection of its own kind, and returns the job's result."""

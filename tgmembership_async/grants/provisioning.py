@@ -182,9 +182,11 @@ class Run(Job[Summary]):
         finally:
             # An exception of the body must not become a group; the group only handles a cancellation.
             cancelled = isinstance(error, get_cancelled_exc_class())
-            await self._group.__aexit__(*((kind, error, traceback) if cancelled else (None, None, None)))
-            with CancelScope(shield=True):
-                await self._source.aclose()
+            try:
+                await self._group.__aexit__(*((kind, error, traceback) if cancelled else (None, None, None)))
+            finally:
+                with CancelScope(shield=True):
+                    await self._source.aclose()
 
     def __aiter__(self) -> AsyncIterator[Grant]:
         if self._group is None:

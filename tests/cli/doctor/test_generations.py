@@ -58,7 +58,8 @@ def test_a_project_is_checked_with_reads_only_and_without_values(project: FakePr
     assert checks["memberships"]["fields"]["membership_id"] == "string"
     assert "subscription_id" in checks["memberships"]["missing"]
     values = {CANARY_KEY, "4200", "4201", PROJECT, project.memberships[0].membership_id, "My first plan"}
-    assert [value for value in values if value in done.output] == []
+    output = done.output.replace(_port(checks), "PORT")  # a port may contain a user's id
+    assert [value for value in values if value in output] == []
 
 
 def _port(checks: dict[str, Any]) -> str:
