@@ -232,6 +232,16 @@ def changelog(session: nox.Session) -> None:
 
 
 @nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflow files, and run the release's build in a fresh clone of the last commit."""
+    session.install(*dependencies("workflows"))
+    files = [str(path) for path in sorted((HERE / ".github" / "workflows").glob("*.yml"))]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files)
+    session.run("zizmor", "--offline", "--min-severity", "medium", *files)
+    session.run("python", ".ci/release_dry_run.py")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build wheel and sdist into dist/, check their contents, import the wheel on each Python, and write an SBOM."""
     session.install(*dependencies("build"))
