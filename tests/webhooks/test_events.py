@@ -19,6 +19,7 @@ from tgmembership_async.webhooks.events import (
     OrderCompleted,
     UnknownEvent,
     fingerprint,
+    identify,
     read_event,
 )
 from tgmembership_async.webhooks.signature import Delivery
@@ -40,7 +41,18 @@ ORDER = {
 
 def read(body: bytes | object) -> Event:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_event(Delivery(SIGNED, "nonce", raw, "digest"), RECEIVED)
+    delivery = Delivery(SIGNED, "nonce", raw, "digest")
+    try:
+        identity: tuple[str, str] | str = identify(delivery)
+    except Unreadable as error:
+        identity = str(error)
+    try:
+        event = read_event(delivery, RECEIVED)
+    except Unreadable as error:
+        assert identity == str(error)  # noqa: PT017 - the caller expects the error
+        raise
+    assert identity == (event.name, event.fingerprint)
+    return event
 
 
 def order(data: Any = ORDER, **more: Any) -> Event:

@@ -4,19 +4,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from anyio.lowlevel import current_token
 
-from tgmembership_async.errors import TGMembershipError, UsageError
+from tgmembership_async.errors import TGMembershipError, Unreadable, UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
-from tgmembership_async.webhooks.events import Event
+from tgmembership_async.webhooks.events import identify, read_event
 from tgmembership_async.webhooks.handlers import Handlers
 from tgmembership_async.webhooks.inbox import Arrival, EntryStatus, Inbox
 from tgmembership_async.webhooks.policy import HandlingPolicy
 from tgmembership_async.webhooks.replay import MemoryReplay
+from tgmembership_async.webhooks.signature import Delivery
 from tgmembership_async.webhooks.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ class Intake(Protocol):
         """Tell whether deliveries can be accepted now."""
         ...
 
-    async def take(self, arrival: Arrival, event: Event | None) -> Answer:
-        """Process an authentic delivery, and return the response. `event` is None if the body is unreadable."""
+    async def take(self, delivery: Delivery, received_at: datetime) -> Answer:
+        """Process an authentic delivery, and return the response."""
         ...
 
 
@@ -49,12 +51,14 @@ class DirectIntake:
         self._policy = policy
         self._replay = replay
 
-    async def take(self, arrival: Arrival, event: Event | None) -> Answer:
+    async def take(self, delivery: Delivery, received_at: datetime) -> Answer:
         """Run the handlers, unless the event was handled before."""
-        if event is None:
+        try:
+            event = read_event(delivery, received_at)
+        except Unreadable as error:
+            _logger.warning("%s", error)
             return answers.UNREADABLE
-        digest = arrival.delivery.digest
-        keys = (digest, event.fingerprint) if self._policy.repeat_window else (digest,)
+        keys = (delivery.digest, event.fingerprint) if self._policy.repeat_window else (delivery.digest,)
         if not await self._replay.reserve(keys):
             return answers.OK
         handled = False
@@ -106,9 +110,14 @@ class StoredIntake:
             raise UsageError(msg)
         return self._worker
 
-    async def take(self, arrival: Arrival, event: Event | None) -> Answer:  # noqa: ARG002 - as Intake says
-        """Store the delivery, unless it is stored already."""
+    async def take(self, delivery: Delivery, received_at: datetime) -> Answer:
+        """Store the delivery, unless it is stored already; its event is read when it is handled."""
         worker = self.worker
+        try:
+            arrival = Arrival(delivery, received_at, *identify(delivery))
+        except Unreadable as error:
+            _logger.warning("%s", error)
+            arrival = Arrival(delivery, received_at, note=str(error))
         try:
             receipt = await self._inbox.store(arrival, repeat_window=self._policy.repeat_window)
         except TGMembershipError:  # the disk failed, or the inbox was closed by its owner

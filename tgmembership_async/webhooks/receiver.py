@@ -1,22 +1,21 @@
 """The Receiver verifies deliveries, stores them and passes their events to handlers."""
 
-import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, TypeVar, overload
 
-from tgmembership_async.errors import NotAuthentic, Unreadable, UsageError
+from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.settings import seconds
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
 from tgmembership_async.webhooks.asgi import ASGIReceiver
 from tgmembership_async.webhooks.encodings import coding_of, decoded
-from tgmembership_async.webhooks.events import Event, PaymentRequestCompleted, read_event
+from tgmembership_async.webhooks.events import Event, PaymentRequestCompleted
 from tgmembership_async.webhooks.handlers import Handler, Handlers
 from tgmembership_async.webhooks.headers import HeadersLike
-from tgmembership_async.webhooks.inbox import Arrival, Inbox
+from tgmembership_async.webhooks.inbox import Inbox
 from tgmembership_async.webhooks.intake import DirectIntake, StoredIntake
 from tgmembership_async.webhooks.policy import HandlingPolicy
 from tgmembership_async.webhooks.project_signature import CannotVerify, ProjectVerifier
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from tgmembership_async.project.client import Project
     from tgmembership_async.webhooks.joining import PaymentJoin
 
-_logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _DEFAULT_POLICY: Final = HandlingPolicy()
 _MAX_BODY: Final = 65_536
 _BODY_TIMEOUT: Final = 10.0
@@ -144,13 +142,7 @@ class Receiver(AsyncResource):
         delivery = self._verified(headers, body)
         if isinstance(delivery, Answer):
             return delivery
-        received_at = datetime.fromtimestamp(self._clock(), UTC)
-        try:
-            event = read_event(delivery, received_at)
-        except Unreadable as error:
-            _logger.warning("%s", error)
-            return await self._intake.take(Arrival(delivery, received_at, note=str(error)), None)
-        return await self._intake.take(Arrival(delivery, received_at, event.name, event.fingerprint), event)
+        return await self._intake.take(delivery, datetime.fromtimestamp(self._clock(), UTC))
 
     def _verified(self, headers: HeadersLike, body: bytes) -> Delivery | Answer:
         content = decoded(body, coding_of(headers), self.max_body)
