@@ -8,7 +8,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
-IMPORT_AIOGRAM = ("tests/ext/test_aiogram.py", "tests/ext/test_recipes.py", "tests/testing/test_plugin.py")
+IMPORT_AIOGRAM = ("tests/ext/test_aiogram", "tests/ext/test_recipes.py", "tests/testing/test_plugin.py")
 LONG = ("tests/promises/", "tests/transport/test_chaos.py")
 
 
@@ -20,7 +20,7 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        if module in IMPORT_AIOGRAM:
+        if module.startswith(IMPORT_AIOGRAM):
             return "aiogram"
         if shares(module):
             return module

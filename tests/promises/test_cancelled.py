@@ -109,7 +109,7 @@ async def as_good_as_new(tg: Session, transport: Any) -> None:
 
 
 @CROSSINGS
-@pytest.mark.parametrize("calls", [150, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("calls", [80, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_after_a_storm_of_cancellations(
     calls: int, tg: tuple[Session, Any], backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,7 +58,7 @@ class Kept(sentry_sdk.Transport):
 
 sentry_sdk.init(
     "http://key@localhost/1", transport=Kept(), traces_sample_rate=1.0, integrations=[HttpxIntegration()],
-    max_request_body_size="always", send_default_pii=True,
+    auto_enabling_integrations=False, max_request_body_size="always", send_default_pii=True,
 )
 with sentry_sdk.start_transaction(name="shop"):
     anyio.run(calls, url, key, backend=backend)

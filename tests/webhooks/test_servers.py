@@ -208,7 +208,16 @@ COMPRESSED = {
 }
 
 
-@pytest.mark.parametrize("serve", [with_starlette, with_bare_asgi, with_fastapi, with_aiohttp, None])
+@pytest.mark.parametrize(
+    "serve",
+    [
+        pytest.param(with_starlette, marks=pytest.mark.soak),
+        pytest.param(with_fastapi, marks=pytest.mark.soak),
+        with_bare_asgi,
+        with_aiohttp,
+        None,
+    ],
+)
 @pytest.mark.parametrize("name", COMPRESSED)
 async def test_a_compressed_body_gets_the_same_answer_from_every_server(serve: Serve | None, name: str) -> None:
     coding, sent, signed_content, status = COMPRESSED[name]
