@@ -140,7 +140,7 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[all]", *dependencies("benchmark"), *dependencies("peers"))
     folder = results(session)
     bulk = ("ledger", "engine", "provision", "million", "reconcile", "report")
-    for name in ("null", "structuring", "starting", "webhook", *bulk, "call"):
+    for name in ("null", "parsers", "structuring", "starting", "webhook", *bulk, "call"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"{folder}/{name}.json", *session.posargs)
     for name in ("many", "scaling"):
         write = () if session.posargs else ("--write", "docs/scaling.md")

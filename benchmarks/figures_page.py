@@ -22,6 +22,7 @@ PAGE = HERE / "docs" / "explanation" / "figures.md"
 SUITES: Final[Mapping[str, tuple[str, str]]] = {
     "call": ("One call", "`benchmarks/call.py`: a call of a Session next to bare HTTP clients and other SDKs."),
     "null": ("A call without network", "`benchmarks/null.py`: what a call costs above its transport."),
+    "parsers": ("Parsers", "`benchmarks/parsers.py`: h11 and json next to parsers in C, which are not used."),
     "starting": ("Import and start", "`benchmarks/starting.py`: import, Session and first encrypted call."),
     "structuring": ("Large replies", "`benchmarks/structuring.py`: from the bytes of a reply to typed results."),
     "webhook": ("Webhooks", "`benchmarks/webhook.py`: the verification of a webhook next to other verifiers."),
