@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from anyio.lowlevel import current_token
 
@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 _CANCEL_TIMEOUT: Final = 2.0
-
-
-class Intake(Protocol):
-    """A way to process authentic deliveries."""
-
-    @property
-    def ready(self) -> bool:
-        """Tell whether deliveries can be accepted now."""
-        ...
-
-    async def take(self, delivery: Delivery, received_at: datetime) -> Answer:
-        """Process an authentic delivery, and return the response."""
-        ...
 
 
 class DirectIntake:
