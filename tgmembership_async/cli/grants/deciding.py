@@ -229,12 +229,12 @@ def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
             with Bar(console(stderr=True), len(held), ("granted", "unknown")) as bar:
                 counts: Counter[str] = Counter()
 
-                def told(finding: Finding) -> None:
+                def show(finding: Finding) -> None:
                     findings.append(finding)
                     counts[finding.grant.status] += 1
                     bar.show(len(findings), counts)
 
-                findings = await granter.reconcile(concurrency=concurrency, told=told)
+                findings = await granter.reconcile(concurrency=concurrency, on_finding=show)
 
     try:
         with_ledger(ledger, ask)
