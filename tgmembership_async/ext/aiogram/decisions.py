@@ -86,8 +86,9 @@ def facts(grant: Grant, texts: Texts, made: list[DecisionMade] | None = None) ->
         GrantStatus.PLANNED: texts.planned,
         GrantStatus.GRANTED: texts.undelivered,
     }
+    template = texts.facts if grant.note else texts.facts.replace(", note: {note}", "")  # other languages show "-"
     lines = [
-        texts.facts.format(
+        template.format(
             ref=_short(grant.ref),
             plan_id=grant.plan_id,
             user="-" if grant.member_id is None else grant.member_id,
