@@ -133,7 +133,7 @@ class TestCall:
     def test_a_wrong_parameter_is_refused_before_credentials_are_read(
         self, wrong: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.delenv("TGMEMBERSHIP_API_KEY")
+        monkeypatch.delenv("TGMEMBERSHIP_API_KEY", raising=False)
         refused = run("call", *wrong)
         assert refused.exit_code == 2
         assert "parameter" in refused.stderr or "method" in refused.stderr

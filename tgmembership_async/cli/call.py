@@ -86,7 +86,7 @@ def command(
         )
         raise UsageError(msg)
     api = GENERATIONS.get(os.environ.get(f"{PREFIX}GENERATION", LEGACY_API.name), V1_API)
-    call_by_name(method, used_verb, safety, api)  # a wrong argument is refused before anybody is asked for a key
+    call_by_name(method, used_verb, safety, api)  # refuse a wrong argument before prompting for credentials
     params = extra_params(dict(map(_pair, parameters)))
     reply: Reply[Any] = anyio.run(_call, method, used_verb, params, safety)
     _show(form, reply.result)
