@@ -1,4 +1,4 @@
-"""The customer's side of a grant: where to write and in which language, and the link as a button."""
+"""The customer's side of a grant: the chat and the language, and the link as a button."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -55,7 +55,7 @@ async def _send_link(bot: Bot, customer: Customer, texts: Texts, link: str) -> N
     except TelegramBadRequest as error:
         if "BUTTON" not in error.message.upper() and "URL" not in error.message.upper():
             raise
-        # Telegram takes no such URL on a button; whatever it is, the customer has paid for it.
+        # Telegram refuses this URL on a button. The customer has paid for it, so send it as text.
         await bot.send_message(customer.chat_id, texts.thanks_with_code.format(code=link), parse_mode=None)
 
 

@@ -1,4 +1,4 @@
-"""Questions to the owner: a message with the facts of a grant, and buttons for what may be decided about it."""
+"""Questions to the owner: a message with the facts of a grant, and buttons for the possible decisions."""
 
 import hashlib
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def _button(text: str, step: Step, action: Action, grant: Grant) -> InlineKeyboa
 
 
 def facts(grant: Grant, texts: Texts, made: list[DecisionMade] | None = None) -> str:
-    """Return what an owner should know of a grant: no token, no link."""
+    """Return the facts of a grant for an owner, without token and link."""
     questions = {
         GrantStatus.UNKNOWN: texts.unknown,
         GrantStatus.REFUSED: texts.refused,

@@ -28,7 +28,7 @@ from tgmembership_async.protocol.endpoints import check_id
 
 _MOST_SHOWN: Final = 10
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
-"""The states in which the customer waits for something that only the owner, or time, can bring."""
+"""The states in which the customer waits for the owner, or for a later attempt."""
 _FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
@@ -107,7 +107,7 @@ def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | Non
 def _checked(owner_ids: Collection[int]) -> tuple[int, ...]:
     owners = tuple(dict.fromkeys(check_id("owner_ids", owner) for owner in owner_ids))
     if not owners:
-        msg = "owner_ids must name at least one user: somebody has to be asked"
+        msg = "owner_ids must name at least one user: these users are asked for decisions"
         raise UsageError(msg)
     return owners
 
@@ -152,7 +152,7 @@ class _Desk:
         await self._show(message, fulfillment, _found(fulfillment.granter, wanted), self._texts(message).nothing_found)
 
     async def sales(self, message: Message, fulfillment: Fulfillment) -> None:
-        """Show how much was granted, by the time at which the rows last changed, and what waits."""
+        """Show the number of grants, by the time of the last change of each row, and the number of open rows."""
         texts, now = self._texts(message), datetime.now(UTC)
         ages, plans = list[timedelta](), Counter[int]()
         async for grant in fulfillment.granter.grants(SUCCEEDED, now - timedelta(days=30)):
@@ -182,7 +182,7 @@ class _Desk:
             await query.answer()
 
     async def refuse(self, query: CallbackQuery) -> None:
-        """Refuse what a stranger pressed."""
+        """Refuse a button that a stranger has pressed."""
         _logger.warning("user %d is no owner, and pressed a button of the owners", query.from_user.id)
         await query.answer(self._languages[query.from_user.language_code].strangers, show_alert=True)
 
@@ -225,7 +225,7 @@ class _Desk:
 async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
     """Yield the grant with this ref, or with this charge id of Telegram's, or those of the user with this id."""
     for ref in (wanted, ref_of(wanted)):
-        with suppress(UsageError):  # what cannot be a ref is none
+        with suppress(UsageError):  # a text that cannot be a ref finds nothing
             grant = await granter.ledger.get(ref)
             if grant is not None:
                 yield grant
@@ -245,7 +245,7 @@ async def _behind(granter: Granter, key: str) -> Grant | None:
 
 
 async def _edit(query: CallbackQuery, markup: InlineKeyboardMarkup | None, text: str | None = None) -> None:
-    """Change the message under a button; one that is too old, or is so already, stays as it is."""
+    """Change the message under a button; a message that is too old, or has this text already, stays unchanged."""
     if not isinstance(query.message, Message):
         return
     with suppress(TelegramBadRequest):

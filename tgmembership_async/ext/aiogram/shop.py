@@ -101,7 +101,7 @@ class _Shop:
             await message.answer(texts.choose, reply_markup=_buttons(offers, texts), parse_mode=None)
 
     async def choose(self, query: CallbackQuery, callback_data: Choice, bot: Bot, tgm: Session) -> None:
-        """Send the invoice of the plan that was chosen, as it is now."""
+        """Send the invoice of the chosen plan, with its current price."""
         texts = self._texts(query.from_user)
         offers = await self._offers(tgm)
         offer = None if offers is None else offers.get(callback_data.plan_id)
@@ -112,7 +112,7 @@ class _Shop:
         await _send_invoice(bot, query.from_user.id, offer, texts)
 
     async def confirm(self, query: PreCheckoutQuery, tgm: Session, fulfillment: Fulfillment) -> None:
-        """Let the customer pay, if the payment can be recorded and buys what it was offered for."""
+        """Accept the payment if it can be recorded, and if offer and price are unchanged."""
         texts = self._texts(query.from_user)
         can_take, offers = await asyncio.gather(fulfillment.can_take(_ANSWERED_WITHIN), self._offers(tgm))
         offer = None if offers is None else offers.get(int(query.invoice_payload))
@@ -123,11 +123,11 @@ class _Shop:
             problem = texts.changed
         try:
             await query.answer(ok=problem is None, error_message=problem)
-        except TelegramAPIError as error:  # it waited for too long: then the customer was not let pay
+        except TelegramAPIError as error:  # the query has expired, and the customer cannot pay
             _logger.warning("a pre-checkout query was answered in vain: %s", error)
 
     async def take(self, message: Message, fulfillment: Fulfillment, bots: Any = None) -> None:
-        """Take the payment. Only polling hands out `bots`, and can wait for as long as it lasts."""
+        """Take the payment. Only polling passes `bots`, and can wait without a limit."""
         await self._record(payment_in(message), fulfillment, polling=bots is not None)
 
     async def give_back(self, message: Message, fulfillment: Fulfillment, bots: Any = None) -> None:
