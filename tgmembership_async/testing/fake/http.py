@@ -250,7 +250,7 @@ def _delete_webhook(call: Call) -> Any:
 
 
 def _create_token(call: Call) -> Any:
-    """Create an access token in v1, where `member_id` is required and a string (documented)."""
+    """Create an access token in v1; `member_id` is required and a string (documented)."""
     plan_id, member_id = call.id("plan_id"), call.params.get("member_id")
     if plan_id is None or not isinstance(member_id, str):
         raise Refusal(400, "plan_id, a number, and member_id, a string, are required")
