@@ -81,7 +81,7 @@ def buy(plan_id: PositiveInt, user: PositiveInt) -> RedirectResponse:
 
 @app.get("/thanks")
 def thanks() -> str:
-    """Say where the link will be."""
+    """Say where the link arrives."""
     return "Thank you! The link to your access arrives in Telegram."
 
 
