@@ -38,7 +38,7 @@ async def write_links(granter: Granter, links: Path) -> int:
 
 
 def link_of(grant: Grant) -> str:
-    """Return the link, else the token, or "" where the service returned neither."""
+    """Return the link, else the token, or "" if the service returned neither."""
     return "" if grant.token is None else grant.token.link or grant.token.token or ""
 
 

@@ -11,6 +11,7 @@ and
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import stripe
@@ -33,21 +34,27 @@ from tgmembership_async.payments.stripe import StripeAdapter
 if TYPE_CHECKING:
     from stripe.params.checkout import SessionCreateParams
 
+
+def required(name: str) -> str:
+    """Return an environment variable, or exit with its name."""
+    return os.getenv(name) or sys.exit(f"set {name}")
+
+
 SHOP = os.environ.get("SHOP_URL", "http://127.0.0.1:8080")
-PRICES = dict(pair.split(":") for pair in os.environ["STRIPE_PRICES"].split(","))  # the Stripe price of each plan
-api_key = os.environ["STRIPE_API_KEY"]
+PRICES = dict(pair.split(":") for pair in required("STRIPE_PRICES").split(","))  # the Stripe price of each plan
+api_key = required("STRIPE_API_KEY")
 checkout = stripe.StripeClient(
     api_key, base_addresses={"api": os.environ.get("STRIPE_API_URL", stripe.DEFAULT_API_BASE)}
 )
 
 telegram = TelegramAPIServer.from_base(os.environ.get("TELEGRAM_API_URL", "https://api.telegram.org"))
-bot = Bot(os.environ["TELEGRAM_BOT_TOKEN"], session=AiohttpSession(api=telegram))
-ask = ask_owner(bot, [int(owner_id) for owner_id in os.environ["TELEGRAM_OWNER_IDS"].split(",")])
+bot = Bot(required("TELEGRAM_BOT_TOKEN"), session=AiohttpSession(api=telegram))
+ask = ask_owner(bot, [int(owner_id) for owner_id in required("TELEGRAM_OWNER_IDS").split(",")])
 
 session = Session.from_env()
 granter = Granter(session, SqliteLedger(os.environ.get("GRANTS_DB", "grants.db")))
 fulfillment = Fulfillment(granter, deliver=deliver_link(bot), attention=ask)
-adapter = StripeAdapter(os.environ["STRIPE_WEBHOOK_SECRET"], live=api_key.startswith(("sk_live_", "rk_live_")))
+adapter = StripeAdapter(required("STRIPE_WEBHOOK_SECRET"), live=api_key.startswith(("sk_live_", "rk_live_")))
 receiver = PaymentReceiver(adapter, fulfillment, attention=ask)
 app = FastAPI(title="Shop", lifespan=lifespan(session, fulfillment=fulfillment))
 app.include_router(receiver_router(receiver, "/stripe"))
@@ -74,7 +81,7 @@ def buy(plan_id: PositiveInt, user: PositiveInt) -> RedirectResponse:
 
 @app.get("/thanks")
 def thanks() -> str:
-    """Say where the link will be."""
+    """Say where the link arrives."""
     return "Thank you! The link to your access arrives in Telegram."
 
 

@@ -88,6 +88,19 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=[("httpx", "asyncio"), ("httpx", "trio"), ("aiohttp", "asyncio")], ids="-".join)
+def crossing(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return each transport with each of its backends, for folders whose `backend` is that of `crossing`."""
+    library, backend = request.param
+    return library, backend
+
+
+@pytest.fixture
+def library(crossing: tuple[str, str]) -> str:
+    """Return the name of the transport."""
+    return crossing[0]
+
+
 @pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.soak)])
 def half(request: pytest.FixtureRequest) -> int:
     """Return which half of the cases to test; the long variant tests the other half."""

@@ -18,7 +18,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 # its neighbours. In the folders that are not listed any order will do, as long as there is no circle.
 ORDER = {
     "": [
-        ["version", "lifecycle", "event_loop", "descriptors", "extras"],
+        ["version", "lifecycle", "event_loop", "descriptors", "extras", "renamed"],
         ["errors"],
         ["lazy"],
         ["values"],
@@ -69,7 +69,7 @@ ORDER = {
     "webhooks.inboxes": [["database"], ["sqlite", "postgres"]],
 }
 HTTPX = ["httpx.py", "httpx_client.py", "httpx_exchange.py"]
-PURE = ["errors", "extras", "values", "protocol"]
+PURE = ["errors", "extras", "renamed", "values", "protocol"]
 IO = {"anyio", "trio", "asyncio", "httpx", "httpcore", "h11", "aiohttp", "socket", "ssl", "sqlite3", "time", "random"}
 NOT_LOADED = {"httpx", "httpcore", "aiohttp", "sqlite3", "starlette", "uvicorn", "click", "rich", "trio", "aiogram"}
 NOT_LOADED |= {"fastapi", "jinja2", "procrastinate", "psycopg", "opentelemetry", "pytest", "hypothesis", "stripe"}

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, some of them only where an extra is installed.
+"""Names of a package that are imported when they are first used, some of them only if an extra is installed.
 
 Type checkers must not see the `__getattr__` made here, for with one every misspelt name is valid. A package imports its
 lazy names under `if TYPE_CHECKING:` and calls `lazy_attributes` in the `else` branch.

@@ -223,8 +223,8 @@ class Session(Client):
         envelope = response.envelope
         assert isinstance(envelope, Envelope)  # noqa: S101 - a successful response has one
         elapsed = current_time() - request.progress.started
-        told = (envelope.code, envelope.description, envelope.request_id)
-        return Reply(result, *told, request.progress.attempts, elapsed, envelope.extra)
+        of_envelope = (envelope.code, envelope.description, envelope.request_id)
+        return Reply(result, *of_envelope, request.progress.attempts, elapsed, envelope.extra)
 
     async def _ask(
         self,

@@ -127,6 +127,18 @@ class TestCall:
         assert (done.exit_code, done.stdout) == (code, "")
         assert service.count_requests() == (1 if code == 3 else 0)
 
+    @pytest.mark.parametrize(
+        "wrong", [["getPlans", "plan_id"], ["getPlans", "plan_id=9999999999999999999"], ["get/Plans"]]
+    )
+    def test_a_wrong_parameter_is_refused_before_credentials_are_read(
+        self, wrong: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("TGMEMBERSHIP_API_KEY", raising=False)
+        refused = run("call", *wrong)
+        assert refused.exit_code == 2
+        assert "parameter" in refused.stderr or "method" in refused.stderr
+        assert "API_KEY" not in refused.stderr
+
     def test_a_lost_reply_of_an_unsafe_call_is_unknown_and_sent_once(self, service: FakeService) -> None:
         service.inject(Fault("closed", when="after"))
         assert run("call", "webhook", "--verb", "delete").exit_code == 1, "idempotent: tried again, and lost again"

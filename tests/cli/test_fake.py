@@ -119,7 +119,7 @@ def test_a_port_in_use_is_a_clear_error() -> None:
     [
         (["--host", "0.0.0.0"], "loopback only"),
         (["--port", "70000"], "from 0"),
-        (["--port", "x"], "not a valid integer"),
+        (["--port", "x"], "'x' is not a valid integer.\n"),
         (["--fault-rate", "2"], "range"),
     ],
 )

@@ -141,7 +141,7 @@ async def test_killed_twice_it_grants_each_payment_once_and_every_customer_hears
             while not service.audit:  # noqa: ASYNC110 - another thread's doing
                 await asyncio.sleep(0.02)
         bot.kill()  # in the exchange
-    service.heal()
+    service.clear_faults()
     telegram.repeat(in_doubt)
 
     async with start() as bot:

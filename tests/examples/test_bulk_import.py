@@ -87,7 +87,7 @@ def test_a_killed_import_is_resumed_and_its_links_are_still_written(
         while len(service.audit) < 10 and time.monotonic() < end:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-    service.heal()
+    service.clear_faults()
     code, out = run(file, server)
     held = len([line for line in out.splitlines() if " is unknown: " in line])
     assert code == int(held > 0)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -112,6 +113,25 @@ async def test_a_payment_on_stripe_ends_as_a_link_in_telegram_and_what_is_odd_as
     questions = [said["text"] for said in telegram.said() if said["chat_id"] == OWNER]
     for question, why in zip(questions, ("stripe:pi_1", "no valid plan_id", "of the test mode"), strict=True):
         assert why in question
+
+
+@pytest.mark.parametrize("missing", ["STRIPE_PRICES", "STRIPE_WEBHOOK_SECRET"])
+def test_a_missing_variable_is_named(missing: str) -> None:
+    given = {
+        "STRIPE_PRICES": "1:price_1",
+        "STRIPE_API_KEY": "sk_test_1",
+        "STRIPE_WEBHOOK_SECRET": "whsec_1",
+        "TELEGRAM_BOT_TOKEN": TOKEN,
+        "TELEGRAM_OWNER_IDS": "1",
+        "TGMEMBERSHIP_BOT_ID": "1",
+        "TGMEMBERSHIP_API_KEY": "k" * 40,
+    }
+    del given[missing]
+    environment = {**os.environ, **given, "PYTHONPATH": str(EXAMPLE.parents[1])}
+    done = subprocess.run(
+        [sys.executable, EXAMPLE], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, f"set {missing}\n")
 
 
 async def post(client: httpx.AsyncClient, body: bytes) -> int:

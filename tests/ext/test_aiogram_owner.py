@@ -1,10 +1,15 @@
 """`owner_router` and `ask_owner` under the real Dispatcher and Bot, which talk to a fake Telegram over HTTP."""
 
+from datetime import UTC, datetime
+
 import pytest
+from attrs import evolve
 from fake_telegram import CUSTOMER, FakeTelegram
 from selling_bot import OWNER, Sell
 
-from tgmembership_async.grants import GrantStatus
+from tgmembership_async.ext.aiogram.decisions import facts
+from tgmembership_async.ext.aiogram.texts import Texts
+from tgmembership_async.grants import Grant, GrantStatus
 from tgmembership_async.testing import FakeService, Fault
 
 
@@ -14,13 +19,20 @@ async def test_an_odd_row_ends_as_a_question_and_stops_nobody(telegram: FakeTele
         telegram.pay("4")
         await selling.becomes("telegram:stars-1", GrantStatus.DELIVERED)
         await telegram.until(lambda: selling.texts(OWNER))
-        assert "odd" in selling.texts(OWNER)[0]
+        assert "user -, note: no chat\n" in selling.texts(OWNER)[0]
         await selling.handled(telegram.write("/undelivered", user_id=OWNER))
         await selling.handled(telegram.press(selling.buttons()["Has the link"], user_id=OWNER))
         await selling.handled(telegram.press(selling.buttons()["Yes: Has the link"], user_id=OWNER))
         await selling.becomes("odd", GrantStatus.DELIVERED)
         await selling.handled(telegram.write("/undelivered", user_id=OWNER))
     assert selling.texts(CUSTOMER["id"])[-1] == "Every link has been delivered.", "its answers go to the chat"
+
+
+def test_an_empty_note_is_left_out() -> None:
+    grant = Grant("pi_1", 1, 42, GrantStatus.UNKNOWN, None, 1, "", datetime(2026, 1, 2, tzinfo=UTC))
+    assert facts(grant, Texts()).splitlines()[1] == "plan 1, user 42"
+    assert facts(evolve(grant, note="chat 7"), Texts()).splitlines()[1] == "plan 1, user 42, note: chat 7"
+    assert facts(grant, Texts(facts="{ref}, Notiz: {note}")).splitlines()[0] == "pi_1, Notiz: -"
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,9 @@ def test_eight_are_asked_about_at_a_time_and_one_that_fails_is_a_finding(backend
     assert all(finding.grant.status is GrantStatus.GRANTED for finding in findings if finding.settled)
 
 
-def test_each_member_is_asked_about_once_and_each_finding_is_told_as_it_is_made(backend: str) -> None:
+def test_each_member_is_asked_about_once_and_each_finding_is_reported_as_it_is_made(backend: str) -> None:
     """Three rows of one member for plans of their own, and one row without a member."""
-    service, told = Service(before=-timedelta(hours=1)), list[Finding]()
+    service, made, former = Service(before=-timedelta(hours=1)), list[Finding](), list[Finding]()
 
     async def scenario() -> list[Finding]:
         async def step(request: Request) -> Response:
@@ -163,8 +163,10 @@ def test_each_member_is_asked_about_once_and_each_finding_is_told_as_it_is_made(
             asked = len(transport.requests)
             with pytest.raises(UsageError):
                 await granter.reconcile(concurrency=0)
-            findings = await granter.reconcile(concurrency=1, told=told.append)
+            findings = await granter.reconcile(concurrency=1, on_finding=made.append)
             assert len(transport.requests) - asked == 1
+            with pytest.warns(DeprecationWarning, match="on_finding"):
+                assert len(await granter.reconcile(concurrency=1, told=former.append)) == len(former) == 3
             return findings
 
     findings = anyio.run(scenario, backend=backend)
@@ -174,7 +176,7 @@ def test_each_member_is_asked_about_once_and_each_finding_is_told_as_it_is_made(
         ("c", False),
         ("d", False),
     ]
-    assert sorted(finding.grant.ref for finding in told) == ["a", "b", "c", "d"]
+    assert sorted(finding.grant.ref for finding in made) == ["a", "b", "c", "d"]
     assert "no member" in findings[2].why
 
 

@@ -36,17 +36,6 @@ ONCE = RetryPolicy(attempts=1)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
-@pytest.fixture(params=[("httpx", "asyncio"), ("httpx", "trio"), ("aiohttp", "asyncio")], ids="-".join)
-def crossing(request: pytest.FixtureRequest) -> tuple[str, str]:
-    library, backend = request.param
-    return library, backend
-
-
-@pytest.fixture
-def library(crossing: tuple[str, str]) -> str:
-    return crossing[0]
-
-
 @pytest.fixture
 def backend(crossing: tuple[str, str]) -> str:
     return crossing[1]

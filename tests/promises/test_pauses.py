@@ -86,7 +86,7 @@ def test_three_kills_in_a_pause_make_nothing_unknown(tmp_path: Path, ledger: str
             assert set(states(ledger)) == {GrantStatus.PLANNED}
             lift(ledger)
         assert service.audit == []
-        service.heal()
+        service.clear_faults()
         worker = provision(tmp_path, ledger, environment)
         assert worker.wait(60) == 0
     assert states(ledger) == {GrantStatus.GRANTED: MEMBERS}

@@ -11,18 +11,6 @@ import tgmembership_async
 from tgmembership_async import RetryPolicy, Session
 
 QUICK = RetryPolicy(transient_base=0.001, throttled_base=0.001)
-CROSSINGS = [("httpx", "asyncio"), ("httpx", "trio"), ("aiohttp", "asyncio")]
-
-
-@pytest.fixture(params=CROSSINGS, ids="-".join)
-def crossing(request: pytest.FixtureRequest) -> tuple[str, str]:
-    library, backend = request.param
-    return library, backend
-
-
-@pytest.fixture
-def library(crossing: tuple[str, str]) -> str:
-    return crossing[0]
 
 
 @pytest.fixture

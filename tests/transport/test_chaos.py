@@ -88,7 +88,7 @@ def test_what_a_grant_ends_in_is_true(
                 await tg.add_member(1, 42)
             except CallError as raised:
                 error = raised
-            proxy.heal()
+            proxy.clear_faults()
             await anyio.sleep(0.05)  # late requests may still take effect
             ended[trouble.label] = error, len(service.audit)
             for _ in range(2):

@@ -57,24 +57,24 @@ def test_a_lane_comes_back_only_after_a_clean_end(backend: str, monkeypatch: pyt
         async def broken(_lane: Lane) -> tuple[Lane, bool]:
             raise LookupError
 
-        first = await lanes.lend(clean, unsafe=False)
-        assert await lanes.lend(clean, unsafe=False) is first
+        first = await lanes.run(clean, unsafe=False)
+        assert await lanes.run(clean, unsafe=False) is first
         assert lanes.idle == 1
         with pytest.raises(LookupError):
-            await lanes.lend(broken, unsafe=False)
+            await lanes.run(broken, unsafe=False)
         assert first.closed
         assert lanes.idle == 0
-        second = await lanes.lend(unclean, unsafe=False)
+        second = await lanes.run(unclean, unsafe=False)
         assert second.closed
-        third = await lanes.lend(clean, unsafe=False)
+        third = await lanes.run(clean, unsafe=False)
         with anyio.CancelScope() as scope:
             scope.cancel()
             monkeypatch.setattr(module, "KEEP_ALIVE", -1.0)
-            await lanes.lend(clean, unsafe=False)
+            await lanes.run(clean, unsafe=False)
         assert third.closed, "too old to be used again"
         await lanes.aclose()
         assert lanes.idle == 0
-        late = await lanes.lend(clean, unsafe=False)
+        late = await lanes.run(clean, unsafe=False)
         assert late.closed, "what ends after the close does not come back"
 
     run_lanes(scenario, backend)
@@ -96,7 +96,7 @@ def test_the_warmest_lane_is_taken_first(backend: str) -> None:
         order: list[Lane] = []
 
         async def use() -> None:
-            order.append(await lanes.lend(together, unsafe=False))
+            order.append(await lanes.run(together, unsafe=False))
 
         async with anyio.create_task_group() as group:
             group.start_soon(use)
@@ -106,7 +106,7 @@ def test_the_warmest_lane_is_taken_first(backend: str) -> None:
         async def alone(lane: Lane) -> tuple[Lane, bool]:
             return lane, True
 
-        assert await lanes.lend(alone, unsafe=False) is order[-1]
+        assert await lanes.run(alone, unsafe=False) is order[-1]
 
     run_lanes(scenario, backend)
 
@@ -149,9 +149,9 @@ async def clean(lane: Lane) -> tuple[Lane, bool]:
 def test_a_lane_that_does_not_prove_itself_idle_is_replaced(backend: str) -> None:
     async def scenario() -> None:
         lanes = Lanes(Lane)
-        first = await lanes.lend(clean, unsafe=False)
+        first = await lanes.run(clean, unsafe=False)
         first.idle = False
-        assert await lanes.lend(clean, unsafe=False) is not first
+        assert await lanes.run(clean, unsafe=False) is not first
         assert first.closed
 
     run_lanes(scenario, backend)
@@ -164,20 +164,20 @@ def test_unsafe_requests_get_new_connections_until_one_was_seen_to_stay_open(
         now = 100.0
         monkeypatch.setattr(module, "monotonic", lambda: now)
         lanes = Lanes(Lane)
-        probe = await lanes.lend(clean, unsafe=True)
-        second = await lanes.lend(clean, unsafe=True)
+        probe = await lanes.run(clean, unsafe=True)
+        second = await lanes.run(clean, unsafe=True)
         assert second is not probe
         assert second.closed, "one is enough for the proof"
         now += 0.06
-        assert await lanes.lend(clean, unsafe=True) is probe
-        assert await lanes.lend(clean, unsafe=True) is probe
+        assert await lanes.run(clean, unsafe=True) is probe
+        assert await lanes.run(clean, unsafe=True) is probe
         probe.idle = False
-        third = await lanes.lend(clean, unsafe=True)
+        third = await lanes.run(clean, unsafe=True)
         assert probe.closed
-        assert await lanes.lend(clean, unsafe=True) is not third, "the service closed one: a new proof is needed"
+        assert await lanes.run(clean, unsafe=True) is not third, "the service closed one: a new proof is needed"
         now += 0.06
         third.idle = False
-        assert await lanes.lend(clean, unsafe=True) is not third
+        assert await lanes.run(clean, unsafe=True) is not third
         assert third.closed, "what proves the contrary does not stay"
         assert lanes.idle == 1
 
@@ -200,13 +200,13 @@ def test_whoever_throws_a_lane_away_does_not_take_what_others_took_meanwhile(
         made = [Slow(), Lane(), Lane()]
         order = iter(made)
         lanes = Lanes(lambda: next(order))
-        await lanes.lend(clean, unsafe=True)
+        await lanes.run(clean, unsafe=True)
         made[0].idle = False
         now += 0.06
         async with anyio.create_task_group() as group:
-            group.start_soon(lambda: lanes.lend(clean, unsafe=True))
+            group.start_soon(lambda: lanes.run(clean, unsafe=True))
             await closing.wait()
-            await lanes.lend(clean, unsafe=True)
+            await lanes.run(clean, unsafe=True)
             now += 0.06
 
             async def prove(lane: Lane) -> tuple[Lane, bool]:
@@ -214,7 +214,7 @@ def test_whoever_throws_a_lane_away_does_not_take_what_others_took_meanwhile(
                 await anyio.wait_all_tasks_blocked()
                 return lane, True
 
-            assert await lanes.lend(prove, unsafe=True) is made[1]
+            assert await lanes.run(prove, unsafe=True) is made[1]
         assert lanes.idle == 2
 
     run_lanes(scenario, backend)
@@ -423,9 +423,9 @@ def test_idle_lanes_are_closed_when_no_descriptor_is_left(number: int, left: int
         async def fail(_: Lane) -> tuple[None, bool]:
             raise ConnectionError from OSError(number, "x")
 
-        await lanes.lend(clean, unsafe=False)
+        await lanes.run(clean, unsafe=False)
         with pytest.raises(ConnectionError):  # an unsafe one on a new lane, for the idle one has not proved itself
-            await lanes.lend(fail, unsafe=True)
+            await lanes.run(fail, unsafe=True)
         assert lanes.idle == left
         assert idle[0].closed is (left == 0)
 

@@ -1,5 +1,6 @@
 """`tgmembership call`: call any method by name and print its result unchanged."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -7,10 +8,18 @@ from typing import Any, Final
 import anyio
 import click
 
+from tgmembership_async.cli.bots.profiles import PREFIX
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol.endpoints import ALL_ENDPOINTS
+from tgmembership_async.protocol.endpoints import (
+    ALL_ENDPOINTS,
+    GENERATIONS,
+    LEGACY_API,
+    V1_API,
+    call_by_name,
+    extra_params,
+)
 from tgmembership_async.protocol.structuring.objects import is_array, is_object
 from tgmembership_async.protocol.wire import Safety
 from tgmembership_async.values.models import Reply
@@ -76,7 +85,9 @@ def command(
             "Nothing was sent"
         )
         raise UsageError(msg)
-    params = dict(map(_pair, parameters))
+    api = GENERATIONS.get(os.environ.get(f"{PREFIX}GENERATION", LEGACY_API.name), V1_API)
+    call_by_name(method, used_verb, safety, api)  # refuse a wrong argument before prompting for credentials
+    params = extra_params(dict(map(_pair, parameters)))
     reply: Reply[Any] = anyio.run(_call, method, used_verb, params, safety)
     _show(form, reply.result)
     parts = (reply.code, reply.description, reply.request_id and f"request {reply.request_id}")

@@ -54,7 +54,7 @@ def project(number: str, **options: Unpack[ClientOptions]) -> "Project":
 
 
 def project_account(number: str) -> Account:
-    """Return the account of a project. Raises UsageError where it is not valid."""
+    """Return the account of a project. Raises UsageError if it is not valid."""
     from tgmembership_async.project import account as accounts  # noqa: PLC0415 - most commands are for bots
 
     given = _project_credentials(number)

@@ -112,7 +112,7 @@ def _shell(chosen: str) -> str:
 
 def _run(service: FakeService | FakeProject, customers: Random, order_every: float | None) -> None:
     """Place orders, and on a terminal print the requests, until interrupted."""
-    telling, told = sys.stderr.isatty(), 0
+    telling, printed = sys.stderr.isatty(), 0
     due = None if order_every is None else monotonic() + order_every
     while True:
         waits = [_LOOKS] if telling else []
@@ -121,10 +121,10 @@ def _run(service: FakeService | FakeProject, customers: Random, order_every: flo
         if order_every is not None and due is not None and monotonic() >= due:
             _order(service, customers)
             due += order_every
-        for record in service.requests[told:] if telling else ():
+        for record in service.requests[printed:] if telling else ():
             faults = f"  fault: {', '.join(record.faults)}" if record.faults else ""
             note(f"{record.at:%H:%M:%S}  {record.number:>5}  {record.verb} {record.method}{faults}")
-            told = record.number
+            printed = record.number
 
 
 def _populate(service: FakeService | FakeProject, customers: Random) -> None:

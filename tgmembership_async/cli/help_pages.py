@@ -17,6 +17,7 @@ _METAVARS: Final[Mapping[type, str]] = {
     click.IntRange: "N",
     click.FloatRange: "NUMBER",
 }
+_TYPE_NAMES: Final[Mapping[type, str]] = {click.IntRange: "integer", click.FloatRange: "number"}
 _wrap: Final = partial(wrap, break_long_words=False, break_on_hyphens=False)
 
 
@@ -35,12 +36,14 @@ class PageContext(click.Context):
 
 
 def with_pages(command: click.Command) -> click.Command:
-    """Prepare the help of a command and of its subcommands, and return the command.
+    """Prepare the help and the messages of a command and of its subcommands, and return the command.
 
     A list of commands shows the whole first paragraph of each, which click would cut off.
     """
     command.context_class = PageContext
     for option in command.params:
+        # In messages: click would write "not a valid integer range".
+        option.type.name = _TYPE_NAMES.get(type(option.type), option.type.name)
         if isinstance(option, click.Option):
             option.metavar = option.metavar or _METAVARS.get(type(option.type))
     for one in command.commands.values() if isinstance(command, click.Group) else ():

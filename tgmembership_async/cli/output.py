@@ -259,7 +259,7 @@ def without_controls(text: str) -> str:
 
 
 class _Table:
-    """Keeps the rows until `end`, then prints a table, or one block per row where a table would break words."""
+    """Keeps the rows until `end`, then prints a table, or one block per row if a table would break words."""
 
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str], *, stderr: bool = False) -> None:
         self._columns = columns

@@ -48,7 +48,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
 }
 _OF_PROJECTS: Final = ("access", "ban", "extend", "members", "remove", "unban")
 _ON_A_PROJECT: Final = (*_OF_PROJECTS, "doctor", "webhook")
-_HOMES: Final[Mapping[str, str]] = {  # only where the module's name differs from the command's
+_HOMES: Final[Mapping[str, str]] = {  # only if the module's name differs from the command's
     **dict.fromkeys(_OF_PROJECTS, "project.command"),
     "bots": "bots.command",
     "demo": "demo.command",
@@ -161,7 +161,7 @@ def _shown(text: str) -> str:
 
 
 def _advised(error: TGMembershipError) -> str:
-    """Return the message of an error of a call, with what to do where the message cannot know it."""
+    """Return the message of an error of a call, with the next step, if the message cannot know it."""
     from tgmembership_async.errors import Advice, CallError, Unauthorized  # noqa: PLC0415 - `--help` does not need it
 
     advice = ""

@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """List the subscribers and their plans.
 
-    Times are in UTC. The service filters by user only; everything else is filtered on this machine. Whoever has an
+    Times are in UTC. The service filters by user only; everything else is filtered on this machine. A member with an
     unused link is no subscriber yet.
     """
     found = anyio.run(_subscribers, user_id)

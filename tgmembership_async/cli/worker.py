@@ -135,7 +135,7 @@ class Work:
             self.running.cancel()
 
     def ended(self, request: GrantRequest, end: Grant | TGMembershipError) -> None:
-        """Print the outcome of a request, and stop where all further jobs would fail too."""
+        """Print the outcome of a request, and stop if all further jobs would fail too."""
         row = fields_of(end, links=self.links) if isinstance(end, Grant) else _fields_after(request, end)
         self.counts[row["status"]] += 1
         error = end.error if isinstance(end, Grant) else end

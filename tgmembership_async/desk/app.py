@@ -80,7 +80,7 @@ VERBS: Final[Mapping[Decision, tuple[str, str]]] = {
 }
 LETTER_VERBS: Final[Mapping[str, tuple[str, str]]] = {
     "replay": ("Replay", "The bot handles this event again within a minute, with all of its attempts."),
-    "drop": ("Drop", "The event is never handled. What it told you about must then be done by hand."),
+    "drop": ("Drop", "The event is never handled. You must then do by hand what it requires."),
 }
 
 
@@ -240,7 +240,7 @@ class _Desk:
             inbox = self._known_inbox()
             try:
                 await (inbox.retry(letter.id, reason) if verb == "replay" else inbox.drop(letter.id, reason))
-            except UsageError:  # settled by another process in this very moment
+            except UsageError:  # another process settled it a moment ago
                 raise _gone(letter.id) from None
         return RedirectResponse(f"{root_of(request)}/letters", 303)
 
@@ -348,7 +348,7 @@ def _letter_decision(fields: Mapping[str, str]) -> str:
 
 
 def _problem(reason: str, token: str = "") -> str:
-    """Return what is wrong with the fields of a decision, or ""."""
+    """Return the problem with the fields of a decision, or ""."""
     if not reason:
         return "Write down why: the reason is kept with the decision."
     if len(reason) > _LONGEST:

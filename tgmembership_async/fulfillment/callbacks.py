@@ -159,5 +159,5 @@ class Callbacks:
         def failed(error: Exception) -> None:
             _logger.warning("%s: the result cannot be recorded yet, and is retried: %s", grant.ref, error)
 
-        with suppress(GrantError):  # the owner has decided otherwise meanwhile
+        with suppress(GrantError):  # the owner has decided about it in the meantime
             await until_stored(write, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)

@@ -88,7 +88,7 @@ class Fulfillment(AsyncResource):
 
     @property
     def _ledger(self) -> FollowUps:
-        # Asked each time: an open Granter has its bot's part of a ledger that several bots share.
+        # Read each time: an open Granter has its bot's part of a ledger that several bots share.
         return cast("FollowUps", self._granter.ledger)
 
     @property
@@ -172,8 +172,8 @@ class Fulfillment(AsyncResource):
     async def can_take(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109 - False if it passes, not an error
         """Tell whether the ledger can write now, proved by a small durable write within `timeout` seconds.
 
-        Ask before a customer pays (a pre-checkout query, a checkout page): a payment that nothing can record is not
-        to be accepted. It promises nothing for later: `take` still says itself whether it is durable.
+        Ask before a customer pays (a pre-checkout query, a checkout page): a payment that cannot be recorded must not
+        be accepted. The result holds for now only: `take` still reports whether the payment is durable.
         """
         self._check_open()
         with move_on_after(seconds("timeout", timeout)):
@@ -208,7 +208,7 @@ class Fulfillment(AsyncResource):
     async def decide(
         self, ref: str, decision: Decision, *, token: AccessToken | str | None = None, reason: str = ""
     ) -> Grant:
-        """Decide about a row as `Granter.resolve` does, and begin at once with what follows from it."""
+        """Decide about a row as `Granter.resolve` does, and start the follow-up at once."""
         self._check_open()
         grant = await self._granter.resolve(ref, decision, token=token, reason=reason)
         if grant.status is GrantStatus.PLANNED:

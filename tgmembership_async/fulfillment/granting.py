@@ -16,7 +16,7 @@ _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 
 
 class Granting:
-    """Grants what is taken, and all planned rows every `every` seconds; `settled` gets each ref that has an outcome."""
+    """Grants new payments, and all planned rows every `every` seconds; `settled` gets each ref that has an outcome."""
 
     def __init__(
         self, granter: Granter, policy: FulfillmentPolicy, settled: Callable[[str], object], *, every: float

@@ -24,7 +24,7 @@ async def abandon(granter: Granter, request: GrantRequest, *, reason: str, deadl
         ref, plan_id=request.plan_id, member_id=request.member_id, note=request.note
     )
     while grant.status in _STILL_REFUNDABLE and current_time() < end:
-        with suppress(GrantError):  # it is being sent: what that ends in decides
+        with suppress(GrantError):  # it is being sent: wait for the outcome
             return await granter.resolve(ref, "abandon", reason=reason)
         await sleep(_PAUSE)
         grant = known(ref, await granter.get(ref))

@@ -23,9 +23,10 @@ from tgmembership_async.grants.claiming import Claiming, ClaimLost
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers, record
+from tgmembership_async.protocol.outcome import TURNED_AWAY_BY_SERVICE
 from tgmembership_async.session import Session, add_member_holding
 
-_NOTHING_WAS_DONE: Final = frozenset({401, 421, 425, 429, 503})
+_NOTHING_WAS_DONE: Final = TURNED_AWAY_BY_SERVICE | {401}
 
 ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
     NotSent: GrantStatus.PLANNED,

@@ -29,6 +29,7 @@ from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, 
 from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers
 from tgmembership_async.lifecycle import AsyncResource
+from tgmembership_async.renamed import warn_renamed
 from tgmembership_async.session import Session, account_of
 from tgmembership_async.settings import seconds, service_of
 from tgmembership_async.values.models import AccessToken
@@ -293,11 +294,16 @@ class Granter(AsyncResource):
         return await self._ledger.decide(ref, checked, found, reason)
 
     async def reconcile(
-        self, *, concurrency: int = 8, told: Callable[[Finding], object] | None = None
+        self,
+        *,
+        concurrency: int = 8,
+        on_finding: Callable[[Finding], object] | None = None,
+        told: Callable[[Finding], object] | None = None,
     ) -> list[Finding]:
         """Ask `getSubscribers` about each member of the unknown rows, and settle to granted what that proves.
 
-        `concurrency` members are asked about at once, each one time. `told` is called with each Finding as it is made.
+        `concurrency` members are asked about at once, each one time. `on_finding` is called with each Finding as it is
+        made; `told` is its former name.
 
         Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
         ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
@@ -307,7 +313,9 @@ class Granter(AsyncResource):
         """
         self._check_open()
         check_concurrency(concurrency)
-        return await reconcile(self._session, self._ledger, concurrency=concurrency, told=told)
+        if told is not None:
+            warn_renamed("the parameter told of reconcile", "on_finding")
+        return await reconcile(self._session, self._ledger, concurrency=concurrency, on_finding=on_finding or told)
 
     async def get(self, ref: str) -> Grant | None:
         """Return the row of a ref, or None if the ledger has none."""

@@ -36,7 +36,7 @@ class Job(Coroutine[Any, Any, T_co]):
         return self._begun().send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an exception where it waits, as a coroutine does."""
+        """Raise an exception at the point at which it waits, as a coroutine does."""
         return self._begun().throw(*error)
 
     def close(self) -> None:

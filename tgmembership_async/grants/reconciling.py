@@ -33,9 +33,6 @@ class Finding:
     seen: tuple[Subscriber, ...] = ()
 
 
-Told = Callable[[Finding], object]
-
-
 def judged(
     plan_id: int, began: datetime, seen: Iterable[Subscriber], *, rivals: int, offset: Offset | None
 ) -> tuple[bool, str]:
@@ -67,7 +64,9 @@ def judged(
     return True, f"a subscription to plan {plan_id} began at {latest}, after the attempt"
 
 
-async def reconcile(session: Session, ledger: Ledger, *, concurrency: int, told: Told | None) -> list[Finding]:
+async def reconcile(
+    session: Session, ledger: Ledger, *, concurrency: int, on_finding: Callable[[Finding], object] | None
+) -> list[Finding]:
     """Ask about the members of the unknown rows, and settle what is proved; a call that fails is a Finding too.
 
     Rejected credentials and a closed Session end the round, and are raised.
@@ -89,8 +88,8 @@ async def reconcile(session: Session, ledger: Ledger, *, concurrency: int, told:
             try:
                 for finding in await look.at(member_id, grants):
                     findings[finding.grant.ref] = finding
-                    if told is not None:
-                        told(finding)
+                    if on_finding is not None:
+                        on_finding(finding)
             except Exception as failure:  # noqa: BLE001 - raised below, not as a group
                 failures.append(failure)
 

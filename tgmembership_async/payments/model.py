@@ -35,7 +35,7 @@ class Refund:
 
 @frozen
 class Attention:
-    """An event that only a person can judge. `event` is its id at the provider, `ref` the payment's, if it is known."""
+    """An event that a person must judge. `event` is its id at the provider, `ref` the payment's, if it is known."""
 
     event: str
     text: str

@@ -294,8 +294,8 @@ class Project(Client):
         request = self._request(name, verb, safe, body, timeouts=self._timeouts(safe))
         result, response = await self._call(request, lambda raw: structure(raw, into))
         envelope, progress = _envelope(response), request.progress
-        told = (envelope.code, envelope.description, envelope.request_id)
-        return Reply(result, *told, progress.attempts, current_time() - progress.started, envelope.extra)
+        of_envelope = (envelope.code, envelope.description, envelope.request_id)
+        return Reply(result, *of_envelope, progress.attempts, current_time() - progress.started, envelope.extra)
 
     async def _call(self, request: Request, convert: Callable[[Any], T]) -> tuple[T, Response]:
         """Send a request through the chain, and return its structured result, and the response."""
@@ -323,7 +323,7 @@ class Project(Client):
         identity: Callable[[T], Hashable],
         size: int | None = None,
     ) -> AsyncGenerator[T]:
-        arguments(endpoint, given, None)  # wrong arguments raise where they are passed
+        arguments(endpoint, given, None)  # wrong arguments raise at the call, not later
 
         async def fetch(offset: int) -> Page[T]:
             place: dict[str, int | str] = {} if size is None else {"limit": size}

@@ -1,4 +1,4 @@
-"""Check what goes into a path. `memberships/extend` without an id is the whole project, so no id may be empty."""
+"""Check the ids in a path. `memberships/extend` without an id is the whole project, so no id may be empty."""
 
 import re
 from datetime import UTC, datetime

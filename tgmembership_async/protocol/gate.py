@@ -1,12 +1,12 @@
 """Decide when the next request may be sent: rate limit (GCRA) and pauses. Pure; the time is passed in."""
 
-import warnings
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from attrs import field, frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.renamed import warn_renamed
 
 
 @frozen
@@ -111,5 +111,5 @@ if not TYPE_CHECKING:  # pragma: no branch - type checkers see the new name only
         if name != "Told":
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
-        warnings.warn("protocol.gate.Told is now called GateReply", DeprecationWarning, stacklevel=2)
+        warn_renamed("protocol.gate.Told", "GateReply")
         return GateReply

@@ -32,6 +32,8 @@ from tgmembership_async.protocol.wire import Gateway503, Request, Response, Safe
 
 _TURNED_AWAY: Final = frozenset({421, 425, 429})
 _UNAVAILABLE: Final = 503
+TURNED_AWAY_BY_SERVICE: Final = _TURNED_AWAY | {_UNAVAILABLE}
+"""The codes of an envelope that says that nothing was done."""
 _CLIENT_ERRORS: Final = range(400, 500)
 _KEPT_OF_A_BODY: Final = 65_536
 QUOTES: Final = "; the reply: "
@@ -81,7 +83,7 @@ def judge(response: Response, *, ok_alone_decides: bool, gateway_503: Gateway503
     if envelope.ok:
         return Outcome.DONE if ok_alone_decides or envelope.code is not None else Outcome.UNKNOWN
     code = code_of(response)
-    if code in _TURNED_AWAY or code == _UNAVAILABLE:
+    if code in TURNED_AWAY_BY_SERVICE:
         return Outcome.TURNED_AWAY
     return Outcome.REFUSED if code in _CLIENT_ERRORS else Outcome.UNKNOWN
 

@@ -30,7 +30,7 @@ class BindingTable:
     read: Callable[[Any, str], Binding | None]
     """Returns the binding, or None if there is none."""
     write: Callable[[Any, str, Binding], None]
-    """Writes the binding unless there is one: of two bots that come at the same time, the first has it."""
+    """Writes the binding unless there is one. Of two concurrent bots, one succeeds."""
 
     def bind(
         self, connection: Any, component: str, check: Callable[[Binding | None], Binding], *, record: bool

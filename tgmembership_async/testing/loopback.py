@@ -104,7 +104,7 @@ async def stop_accepting(server: asyncio.Server) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # asyncio switches Nagle's algorithm off only where the protocol is named, which socket.create_server does not
+    # asyncio switches Nagle's algorithm off only if the protocol is named, which socket.create_server does not
     listener = socket.socket(FAMILIES[host], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":

@@ -88,7 +88,7 @@ class AiohttpTransport:
         if self._lanes is None:
             self._lanes = self._make_lanes(request.account)
         try:
-            return await self._lanes.lend(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
+            return await self._lanes.run(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
         except UsageError:
             raise
         except Exception as error:  # noqa: BLE001 - judged by what was sent, not by its class

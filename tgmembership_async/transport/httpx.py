@@ -80,7 +80,7 @@ class HttpxTransport:
             wire = wire_request(request, trace)
             unsafe = request.safety is Safety.UNSAFE
             if self._lanes is not None:
-                return await self._lanes.lend(lambda lane: lane.exchange(wire, trace), unsafe=unsafe)
+                return await self._lanes.run(lambda lane: lane.exchange(wire, trace), unsafe=unsafe)
             client = cast("httpx.AsyncClient", self._client)
             check_client_proxy(client, wire)
             return await through_client(client, wire, trace, unsafe=unsafe)

@@ -69,7 +69,7 @@ class Lanes(Generic[L]):
         """Return the number of idle lanes."""
         return len(self._idle)
 
-    async def lend(self, exchange: Callable[[L], Awaitable[tuple[T, bool]]], *, unsafe: bool) -> T:
+    async def run(self, exchange: Callable[[L], Awaitable[tuple[T, bool]]], *, unsafe: bool) -> T:
         """Call `exchange` with a lane and return its result; the lane is reused only if it also returns True.
 
         A lane that was idle for too long, or that cannot be reused, is replaced.

@@ -62,7 +62,7 @@ class AccessToken:
 
     @property
     def best(self) -> str | None:
-        """Return what to give the member: the link, else the token, else None, where only `raw` may have it."""
+        """Return what to give the member: the link, else the token; None if only `raw` may have it."""
         return self.link or self.token
 
 

@@ -15,7 +15,7 @@ class EntryStatus(StrEnum):
     """The status of a stored delivery."""
 
     STORED = "stored"
-    """Waiting for its handlers, for the first time or again, or for what its project does not tell yet."""
+    """Waiting for its handlers, for the first time or again, or for information that its project does not have yet."""
     PROCESSING = "processing"
     """Its handlers are running."""
     DONE = "done"
@@ -52,7 +52,7 @@ class Entry:
     """A stored delivery. `attempts` is the number of attempts, `handled` holds the labels of handlers that are done.
 
     `due_at` is the time of the next attempt, `note` the problem of the last one. Times are aware UTC. `waits` is the
-    number of times that it waited for what its project did not tell yet; these are not attempts.
+    number of times that it waited for information from its project; these are not attempts.
     """
 
     id: int

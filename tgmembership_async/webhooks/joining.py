@@ -1,4 +1,4 @@
-"""The join: who has paid for what. `payment-request.completed` says neither, so the project is asked.
+"""The join: the user and the plan of a payment. `payment-request.completed` names neither, so the project is asked.
 
 *Documented*: the event is also sent for top-ups, events are unordered, so that the membership may come later, and a
 membership has a `payment_request_id`. What `request_type` says of a top-up is *assumed*. All of this was never run by
@@ -52,7 +52,7 @@ class BalanceToppedUp(PaymentRequestCompleted):
 
 @frozen(kw_only=True)
 class PaymentUnexplained(PaymentRequestCompleted):
-    """A payment of which the project could not tell in time who has paid for what: somebody must look.
+    """A payment whose user or membership the project could not name in time. A person must look into it.
 
     `reason` says what was missing. `user_id`, `plan_id` and `payment_request` are what is known all the same. If no
     handler takes this event, it is a failed attempt, so that the delivery becomes a dead letter and is not lost.
@@ -98,7 +98,7 @@ class PaymentJoin:
     async def explain(self, event: Event, *, may_wait: bool) -> Event | str:
         """Return the event that says who has paid for what; other events are returned as they are.
 
-        If it cannot be told yet, return the reason for waiting, or PaymentUnexplained unless `may_wait`.
+        If that is not known yet, return the reason for waiting, or PaymentUnexplained unless `may_wait`.
         """
         if type(event) is not PaymentRequestCompleted:
             return event

@@ -26,7 +26,7 @@ class HandlingPolicy:
     handler_timeout: float = field(default=60.0)
     """Maximum duration of one handler for one event. After that the handler is cancelled, and has failed."""
     max_waits: int = field(default=20)
-    """Maximum number of times that a payment waits for what its project does not tell yet. The waits grow as the
+    """Maximum number of times that a payment waits for information from its project. The waits grow as the
     backoff does, to about one to two hours with the defaults. After that it is handled as `PaymentUnexplained`."""
     concurrency: int = field(default=16)
     """Maximum number of events of the inbox that are handled concurrently."""

@@ -1,4 +1,4 @@
-"""Log what was not accepted: at once, then at most one line a minute, so that a forger cannot fill the disk."""
+"""Log refused requests: at once, then at most one line a minute, so that a forger cannot fill the disk."""
 
 import logging
 import time

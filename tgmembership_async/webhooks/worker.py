@@ -31,10 +31,10 @@ _PURGE_INTERVAL: Final = 3_600.0
 
 
 class Join(Protocol):
-    """Finds out about an event what its delivery does not say."""
+    """Adds to an event what its delivery does not contain."""
 
     async def explain(self, event: Event, *, may_wait: bool) -> Event | str:
-        """Return the event to handle, or if `may_wait`, possibly the reason why it must wait."""
+        """Return the event to handle. With `may_wait`, it may return the reason for waiting instead."""
         ...
 
 

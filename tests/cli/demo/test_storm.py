@@ -16,7 +16,7 @@ def a_storm(*, members: int = 100, kills: int = 0, concurrency: int = 4) -> Stor
 
 
 def asked(storm: Storm, member_id: int) -> FaultPlan:
-    return storm.fate("POST", PATH, b'{"plan_id": 1, "member_id": %d}' % member_id)
+    return storm.plan_faults("POST", PATH, b'{"plan_id": 1, "member_id": %d}' % member_id)
 
 
 def outcome(plan: FaultPlan) -> tuple[object, ...]:
@@ -80,8 +80,8 @@ def test_no_kill_comes_after_an_interrupt() -> None:
 def test_a_request_that_grants_nothing_is_answered_during_a_kill() -> None:
     storm = a_storm(kills=1)
     storm.arm(lambda: None)
-    storm.heal()
-    assert outcome(storm.fate("GET", b"/bot1/key/getPlans")) == (True, 0, 0, None)
+    storm.clear_faults()
+    assert outcome(storm.plan_faults("GET", b"/bot1/key/getPlans")) == (True, 0, 0, None)
 
 
 def test_kill_points_are_in_order_and_within_the_file() -> None:

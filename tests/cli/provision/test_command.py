@@ -279,7 +279,7 @@ def test_a_service_that_rate_limits_exits_with_1(members: Path, service: FakeSer
     done = run(members, "--plan-id", 1, "--attempts", 2, "--concurrency", 1)
     assert done.exit_code == 1
     assert {line["status"] for line in lines(done)} == {"planned"}
-    service.heal()
+    service.clear_faults()
     assert run(members, "--plan-id", 1).exit_code == 0
 
 
@@ -366,7 +366,7 @@ def test_an_interrupt_finishes_what_is_in_flight_and_loses_nothing(
         known = {int(row["member_id"]) for row in csv.DictReader(file) if row["grant_status"] == "granted"}
     assert known == granted
     assert 1 <= len(granted) < 100
-    service.heal()
+    service.clear_faults()
     assert run(path, "--plan-id", 1).exit_code == 3  # member 1003 has not talked to the bot
     assert service.granted_twice() == {}
     assert len(service.audit) == 149

@@ -102,7 +102,7 @@ CASES: dict[str, list[MemberRow | SkippedRow | InvalidRow]] = {
     "stripe_without_metadata.csv": [
         InvalidRow(
             1,
-            "this Stripe payments export has no member_id: it has Telegram ids only where your checkout stored them in "
+            "this Stripe payments export has no member_id: it has Telegram ids only if your checkout stored them in "
             "the metadata of the payment, or name the column with --column member_id=HEADING",
         )
     ],
@@ -127,7 +127,7 @@ CASES: dict[str, list[MemberRow | SkippedRow | InvalidRow]] = {
     "memberful_without_telegram.csv": [
         InvalidRow(
             1,
-            "this Memberful members export has no member_id: it has Telegram ids only where a custom field asks for "
+            "this Memberful members export has no member_id: it has Telegram ids only if a custom field asks for "
             "them: add a column telegram_id, or name the column with --column member_id=HEADING",
         )
     ],

@@ -231,8 +231,12 @@ def test_troubles_come_and_go_while_it_runs(server: FakeServer) -> None:
             if injected:
                 proxy.inject(Trouble("fin"))
             if healed:
-                proxy.heal()
+                proxy.clear_faults()
             assert answer_to(LAST_GET, proxy)[:4] == seen
+        proxy.inject(Trouble("fin"))
+        with pytest.warns(DeprecationWarning, match="clear_faults"):
+            proxy.heal()
+        assert answer_to(LAST_GET, proxy)[:4] == b"HTTP"
 
 
 def chatty(connection: Connection) -> None:

@@ -143,7 +143,7 @@ def test_contradictory_samples_are_followed_on_request() -> None:
 
 def test_faults_apply_to_routes_by_their_path_and_are_written_as_v2_writes_errors() -> None:
     project = FakeProject(faults=[Fault("error", method="ban/{user_id}", count=1)])
-    plan = project.fate("PUT", f"/v2/projects/{project.project_id}/ban/42".encode())
+    plan = project.plan_faults("PUT", f"/v2/projects/{project.project_id}/ban/42".encode())
     reply = plan.disguised(project.handle("GET", b"/"))
     assert (plan.effect, reply.status) == (False, 500)
     assert json.loads(reply.body)["error"]["error_code"] == "INTERNAL_SERVER_ERROR"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tgmembership_async.testing import FakePlan, FakeService, Fault, GrantRecord, RequestRecord
+from tgmembership_async.testing.fake import shapes
 from tgmembership_async.testing.fake.values import Refusal
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -231,8 +232,8 @@ def test_a_later_generation_numbers_its_requests() -> None:
 
 def test_requests_are_remembered_without_the_key() -> None:
     fake = service(faults=[Fault("latency", seconds=1, method="addMember")])
-    fate = fake.fate("POST", f"/bot7/{KEY}/addmember".encode())
-    fake.handle("POST", f"/bot7/{KEY}/addmember".encode(), number=fate.number)
+    plan = fake.plan_faults("POST", f"/bot7/{KEY}/addmember".encode())
+    fake.handle("POST", f"/bot7/{KEY}/addmember".encode(), number=plan.number)
     fake.handle("GET", f"/bot7/{KEY}/getPlans".encode())
     fake.handle("GET", f"/bot7/{KEY}".encode())
     assert fake.requests == [
@@ -247,9 +248,28 @@ def test_faults_come_and_go() -> None:
     fake = service(faults=[Fault("closed")])
     fake.inject(Fault("reset"))
     assert [fault.kind for fault in fake.faults] == ["closed", "reset"]
-    fake.heal()
+    fake.clear_faults()
     assert fake.faults == ()
-    assert fake.fate("GET", b"/").ending == "whole"
+    assert fake.plan_faults("GET", b"/").ending == "whole"
+
+
+def test_former_names_still_work_and_warn() -> None:
+    fake, recorded = service(faults=[Fault("reset")]), ("POST", b"/bot7/key/addMember", b"{}")
+    with pytest.warns(DeprecationWarning, match="fate is now called plan_faults"):
+        assert fake.fate(*recorded).ending == "reset"
+    with pytest.warns(DeprecationWarning, match="heal is now called clear_faults"):
+        fake.heal()
+    assert fake.faults == ()
+    with pytest.warns(DeprecationWarning, match="speak is now called render"):
+        assert fake.speak("deleteWebhook", None) == fake.render("deleteWebhook", None)
+    with pytest.warns(DeprecationWarning, match="order_counts"):
+        assert fake.order_tally() == fake.order_counts()
+    with pytest.warns(DeprecationWarning, match="user_counts"):
+        assert fake.user_tally() == fake.user_counts()
+    with pytest.warns(DeprecationWarning, match="Counts"):
+        assert shapes.Tally is shapes.Counts  # type: ignore[attr-defined]  # type checkers see the new name only
+    with pytest.raises(AttributeError, match="Tallu"):
+        shapes.Tallu  # type: ignore[attr-defined]  # noqa: B018 - the access is what is tested
 
 
 def test_nothing_shows_the_key() -> None:

@@ -56,5 +56,5 @@ def test_v1_has_no_other_methods() -> None:
 
 def test_fault_rules_name_the_path_of_a_method() -> None:
     service = FakeService(faults=[Fault("closed", method="members/accessToken")])
-    plan = service.fate("POST", f"/v1/bot{service.bot_id}/k/members/accessToken".encode())
+    plan = service.plan_faults("POST", f"/v1/bot{service.bot_id}/k/members/accessToken".encode())
     assert (plan.ending, service.count_requests("members/accessToken")) == ("closed", 1)

@@ -5,7 +5,7 @@
     key_file = "/home/me/.config/tgmembership/shop.key"     # or: keyring = true
     ledger = "/srv/shop/grants.db"
 
-A project of API v2 has `project_id` instead of `bot_id`, and its token where a bot has its key. A profile is used as a
+A project of API v2 has `project_id` instead of `bot_id`, and its token in place of the key. A profile is used as a
 whole: none of its settings is mixed with those of the environment, which may be another bot's.
 """
 
@@ -151,8 +151,8 @@ def choose(name: str, *, by_variable: bool) -> Profile:
     Raises UsageError if the profile is chosen by a variable, and another variable says that it is another bot.
     """
     found = profile(name)
-    told = os.environ.get(f"{PREFIX}BOT_ID")
-    if by_variable and told and told.strip() != str(found.bot_id):
+    other = os.environ.get(f"{PREFIX}BOT_ID")
+    if by_variable and other and other.strip() != str(found.bot_id):
         msg = f"{CHOSEN} is {name}, and {PREFIX}BOT_ID another bot: unset one of them, or use --bot"
         raise UsageError(msg)
     for variable in _REPLACED:

@@ -86,7 +86,7 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
         comparison = _compare(requests, ledger, service, interrupted=interrupted)
         show(out, comparison, [request.faults for request in service.requests], kills=results.kills)
         if not interrupted:
-            service.heal()
+            service.clear_faults()
             resolution = anyio.run(resolve_all, service, ledger, server.url, concurrency)
             comparison = _compare(requests, ledger, service, interrupted=False)
             show_resolution(out, resolution)

@@ -63,7 +63,7 @@ class Storm(FakeService):
             waits, self._kill = self._kill is not None and self._waiting > 0, None
             return waits
 
-    def fate(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:
+    def plan_faults(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:
         """Record a request, and return what the faults or a kill do to it."""
         method = self._method_of(target)
         with self._lock:

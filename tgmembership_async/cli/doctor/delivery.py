@@ -1,4 +1,4 @@
-"""Check that a delivery on disk is authentic, and tell how the webhook secret is read."""
+"""Check that a delivery on disk is authentic, and report how the webhook secret is read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ _EXPECTED: Final = (
 
 
 def check_delivery(body: Path | None, headers: Path | None, secret_file: Path | None) -> Iterator[Check]:
-    """Yield the check of a delivery, if there is one. Neither the secret nor a value of the delivery is told."""
+    """Yield the check of a delivery, if there is one. It contains neither the secret nor a value of the delivery."""
     if body is None or headers is None:
         if body is not headers:
             msg = "--delivery and --headers belong together"

@@ -112,17 +112,17 @@ async def check_generation(
     """
     if came is None:
         return Check("generation", "ok", f"{configured}, as expected")
-    told, accepting = [f"{configured}: {came}"], list[Place]()
+    results, accepting = [f"{configured}: {came}"], list[Place]()
     for place in others(configured):
         result = await _result(place.client(project_id, record), why)
-        told.append(f"{place}: {result or 'accepted'}")
+        results.append(f"{place}: {result or 'accepted'}")
         accepting += [] if result else [place]
     advice = (
         f"set {accepting[0].advice}"
         if accepting
         else "they are of another bot or project, or of another platform: legacy and v1 are for bots, v2 for projects"
     )
-    return Check("generation", "failed", f"expected {configured}; came {'; '.join(told)}. Next: {advice}")
+    return Check("generation", "failed", f"expected {configured}; came {'; '.join(results)}. Next: {advice}")
 
 
 async def _result(client: Session | Project, why: Callable[[CallError], str]) -> str | None:

@@ -68,11 +68,11 @@ class Wanted:
 
     @property
     def given(self) -> bool:
-        """Tell whether any of them was said."""
+        """Tell whether any filter was given."""
         return bool(self.status or self.plan_id or self.since or self.match)
 
     def includes(self, grant: Grant) -> bool:
-        """Tell whether a row of these statuses and times is meant."""
+        """Tell whether the filter selects a row whose status and time it selects."""
         text = "\n".join((grant.ref, grant.note, str(grant.error or ""))).casefold()
         return self.plan_id in (None, grant.plan_id) and (self.match is None or self.match.casefold() in text)
 
@@ -229,12 +229,12 @@ def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
             with Bar(console(stderr=True), len(held), ("granted", "unknown")) as bar:
                 counts: Counter[str] = Counter()
 
-                def told(finding: Finding) -> None:
+                def show(finding: Finding) -> None:
                     findings.append(finding)
                     counts[finding.grant.status] += 1
                     bar.show(len(findings), counts)
 
-                findings = await granter.reconcile(concurrency=concurrency, told=told)
+                findings = await granter.reconcile(concurrency=concurrency, on_finding=show)
 
     try:
         with_ledger(ledger, ask)

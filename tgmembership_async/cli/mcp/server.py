@@ -52,14 +52,14 @@ def _logged(tool: Tool, *, links: bool) -> Tool:
         try:
             answer = await tool(**arguments)
         except TGMembershipError as error:
-            told = error_text(error, links=links)
+            text = error_text(error, links=links)
             _logger.warning("%s: %s", asked, error_text(error, links=False))
         except Exception:
-            told = "unexpected error; the log of the server has its traceback"
+            text = "unexpected error; the log of the server has its traceback"
             _logger.exception("%s", asked)
         else:
             _logger.info("%s: answered", asked)
             return answer
-        raise ToolError(told)
+        raise ToolError(text)
 
     return run

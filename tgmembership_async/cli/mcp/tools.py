@@ -24,7 +24,7 @@ Tool = Callable[..., Awaitable[dict[str, Any]]]
 MOST_ROWS: Final = 1_000
 LONGEST_REASON: Final = 1_000
 DECIDED_BY: Final = "assistant: "
-"""Precedes the reason of a decision in the ledger, so that it is never taken for one that a person typed."""
+"""Precedes the reason of a decision in the ledger, so that nobody takes it for one that a person typed."""
 _logger: Final = logging.getLogger("tgmembership_async.cli.mcp")
 
 

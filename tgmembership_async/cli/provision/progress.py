@@ -1,4 +1,4 @@
-"""A progress bar on stderr with counts by outcome; not shown where stderr is not a terminal."""
+"""A progress bar on stderr with counts by outcome; not shown if stderr is not a terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class _Rate(ProgressColumn):
 class Bar:
     """Shows how many of `total` rows are done, the counts named in `names`, the rate and the time left.
 
-    Where the total is not known, the bar appears with the first call of `show`.
+    If the total is not known, the bar appears with the first call of `show`.
     """
 
     def __init__(

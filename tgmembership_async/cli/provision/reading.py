@@ -19,7 +19,7 @@ members_path: Final = click.Path(exists=True, dir_okay=False, allow_dash=True, p
 
 
 class Reading(TypedDict):
-    """What was said about the file; the arguments of `read_members`."""
+    """The options about the file; the arguments of `read_members`."""
 
     columns: dict[str, str]
     delimiter: str | None

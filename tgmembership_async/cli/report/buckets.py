@@ -12,7 +12,7 @@ V = TypeVar("V", int, Decimal)
 
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 _MOST_DAYS: Final[tuple[tuple[int, Unit], ...]] = ((45, "day"), (420, "week"), (3_660, "month"))
-"""The number of days that are less than is shown in each unit, the shortest first."""
+"""Each unit with the number of days below which it is used, the shortest first."""
 _MAX_BUCKETS: Final = 5_000
 _DECEMBER: Final = 12
 
@@ -52,7 +52,7 @@ def label(begin: date, unit: Unit) -> str:
 def bucketed(counts: Mapping[tuple[date, K], V], unit: Unit) -> dict[date, dict[K, V]]:
     """Return the sums of each bucket by key, in order, with the empty buckets between the first and the last.
 
-    Empty buckets are left out where there would be thousands, as between an event dated 1970 and one of this week.
+    Empty buckets are left out if there would be thousands, as between an event dated 1970 and one of this week.
     """
     found: dict[date, dict[K, V]] = {}
     for (day, key), value in counts.items():

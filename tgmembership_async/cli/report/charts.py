@@ -40,7 +40,7 @@ _BASELINE: Final = 0.35 * _FONT  # how far pygal puts the text of the axis y bel
 
 
 def pygal() -> Any:
-    """Return the module pygal. Raises UsageError where the extra is missing."""
+    """Return the module pygal. Raises UsageError if the extra is missing."""
     try:
         found = import_module("pygal")
     except ModuleNotFoundError:

@@ -77,7 +77,7 @@ class Events:
             days[key] = days.get(key, Decimal(0)) + amount.amount
 
 
-def _day(told: datetime | None, event: Event) -> date:
-    """Return the day of an event. A time after its arrival is not when it happened, but for clocks that differ."""
-    when = event.received_at if told is None or told > event.received_at + _CLOCKS_DIFFER else told
+def _day(named: datetime | None, event: Event) -> date:
+    """Return the day of an event. A time after its arrival is not used, unless clocks may explain the difference."""
+    when = event.received_at if named is None or named > event.received_at + _CLOCKS_DIFFER else named
     return when.astimezone(UTC).date()

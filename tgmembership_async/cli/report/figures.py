@@ -18,7 +18,7 @@ _NO_PLAN: Final = "plan not given"
 
 @frozen
 class Series:
-    """One value for each label of a section; None where the service gives none. `hue` names its colour."""
+    """One value for each label of a section; None if the service gives none. `hue` names its colour."""
 
     name: str
     values: tuple[Value, ...]
@@ -62,7 +62,7 @@ class Section:
 
 
 class PlanNames:
-    """The names of plans by id, as the service gives them; two plans of one name are told apart by their ids."""
+    """The names of plans by id, as the service gives them; two plans of one name are distinguished by their ids."""
 
     def __init__(self, plans: Iterable[PlanPerformance] = ()) -> None:
         self._names = {plan.plan_id: plan.name for plan in plans if plan.plan_id is not None and plan.name}

@@ -39,7 +39,7 @@ $sections
 
 
 def page(sections: Sequence[Section], bot_id: int, now: datetime) -> str:
-    """Return the page. Raises UsageError where pygal is missing."""
+    """Return the page. Raises UsageError if pygal is missing."""
     pygal()
     return _PAGE.substitute(
         title=f"TGmembership report of bot {bot_id}",

@@ -90,7 +90,7 @@ def grants(rows: Sequence[DayCount], names: PlanNames, by: Unit | None) -> Itera
 
 
 def sales(events: Events, by: Unit | None) -> Iterator[Section]:
-    """Yield what an inbox tells: orders and renewals, by plan and payment method, revenue and terminations."""
+    """Yield the sections of an inbox: orders and renewals, by plan and payment method, revenue and terminations."""
     if not events.orders:
         yield Section("Sales over time", "The inbox has no orders.", "columns")
     else:

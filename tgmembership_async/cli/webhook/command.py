@@ -189,7 +189,7 @@ def verify(
 ) -> None:
     """Verify the signature of a delivery and print its event.
 
-    Deliveries of API v2 are verified with both readings of the secret, and the right one is told.
+    A delivery of API v2 is verified with both readings of the secret, and the right one is printed.
 
     BODY is a file, or - for stdin. Exit code 1: the delivery is not authentic, or not an event.
     """

@@ -1,4 +1,4 @@
-"""Verify a delivery of a bot or of a project with one secret, and tell how it was signed."""
+"""Verify a delivery of a bot or of a project with one secret, and report how it was signed."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,7 +16,7 @@ _KEYS: Final[Mapping[SecretReading, str]] = {
 
 
 class AnyVerifier(Verifier):
-    """Verifies deliveries of a bot, and those signed as API v2 does, whichever comes."""
+    """Verifies deliveries of a bot, and those signed as API v2 does."""
 
     @hides_arguments
     def __init__(self, secret: Secret, **options: Any) -> None:
@@ -25,7 +25,7 @@ class AnyVerifier(Verifier):
         self._was_project = False
 
     def verify(self, headers: HeadersLike, body: bytes) -> Delivery:
-        """Return the delivery, as the Verifier does to whose kind the signature belongs, and raise its errors."""
+        """Return the delivery. The Verifier for this kind of signature verifies it and raises its errors."""
         pairs = flat(headers)
         claims = (claim_in(name, value) for name, value in pairs if name == SIGNATURE_HEADER.lower())
         is_project = any(claim is not None and not claim.has_nonce for claim in claims)

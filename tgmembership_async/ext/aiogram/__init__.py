@@ -1,4 +1,4 @@
-"""aiogram 3: a bot that sells access, delivers the links, and asks its owner what only a person can decide.
+"""aiogram 3: a bot that sells access, delivers the links, and asks its owner for decisions.
 
     fulfillment = Fulfillment(granter, deliver=deliver_link(bot), attention=ask_owner(bot, owner_ids))
     setup(dispatcher, session, fulfillment=fulfillment)

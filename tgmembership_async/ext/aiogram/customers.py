@@ -1,4 +1,4 @@
-"""The customer's side of a grant: where to write and in which language, and the link as a button."""
+"""The customer's side of a grant: the chat and the language, and the link as a button."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,27 +36,27 @@ def deliver_link(bot: Bot, *, texts: Mapping[str, Texts] | None = None) -> Calla
 
     async def deliver(grant: Grant) -> None:
         customer = customer_of(grant)
-        said = languages[customer.language]
+        texts = languages[customer.language]
         token = grant.token
         if token is None or not (token.link or token.token):
-            await bot.send_message(customer.chat_id, said.thanks_without_link, parse_mode=None)
+            await bot.send_message(customer.chat_id, texts.thanks_without_link, parse_mode=None)
         elif token.link:
-            await _send_link(bot, customer, said, token.link)
+            await _send_link(bot, customer, texts, token.link)
         else:
-            await bot.send_message(customer.chat_id, said.thanks_with_code.format(code=token.token), parse_mode=None)
+            await bot.send_message(customer.chat_id, texts.thanks_with_code.format(code=token.token), parse_mode=None)
 
     return deliver
 
 
-async def _send_link(bot: Bot, customer: Customer, said: Texts, link: str) -> None:
-    button = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text=said.open, url=link)]])
+async def _send_link(bot: Bot, customer: Customer, texts: Texts, link: str) -> None:
+    button = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text=texts.open, url=link)]])
     try:
-        await bot.send_message(customer.chat_id, said.thanks, reply_markup=button, parse_mode=None)
+        await bot.send_message(customer.chat_id, texts.thanks, reply_markup=button, parse_mode=None)
     except TelegramBadRequest as error:
         if "BUTTON" not in error.message.upper() and "URL" not in error.message.upper():
             raise
-        # Telegram takes no such URL on a button; whatever it is, the customer has paid for it.
-        await bot.send_message(customer.chat_id, said.thanks_with_code.format(code=link), parse_mode=None)
+        # Telegram refuses this URL on a button. The customer has paid for it, so send it as text.
+        await bot.send_message(customer.chat_id, texts.thanks_with_code.format(code=link), parse_mode=None)
 
 
 async def notify_delay(bot: Bot, languages: Languages, grant: Grant) -> None:

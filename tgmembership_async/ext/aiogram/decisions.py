@@ -1,4 +1,4 @@
-"""Questions to the owner: a message with the facts of a grant, and buttons for what may be decided about it."""
+"""Questions to the owner: a message with the facts of a grant, and buttons for the possible decisions."""
 
 import hashlib
 from collections.abc import Mapping
@@ -47,29 +47,29 @@ def _seen(grant: Grant) -> str:
     return f"{grant.status}{grant.attempts}"
 
 
-def name_of(action: Action, said: Texts) -> str:
+def name_of(action: Action, texts: Texts) -> str:
     """Return the text of an action's button."""
     names: dict[Action, str] = {
-        "granted": said.granted_button,
-        "retry": said.retry_button,
-        "abandon": said.abandon_button,
-        "delivered": said.delivered_button,
+        "granted": texts.granted_button,
+        "retry": texts.retry_button,
+        "abandon": texts.abandon_button,
+        "delivered": texts.delivered_button,
     }
     return names[action]
 
 
-def buttons(grant: Grant, said: Texts) -> InlineKeyboardMarkup | None:
+def buttons(grant: Grant, texts: Texts) -> InlineKeyboardMarkup | None:
     """Return a button for each action that the grant's state allows, or None."""
     actions = ACTIONS.get(grant.status, ())
-    row = [_button(name_of(action, said), "ask", action, grant) for action in actions]
+    row = [_button(name_of(action, texts), "ask", action, grant) for action in actions]
     return InlineKeyboardMarkup(inline_keyboard=[row]) if row else None
 
 
-def ask_again(grant: Grant, action: Action, said: Texts) -> InlineKeyboardMarkup:
+def ask_again(grant: Grant, action: Action, texts: Texts) -> InlineKeyboardMarkup:
     """Return the buttons that ask once more."""
-    sure = said.sure.format(action=name_of(action, said))
+    sure = texts.sure.format(action=name_of(action, texts))
     return InlineKeyboardMarkup(
-        inline_keyboard=[[_button(sure, "do", action, grant), _button(said.back, "back", action, grant)]]
+        inline_keyboard=[[_button(sure, "do", action, grant), _button(texts.back, "back", action, grant)]]
     )
 
 
@@ -78,16 +78,17 @@ def _button(text: str, step: Step, action: Action, grant: Grant) -> InlineKeyboa
     return InlineKeyboardButton(text=text, callback_data=press.pack())
 
 
-def facts(grant: Grant, said: Texts, made: list[DecisionMade] | None = None) -> str:
-    """Return what an owner should know of a grant: no token, no link."""
+def facts(grant: Grant, texts: Texts, made: list[DecisionMade] | None = None) -> str:
+    """Return the facts of a grant for an owner, without token and link."""
     questions = {
-        GrantStatus.UNKNOWN: said.unknown,
-        GrantStatus.REFUSED: said.refused,
-        GrantStatus.PLANNED: said.planned,
-        GrantStatus.GRANTED: said.undelivered,
+        GrantStatus.UNKNOWN: texts.unknown,
+        GrantStatus.REFUSED: texts.refused,
+        GrantStatus.PLANNED: texts.planned,
+        GrantStatus.GRANTED: texts.undelivered,
     }
+    template = texts.facts if grant.note else texts.facts.replace(", note: {note}", "")  # other languages show "-"
     lines = [
-        said.facts.format(
+        template.format(
             ref=_short(grant.ref),
             plan_id=grant.plan_id,
             user="-" if grant.member_id is None else grant.member_id,

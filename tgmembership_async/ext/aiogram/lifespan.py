@@ -1,4 +1,4 @@
-"""`setup`: open what the bot needs with the bot, close it after it, and hand it to handlers by parameter name."""
+"""`setup`: open what the bot needs when it starts, close it when it stops, and pass it to handlers as parameters."""
 
 from contextlib import AsyncExitStack
 from typing import Final
@@ -11,7 +11,7 @@ from tgmembership_async.fulfillment.integration import FULFILLMENT_NAME, NAMES, 
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.session import Session
 
-_WAIT: Final = 30.0  # seconds for the bot that is being replaced to let go of its ledger
+_WAIT: Final = 30.0  # seconds to wait until the bot that is being replaced has closed its ledger
 
 
 def setup(

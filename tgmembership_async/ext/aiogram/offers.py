@@ -47,23 +47,23 @@ class Offer:
         fits = self.plan.duration.span in _PERIODS and self.amount <= _MOST_STARS
         return self.plan.recurring and self.currency == STARS and fits
 
-    def description(self, said: Texts) -> str:
+    def description(self, texts: Texts) -> str:
         """Return the invoice's description."""
-        return said.description.format(duration=self.plan.duration.text)[:_DESCRIPTION]
+        return texts.description.format(duration=self.plan.duration.text)[:_DESCRIPTION]
 
-    def label(self, said: Texts) -> str:
-        """Return what its button says."""
-        template = said.stars if self.currency == STARS else said.money
+    def label(self, texts: Texts) -> str:
+        """Return the text of its button."""
+        template = texts.stars if self.currency == STARS else texts.money
         price = {"amount": self.plan.price.amount, "currency": self.currency}
-        return said.plan.format(name=self.title, duration=self.plan.duration.text, price=template.format(**price))
+        return texts.plan.format(name=self.title, duration=self.plan.duration.text, price=template.format(**price))
 
     def costs(self, currency: str, amount: int) -> bool:
-        """Tell whether this is still its price."""
+        """Tell whether the price is unchanged."""
         return (self.currency, self.amount) == (currency, amount)
 
 
 class Assortment:
-    """Which plans a shop sells: those of `plan_ids`, or all that it can be paid for."""
+    """The plans that a shop sells: those of `plan_ids`, or all for which it can take payments."""
 
     def __init__(
         self, provider_tokens: Mapping[str, str | Secret] | None = None, plan_ids: Collection[int] | None = None

@@ -28,7 +28,7 @@ from tgmembership_async.protocol.endpoints import check_id
 
 _MOST_SHOWN: Final = 10
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
-"""The states in which the customer waits for something that only the owner, or time, can bring."""
+"""The states in which the customer waits for the owner, or for a later attempt."""
 _FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
@@ -52,11 +52,11 @@ def ask_owner(
     owners, languages = _checked(owner_ids), Languages(texts)
 
     async def ask(about: Grant | Attention) -> None:
-        said = languages[language]
+        texts = languages[language]
         if isinstance(about, Attention):
             await _notify(bot, owners, str(about))
             return
-        await _notify(bot, owners, facts(about, said), buttons(about, said))
+        await _notify(bot, owners, facts(about, texts), buttons(about, texts))
         if tell_customer and about.status in _TOLD:
             await notify_delay(bot, languages, about)
 
@@ -107,7 +107,7 @@ def owner_router(owner_ids: Collection[int], *, texts: Mapping[str, Texts] | Non
 def _checked(owner_ids: Collection[int]) -> tuple[int, ...]:
     owners = tuple(dict.fromkeys(check_id("owner_ids", owner) for owner in owner_ids))
     if not owners:
-        msg = "owner_ids must name at least one user: somebody has to be asked"
+        msg = "owner_ids must name at least one user: these users are asked for decisions"
         raise UsageError(msg)
     return owners
 
@@ -138,56 +138,56 @@ class _Desk:
 
     async def held(self, message: Message, fulfillment: Fulfillment) -> None:
         """Show what waits for a decision."""
-        said = self._said(message)
-        await self._show(message, fulfillment, fulfillment.granter.grants(UNDECIDED), said.nothing_held)
+        texts = self._texts(message)
+        await self._show(message, fulfillment, fulfillment.granter.grants(UNDECIDED), texts.nothing_held)
 
     async def undelivered(self, message: Message, fulfillment: Fulfillment) -> None:
         """Show the links that are not delivered."""
-        said = self._said(message)
-        await self._show(message, fulfillment, fulfillment.granter.undelivered(), said.nothing_undelivered)
+        texts = self._texts(message)
+        await self._show(message, fulfillment, fulfillment.granter.undelivered(), texts.nothing_undelivered)
 
     async def find(self, message: Message, command: CommandObject, fulfillment: Fulfillment) -> None:
         """Show one payment, or those of a user."""
         wanted = (command.args or "").strip()
-        await self._show(message, fulfillment, _found(fulfillment.granter, wanted), self._said(message).nothing_found)
+        await self._show(message, fulfillment, _found(fulfillment.granter, wanted), self._texts(message).nothing_found)
 
     async def sales(self, message: Message, fulfillment: Fulfillment) -> None:
-        """Show how much was granted, by the time at which the rows last changed, and what waits."""
-        said, now = self._said(message), datetime.now(UTC)
+        """Show the number of grants, by the time of the last change of each row, and the number of open rows."""
+        texts, now = self._texts(message), datetime.now(UTC)
         ages, plans = list[timedelta](), Counter[int]()
         async for grant in fulfillment.granter.grants(SUCCEEDED, now - timedelta(days=30)):
             ages.append(now - grant.updated_at)
             plans[grant.plan_id] += 1
         day, week = (sum(age <= timedelta(days=days) for age in ages) for days in (1, 7))
-        sold = [said.sold.format(plan_id=plan_id, count=count) for plan_id, count in plans.most_common(_MOST_SHOWN)]
+        sold = [texts.sold.format(plan_id=plan_id, count=count) for plan_id, count in plans.most_common(_MOST_SHOWN)]
         pending = await fulfillment.pending()
-        waiting = said.waiting.format(
+        waiting = texts.waiting.format(
             planned=pending.planned, undelivered=pending.undelivered, undecided=pending.undecided
         )
-        text = said.sales.format(day=day, week=week, month=len(ages), plans="\n".join(sold), waiting=waiting)
+        text = texts.sales.format(day=day, week=week, month=len(ages), plans="\n".join(sold), waiting=waiting)
         await message.answer(text, parse_mode=None)
 
     async def press(self, query: CallbackQuery, callback_data: Press, fulfillment: Fulfillment) -> None:
         """Ask once more, go back, or decide."""
-        said = self._languages[query.from_user.language_code]
+        texts = self._languages[query.from_user.language_code]
         grant = await _behind(fulfillment.granter, callback_data.key)
         if grant is None or not callback_data.is_about(grant):
             await _edit(query, None)
-            await query.answer(said.stale, show_alert=True)
+            await query.answer(texts.stale, show_alert=True)
         elif callback_data.step == "do":
             await self._decide(query, callback_data, fulfillment, grant)
         else:
             asks = callback_data.step == "ask"
-            await _edit(query, ask_again(grant, callback_data.action, said) if asks else buttons(grant, said))
+            await _edit(query, ask_again(grant, callback_data.action, texts) if asks else buttons(grant, texts))
             await query.answer()
 
     async def refuse(self, query: CallbackQuery) -> None:
-        """Refuse what a stranger pressed."""
+        """Refuse a button that a stranger has pressed."""
         _logger.warning("user %d is no owner, and pressed a button of the owners", query.from_user.id)
         await query.answer(self._languages[query.from_user.language_code].strangers, show_alert=True)
 
     async def _decide(self, query: CallbackQuery, press: Press, fulfillment: Fulfillment, grant: Grant) -> None:
-        said, owner = self._languages[query.from_user.language_code], query.from_user.id
+        texts, owner = self._languages[query.from_user.language_code], query.from_user.id
         try:
             if press.action == "delivered":
                 after = await fulfillment.granter.mark_delivered(grant.ref)
@@ -195,37 +195,37 @@ class _Desk:
                 reason = f"decided by owner {owner} in Telegram"
                 after = await fulfillment.decide(grant.ref, press.action, reason=reason)
         except GrantError:  # another owner was faster
-            await query.answer(said.stale, show_alert=True)
+            await query.answer(texts.stale, show_alert=True)
             return
         except StorageError as error:
             _logger.warning("%s: a decision could not be stored: %s", grant.ref, error)
-            await query.answer(said.not_stored, show_alert=True)
+            await query.answer(texts.not_stored, show_alert=True)
             return
-        done = said.decided.format(action=name_of(press.action, said), owner=owner)
+        done = texts.decided.format(action=name_of(press.action, texts), owner=owner)
         _logger.info("%s: owner %d decided %s", grant.ref, owner, press.action)
-        await _edit(query, None, f"{facts(after, said).splitlines()[0]}\n{done}")
+        await _edit(query, None, f"{facts(after, texts).splitlines()[0]}\n{done}")
         await query.answer(done)
 
     async def _show(self, message: Message, fulfillment: Fulfillment, rows: AsyncIterator[Grant], nothing: str) -> None:
-        said, count = self._said(message), 0
+        texts, count = self._texts(message), 0
         async for grant in rows:
             count += 1
             if count <= _MOST_SHOWN:
                 made = await fulfillment.granter.ledger.decisions(grant.ref)
-                await message.answer(facts(grant, said, made), reply_markup=buttons(grant, said), parse_mode=None)
+                await message.answer(facts(grant, texts, made), reply_markup=buttons(grant, texts), parse_mode=None)
         if not count:
             await message.answer(nothing, parse_mode=None)
         elif count > _MOST_SHOWN:
-            await message.answer(said.more.format(count=count - _MOST_SHOWN), parse_mode=None)
+            await message.answer(texts.more.format(count=count - _MOST_SHOWN), parse_mode=None)
 
-    def _said(self, message: Message) -> Texts:
+    def _texts(self, message: Message) -> Texts:
         return self._languages[None if message.from_user is None else message.from_user.language_code]
 
 
 async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
     """Yield the grant with this ref, or with this charge id of Telegram's, or those of the user with this id."""
     for ref in (wanted, ref_of(wanted)):
-        with suppress(UsageError):  # what cannot be a ref is none
+        with suppress(UsageError):  # a text that cannot be a ref finds nothing
             grant = await granter.ledger.get(ref)
             if grant is not None:
                 yield grant
@@ -245,7 +245,7 @@ async def _behind(granter: Granter, key: str) -> Grant | None:
 
 
 async def _edit(query: CallbackQuery, markup: InlineKeyboardMarkup | None, text: str | None = None) -> None:
-    """Change the message under a button; one that is too old, or is so already, stays as it is."""
+    """Change the message under a button; a message that is too old, or has this text already, stays unchanged."""
     if not isinstance(query.message, Message):
         return
     with suppress(TelegramBadRequest):

@@ -53,7 +53,7 @@ class Recording:
 
 
 def _failed(name: str, error: Exception) -> None:
-    """Log a failure of the ledger, or of Telegram while the owner is notified; raise what no repetition can change."""
+    """Log a failure of the ledger or, while the owner is notified, of Telegram; raise an error that would recur."""
     if isinstance(error, UsageError | RefConflict):
         raise error
     shown = str(error) if isinstance(error, StorageError) else type(error).__name__

@@ -89,45 +89,45 @@ class _Shop:
 
     async def show(self, message: Message, bot: Bot, tgm: Session) -> None:
         """Show what is for sale; a single plan gets its invoice at once."""
-        said = self._said(message.from_user)
+        texts = self._texts(message.from_user)
         offers = await self._offers(tgm)
         if offers is None:
-            await message.answer(said.closed, parse_mode=None)
+            await message.answer(texts.closed, parse_mode=None)
         elif not offers:
-            await message.answer(said.nothing, parse_mode=None)
+            await message.answer(texts.nothing, parse_mode=None)
         elif len(offers) == 1:
-            await _send_invoice(bot, message.chat.id, next(iter(offers.values())), said)
+            await _send_invoice(bot, message.chat.id, next(iter(offers.values())), texts)
         else:
-            await message.answer(said.choose, reply_markup=_buttons(offers, said), parse_mode=None)
+            await message.answer(texts.choose, reply_markup=_buttons(offers, texts), parse_mode=None)
 
     async def choose(self, query: CallbackQuery, callback_data: Choice, bot: Bot, tgm: Session) -> None:
-        """Send the invoice of the plan that was chosen, as it is now."""
-        said = self._said(query.from_user)
+        """Send the invoice of the chosen plan, with its current price."""
+        texts = self._texts(query.from_user)
         offers = await self._offers(tgm)
         offer = None if offers is None else offers.get(callback_data.plan_id)
         if offer is None:
-            await query.answer(said.closed if offers is None else said.changed, show_alert=True)
+            await query.answer(texts.closed if offers is None else texts.changed, show_alert=True)
             return
         await query.answer()
-        await _send_invoice(bot, query.from_user.id, offer, said)
+        await _send_invoice(bot, query.from_user.id, offer, texts)
 
     async def confirm(self, query: PreCheckoutQuery, tgm: Session, fulfillment: Fulfillment) -> None:
-        """Let the customer pay, if the payment can be recorded and buys what it was offered for."""
-        said = self._said(query.from_user)
+        """Accept the payment if it can be recorded, and if offer and price are unchanged."""
+        texts = self._texts(query.from_user)
         can_take, offers = await asyncio.gather(fulfillment.can_take(_ANSWERED_WITHIN), self._offers(tgm))
         offer = None if offers is None else offers.get(int(query.invoice_payload))
         problem: str | None = None
         if not can_take or offers is None:
-            problem = said.closed
+            problem = texts.closed
         elif offer is None or not offer.costs(query.currency, query.total_amount):
-            problem = said.changed
+            problem = texts.changed
         try:
             await query.answer(ok=problem is None, error_message=problem)
-        except TelegramAPIError as error:  # it waited for too long: then the customer was not let pay
+        except TelegramAPIError as error:  # the query has expired, and the customer cannot pay
             _logger.warning("a pre-checkout query was answered in vain: %s", error)
 
     async def take(self, message: Message, fulfillment: Fulfillment, bots: Any = None) -> None:
-        """Take the payment. Only polling hands out `bots`, and can wait for as long as it lasts."""
+        """Take the payment. Only polling passes `bots`, and can wait without a limit."""
         await self._record(payment_in(message), fulfillment, polling=bots is not None)
 
     async def give_back(self, message: Message, fulfillment: Fulfillment, bots: Any = None) -> None:
@@ -140,7 +140,7 @@ class _Shop:
         if await self.recording.until_written(name, write, polling=polling) is None:
             raise SkipHandler
 
-    def _said(self, user: User | None) -> Texts:
+    def _texts(self, user: User | None) -> Texts:
         return self._languages[None if user is None else user.language_code]
 
     async def _offers(self, tgm: Session) -> dict[int, Offer] | None:
@@ -157,20 +157,20 @@ async def _leave(event: Attention) -> None:
     _logger.error("no payment of this shop, and left to other handlers: %s", event)
 
 
-def _buttons(offers: Mapping[int, Offer], said: Texts) -> InlineKeyboardMarkup:
+def _buttons(offers: Mapping[int, Offer], texts: Texts) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(
         inline_keyboard=[
-            [InlineKeyboardButton(text=offer.label(said), callback_data=Choice(plan_id=plan_id).pack())]
+            [InlineKeyboardButton(text=offer.label(texts), callback_data=Choice(plan_id=plan_id).pack())]
             for plan_id, offer in offers.items()
         ]
     )
 
 
-async def _send_invoice(bot: Bot, chat_id: int, offer: Offer, said: Texts) -> None:
+async def _send_invoice(bot: Bot, chat_id: int, offer: Offer, texts: Texts) -> None:
     token = offer.provider_token.reveal() if offer.currency != STARS else ""
     invoice: dict[str, Any] = {
         "title": offer.title,
-        "description": offer.description(said),
+        "description": offer.description(texts),
         "payload": str(offer.plan.plan_id),
         "provider_token": token,
         "currency": offer.currency,
@@ -181,6 +181,6 @@ async def _send_invoice(bot: Bot, chat_id: int, offer: Offer, said: Texts) -> No
         return
     # Telegram sells subscriptions by link only (documented). Older releases of aiogram do not declare the period.
     link = await bot(CreateInvoiceLink(**invoice, subscription_period=SUBSCRIPTION_PERIOD))
-    button = InlineKeyboardButton(text=said.subscribe, url=link)
+    button = InlineKeyboardButton(text=texts.subscribe, url=link)
     markup = InlineKeyboardMarkup(inline_keyboard=[[button]])
-    await bot.send_message(chat_id, offer.label(said), reply_markup=markup, parse_mode=None)
+    await bot.send_message(chat_id, offer.label(texts), reply_markup=markup, parse_mode=None)

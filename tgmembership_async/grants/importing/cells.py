@@ -43,7 +43,7 @@ def text(name: str, value: object) -> str:
 
 
 def ref(value: object) -> str:
-    """Return the ref of a cell; what a spreadsheet has rounded is refused."""
+    """Return the ref of a cell; a number that a spreadsheet has rounded is refused."""
     found = text("ref", value)
     if not found:
         msg = "ref is empty"
@@ -96,8 +96,8 @@ def _no_id(name: str, found: str) -> CellError:
 
 
 def _rounded(name: str, found: str) -> CellError:
-    told = "id" if name == "member_id" else name
-    return CellError(f"Excel has rounded this {told}: {found!r:.42}. {_EXPORT_AGAIN}")
+    kind = "id" if name == "member_id" else name
+    return CellError(f"Excel has rounded this {kind}: {found!r:.42}. {_EXPORT_AGAIN}")
 
 
 def note(value: object) -> str:

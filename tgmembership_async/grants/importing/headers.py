@@ -15,7 +15,7 @@ _SHOWN: Final = 12
 
 
 def squashed(name: str) -> str:
-    """Return a heading without case, accents, white space, punctuation, and a "(UTC)" or "(metadata)" behind it."""
+    """Return a heading without case, accents, white space, punctuation, and a "(UTC)" or "(metadata)" after it."""
     text = name.strip().casefold()
     for ending in ("(utc)", "(metadata)"):
         text = text.removesuffix(ending)
@@ -89,7 +89,7 @@ EXPORTS: Final = (
         {"ref": ["paymentintentid", "id"], "paid_at": ["createddate", "created"]},
         status="status",
         paid=frozenset({"paid", "succeeded"}),
-        advice="it has Telegram ids only where your checkout stored them in the metadata of the payment",
+        advice="it has Telegram ids only if your checkout stored them in the metadata of the payment",
     ),
     Export(
         "Patreon members export",
@@ -111,7 +111,7 @@ EXPORTS: Final = (
         ref_of=["memberfulid"],
         status="active",
         paid=frozenset({"yes"}),
-        advice="it has Telegram ids only where a custom field asks for them: add a column telegram_id",
+        advice="it has Telegram ids only if a custom field asks for them: add a column telegram_id",
     ),
     Export(
         "Telegram member export",

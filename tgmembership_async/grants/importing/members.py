@@ -168,8 +168,8 @@ class Members:
             if isinstance(row, InvalidRow) and len(reasons) < _SHOWN:
                 reasons.append(f"line {row.line}: {row.reason}")
         if reasons or not counts[MemberRow]:
-            told = "; ".join(reasons) or "it has no members"
-            msg = f"{self._table.path}: {counts[InvalidRow]:,} rows are invalid. {told}"
+            found = "; ".join(reasons) or "it has no members"
+            msg = f"{self._table.path}: {counts[InvalidRow]:,} rows are invalid. {found}"
             raise UsageError(msg)
         return counts[MemberRow]
 

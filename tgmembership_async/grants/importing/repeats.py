@@ -10,7 +10,7 @@ class Repeats(Temporary):
     _table = "CREATE TABLE seen (ref BLOB PRIMARY KEY, wish BLOB, line INT) WITHOUT ROWID"
 
     def first(self, request: GrantRequest, line: int) -> tuple[int, bool] | None:
-        """Return None for a new ref; else the line where it stood first, and whether for the same plan and member."""
+        """Return None for a new ref; else the line of its first row, and whether that has the same plan and member."""
         ref, wish = digest(request.ref), digest(f"{request.plan_id} {request.member_id}")
         if self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (ref, wish, line)).rowcount:
             return None

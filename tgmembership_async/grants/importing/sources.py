@@ -55,7 +55,7 @@ class Broken:
 
 @frozen
 class Form:
-    """How a file is to be read. `guessed`: it is no Unicode, and no one said which encoding it has."""
+    """How a file is to be read. `guessed`: it is not Unicode, and no encoding was given."""
 
     kind: Kind
     encoding: str = "utf-8-sig"
@@ -79,7 +79,7 @@ def examine(
     encoding: str | None,
     sheet: str | None,
 ) -> Form:
-    """Return the form of a file; what is given is taken. `score` says how many headings are known.
+    """Return the form of a file; an option that was given precedes detection. `score` says how many headings are known.
 
     Raises UsageError if it cannot be read, or is no table.
     """
@@ -118,7 +118,7 @@ def records(path: Path, form: Form) -> Iterator[Record | Broken]:
 
 
 def _told(rows: Iterator[Record | Broken], form: Form) -> Iterator[Record | Broken]:
-    """Yield the rows; where the text ends in the middle of a character, that is the last one."""
+    """Yield the rows; if the text ends in the middle of a character, the last row has its beginning."""
     line = 0
     try:
         for row in rows:
@@ -174,9 +174,9 @@ def _delimiter(start: str, score: Callable[[Sequence[str]], int], given: str | N
             msg = f"a delimiter is one character, or tab, not {given!r:.42}"
             raise UsageError(msg)
         return found
-    said = _SEPARATOR_LINE.match(start)
-    if said:
-        return said[1]
+    separator_line = _SEPARATOR_LINE.match(start)
+    if separator_line:
+        return separator_line[1]
     heads = {each: _head(start, each) for each in DELIMITERS}
     return max(DELIMITERS, key=lambda each: (score(heads[each]), len(heads[each])))
 
@@ -209,8 +209,7 @@ def _table(rows: Iterator[tuple[int, Sequence[Cell]] | Broken]) -> Iterator[Reco
 def _from_csv(lines: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]] | Broken]:
     before = 0
     first = lines.readline()
-    said = _SEPARATOR_LINE.match(first.lstrip("\ufeff"))
-    if said:
+    if _SEPARATOR_LINE.match(first.lstrip("\ufeff")):
         before, first = 1, ""
     reader = csv.reader(_lines(first.lstrip("\ufeff"), lines), delimiter=delimiter, strict=True)
     while True:

@@ -23,7 +23,7 @@ _LEADING_ZEROS: Final = re.compile("00+")
 
 
 def library() -> Any:
-    """Return openpyxl. Raises UsageError that names the extra where it is not installed."""
+    """Return openpyxl. Raises UsageError that names the extra if it is not installed."""
     try:
         import openpyxl  # noqa: PLC0415 - an extra, and slow to load
     except ModuleNotFoundError:

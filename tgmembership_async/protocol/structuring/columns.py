@@ -1,4 +1,4 @@
-"""Read a long array of objects column by column, in C loops where all values of a column have one type.
+"""Read a long array of objects column by column, in C loops if all values of a column have one type.
 
 This takes a sixth of the time of reading row by row. Any unexpected value falls back to that, with the same result.
 """

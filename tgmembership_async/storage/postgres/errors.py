@@ -95,11 +95,11 @@ def postgres_error(server: Server, error: psycopg.Error, *, opened: bool = False
     before, and may be so again.
     """
     wrong_use: type[TGMembershipError] = StorageError if opened else UsageError
-    said = reason(server, error)
+    report = reason(server, error)
     kind = next((kind for kind in _MEANS if isinstance(error, kind)), None)
     if kind is not None:
-        return (wrong_use if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {said}: {_MEANS[kind]}")
+        return (wrong_use if issubclass(kind, _WRONG_USE) else StorageError)(f"{server}: {report}: {_MEANS[kind]}")
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
-        refused = any(phrase in said for phrase in _REFUSED)
-        return (wrong_use if refused else StorageError)(f"{server}: {said}: {_NOT_LET_IN if refused else _NOT_THERE}")
-    return StorageError(f"{server}: {said} ({error.sqlstate or type(error).__name__}): {_KEPT}")
+        refused = any(phrase in report for phrase in _REFUSED)
+        return (wrong_use if refused else StorageError)(f"{server}: {report}: {_NOT_LET_IN if refused else _NOT_THERE}")
+    return StorageError(f"{server}: {report} ({error.sqlstate or type(error).__name__}): {_KEPT}")

@@ -33,7 +33,7 @@ def status(path: Path) -> os.stat_result | None:
 
 def check_kind(path: Path, found: os.stat_result, *, owner: bool, advice: str) -> None:
     """Raise UsageError for anything but an ordinary file with one name; for the owner also for another user's file."""
-    kind = next((told for is_kind, told in _KINDS if is_kind(found.st_mode)), "a device")
+    kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
     if kind:
         msg = f"{path} is {kind}, and was left as it is: {advice}"
     elif found.st_nlink > 1:  # each name would have a lock of its own

@@ -36,7 +36,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(fd: int) -> None:
-        # The locked byte lies behind the blocks, because other processes cannot read a locked byte.
+        # The locked byte lies after the blocks, because other processes cannot read a locked byte.
         os.lseek(fd, 1 << 20, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 

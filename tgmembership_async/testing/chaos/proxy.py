@@ -9,6 +9,7 @@ from threading import Lock
 from urllib.parse import urlsplit
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.renamed import warn_renamed
 from tgmembership_async.testing.chaos.connection import ProxyConnection, Route
 from tgmembership_async.testing.chaos.sockets import SocketStream
 from tgmembership_async.testing.chaos.troubles import POINTS, Incident, Point, Trouble
@@ -77,11 +78,16 @@ class ChaosProxy(LoopbackServer):
             for rule in rules:
                 self._books[rule.when].add([rule])
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         """Remove all rules. Faults that have begun continue."""
         with self._lock:
             for book in self._books.values():
                 book.clear()
+
+    def heal(self) -> None:
+        """Call `clear_faults`, under its former name."""
+        warn_renamed("heal", "clear_faults")
+        self.clear_faults()
 
     async def _serve(self, listener: socket.socket, closing: asyncio.Event, listening: Callable[[], None]) -> None:
         connections: set[asyncio.Task[None]] = set()

@@ -161,10 +161,10 @@ async def rows_are_counted_by_day(make: MakeLedger) -> None:
         await ledger.plan(GrantRequest("another plan", 2**63 - 1))
         rows = [grant async for grant in ledger.grants()]
         days = Counter((utc_day(grant.granted_at or grant.updated_at), grant.plan_id, grant.status) for grant in rows)
-        told: list[int] = []
-        counted = await ledger.count_by_day(counted=told.append)
+        progress: list[int] = []
+        counted = await ledger.count_by_day(counted=progress.append)
         check_equal(counted, [DayCount(*key, count) for key, count in sorted(days.items())])
-        check_equal(told[-1:], [len(rows)])
+        check_equal(progress[-1:], [len(rows)])
 
 
 def utc_day(time: datetime) -> date:
@@ -173,7 +173,7 @@ def utc_day(time: datetime) -> date:
 
 
 async def any_text_is_kept_as_it_is(make: MakeLedger) -> None:
-    """Refs and notes of any language, or that look like code; and what no database keeps does not stop a record."""
+    """Refs and notes of any language, or that look like code; characters that no database keeps stop no record."""
     refs = ["Заказ №7", "訂單-😀", "é", "e\u0301", "a' OR '1'='1", '"; DROP TABLE grants; --', "%_\\", "x" * 1_000]
     async with opened(make) as ledger:
         for ref in refs:

@@ -86,7 +86,7 @@ def plan_of(number: int, faults: Iterable[Fault], refused: Refused = legacy_erro
 class Service(Protocol):
     """The methods of a service that `exchange` calls."""
 
-    def fate(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:
+    def plan_faults(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:
         """Record a request, and return the plan for it."""
         ...
 
@@ -108,7 +108,7 @@ async def exchange(
 
     The request takes effect even if the client disconnects during the wait, as on a real service.
     """
-    plan = service.fate(verb, target, body)
+    plan = service.plan_faults(verb, target, body)
     answer = legacy_error(500, "nothing was done")
     try:
         if plan.wait_before:

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import check_local_url
 from tgmembership_async.protocol.wire import Headers, Response
+from tgmembership_async.renamed import warn_renamed
 from tgmembership_async.testing.fake.shapes import Subscribers
 from tgmembership_async.testing.fake.state import ServiceState
 from tgmembership_async.testing.fake.values import Refusal
@@ -49,8 +50,13 @@ class HTTPServiceState(ServiceState, ABC):
     token_refusal: TokenRefusal | None
 
     @abstractmethod
-    def speak(self, method: str, facts: object) -> Any:
+    def render(self, method: str, facts: object) -> Any:
         """Return a result in the shape that is configured for `method`."""
+
+    def speak(self, method: str, facts: object) -> Any:
+        """Call `render`, under its former name."""
+        warn_renamed("speak", "render")
+        return self.render(method, facts)
 
 
 @frozen
@@ -174,39 +180,39 @@ def _add_member(call: Call) -> Any:
     if plan_id is None:
         raise Refusal(400, "plan_id is required")
     token = call.service.grant(plan_id, call.id("member_id"), number=call.number)
-    return call.service.speak("addMember", token)
+    return call.service.render("addMember", token)
 
 
 def _get_plans(call: Call) -> Any:
     wanted = call.id("plan_id")
     found = [plan for plan in call.service.plans if wanted in (None, plan.plan_id)]
-    return call.service.speak("getPlans", found)
+    return call.service.render("getPlans", found)
 
 
 def _get_subscribers(call: Call) -> Any:
     user_id = call.id("user_id")
     found = [one for one in call.service.subscribers if user_id in (None, one.user_id)]
-    return call.service.speak("getSubscribers", Subscribers(found, one_user=user_id is not None))
+    return call.service.render("getSubscribers", Subscribers(found, one_user=user_id is not None))
 
 
 def _count_orders(call: Call) -> Any:
-    return call.service.speak("countOrders", call.service.order_tally())
+    return call.service.render("countOrders", call.service.order_counts())
 
 
 def _count_users(call: Call) -> Any:
-    return call.service.speak("countUsers", call.service.user_tally())
+    return call.service.render("countUsers", call.service.user_counts())
 
 
 def _get_revenue(call: Call) -> Any:
-    return call.service.speak("getRevenue", call.service.revenue())
+    return call.service.render("getRevenue", call.service.revenue())
 
 
 def _get_payment_methods(call: Call) -> Any:
-    return call.service.speak("mostPopularPaymentMethods", call.service.payment_methods())
+    return call.service.render("mostPopularPaymentMethods", call.service.payment_methods())
 
 
 def _get_sales(call: Call) -> Any:
-    return call.service.speak("plansPerformance", call.service.sales())
+    return call.service.render("plansPerformance", call.service.sales())
 
 
 def _set_webhook(call: Call) -> Any:
@@ -216,7 +222,7 @@ def _set_webhook(call: Call) -> Any:
     answered = call.service.outbox.probed(url)
     if answered != _OK:
         raise Refusal(400, f"url must answer 200, and answered {answered or 'nothing'}")
-    return call.service.speak("webhook", call.service.set_webhook(url).secret)
+    return call.service.render("webhook", call.service.set_webhook(url).secret)
 
 
 def _is_webhook_url(url: object) -> TypeGuard[str]:
@@ -240,11 +246,11 @@ def webhook_to_probe(service: HTTPServiceState, request: ReceivedRequest) -> str
 
 def _delete_webhook(call: Call) -> Any:
     call.service.delete_webhook()
-    return call.service.speak("deleteWebhook", None)
+    return call.service.render("deleteWebhook", None)
 
 
 def _create_token(call: Call) -> Any:
-    """Create an access token in v1, where `member_id` is required and a string (documented)."""
+    """Create an access token in v1; `member_id` is required and a string (documented)."""
     plan_id, member_id = call.id("plan_id"), call.params.get("member_id")
     if plan_id is None or not isinstance(member_id, str):
         raise Refusal(400, "plan_id, a number, and member_id, a string, are required")
@@ -256,7 +262,7 @@ def _create_token(call: Call) -> Any:
         if refusal.code == _FORBIDDEN:
             raise Refusal(404, "the member is invalid, never talked to the bot, or blocked it") from None
         raise
-    return call.service.speak("addMember", token)
+    return call.service.render("addMember", token)
 
 
 def _get_bot(call: Call) -> Any:

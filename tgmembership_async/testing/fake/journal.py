@@ -5,6 +5,7 @@ from datetime import datetime
 from threading import RLock
 
 from tgmembership_async.protocol.wire import Headers, Response
+from tgmembership_async.renamed import warn_renamed
 from tgmembership_async.testing.fake.fault_effects import FaultPlan, plan_of
 from tgmembership_async.testing.fake.faults import Fault, FaultBook
 from tgmembership_async.testing.fake.http import ReceivedRequest
@@ -40,17 +41,27 @@ class RequestJournal:
         with self._lock:
             self._book.add(faults)
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         """Remove all fault rules."""
         with self._lock:
             self._book.clear()
 
-    def fate(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:  # noqa: ARG002 - for subclasses
+    def heal(self) -> None:
+        """Call `clear_faults`, under its former name."""
+        warn_renamed("heal", "clear_faults")
+        self.clear_faults()
+
+    def plan_faults(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:  # noqa: ARG002 - for subclasses
         """Record a request, and return what the fault rules do to it."""
         method = self._method_of(target)
         with self._lock:
             fired = self._book.draw(method)
             return plan_of(self._record(verb, method, fired), fired, self._refused)
+
+    def fate(self, verb: str, target: bytes, body: bytes = b"") -> FaultPlan:
+        """Call `plan_faults`, under its former name."""
+        warn_renamed("fate", "plan_faults")
+        return self.plan_faults(verb, target, body)
 
     def handle(
         self,
@@ -63,7 +74,8 @@ class RequestJournal:
     ) -> Response:
         """Handle one request without faults, and return the response.
 
-        `target` is path and query as on the wire; `number` is the number of the request if `fate` has recorded it.
+        `target` is path and query as on the wire; `number` is the number of the request if `plan_faults` has
+        recorded it.
         """
         with self._lock:
             recorded = self._record(verb, self._method_of(target), ()) if number is None else number

@@ -90,7 +90,7 @@ class FakeService(RequestJournal, HTTPServiceState):
         """Tell whether a delivery is not repeated: only 200 is a success (*documented*)."""
         return status == HTTPStatus.OK
 
-    def speak(self, method: str, facts: object) -> Any:
+    def render(self, method: str, facts: object) -> Any:
         """Return a result in the shape that is configured for `method`."""
         return self._shapes[method](facts)
 

@@ -7,18 +7,19 @@ strings by default, as in the published sample.
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.renamed import warn_renamed
 from tgmembership_async.testing.fake.values import FakePlan, FakeSubscriber, FakeToken, PlanSales
 
 Shape = Callable[[Any], Any]
 
 
 @frozen
-class Tally:
+class Counts:
     """A total, and the counts that it is the sum of."""
 
     total: int
@@ -105,18 +106,18 @@ def _subscribers(*, empty: object, one_as_object: bool) -> Shape:
 
 
 def _count(total_name: str, *, breakdown: bool = False) -> Shape:
-    def render(tally: Tally) -> dict[str, Any]:
-        return {total_name: str(tally.total), **(tally.parts if breakdown else {})}
+    def render(counts: Counts) -> dict[str, Any]:
+        return {total_name: str(counts.total), **(counts.parts if breakdown else {})}
 
     return render
 
 
-def _count_as_string(tally: Tally) -> str:
-    return str(tally.total)
+def _count_as_string(counts: Counts) -> str:
+    return str(counts.total)
 
 
-def _count_as_number(tally: Tally) -> int:
-    return tally.total
+def _count_as_number(counts: Counts) -> int:
+    return counts.total
 
 
 def _sums(amount_name: str) -> Shape:
@@ -262,3 +263,14 @@ def choose(shapes: Mapping[str, str]) -> dict[str, Shape]:
             msg = f"the fake service has no shape {name!r} for {method!r}: {known}"
             raise UsageError(msg)
     return {method: known[shapes.get(method, next(iter(known)))] for method, known in SHAPES.items()}
+
+
+if not TYPE_CHECKING:  # type checkers see the new name only
+
+    def __getattr__(name: str) -> object:
+        """Return the object of a former name of this module, with a DeprecationWarning."""
+        if name != "Tally":
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        warn_renamed("testing.fake.shapes.Tally", "Counts")
+        return Counts

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from attrs import evolve
 
+from tgmembership_async.renamed import warn_renamed
 from tgmembership_async.testing.fake.outbox import FakeEvent, Outbox, order_data, termination_data
-from tgmembership_async.testing.fake.shapes import Tally
+from tgmembership_async.testing.fake.shapes import Counts
 from tgmembership_async.testing.fake.values import (
     SAMPLE_PLANS,
     FakeOrder,
@@ -187,16 +188,26 @@ class ServiceState:
         """Remove the webhook, if one is set."""
         self._webhook = None
 
-    def order_tally(self) -> Tally:
+    def order_counts(self) -> Counts:
         """Count the orders, and the orders of each plan."""
         parts = Counter(f"plan_{order.plan_id}" for order in self.orders)
-        return Tally(parts.total(), dict(sorted(parts.items())))
+        return Counts(parts.total(), dict(sorted(parts.items())))
 
-    def user_tally(self) -> Tally:
+    def user_counts(self) -> Counts:
         """Count the known users, and those with access."""
         paying = {subscriber.user_id for subscriber in self.subscribers}
         seen = paying | {grant.member_id for grant in self.audit if grant.member_id is not None}
-        return Tally(len(seen), {"with_access": len(paying)})
+        return Counts(len(seen), {"with_access": len(paying)})
+
+    def order_tally(self) -> Counts:
+        """Call `order_counts`, under its former name."""
+        warn_renamed("order_tally", "order_counts")
+        return self.order_counts()
+
+    def user_tally(self) -> Counts:
+        """Call `user_counts`, under its former name."""
+        warn_renamed("user_tally", "user_counts")
+        return self.user_counts()
 
     def revenue(self) -> dict[str, Decimal]:
         """Return the sum of payments for each currency."""

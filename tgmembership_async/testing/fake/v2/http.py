@@ -290,7 +290,7 @@ def _payment_request(call: ProjectCall) -> Result:
 
 def _ask_for_payment(call: ProjectCall) -> Result:
     request: FakePaymentRequest = call.project.ask_for_payment(call.user_id(), call.text("plan_id"), number=call.number)
-    checkout = f"https://checkout.example/{request.payment_request_id}"  # where the URL is, is not documented
+    checkout = f"https://checkout.example/{request.payment_request_id}"  # the place of the URL is not documented
     return Result({**request.row(), "checkout_url": checkout}, 201)
 
 

@@ -22,12 +22,12 @@ class Allowance:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers of the reply; that `X-RateLimit-Reset` is in unix seconds is *assumed*."""
-        told = (
+        headers = (
             ("x-ratelimit-limit", str(self.limit)),
             ("x-ratelimit-remaining", str(self.remaining)),
             ("x-ratelimit-reset", str(self.reset)),
         )
-        return (*told, ("retry-after", f"{self.wait:.3f}")) if self.wait else told
+        return (*headers, ("retry-after", f"{self.wait:.3f}")) if self.wait else headers
 
 
 class RateLimits:

@@ -114,7 +114,7 @@ class ProjectState:
     def pay(self, user_id: int | str, plan_id: str | None = None, *, with_membership: bool = True) -> str:
         """Let a user pay for a plan, by default the first; return the payment request's id.
 
-        `payment-request.completed` is told at once. With `with_membership=False` the membership comes with
+        `payment-request.completed` is sent at once. With `with_membership=False` the membership comes with
         `give_membership` only, as the order of events and effects is not promised.
         """
         with self._lock:
