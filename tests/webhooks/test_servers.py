@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,11 @@ COMPRESSED = {
 }
 
 
+# aiohttp decodes a body before its handlers run, before 3.14 only the first gzip member.
+AFTER_THE_FIRST = ("two members", "a second member that nobody signed", "more behind it", "bomb of members")
+READS_ALL = tuple(map(int, version("aiohttp").split(".")[:2])) >= (3, 14)
+
+
 @pytest.mark.parametrize(
     "serve",
     [
@@ -220,6 +226,8 @@ COMPRESSED = {
 )
 @pytest.mark.parametrize("name", COMPRESSED)
 async def test_a_compressed_body_gets_the_same_answer_from_every_server(serve: Serve | None, name: str) -> None:
+    if serve is with_aiohttp and name in AFTER_THE_FIRST and not READS_ALL:
+        pytest.skip("aiohttp before 3.14 reads the first gzip member only")
     coding, sent, signed_content, status = COMPRESSED[name]
     to, seen = receiver(), Seen()
     to.on(Event)(seen)
