@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from anyio import CancelScope, Event, Lock, create_task_group, get_cancelled_exc_class
 from attrs import evolve, frozen
 
+from tgmembership_async.client import Client
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.exchange import rejects_credentials
 from tgmembership_async.grants.job import Job
 from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus
 from tgmembership_async.protocol.retry import COST_TRANSIENT
-from tgmembership_async.session import Session
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -96,7 +96,7 @@ class Run(Job[Summary]):
         requests: Requests,
         grant_one: GrantOne,
         look_up: LookUp,
-        session: Session,
+        session: Client,
         *,
         concurrency: int,
         stop_on: Collection[StopReason],

@@ -9,7 +9,7 @@ from typing import Final, TextIO, get_args
 import click
 from attrs import frozen
 
-from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.credentials import client, project_id
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grants.opening import (
@@ -184,7 +184,7 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
     """Show which grants a decision would be about, and return their refs."""
     refs: list[str] = []
     first: list[Grant] = []
-    plans: Counter[int] = Counter()
+    plans: Counter[int | str] = Counter()
     async for grant in rows.grants(list(map(GrantStatus, wanted.status)), wanted.since):
         if wanted.includes(grant):
             refs.append(grant.ref)
@@ -208,16 +208,18 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
 )
 @format_option
 def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
-    """Check unknown grants against the service's subscribers.
+    """Check unknown grants against the service's subscribers, or a project's payment requests.
 
     An unknown grant becomes granted if the member has a subscription to the same plan that began at least five minutes
     after the attempt, since clocks may be wrong. The opposite cannot be proved: an unused link is not visible in the
     service. All other unknown grants stay unchanged and are listed with the subscriptions found, or with the reason
-    why the request failed. Credentials are read from TGMEMBERSHIP_BOT_ID, and
+    why the request failed. With --project, an unknown payment request becomes granted if the list has exactly one for
+    the same user and plan that no other row has, created during the attempt or in the five minutes after it.
+    Credentials are read from TGMEMBERSHIP_BOT_ID, and
     TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown, else 4.
     """
     check_there(ledger)
-    tg = session(max_connections=concurrency)
+    tg = client(max_connections=concurrency)
     recover_dead_owner(ledger)
     findings: list[Finding] = []
 
@@ -250,6 +252,8 @@ def _announce(held: int, members: int) -> None:
             f"{held:,} grants are unknown; the service is asked about {members:,} members. A subscription to the plan "
             "that began after the attempt proves a grant; without one nothing is proved, because an unused link does "
             "not show."
+            if project_id() is None
+            else f"{held:,} payment requests are unknown; the service is asked for all payment requests."
         )
 
 
