@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import datetime
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from anyio import CancelScope, current_time, move_on_after
 from anyio.lowlevel import checkpoint
@@ -35,6 +35,9 @@ from tgmembership_async.session import Session
 from tgmembership_async.settings import seconds, service_of
 from tgmembership_async.values.models import AccessToken
 
+if TYPE_CHECKING:  # not loaded by users of a Session
+    from tgmembership_async.project.client import Project
+
 _AUTOMATIC: Final = "regrant_limit"
 
 
@@ -54,7 +57,7 @@ class Granter(AsyncResource):
     """
 
     def __init__(
-        self, session: Client, ledger: Ledger, *, regrant_limit: int = 0, recording_timeout: float = 30.0
+        self, session: "Session | Project", ledger: Ledger, *, regrant_limit: int = 0, recording_timeout: float = 30.0
     ) -> None:
         if not isinstance(session, Client) or not isinstance(ledger, Ledger):
             msg = "Granter takes a Session or Project, and a Ledger, such as SqliteLedger('grants.db')"

@@ -52,7 +52,7 @@ def check_uuid(name: str, value: object) -> str:
 
 def check_plan_id(value: int | str) -> int | str:
     """Return the id of a bot's plan, an int, or of a project's plan, a UUID. Raises InvalidValue."""
-    return check_uuid("plan_id", value) if isinstance(value, str) else check_id("plan_id", value)
+    return check_uuid("a plan_id that is not an int", value) if isinstance(value, str) else check_id("plan_id", value)
 
 
 def check_url(name: str, value: object) -> str:

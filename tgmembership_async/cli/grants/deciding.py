@@ -38,6 +38,7 @@ from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import DECIDED_FROM, Decision, Grant, GrantStatus, check_decision
 from tgmembership_async.grants.reconciling import Finding
+from tgmembership_async.protocol.endpoints import check_plan_id
 from tgmembership_async.values.models import AccessToken
 
 _DECISIONS: Final = get_args(Decision)
@@ -62,7 +63,7 @@ class Wanted:
     """The filter of the grants to decide about, if no ref is given."""
 
     status: Sequence[str]
-    plan_id: int | None
+    plan_id: int | str | None
     since: datetime | None
     match: str | None
 
@@ -77,6 +78,13 @@ class Wanted:
         return self.plan_id in (None, grant.plan_id) and (self.match is None or self.match.casefold() in text)
 
 
+def _plan_id(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    """Return the number of a bot's plan, or the UUID of a project's plan."""
+    if value is None:
+        return None
+    return check_plan_id(int(value) if value.isascii() and value.isdecimal() else value)
+
+
 @click.command("resolve", epilog=_EPILOG)
 @click.argument("words", nargs=-1, metavar=f"[REF] {'|'.join(_DECISIONS)}")
 @click.option(
@@ -85,7 +93,7 @@ class Wanted:
     multiple=True,
     help="Resolve all grants with this status, after a preview; repeatable.",
 )
-@click.option("--plan-id", type=click.IntRange(1), help="With --status: only grants of this plan.")
+@click.option("--plan-id", callback=_plan_id, help="With --status: only grants of this plan.")
 @since_option
 @click.option("--match", metavar="TEXT", help="With --status: only grants whose ref, note or error contains TEXT.")
 @grants_ledger
@@ -97,7 +105,7 @@ def resolve(
     *,
     words: tuple[str, ...],
     status: tuple[str, ...],
-    plan_id: int | None,
+    plan_id: int | str | None,
     since: datetime | None,
     match: str | None,
     ledger: Place,
