@@ -93,7 +93,7 @@ def _plan_id(_: click.Context, __: click.Parameter, value: str | None) -> int | 
     multiple=True,
     help="Resolve all grants with this status, after a preview; repeatable.",
 )
-@click.option("--plan-id", callback=_plan_id, help="With --status: only grants of this plan.")
+@click.option("--plan-id", metavar="ID", callback=_plan_id, help="With --status: only grants of this plan.")
 @since_option
 @click.option("--match", metavar="TEXT", help="With --status: only grants whose ref, note or error contains TEXT.")
 @grants_ledger
