@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from anyio import CancelScope, Event, Lock, create_task_group, get_cancelled_exc_class
 from attrs import evolve, frozen
 
-from tgmembership_async.client import Client
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.exchange import rejects_credentials
@@ -33,6 +32,9 @@ from tgmembership_async.protocol.retry import COST_TRANSIENT
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
+
+    from tgmembership_async.project.client import Project
+    from tgmembership_async.session import Session
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
 LookUp = Callable[[Collection[str]], Awaitable[Mapping[str, Grant]]]
@@ -96,7 +98,7 @@ class Run(Job[Summary]):
         requests: Requests,
         grant_one: GrantOne,
         look_up: LookUp,
-        session: Client,
+        session: "Session | Project",
         *,
         concurrency: int,
         stop_on: Collection[StopReason],
