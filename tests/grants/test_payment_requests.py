@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_a_list_that_cannot_be_read_settles_nothing_and_rejected_credentials_end
 
 def test_a_refusal_is_kept_and_a_reply_of_unknown_shape_counts_as_created(run: Run) -> None:
     async def scenario() -> None:
-        stub = StubTransport(refuses(404), says("https://pay.example/1", 201))
+        stub = StubTransport(refuses(404), says("https://pay.example/1", 201), says(status=204))
         async with Granter(project(stub), MemoryLedger()) as granter:
             for _ in range(2):
                 with pytest.raises(NotFound):
@@ -169,7 +170,24 @@ def test_a_refusal_is_kept_and_a_reply_of_unknown_shape_counts_as_created(run: R
             made = await granter.grant("order-18", plan_id=PLAN, member_id=USER)
             assert made.token is not None
             assert (made.link, made.token.raw) == (None, "https://pay.example/1")
-        assert len(stub.requests) == 2
+            with pytest.raises(GrantHeld, match="no accepted shape"):
+                await granter.grant("order-19", plan_id=PLAN, member_id=USER)
+        assert len(stub.requests) == 3
+
+    run(scenario)
+
+
+def test_ids_in_upper_case_are_the_same(run: Run) -> None:
+    async def scenario() -> None:
+        now = datetime.now(UTC)
+        row = {"id": OTHER.upper(), "user_id": str(USER), "plan_id": PLAN.upper(), "status": "pending"}
+        dated = {"date": format_datetime(now, usegmt=True)}
+        stub = StubTransport(lost(), says([{**row, "created_at": now.isoformat()}], headers=dated, total=1))
+        async with Granter(project(stub), MemoryLedger()) as granter:
+            with pytest.raises(GrantHeld):
+                await granter.grant("order-17", plan_id=PLAN, member_id=USER)
+            [finding] = await granter.reconcile()
+            assert finding.settled, finding.why
 
     run(scenario)
 
@@ -226,6 +244,7 @@ def test_projects_that_share_a_ledger_see_their_own_rows(run: Run) -> None:
             for granter in (one, two):
                 await granter.plan("a", plan_id=PLAN, member_id=USER)
                 assert [grant.ref async for grant in granter.grants()] == ["a"]
+            assert "for project 6f1c1f6e-9d4b-4c5…" in repr(one.ledger)
             assert len({grant.ref async for grant in ledger.grants()}) == 2
 
     run(scenario)

@@ -72,7 +72,7 @@ class BotLedger:
         self._prefix = key(bot_id, "")
 
     def __repr__(self) -> str:
-        return f"<{self.whole!r} for bot {self._bot_id}>"
+        return f"<{self.whole!r} for {Binding('', self._bot_id)}>"
 
     @property
     def is_open(self) -> bool:

@@ -115,13 +115,14 @@ async def _look(client: Client, ledger: Ledger, pairs: set[Pair], concurrency: i
     if isinstance(client, Session):
         rivals, _ = await _rivals(ledger, pairs, known=())
         return _Subscriptions(ledger, rivals, client, CapacityLimiter(concurrency))
-    project = cast("Project", client)
+    project, users = cast("Project", client), {member_id for _, member_id in pairs}
     listed: defaultdict[int | None, list[PaymentRequest]] = defaultdict(list)
     failure = None
     try:
         if pairs:
             async for found in project.payment_requests():
-                listed[found.user_id].append(found)
+                if found.user_id in users:
+                    listed[found.user_id].append(found)
     except _ENDS_THE_ROUND:
         raise
     except TGMembershipError as error:
@@ -176,7 +177,7 @@ class _Look(ABC):
         rivals = self.rivals[grant.plan_id, grant.member_id]
         try:
             # The time of the attempt decides nothing where nothing that was seen could be proof.
-            could_be = rivals == 1 and any(one.plan_id == grant.plan_id for one in seen)
+            could_be = rivals == 1 and any(str(one.plan_id).lower() == str(grant.plan_id) for one in seen)
             attempts = await self.ledger.attempts(grant.ref) if could_be else []
             verdict = rule(max((attempt.began_at for attempt in attempts), default=grant.updated_at), rivals)
             if verdict.settled:

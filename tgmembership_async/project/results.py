@@ -127,10 +127,15 @@ coupon: Final = _one(Coupon, _COUPON)
 
 
 def payment_link(result: Any) -> AccessToken:
-    """Return what a ledger keeps of a new payment request; a reply of no accepted shape, too, says that it is there."""
+    """Return what a ledger keeps of a new payment request; a reply of no accepted shape, too, says that it is there.
+
+    Raises ShapeError for a reply without contents, which may come from a gateway.
+    """
     try:
         made = payment_request(result)
     except ShapeError:
+        if result is None:
+            raise
         return AccessToken(raw=result)
     return kept(made)
 
