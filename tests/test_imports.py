@@ -46,7 +46,7 @@ ORDER = {
         ["follow_ups"],
         ["paging", "unrecorded"],
         ["bot_ledger"],
-        ["database_ledger", "claiming"],
+        ["database_ledger", "claiming", "payment_requests"],
         ["copying"],
         ["exchange"],
         ["memory", "sqlite", "postgres", "provisioning", "reconciling"],

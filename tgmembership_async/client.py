@@ -1,10 +1,11 @@
 """The base of the clients of all API generations: lifecycle, views with other options, and the middleware chain."""
 
 import logging
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from time import time
-from typing import Final, Literal, Self, TypeVar, Unpack
+from typing import Any, Final, Literal, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 from anyio import CancelScope, create_task_group, current_time
@@ -22,10 +23,11 @@ from tgmembership_async.options import CallOptions, check_names
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.retry import Budget
 from tgmembership_async.protocol.service_clock import ServiceClock
-from tgmembership_async.protocol.wire import Account, Params, Progress, Request, Safety, Timeouts, Verb
+from tgmembership_async.protocol.wire import Account, Hold, Params, Progress, Request, Safety, Timeouts, Verb
 from tgmembership_async.settings import Options
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.learned_secrets import REDACT
+from tgmembership_async.values.models import AccessToken
 from tgmembership_async.values.secret import hides_arguments
 
 T = TypeVar("T")
@@ -103,6 +105,10 @@ class Client(AsyncResource):
         own = (Budget(changed.retry.budget), Deadline()) if own_budget else (self._budget, self._deadline)
         Client._build(view, *own)
         return view
+
+    @abstractmethod
+    def _grant(self, hold: Hold, plan_id: Any, member_id: int | None) -> Awaitable[AccessToken]:
+        """Make the call that a Granter makes once for each ref, holding `hold` only during exchanges."""
 
     async def end_calls(self) -> None:
         """End the running calls of this client or view as `aclose` does, without closing connections."""
@@ -215,3 +221,26 @@ class Shared:
                 await self._transport.aclose()
                 if self._opened_gate and self.shared_gate is not None:
                     await self.shared_gate.aclose()
+
+
+def grant_holding(client: Client, hold: Hold, plan_id: int | str, member_id: int | None) -> Awaitable[AccessToken]:
+    """Create what a ref stands for: a Session an access token, a Project a payment request.
+
+    `hold` is held only during exchanges.
+    """
+    return client._grant(hold, plan_id, member_id)  # noqa: SLF001 - for callers that claim a row first
+
+
+def admission_of(client: Client) -> Admission:
+    """Return the admission control of a client and its views."""
+    return client._shared.admission  # noqa: SLF001 - for callers that claim a row first
+
+
+def clock_of(client: Client) -> ServiceClock:
+    """Return what a client has learned about the service's clock."""
+    return client._shared.clock  # noqa: SLF001 - to compare its times with ours
+
+
+def account_of(client: Client) -> Account:
+    """Return the account that a client calls for, and at which service."""
+    return client._account  # noqa: SLF001 - to bind a ledger to it

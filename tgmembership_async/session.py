@@ -1,13 +1,12 @@
 """The Session, a client for one bot: its lifecycle, and one coroutine per method of the service."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 from anyio import current_time
 
 from tgmembership_async import settings
-from tgmembership_async.admission import Admission
 from tgmembership_async.calls import Observer, perform, read
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.middleware import Deadline, Middleware
@@ -17,11 +16,9 @@ from tgmembership_async.protocol.endpoints import Endpoint
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
-from tgmembership_async.protocol.service_clock import ServiceClock
 from tgmembership_async.protocol.structuring import results
 from tgmembership_async.protocol.wire import (
     BodyFormat,
-    BotAccount,
     Gateway503,
     Hold,
     Params,
@@ -145,6 +142,9 @@ class Session(Client):
         """
         return await self._ask(self._api.add_member, {"plan_id": plan_id, "member_id": member_id}, extra)
 
+    def _grant(self, hold: Hold, plan_id: Any, member_id: int | None) -> Awaitable[AccessToken]:
+        return self._ask(self._api.add_member, {"plan_id": plan_id, "member_id": member_id}, None, hold=hold)
+
     async def check(self) -> None:
         """Prove the credentials with one cheap call: `getPlans`, in API v1 `GET /bot` (*documented*).
 
@@ -245,24 +245,3 @@ class Session(Client):
     def _prepare(self, method: str, verb: Verb, safety: Safety, params: Params) -> Request:
         timeouts = self._options.for_grants if method in endpoints.GRANTS else self._options.for_others
         return self._request(method, verb, safety, params, timeouts=timeouts)
-
-
-async def add_member_holding(session: Session, hold: Hold, plan_id: int, member_id: int | None) -> AccessToken:
-    """Call `addMember` as `Session.add_member` does, holding `hold` only during exchanges."""
-    given = {"plan_id": plan_id, "member_id": member_id}
-    return await session._ask(session._api.add_member, given, None, hold=hold)  # noqa: SLF001 - the rest of add_member
-
-
-def admission_of(session: Session) -> Admission:
-    """Return the admission control of a Session and its views."""
-    return session._shared.admission  # noqa: SLF001 - for callers that claim a row first
-
-
-def clock_of(session: Session) -> ServiceClock:
-    """Return what a Session has learned about the service's clock."""
-    return session._shared.clock  # noqa: SLF001 - to compare its times with ours
-
-
-def account_of(session: Session) -> BotAccount:
-    """Return the bot that a Session calls for, and at which service."""
-    return session._bot  # noqa: SLF001 - to bind a ledger to it

@@ -18,7 +18,7 @@ from tgmembership_async.middleware import Middleware
 from tgmembership_async.protocol.endpoints import GENERATIONS, check_id, is_loopback, split_url
 from tgmembership_async.protocol.gate import RateLimit, SharedGate
 from tgmembership_async.protocol.retry import RetryPolicy
-from tgmembership_async.protocol.wire import BodyFormat, BotAccount, Gateway503, Timeouts
+from tgmembership_async.protocol.wire import Account, BodyFormat, BotAccount, Gateway503, Timeouts
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.transport.proxies import check_no_proxy
 from tgmembership_async.transport.trust import check_environment
@@ -120,14 +120,14 @@ def _key(value: object) -> Secret:
     return Secret(key)
 
 
-def service_of(bot: BotAccount) -> str:
-    """Return an identifier of a bot's service: its origin and the path of its API generation.
+def service_of(account: Account) -> str:
+    """Return an identifier of an account's service: its origin and the path of its API generation.
 
-    A loopback origin has no port, because fake services use a new port each time. Legacy and v1 are different services:
-    neither can be queried about grants of the other.
+    A loopback origin has no port, because fake services use a new port each time. Each generation is a service of its
+    own: none can be queried about grants of another.
     """
-    where = f"{bot.scheme}://{bot.host}" if is_loopback(bot.host) else bot.origin
-    return where + next(one.prefix for one in GENERATIONS.values() if one.dialect is bot.dialect)
+    where = f"{account.scheme}://{account.host}" if is_loopback(account.host) else account.origin
+    return where + next((one.prefix for one in GENERATIONS.values() if one.dialect is account.dialect), "/v2")
 
 
 def _encodable(text: str) -> bool:

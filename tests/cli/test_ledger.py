@@ -25,6 +25,7 @@ from tgmembership_async.values.models import AccessToken
 from tgmembership_async.webhooks import Delivery, SqliteInbox
 from tgmembership_async.webhooks.inbox import Arrival
 
+PLAN_OF_A_PROJECT = "11111111-1111-4111-8111-111111111111"
 PASSWORD = "s3cret-of-the-database"
 TOKEN = AccessToken("t0kEn", "https://t.me/my_bot?start=t0kEn", {"token": "t0kEn", "ü": [1.5, None]})
 LOST = OutcomeUnknown("it may have acted", cause=ReplyLost("no whole reply came back"), maybe_applied=True)
@@ -56,6 +57,7 @@ async def fill(ledger: Ledger) -> None:
         await ledger.decide("again", "retry", None, reason)
         await ledger.claim(GrantRequest("again", 1, 8))
         await ledger.settle("again", Settlement(GrantStatus.UNKNOWN, error=LOST))
+    await ledger.plan(GrantRequest("of a project", PLAN_OF_A_PROJECT, 9))
     await ledger.claim(GrantRequest("died", 1, None))
 
 
@@ -98,11 +100,11 @@ def test_a_copy_from_a_file_to_a_server_and_back_keeps_everything(
     for source, target in ((there, url), (url, back)):
         done = tgmembership("ledger", "copy", str(source), str(target))
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == {"rows": 9, "added": 9}
-        assert "9 rows, 9 of them new." in done.stderr
+        assert json.loads(done.stdout) == {"rows": 10, "added": 10}
+        assert "10 rows, 10 of them new." in done.stderr
         assert PASSWORD not in done.stdout + done.stderr
         again = tgmembership("ledger", "copy", str(source), str(target))
-        assert json.loads(again.stdout) == {"rows": 9, "added": 0}
+        assert json.loads(again.stdout) == {"rows": 10, "added": 0}
     assert told(PostgresLedger(url)) == before
     assert told(SqliteLedger(back)) == before
 

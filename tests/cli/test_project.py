@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import in_process
 import pytest
 from canary import CANARY_KEY
@@ -14,7 +15,12 @@ from click.testing import CliRunner
 from project.projects import OTHER, PLAN, PROJECT, row
 from scripted_server import ScriptedServer
 
+from tgmembership_async import GrantHeld
 from tgmembership_async.cli.root import command
+from tgmembership_async.grants import Granter, SqliteLedger
+from tgmembership_async.project import Project
+from tgmembership_async.testing import FakeProject, FakeServer, Fault
+from tgmembership_async.testing import serve as serve_fake
 
 Serve = Callable[..., ScriptedServer]
 CALLED: dict[tuple[str, str], tuple[int, Any]] = {
@@ -132,3 +138,43 @@ def test_members_and_access_work_on_a_bot(monkeypatch: pytest.MonkeyPatch) -> No
         assert [one["user_id"] for one in json.loads(done.stdout)] == [42]
         assert CliRunner().invoke(command, ["access", "42", "--plan-id", "1"]).exit_code == 0
         assert CliRunner().invoke(command, ["access", "43"]).exit_code == 3
+
+
+def test_the_ledger_of_a_project_is_shown_and_reconciled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One payment request is created, of one the reply is lost, and one never arrives."""
+    shop = FakeProject(project_id=PROJECT, token=CANARY_KEY, per_minute=None, burst=None)
+    plan, path = shop.plans[0].plan_id, tmp_path / "orders.db"
+
+    async def sell(server: FakeServer) -> None:
+        async with Granter(Project(**server.session_options()), SqliteLedger(path)) as granter:
+            await granter.grant("order-1", plan_id=plan, member_id=1)
+            for number, fault in (2, Fault("closed", when="after", count=1)), (3, Fault("closed", count=1)):
+                shop.inject(fault)
+                with pytest.raises(GrantHeld):
+                    await granter.grant(f"order-{number}", plan_id=plan, member_id=number)
+
+    with serve_fake(shop) as server:
+        anyio.run(sell, server)
+        for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": str(path)}.items():
+            monkeypatch.setenv(name, value)
+        listed = [json.loads(line) for line in run("grants", "list", "--format", "jsonl").stdout.splitlines()]
+        assert [(one["plan_id"], one["status"]) for one in listed] == [
+            (plan, "granted"),
+            (plan, "unknown"),
+            (plan, "unknown"),
+        ]
+        shown = json.loads(run("grants", "show", "order-1", "--show-links").stdout)
+        assert shown["link"] == f"https://checkout.example/{shop.payment_requests[0].payment_request_id}"
+        done = run("grants", "reconcile", "--format", "jsonl")
+        assert done.exit_code == 4
+        assert "2 payment requests are unknown" in done.stderr
+        settled, left = (json.loads(line) for line in done.stdout.splitlines())
+        assert (settled["ref"], settled["settled"]) == ("order-2", True)
+        assert settled["seen"][0]["payment_request_id"] == shop.payment_requests[1].payment_request_id
+        assert (left["ref"], left["settled"], left["seen"]) == ("order-3", False, [])
+        deciding = ("grants", "resolve", "--status", "unknown", "--reason", "not there", "--yes", "retry")
+        assert "plan_id that is not an int must be a UUID" in run(*deciding, "--plan-id", "first").stderr
+        for number in ("1", shop.plans[1].plan_id, plan):
+            done = run(*deciding, "--plan-id", number)
+            assert (f"1 of plan {plan}" in done.stderr) is (number == plan), done.stderr
+    assert len(shop.payment_requests) == 2

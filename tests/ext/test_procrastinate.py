@@ -19,7 +19,8 @@ from own_schema import own_schema
 from tgmembership_async import Session, UsageError
 from tgmembership_async.errors import GrantHeld, RefConflict, StorageError, TGMembershipError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, MemoryLedger, PostgresLedger
-from tgmembership_async.testing import FakeService, FakeTransport, Fault, serve
+from tgmembership_async.project import Project
+from tgmembership_async.testing import FakeProject, FakeService, FakeTransport, Fault, serve
 
 procrastinate = pytest.importorskip("procrastinate")
 
@@ -100,6 +101,21 @@ async def test_a_job_knows_when_its_ref_was_paid(app: Any, service: FakeService)
     async with granter:
         await work(app)
     assert sorted(asked, key=lambda request: request.ref) == paid
+
+
+async def test_a_job_of_a_project_is_a_payment_request(app: Any, url: str) -> None:
+    service = FakeProject()
+    plan, other = (plan.plan_id for plan in service.plans)
+    client = Project(**service.session_options(), transport=FakeTransport(service))
+    setup(app, granter := Granter(client, PostgresLedger(url)))
+    assert await defer_grants(app, [GrantRequest("a", plan, 42)]) == 1
+    with pytest.raises(RefConflict, match=f"waits in the queue for plan {plan} and member 42"):
+        await defer_grants(app, [GrantRequest("a", other, 42)])
+    assert await defer_grants(app, [GrantRequest("a", plan, 42)]) == 0
+    async with granter:
+        await work(app)
+        assert [grant.plan_id async for grant in granter.grants(GrantStatus.GRANTED)] == [plan]
+    assert [one.user_id for one in service.payment_requests] == ["42"]
 
 
 @pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.soak)])

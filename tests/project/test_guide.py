@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from pages import ROOT, fences
-from project.projects import project, row, says
-from stub_transport import StubTransport
+from project.projects import OTHER, PLAN, project, row, says
+from stub_transport import StubTransport, lost
 
+from tgmembership_async.grants import Granter, MemoryLedger
 from tgmembership_async.project import BalanceConflict
 
 
@@ -50,5 +51,18 @@ def test_a_refund_is_repeated_only_while_nothing_was_written(guide: dict[str, An
             stub.steps[:] = [says({"balance": "1.00"}), says({"balance": "1.00"}), change("9.00", "6.00")]
             with pytest.raises(BalanceConflict):
                 await guide["refund"](client, 42, Decimal(5))
+
+    asyncio.run(scenario())
+
+
+def test_an_order_is_created_once_and_held_while_it_is_unknown(guide: dict[str, Any]) -> None:
+    stub = StubTransport(says({"id": OTHER, "url": "https://pay.example/1"}, 201), lost())
+
+    async def scenario() -> None:
+        async with Granter(project(stub), MemoryLedger()) as orders:
+            for _ in range(2):
+                assert await guide["checkout"](orders, "order-1", PLAN, 42) == "https://pay.example/1"
+                assert await guide["checkout"](orders, "order-2", PLAN, 42) is None
+        assert len(stub.requests) == 2
 
     asyncio.run(scenario())

@@ -150,6 +150,28 @@ async def granted(tg: Session, member: int = 42) -> Ending:
     return await ending_of(tg.add_member(1, member))
 
 
+async def made(client: Session | Project, service: FakeService | FakeProject, member: int = 42) -> Ending:
+    """Make the call of a generation that must not be repeated."""
+    if isinstance(client, Session):
+        return await granted(client, member)
+    assert isinstance(service, FakeProject)
+    return await ending_of(client.create_payment_request(member, service.plans[0].plan_id))
+
+
+def fake_of(generation: str, **given: Any) -> FakeService | FakeProject:
+    """Return a fake service of a generation."""
+    if generation == "v2":
+        return FakeProject(token=CANARY_KEY, per_minute=None, burst=None, **given)
+    return FakeService(api_key=CANARY_KEY, **given)
+
+
+def client_of(service: FakeService | FakeProject, generation: Any, **given: Any) -> Session | Project:
+    """Return a client of a fake service."""
+    if isinstance(service, FakeProject):
+        return Project(**{**service.session_options(), **given})
+    return Session(**{**service.session_options(), "generation": generation, **given})
+
+
 async def ending_of(call: Awaitable[object]) -> Ending:
     try:
         await call
@@ -205,16 +227,10 @@ def faults_of(cases: Cases, count: int | None) -> tuple[list[Fault], list[Troubl
 
 async def in_process(generation: Any, cases: Cases, count: int | None) -> tuple[Ending, int]:
     """Make one call that must not be repeated; return how it ended, and the number of its effects."""
-    faults, limits = faults_of(cases, count)[0], options(*cases, short=0.02)
-    if generation == "v2":
-        project = FakeProject(token=CANARY_KEY, faults=faults, per_minute=None, burst=None)
-        async with Project(**project.session_options(), transport=FakeTransport(project), **limits) as client:
-            ending = await ending_of(client.create_payment_request(42, project.plans[0].plan_id))
-        return ending, len(project.audit)
-    service = FakeService(api_key=CANARY_KEY, faults=faults)
-    chosen = {**service.session_options(), "transport": FakeTransport(service), "generation": generation}
-    async with Session(**chosen, **limits) as tg:
-        ending = await granted(tg)
+    service = fake_of(generation, faults=faults_of(cases, count)[0])
+    limits = options(*cases, short=0.02)
+    async with client_of(service, generation, transport=FakeTransport(service), **limits) as client:
+        ending = await made(client, service)
     return ending, len(service.audit)
 
 
@@ -264,7 +280,8 @@ class Scenario:
     warm: bool = False
 
 
-Arena = Callable[[Scenario], Awaitable[tuple[Ending, FakeService]]]
+Fake = FakeService | FakeProject
+Arena = Callable[[Scenario], Awaitable[tuple[Ending, Fake]]]
 
 
 @pytest.fixture(params=["TCP", "TLS"])
@@ -272,31 +289,33 @@ def wire(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def arena(wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> Iterator[Arena]:
-    """Return a function that grants one member under given faults, on its own sockets; servers run until the end."""
+@pytest.fixture(params=["legacy", "v1", "v2"])
+def arena(
+    request: pytest.FixtureRequest, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> Iterator[Arena]:
+    """Return a function that makes one call under given faults, on its own sockets; servers run until the end."""
     with ExitStack() as stack:
 
-        async def run_one(scenario: Scenario) -> tuple[Ending, FakeService]:
+        async def run_one(scenario: Scenario) -> tuple[Ending, Fake]:
             faults, troubles = faults_of(scenario.cases, scenario.count)
-            service = FakeService(api_key=CANARY_KEY)
+            service = fake_of(request.param)
             server = stack.enter_context(serve_fake(service))
             proxy = stack.enter_context(ChaosProxy(server.url, tls_front=server_tls if wire == "TLS" else None))
             transport = HttpxTransport(proxy=None, ssl_context=client_tls)
-            way = {**server.session_options(), "base_url": proxy.url, "transport": transport}
-            async with Session(**{**way, **options(*scenario.cases)}) as tg:
+            way = {"base_url": proxy.url, "transport": transport, **options(*scenario.cases)}
+            async with client_of(service, request.param, **way) as client:
                 if scenario.warm:
-                    await tg.get_plans()
+                    await client.check()
                 service.inject(*faults)
                 proxy.inject(*troubles)
-                return await granted(tg), service
+                return await made(client, service), service
 
         yield run_one
 
 
 def run_scenarios(arena: Arena, run: Any, scenarios: Iterable[Scenario], tries: int = 3) -> None:
     """Run all scenarios; one whose end differs from the table is repeated, because a busy machine causes faults too."""
-    over: list[tuple[Scenario, Ending, FakeService]] = []
+    over: list[tuple[Scenario, Ending, Fake]] = []
 
     async def one(scenario: Scenario) -> None:
         over.append((scenario, *await arena(scenario)))
@@ -367,21 +386,29 @@ CROSSINGS = pytest.mark.parametrize(
 GrantMany = Callable[[int, int], None]
 
 
-@pytest.fixture
-def grant_many(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, run: Any) -> GrantMany:
-    """Return a function that grants many members at once under random faults, and compares both sides for each."""
+@pytest.fixture(params=["legacy", "v1", "v2"])
+def grant_many(
+    request: pytest.FixtureRequest,
+    way: Any,
+    wire: str,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    run: Any,
+) -> GrantMany:
+    """Return a function that calls for many members at once under random faults, and compares both sides for each."""
 
     def grant_many(members: int, seed: int) -> None:
-        service = FakeService(api_key=CANARY_KEY, faults=nasty(0.02, seconds=0.01, wait=0.005), seed=seed)
+        service = fake_of(request.param, faults=nasty(0.02, seconds=0.01, wait=0.005), seed=seed)
         endings: dict[int, Ending] = {}
 
         async def scenario() -> None:
             options: dict[str, Any] = {"retry": QUICK, "grant_timeout": 2.0, "max_connections": AT_A_TIME}
             transport = way(proxy=None, ssl_context=client_tls)
-            async with Session(**service.session_options(), base_url=proxy.url, transport=transport, **options) as tg:
+            way_there = {"base_url": proxy.url, "transport": transport}
+            async with client_of(service, request.param, **way_there, **options) as client:
 
                 async def one(member: int) -> None:
-                    endings[member] = await granted(tg, member)
+                    endings[member] = await made(client, service, member)
 
                 await each(one, range(1, members + 1))
 
@@ -391,7 +418,10 @@ def grant_many(way: Any, wire: str, server_tls: ssl.SSLContext, client_tls: ssl.
             ChaosProxy(server.url, everything(0.02), seed=seed, tls_front=front) as proxy,
         ):
             run(scenario)
-        effects = Counter(grant.member_id for grant in service.audit)
+        if isinstance(service, FakeProject):
+            effects = Counter(int(effect.user_id or 0) for effect in service.audit)
+        else:
+            effects = Counter(grant.member_id or 0 for grant in service.audit)
         assert len(endings) == members
         for member, ending in endings.items():
             check_belief(ending, effects[member])

@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen, mutable
 
 from tgmembership_async.client import Client
 from tgmembership_async.errors import APIError, CallError, RateLimited, ServerError, UsageError
-from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.protocol.endpoints import check_id, check_uuid
 from tgmembership_async.session import Session
 from tgmembership_async.settings import positive_int, seconds
 
@@ -38,17 +38,6 @@ class Access:
 
     def __bool__(self) -> bool:
         return self.allowed
-
-
-def check_plan_id(value: object) -> int | str:
-    """Return the id of a bot's plan, or of a project's plan. Raises UsageError."""
-    return _uuid(value) if isinstance(value, str) else check_id("plan_id", value)
-
-
-def _uuid(plan_id: object) -> str:
-    from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - not loaded by users of a Session
-
-    return check_uuid("plan_id", plan_id)
 
 
 @frozen
@@ -115,7 +104,8 @@ class AccessCheck:
         """
         check_id("user_id", user_id)
         if plan_id is not None:
-            plan_id = check_id("plan_id", plan_id) if isinstance(self._session, Session) else _uuid(plan_id)
+            check = check_id if isinstance(self._session, Session) else check_uuid
+            plan_id = check("plan_id", plan_id)
         while True:
             cached, now = self._cache.get(user_id), self._clock()
             if cached is not None and now < cached.checked_at + self._ttl:

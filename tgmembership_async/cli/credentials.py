@@ -61,10 +61,10 @@ def project_account(number: str) -> Account:
     return accounts.account(given["project_id"], given["token"], given.get("base_url", accounts.BASE_URL), "unknown")
 
 
-def client() -> "Session | Project":
+def client(**options: Unpack[ClientOptions]) -> "Session | Project":
     """Return a Project if `--project` is given, otherwise a Session for the bot in the environment."""
     number = project_id()
-    return session() if number is None else project(number)
+    return session(**options) if number is None else project(number, **options)
 
 
 @hides_arguments

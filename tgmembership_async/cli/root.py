@@ -47,7 +47,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "worker": "Process the grants in a job queue on PostgreSQL.",
 }
 _OF_PROJECTS: Final = ("access", "ban", "extend", "members", "remove", "unban")
-_ON_A_PROJECT: Final = (*_OF_PROJECTS, "doctor", "webhook")
+_ON_A_PROJECT: Final = (*_OF_PROJECTS, "doctor", "grants", "webhook")
 _HOMES: Final[Mapping[str, str]] = {  # only if the module's name differs from the command's
     **dict.fromkeys(_OF_PROJECTS, "project.command"),
     "bots": "bots.command",
@@ -211,7 +211,7 @@ def command(ctx: click.Context, /, *, bot: str | None, env_file: Path | None, pr
 
         load(env_file)
     if project is not None:
-        from tgmembership_async.project.ids import check_uuid  # noqa: PLC0415 - `--help` does not need it
+        from tgmembership_async.protocol.endpoints import check_uuid  # noqa: PLC0415 - `--help` does not need it
 
         project = ctx.params["project"] = check_uuid("--project", project)
     if bot is not None and project is not None:

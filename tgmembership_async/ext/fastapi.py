@@ -29,15 +29,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgmembership_async import errors
 from tgmembership_async.access import Access, AccessCheck
-from tgmembership_async.access.check import check_plan_id
+from tgmembership_async.client import account_of
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.fulfillment.integration import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.payments import PaymentReceiver
+from tgmembership_async.protocol.endpoints import check_plan_id
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.session import Session, account_of
+from tgmembership_async.session import Session
 from tgmembership_async.settings import service_of
 from tgmembership_async.storage.sqlite.database import waiting_for_owners
 from tgmembership_async.values.secret import Secret
@@ -122,7 +123,7 @@ async def _bind(inbox: Inbox | None, session: Session, opened: AsyncExitStack) -
             await inbox.open()
             opened.push_async_callback(inbox.aclose)
         account = account_of(session)
-        await inbox.bind(service_of(account), account.bot_id)
+        await inbox.bind(service_of(account), account.number)
 
 
 def _end_background_errors(app: FastAPI) -> None:

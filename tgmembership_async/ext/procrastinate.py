@@ -44,7 +44,7 @@ _TRIES: Final = 10
 _LONGEST_LOCK: Final = 1_000
 _LONGEST_PAUSE: Final = 60
 _WAITING: Final = """
-    SELECT queueing_lock, (args->>'plan_id')::bigint AS plan_id, (args->>'member_id')::bigint AS member_id
+    SELECT queueing_lock, args->'plan_id' AS plan_id, (args->>'member_id')::bigint AS member_id
     FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock = ANY(%(locks)s::text[])
 """
 
@@ -72,7 +72,7 @@ def setup(app: App, granter: Granter | None = None, *, ended: Ended | None = Non
     opened = _opener(granter)
 
     async def grant_member(
-        ref: str, plan_id: int, member_id: int | None = None, note: str = "", paid_at: str | None = None
+        ref: str, plan_id: int | str, member_id: int | None = None, note: str = "", paid_at: str | None = None
     ) -> str:
         paid = None if paid_at is None else datetime.fromisoformat(paid_at)
         request = GrantRequest(ref, plan_id, member_id, note, paid)
@@ -193,7 +193,7 @@ async def _planned(
     return same
 
 
-def _compare(request: GrantRequest, plan_id: int, member_id: int | None, conflicting: Conflicting) -> None:
+def _compare(request: GrantRequest, plan_id: int | str, member_id: int | None, conflicting: Conflicting) -> None:
     """Report a request whose ref is in the queue for another plan or member."""
     if (request.plan_id, request.member_id) != (plan_id, member_id):
         who = "no member" if member_id is None else f"member {member_id}"

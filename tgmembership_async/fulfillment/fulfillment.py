@@ -132,7 +132,7 @@ class Fulfillment(AsyncResource):
         self,
         ref: str,
         *,
-        plan_id: int,
+        plan_id: int | str,
         member_id: int | None = None,
         note: str = "",
         paid_at: datetime | None = None,
@@ -187,7 +187,7 @@ class Fulfillment(AsyncResource):
         return False
 
     async def refunded(
-        self, ref: str, *, plan_id: int, member_id: int | None = None, note: str = "", reason: str = "refunded"
+        self, ref: str, *, plan_id: int | str, member_id: int | None = None, note: str = "", reason: str = "refunded"
     ) -> Grant:
         """Record that a payment was refunded; return its row.
 

@@ -24,8 +24,8 @@ from tgmembership_async.storage.binding import Binding
 from tgmembership_async.values.models import AccessToken
 
 LEDGER_ADVICE: Final = (
-    "give this bot a ledger of its own (--ledger FILE, SqliteLedger(path)), or begin a new one that several bots may "
-    "share (shared_by_bots=True)"
+    "give this bot or project a ledger of its own (--ledger FILE, SqliteLedger(path)), or begin a new one that several "
+    "bots may share (shared_by_bots=True)"
 )
 
 
@@ -72,7 +72,7 @@ class BotLedger:
         self._prefix = key(bot_id, "")
 
     def __repr__(self) -> str:
-        return f"<{self.whole!r} for bot {self._bot_id}>"
+        return f"<{self.whole!r} for {Binding('', self._bot_id)}>"
 
     @property
     def is_open(self) -> bool:

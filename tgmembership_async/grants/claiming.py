@@ -12,11 +12,11 @@ from anyio import CancelScope, current_time, sleep
 from anyio.lowlevel import checkpoint_if_cancelled
 from attrs import field, mutable
 
+from tgmembership_async.client import Client, admission_of
 from tgmembership_async.errors import CallError, GrantError, StorageError, TGMembershipError
 from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement
 from tgmembership_async.grants.unrecorded import UnrecordedAnswer, UnrecordedAnswers
-from tgmembership_async.session import Session, admission_of
 
 _SURE_FOR: Final = 2.0
 """Seconds after which a claim is checked before it is used: the process may have been suspended and lost the claim."""
@@ -40,13 +40,13 @@ class Claiming:
     _unstored_release: UnrecordedAnswer | None = field(default=None, init=False)
     _since: tuple[float, float, int] = field(default=(0.0, 0.0, 0), init=False)
 
-    async def begin(self, session: Session, may_wait: Callable[[], bool], *, again: bool) -> bool:
+    async def begin(self, client: Client, may_wait: Callable[[], bool], *, again: bool) -> bool:
         """Claim the row, or only plan it if the call has to wait; return whether it is this caller's to send.
 
         While another worker sends the row, wait for the deadline of a call at most, as long as `may_wait()`. `again`:
         the row was just lost to another worker.
         """
-        admission = admission_of(session)
+        admission = admission_of(client)
         if not (again or admission.is_free):
             self.row = await self.ledger.plan(self.request)
             if self.row.status is not GrantStatus.SENDING:
@@ -57,7 +57,7 @@ class Claiming:
         finally:
             admission.reserved -= 1
         if claim.elsewhere:
-            end, pause = current_time() + session.deadline, _FIRST_LOOK
+            end, pause = current_time() + client.deadline, _FIRST_LOOK
             while claim.elsewhere and may_wait() and current_time() < end:
                 await sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -30,7 +30,7 @@ class Entry:
     """Everything that a ledger knows of a ref. `token` and `error` are JSON of `model.dump_token` and `dump_error`."""
 
     ref: str
-    plan_id: int
+    plan_id: int | str
     member_id: int | None
     note: str
     status: str

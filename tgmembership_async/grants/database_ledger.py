@@ -15,11 +15,13 @@ from tgmembership_async.grants.follow_ups import Kept, Look, look
 from tgmembership_async.grants.model import (
     Attempt,
     DayCount,
+    DayKey,
     Decision,
     DecisionMade,
     Grant,
     GrantStatus,
     check_ref,
+    day_counts,
     load_error,
     load_token,
 )
@@ -157,7 +159,7 @@ class Dialect(Generic[R]):
         rows = connection.execute(self.counts, {"prefix": prefix}).fetchall()
         return {GrantStatus(status): number for status, number in rows}
 
-    def days_of(self, connection: Connection, after: int, last: int, prefix: str) -> Counter[tuple[date, int, str]]:
+    def days_of(self, connection: Connection, after: int, last: int, prefix: str) -> Counter[DayKey]:
         """Return the number of rows with these ids by day, plan and status."""
         rows = connection.execute(self.days, {"after": after, "last": last, "prefix": prefix}).fetchall()
         return Counter({(_FIRST_DAY + timedelta(day), plan_id, status): n for day, plan_id, status, n in rows})
@@ -314,14 +316,14 @@ class DatabaseLedger(AsyncResource, Generic[S]):
         The database groups the rows, a part of them at a time; refs that are new since the first part are left out.
         `counted` is called after each part with the number of rows counted so far.
         """
-        days: Counter[tuple[date, int, str]] = Counter()
+        days: Counter[DayKey] = Counter()
         newest = await self._read(self._dialect.last_id)
         for after in range(0, newest, _COUNTED_AT_ONCE):
             last = min(after + _COUNTED_AT_ONCE, newest)
             days += await self._read(partial(self._dialect.days_of, after=after, last=last, prefix=prefix))
             if counted is not None:
                 counted(days.total())
-        return [DayCount(day, plan_id, GrantStatus(status), n) for (day, plan_id, status), n in sorted(days.items())]
+        return day_counts(days)
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
         """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first.

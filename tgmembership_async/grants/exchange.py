@@ -6,6 +6,7 @@ from typing import Final
 from anyio import CancelScope, Event, get_cancelled_exc_class
 from attrs import evolve, mutable
 
+from tgmembership_async.client import Client, grant_holding
 from tgmembership_async.errors import (
     APIError,
     CallError,
@@ -21,10 +22,9 @@ from tgmembership_async.errors import (
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.claiming import Claiming, ClaimLost
 from tgmembership_async.grants.ledger import Ledger
-from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus, Settlement, method_of
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers, record
 from tgmembership_async.protocol.outcome import TURNED_AWAY_BY_SERVICE
-from tgmembership_async.session import Session, add_member_holding
 
 _NOTHING_WAS_DONE: Final = TURNED_AWAY_BY_SERVICE | {401}
 
@@ -38,7 +38,7 @@ ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
 
 
 def settlement_of(error: CallError) -> Settlement:
-    """Return what an error of `add_member` means for its row."""
+    """Return what an error of the call means for its row."""
     kind = next((kind for kind in ENDS if isinstance(error, kind)), OutcomeUnknown)
     status = ENDS[kind]
     if isinstance(error, APIError) and error.code in _NOTHING_WAS_DONE:
@@ -87,14 +87,14 @@ class Shared:
         return self.grant
 
 
-async def carry_out(session: Session, ledger: Ledger, unrecorded: UnrecordedAnswers, shared: Shared) -> None:
+async def carry_out(client: Client, ledger: Ledger, unrecorded: UnrecordedAnswers, shared: Shared) -> None:
     """Claim the row, send it if it is this caller's to send, and record the outcome."""
     hold, again = Claiming(ledger, shared.request, unrecorded), False
     try:
-        while await hold.begin(session, shared.may_wait, again=again):
+        while await hold.begin(client, shared.may_wait, again=again):
             shared.fresh = True
             try:
-                shared.grant = await _send(session, hold, shared)
+                shared.grant = await _send(client, hold, shared)
             except ClaimLost:
                 shared.fresh, again = False, True
             else:
@@ -104,11 +104,11 @@ async def carry_out(session: Session, ledger: Ledger, unrecorded: UnrecordedAnsw
         shared.error = error
 
 
-async def _send(session: Session, hold: Claiming, shared: Shared) -> Grant:
+async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
     problem: Exception | None = None
     request = hold.request
     try:
-        token = await add_member_holding(session, hold, request.plan_id, request.member_id)
+        token = await grant_holding(client, hold, request.plan_id, request.member_id)
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
     except CallError as error:
         settlement = settlement_of(error)
@@ -117,7 +117,7 @@ async def _send(session: Session, hold: Claiming, shared: Shared) -> Grant:
     except get_cancelled_exc_class():
         if hold.held:
             with CancelScope(shield=True):
-                shared.grant = await _record(hold, settlement_of(_stopped()))
+                shared.grant = await _record(hold, settlement_of(_stopped(request)))
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it was raised before anything was sent
         problem = error
@@ -129,8 +129,9 @@ async def _send(session: Session, hold: Claiming, shared: Shared) -> Grant:
     return grant
 
 
-def _stopped() -> OutcomeUnknown:
-    return OutcomeUnknown("the program stopped during the exchange", method="addMember", maybe_applied=True)
+def _stopped(request: GrantRequest) -> OutcomeUnknown:
+    method = method_of(request.plan_id)
+    return OutcomeUnknown("the program stopped during the exchange", method=method, maybe_applied=True)
 
 
 async def _record(hold: Claiming, settlement: Settlement) -> Grant:

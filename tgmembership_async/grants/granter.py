@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import datetime
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from anyio import CancelScope, current_time, move_on_after
 from anyio.lowlevel import checkpoint
 
-from tgmembership_async.errors import GrantError, RefConflict, UsageError
+from tgmembership_async.client import Client, account_of
+from tgmembership_async.errors import GrantError, InvalidValue, RefConflict, UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
@@ -30,15 +31,22 @@ from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.renamed import warn_renamed
-from tgmembership_async.session import Session, account_of
+from tgmembership_async.session import Session
 from tgmembership_async.settings import seconds, service_of
 from tgmembership_async.values.models import AccessToken
+
+if TYPE_CHECKING:  # not loaded by users of a Session
+    from tgmembership_async.project.client import Project
 
 _AUTOMATIC: Final = "regrant_limit"
 
 
 class Granter(AsyncResource):
     """Grant through a Session, with a ledger around each call.
+
+    With a Project, a grant is a payment request: `plan_id` is the UUID of its plan, `member_id` the user who pays. A
+    row is `granted` when the payment request was created, whose URL is its `link` if the service gives one, and whose
+    id is its `token.raw`. What the service says when the user has paid is a webhook.
 
     The intent is durable before the request is sent, and the result before `grant` returns. Entering the Granter opens
     the session and the ledger, unless they are open already. `regrant_limit` is how often an unknown outcome may be
@@ -49,15 +57,16 @@ class Granter(AsyncResource):
     """
 
     def __init__(
-        self, session: Session, ledger: Ledger, *, regrant_limit: int = 0, recording_timeout: float = 30.0
+        self, session: "Session | Project", ledger: Ledger, *, regrant_limit: int = 0, recording_timeout: float = 30.0
     ) -> None:
-        if not isinstance(session, Session) or not isinstance(ledger, Ledger):
-            msg = "Granter takes a Session and a Ledger, such as SqliteLedger('grants.db')"
+        if not isinstance(session, Client) or not isinstance(ledger, Ledger):
+            msg = "Granter takes a Session or Project, and a Ledger, such as SqliteLedger('grants.db')"
             raise UsageError(msg)
         if isinstance(regrant_limit, bool) or not isinstance(regrant_limit, int) or regrant_limit < 0:
             msg = f"regrant_limit must be an int of at least 0, not {regrant_limit!r:.80}"
             raise UsageError(msg)
         self._session = session
+        self._is_of_project = not isinstance(session, Session)
         self._ledger = ledger
         self._regrant_limit = regrant_limit
         self._recording_timeout = seconds("recording_timeout", recording_timeout)
@@ -65,7 +74,7 @@ class Granter(AsyncResource):
         self._is_bound = False
         self._running: dict[str, Shared] = {}
         self._tasks: dict[asyncio.Task[None], Shared] = {}
-        self._entered: list[Session | Ledger] = []
+        self._entered: list[Client | Ledger] = []
         self._is_open = False
 
     @property
@@ -131,7 +140,7 @@ class Granter(AsyncResource):
     async def _bind(self, *, record: bool) -> None:
         """Check that the ledger belongs to this bot; with `record`, bind a ledger that belongs to none."""
         account = account_of(self._session)
-        self._ledger = await ledger_of_bot(self._ledger, service_of(account), account.bot_id, record=record)
+        self._ledger = await ledger_of_bot(self._ledger, service_of(account), account.number, record=record)
         self._unrecorded.ledger = self._ledger
         self._is_bound = record
 
@@ -143,7 +152,7 @@ class Granter(AsyncResource):
         self,
         ref: str,
         *,
-        plan_id: int,
+        plan_id: int | str,
         member_id: int | None = None,
         note: str = "",
         paid_at: datetime | None = None,
@@ -164,16 +173,18 @@ class Granter(AsyncResource):
         self,
         ref: str,
         *,
-        plan_id: int,
+        plan_id: int | str,
         member_id: int | None = None,
         note: str = "",
         paid_at: datetime | None = None,
     ) -> Grant:
         """Record the intent, which is durable on return; `run_planned` or `grant` carries it out."""
         self._check_open()
+        request = GrantRequest(ref, plan_id, member_id, note, paid_at)
+        self._check_generation(request)
         if not self._is_bound:
             await self._bind(record=True)
-        return await self._ledger.plan(GrantRequest(ref, plan_id, member_id, note, paid_at))
+        return await self._ledger.plan(request)
 
     @as_coroutine_function
     def provision(
@@ -213,12 +224,14 @@ class Granter(AsyncResource):
     async def _grant_one(
         self,
         request: GrantRequest,
-        session: Session,
+        session: Client,
         *,
         inline: bool = False,
         may_wait: Callable[[], bool] = lambda: True,
     ) -> tuple[Grant, bool]:
         """Return the row after its exchange, and whether this call started the exchange."""
+        if isinstance(request.plan_id, str) or self._is_of_project:
+            self._check_generation(request)
         if not self._is_bound:
             self._check_open()
             await self._bind(record=True)
@@ -241,7 +254,7 @@ class Granter(AsyncResource):
                 return grant, shared.fresh
             await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
 
-    async def _exchange(self, session: Session, shared: Shared) -> None:
+    async def _exchange(self, session: Client, shared: Shared) -> None:
         exchange = self._carry_out(session, shared)
         if (loop := asyncio_loop()) is not None:
             # A task of its own: a shield does not protect against task.cancel(), wait_for or asyncio.timeout.
@@ -252,7 +265,7 @@ class Granter(AsyncResource):
             with CancelScope(shield=True):
                 await exchange
 
-    async def _carry_out(self, session: Session, shared: Shared) -> None:
+    async def _carry_out(self, session: Client, shared: Shared) -> None:
         try:
             await carry_out(session, self._ledger, self._unrecorded, shared)
         finally:
@@ -300,16 +313,20 @@ class Granter(AsyncResource):
         on_finding: Callable[[Finding], object] | None = None,
         told: Callable[[Finding], object] | None = None,
     ) -> list[Finding]:
-        """Ask `getSubscribers` about each member of the unknown rows, and settle to granted what that proves.
+        """Ask the service about the unknown rows, and settle to granted what that proves.
 
         `concurrency` members are asked about at once, each one time. `on_finding` is called with each Finding as it is
-        made; `told` is its former name.
+        made; `told` is its former name. Rows that prove nothing do not change, and are reported with what was found, or
+        the failure. Raises Unauthorized if the credentials are rejected.
 
-        Proof is a subscription of this member to this plan that began after the attempt, with no other row of the
-        ledger that it could belong to: five minutes after it, and longer if this machine's clock is behind the
-        service's, as the Date of its replies tells. It cannot prove the opposite: an unused token is not
-        visible. All other rows do not change, and are reported with the subscriptions found, or the failure.
-        Raises Unauthorized if the credentials are rejected.
+        A Session asks `getSubscribers` about each member. Proof is a subscription of this member to this plan that
+        began after the attempt, with no other row of the ledger that it could belong to: five minutes after it, and
+        longer if this machine's clock is behind the service's, as the Date of its replies tells. It cannot prove the
+        opposite: an unused token is not visible.
+
+        A Project reads all its payment requests. Proof is the only one of this user and plan, pending or completed,
+        that no row of the ledger has and that was created during the attempt or in the five minutes after it. Only a
+        service that says when it was created (*assumed*) can prove that, and again nothing proves the opposite.
         """
         self._check_open()
         check_concurrency(concurrency)
@@ -368,6 +385,17 @@ class Granter(AsyncResource):
             msg = "delivered_before must be an aware datetime"
             raise UsageError(msg)
         return await self._ledger.purge(delivered_before)
+
+    def _check_generation(self, request: GrantRequest) -> None:
+        """Raise InvalidValue for the plan of a bot in a project, or the other way round, before it is recorded."""
+        if isinstance(request.plan_id, str) is not self._is_of_project:
+            wanted = "a Project takes the UUID" if self._is_of_project else "a Session takes the int"
+            msg = f"{wanted} of its plan as plan_id, not {request.plan_id!r}"
+            raise InvalidValue(msg)
+        if self._is_of_project:
+            from tgmembership_async.project.ids import check_user_id  # noqa: PLC0415 - not loaded by users of a Session
+
+            check_user_id("member_id", request.member_id)
 
     def _check_open(self) -> None:
         if not self._is_open:

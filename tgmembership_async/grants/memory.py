@@ -17,6 +17,7 @@ from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
     DayCount,
+    DayKey,
     Decision,
     DecisionMade,
     Grant,
@@ -24,6 +25,7 @@ from tgmembership_async.grants.model import (
     GrantStatus,
     Settlement,
     check_ref,
+    day_counts,
 )
 from tgmembership_async.grants.paging import Page, Paged
 from tgmembership_async.lifecycle import AsyncResource
@@ -159,13 +161,13 @@ class MemoryLedger(AsyncResource):
         """Return the number of rows by day, plan and status, of the refs that begin with `prefix`."""
         await self._turn()
         rows = [grant for ref, grant in self._rows.items() if ref.startswith(prefix)]
-        days = Counter(
+        days = Counter[DayKey](
             ((grant.granted_at or grant.updated_at).astimezone(UTC).date(), grant.plan_id, grant.status)
             for grant in rows
         )
         if counted is not None:
             counted(len(rows))
-        return [DayCount(*key, count) for key, count in sorted(days.items())]
+        return day_counts(days)
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
         """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first."""

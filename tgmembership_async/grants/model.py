@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from tgmembership_async import errors
 from tgmembership_async.errors import CallError, InvalidValue, TGMembershipError, UsageError
-from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.protocol.endpoints import check_id, check_plan_id
 from tgmembership_async.values.models import AccessToken
 
 _LONGEST_TEXT: Final = 1_000
@@ -65,6 +65,11 @@ LEGAL: Final[frozenset[tuple[GrantStatus, GrantStatus]]] = frozenset(
 )
 
 
+def method_of(plan_id: int | str) -> str:
+    """Return the method that a row is sent with: that of a bot, or for a UUID that of a project."""
+    return "payment-requests" if isinstance(plan_id, str) else "addMember"
+
+
 def check_ref(ref: object) -> str:
     """Return a ref: any printable, non-empty str of up to 1,000 characters, without white space around it."""
     if not isinstance(ref, str) or not ref or len(ref) > _LONGEST_TEXT or not ref.isprintable() or ref != ref.strip():
@@ -77,19 +82,21 @@ def check_ref(ref: object) -> str:
 class GrantRequest:
     """A request to grant: `ref` is the caller's own payment or import id, `note` its own text (for example the chat).
 
+    `plan_id` is the id of a bot's plan, or for a payment request the UUID of a project's plan; then `member_id` is the
+    user who pays.
+
     `paid_at` is an aware datetime, and is not stored. A SqliteLedger that was restored from an older copy needs it: a
     ref that is missing from the copy, and was paid in the gap, is held as unknown instead of sent.
     """
 
     ref: str = field()
-    plan_id: int = field()
+    plan_id: int | str = field(converter=check_plan_id)
     member_id: int | None = None
     note: str = ""
     paid_at: datetime | None = None
 
     def __attrs_post_init__(self) -> None:
         check_ref(self.ref)
-        check_id("plan_id", self.plan_id)
         if self.member_id is not None:
             check_id("member_id", self.member_id)
         if not isinstance(self.note, str) or len(self.note) > _LONGEST_TEXT or "\0" in self.note:
@@ -117,7 +124,7 @@ class Grant:
     """
 
     ref: str
-    plan_id: int
+    plan_id: int | str
     member_id: int | None
     status: GrantStatus
     token: AccessToken | None
@@ -138,9 +145,23 @@ class DayCount:
     """The number of a plan's rows with a status on one day: the UTC date of `granted_at` or, without, `updated_at`."""
 
     day: date
-    plan_id: int
+    plan_id: int | str
     status: GrantStatus
     count: int
+
+
+DayKey = tuple[date, int | str, str]
+"""The day, the plan and the status that a DayCount counts."""
+
+
+def day_counts(counts: Mapping[DayKey, int]) -> list[DayCount]:
+    """Return counts in order of day, plan and status."""
+
+    def order(one: DayCount) -> tuple[date, bool, int | str, GrantStatus]:
+        return one.day, isinstance(one.plan_id, str), one.plan_id, one.status
+
+    found = (DayCount(day, plan_id, GrantStatus(status), count) for (day, plan_id, status), count in counts.items())
+    return sorted(found, key=order)
 
 
 @frozen

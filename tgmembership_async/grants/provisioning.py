@@ -29,10 +29,12 @@ from tgmembership_async.grants.exchange import rejects_credentials
 from tgmembership_async.grants.job import Job
 from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus
 from tgmembership_async.protocol.retry import COST_TRANSIENT
-from tgmembership_async.session import Session
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
+
+    from tgmembership_async.project.client import Project
+    from tgmembership_async.session import Session
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
 LookUp = Callable[[Collection[str]], Awaitable[Mapping[str, Grant]]]
@@ -96,7 +98,7 @@ class Run(Job[Summary]):
         requests: Requests,
         grant_one: GrantOne,
         look_up: LookUp,
-        session: Session,
+        session: "Session | Project",
         *,
         concurrency: int,
         stop_on: Collection[StopReason],

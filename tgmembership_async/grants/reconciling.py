@@ -1,19 +1,26 @@
-"""Reconcile unknown rows with `getSubscribers`: what it proves about one row, and asking about all of them."""
+"""Reconcile unknown rows with `getSubscribers` or the payment requests: what proves one row, and asking about all."""
 
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from anyio import CapacityLimiter, create_task_group
 from attrs import frozen
 
+from tgmembership_async.client import Client, clock_of
 from tgmembership_async.errors import TGMembershipError, Unauthorized, UsageError
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantStatus
 from tgmembership_async.protocol.service_clock import Offset
-from tgmembership_async.session import Session, clock_of
-from tgmembership_async.values.models import Subscriber
+from tgmembership_async.session import Session
+from tgmembership_async.values.models import AccessToken, Subscriber
+
+if TYPE_CHECKING:  # not loaded by users of a Session
+    from tgmembership_async.project.client import Project
+    from tgmembership_async.project.models import PaymentRequest
 
 MARGIN: Final = timedelta(minutes=5)
 """How long after the attempt a subscription must have begun: the clock may have been wrong when that was recorded."""
@@ -30,11 +37,14 @@ class Finding:
     grant: Grant
     settled: bool
     why: str
-    seen: tuple[Subscriber, ...] = ()
+    seen: "tuple[Subscriber | PaymentRequest, ...]" = ()
+
+
+Pair = tuple[int | str, int | None]
 
 
 def judged(
-    plan_id: int, began: datetime, seen: Iterable[Subscriber], *, rivals: int, offset: Offset | None
+    plan_id: int | str, began: datetime, seen: Iterable[Subscriber], *, rivals: int, offset: Offset | None
 ) -> tuple[bool, str]:
     """Tell whether a member's subscriptions prove that an attempt was carried out, and why.
 
@@ -65,18 +75,17 @@ def judged(
 
 
 async def reconcile(
-    session: Session, ledger: Ledger, *, concurrency: int, on_finding: Callable[[Finding], object] | None
+    client: Client, ledger: Ledger, *, concurrency: int, on_finding: Callable[[Finding], object] | None
 ) -> list[Finding]:
-    """Ask about the members of the unknown rows, and settle what is proved; a call that fails is a Finding too.
+    """Ask about the unknown rows, and settle what is proved; a call that fails is a Finding too.
 
-    Rejected credentials and a closed Session end the round, and are raised.
+    Rejected credentials and a closed client end the round, and are raised.
     """
     held = [grant async for grant in ledger.grants([GrantStatus.UNKNOWN])]
     of_member: dict[int | None, list[Grant]] = defaultdict(list)
     for grant in held:
         of_member[grant.member_id].append(grant)
-    rivals = await _rivals(ledger, {(grant.plan_id, grant.member_id) for grant in held})
-    look = _Look(session, ledger, rivals, CapacityLimiter(concurrency))
+    look = await _look(client, ledger, {(grant.plan_id, grant.member_id) for grant in held}, concurrency)
     findings: dict[str, Finding] = {}
     failures: list[Exception] = []
     members = iter(of_member.items())
@@ -101,23 +110,90 @@ async def reconcile(
     return [findings[grant.ref] for grant in held]
 
 
-async def _rivals(ledger: Ledger, pairs: set[tuple[int, int | None]]) -> Counter[tuple[int, int | None]]:
-    """Count the rows that a subscription of each pair of plan and member could belong to."""
-    counts: Counter[tuple[int, int | None]] = Counter()
+async def _look(client: Client, ledger: Ledger, pairs: set[Pair], concurrency: int) -> "_Look":
+    """Return what looks at the rows with these plans and members."""
+    if isinstance(client, Session):
+        rivals, _ = await _rivals(ledger, pairs, known=())
+        return _Subscriptions(ledger, rivals, client, CapacityLimiter(concurrency))
+    project, users = cast("Project", client), {member_id for _, member_id in pairs}
+    listed: defaultdict[int | None, list[PaymentRequest]] = defaultdict(list)
+    failure = None
+    try:
+        if pairs:
+            async for found in project.payment_requests():
+                if found.user_id in users:
+                    listed[found.user_id].append(found)
+    except _ENDS_THE_ROUND:
+        raise
+    except TGMembershipError as error:
+        failure = error
+    ids = {found.payment_request_id for requests in listed.values() for found in requests}
+    rivals, others = await _rivals(ledger, pairs, known=ids)
+    return _PaymentRequests(ledger, rivals, project, listed, others, failure)
+
+
+async def _rivals(ledger: Ledger, pairs: set[Pair], known: Collection[str]) -> tuple[Counter[Pair], set[str]]:
+    """Count the rows that something found could belong to, for each pair of plan and member.
+
+    A row that has one of the `known` ids of payment requests is left out, and its id returned.
+    """
+    counts: Counter[Pair] = Counter()
+    taken: set[str] = set()
     async for grant in ledger.grants(_POSSIBLE if pairs else []):
         pair = grant.plan_id, grant.member_id
-        if pair in pairs:
+        if pair not in pairs:
+            continue
+        id_ = None if grant.token is None else grant.token.raw
+        if isinstance(id_, str) and id_ in known:
+            taken.add(id_)
+        else:
             counts[pair] += 1
-    return counts
+    return counts, taken
+
+
+class _Verdict(NamedTuple):
+    settled: bool
+    why: str
+    token: AccessToken | None = None
 
 
 @frozen
-class _Look:
-    """Queries the subscriptions of one member, and judges the rows of that member."""
+class _Look(ABC):
+    """Judges the rows of one member at a time."""
+
+    ledger: Ledger
+    rivals: Mapping[Pair, int]
+
+    @abstractmethod
+    async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
+        """Return what is found for the rows of a member."""
+
+    async def _judge(
+        self,
+        grant: Grant,
+        seen: "Sequence[Subscriber | PaymentRequest]",
+        rule: Callable[[datetime, int], _Verdict],
+    ) -> Finding:
+        rivals = self.rivals[grant.plan_id, grant.member_id]
+        try:
+            # The time of the attempt decides nothing where nothing that was seen could be proof.
+            could_be = rivals == 1 and any(str(one.plan_id).lower() == str(grant.plan_id) for one in seen)
+            attempts = await self.ledger.attempts(grant.ref) if could_be else []
+            verdict = rule(max((attempt.began_at for attempt in attempts), default=grant.updated_at), rivals)
+            if verdict.settled:
+                grant = await self.ledger.decide(grant.ref, "granted", verdict.token, f"reconciled: {verdict.why}")
+        except _ENDS_THE_ROUND:
+            raise
+        except TGMembershipError as error:
+            verdict = _Verdict(settled=False, why=f"it could not be settled: {error}")
+        return Finding(grant, settled=verdict.settled, why=verdict.why, seen=tuple(seen))
+
+
+@frozen
+class _Subscriptions(_Look):
+    """Asks for the subscriptions of each member."""
 
     session: Session
-    ledger: Ledger
-    rivals: Mapping[tuple[int, int | None], int]
     asking: CapacityLimiter
 
     async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
@@ -132,23 +208,35 @@ class _Look:
             raise
         except TGMembershipError as error:
             return _unsettled(grants, f"the service could not be asked: {error}")
-        return [await self._judge(grant, seen) for grant in grants]
 
-    async def _judge(self, grant: Grant, seen: Sequence[Subscriber]) -> Finding:
-        rivals = self.rivals[grant.plan_id, grant.member_id]
-        try:
-            # The time of the attempt decides nothing where no subscription could be proof.
-            could_be = rivals == 1 and any(one.plan_id == grant.plan_id for one in seen)
-            attempts = await self.ledger.attempts(grant.ref) if could_be else []
-            began = max((attempt.began_at for attempt in attempts), default=grant.updated_at)
-            settled, why = judged(grant.plan_id, began, seen, rivals=rivals, offset=clock_of(self.session).offset)
-            if settled:
-                grant = await self.ledger.decide(grant.ref, "granted", None, f"reconciled: {why}")
-        except _ENDS_THE_ROUND:
-            raise
-        except TGMembershipError as error:
-            settled, why = False, f"it could not be settled: {error}"
-        return Finding(grant, settled=settled, why=why, seen=tuple(seen))
+        def rule(plan_id: int | str, began: datetime, rivals: int) -> _Verdict:
+            return _Verdict(*judged(plan_id, began, seen, rivals=rivals, offset=clock_of(self.session).offset))
+
+        return [await self._judge(grant, seen, partial(rule, grant.plan_id)) for grant in grants]
+
+
+@frozen
+class _PaymentRequests(_Look):
+    """Looks through the payment requests of a project, which were read before."""
+
+    project: "Project"
+    listed: "Mapping[int | None, Sequence[PaymentRequest]]"
+    others: Collection[str]
+    failure: TGMembershipError | None
+
+    async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
+        if self.failure is not None:
+            return _unsettled(grants, f"the service could not be asked: {self.failure}")
+        from tgmembership_async.grants.payment_requests import created_by  # noqa: PLC0415 - see above
+
+        seen = self.listed.get(member_id, ())
+
+        def rule(plan_id: int | str, began: datetime, rivals: int) -> _Verdict:
+            offset = clock_of(self.project).offset
+            token, why = created_by(plan_id, began, seen, others=self.others, rivals=rivals, offset=offset)
+            return _Verdict(token is not None, why, token)
+
+        return [await self._judge(grant, seen, partial(rule, grant.plan_id)) for grant in grants]
 
 
 def _unsettled(grants: Iterable[Grant], why: str) -> list[Finding]:

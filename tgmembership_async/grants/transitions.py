@@ -20,6 +20,7 @@ from tgmembership_async.grants.model import (
     GrantStatus,
     Settlement,
     check_decision,
+    method_of,
 )
 from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
@@ -128,7 +129,7 @@ def settled_attempt(began: Attempt, settlement: Settlement, ended_at: datetime |
 
 def interruption(grant: Grant) -> Settlement:
     """Return the settlement of an exchange whose process has ended."""
-    error = OutcomeUnknown(_INTERRUPTED, method="addMember", attempts=grant.attempts, maybe_applied=True)
+    error = OutcomeUnknown(_INTERRUPTED, method=method_of(grant.plan_id), attempts=grant.attempts, maybe_applied=True)
     return Settlement(GrantStatus.UNKNOWN, error=error, evidence=_INTERRUPTED)
 
 
@@ -137,7 +138,7 @@ def held_for_gap(grant: Grant, period: str, now: datetime) -> Grant:
     msg = (
         f"the ledger was restored from an older copy, which lacks what was granted {period}, and this may be part of it"
     )
-    error = OutcomeUnknown(msg, method="addMember", attempts=grant.attempts, maybe_applied=True)
+    error = OutcomeUnknown(msg, method=method_of(grant.plan_id), attempts=grant.attempts, maybe_applied=True)
     return _step(grant, _PLANNED, GrantStatus.UNKNOWN, now, error=error)
 
 

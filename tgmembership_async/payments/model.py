@@ -25,7 +25,7 @@ class Refund:
 
     ref: str
     reason: str = "refunded"
-    plan_id: int | None = None
+    plan_id: int | str | None = None
     member_id: int | None = None
     note: str = ""
 

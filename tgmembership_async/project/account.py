@@ -9,9 +9,9 @@ from uuid import UUID
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.project.ids import check_uuid
+from tgmembership_async.protocol.endpoints import check_uuid
 from tgmembership_async.protocol.envelope import Dialect, Envelope, NoEnvelope, read_code, read_text
-from tgmembership_async.protocol.wire import Account
+from tgmembership_async.protocol.wire import PROJECTS, Account
 from tgmembership_async.settings import checked_gateway_503, origin, secret_from
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -33,7 +33,7 @@ class ProjectAccount(Account):
     @property
     def number(self) -> int:
         """Return a number made of the project's id, beyond all bot ids."""
-        return 1 << 62 | UUID(self.project_id).int >> 66
+        return PROJECTS | UUID(self.project_id).int >> 66
 
     @property
     def url_template(self) -> str:

@@ -21,7 +21,7 @@ from tgmembership_async.options import ClientOptions, check_names
 from tgmembership_async.project import endpoints, results
 from tgmembership_async.project.account import BASE_URL, account, from_environment
 from tgmembership_async.project.errors import BalanceConflict
-from tgmembership_async.project.ids import check_amount, check_path, check_uuid
+from tgmembership_async.project.ids import check_amount, check_path
 from tgmembership_async.project.models import (
     Balance,
     BalanceChange,
@@ -33,15 +33,15 @@ from tgmembership_async.project.models import (
 )
 from tgmembership_async.project.pages import Page, all_rows
 from tgmembership_async.project.rate_headers import RateHeaders
-from tgmembership_async.protocol.endpoints import Endpoint, arguments, extra_params, safety_of
+from tgmembership_async.protocol.endpoints import Endpoint, arguments, check_uuid, extra_params, safety_of
 from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
 from tgmembership_async.protocol.structuring.results import structure
 from tgmembership_async.protocol.structuring.scalars import Mismatch, integer
-from tgmembership_async.protocol.wire import Gateway503, Request, Response, Safety, Timeouts, Verb
+from tgmembership_async.protocol.wire import Gateway503, Hold, Request, Response, Safety, Timeouts, Verb
 from tgmembership_async.transport.base import Transport
-from tgmembership_async.values.models import Reply, Webhook
+from tgmembership_async.values.models import AccessToken, Reply, Webhook
 from tgmembership_async.values.secret import Secret, hides_arguments
 
 T = TypeVar("T")
@@ -251,8 +251,15 @@ class Project(Client):
         """Create a payment request, which is pending until the user pays; retried only if nothing was done provably.
 
         Raises OutcomeUnknown if it may have been created: look through `payment_requests()` before you call again.
+        `grants.Granter(project, ledger)` adds a ledger to this call, and creates one for each ref.
         """
         return await self._ask(endpoints.CREATE_PAYMENT_REQUEST, {"user_id": user_id, "plan_id": plan_id}, extra)
+
+    async def _grant(self, hold: Hold, plan_id: Any, member_id: int | None) -> AccessToken:
+        request = self._prepare(endpoints.CREATE_PAYMENT_REQUEST, {"user_id": member_id, "plan_id": plan_id})
+        request.progress.hold = hold
+        created, _ = await self._call(request, results.payment_link)
+        return created
 
     async def validate_coupon(
         self, code: str, *, user_id: UserId | None = None, plan_id: str | None = None, extra: Extra = None

@@ -13,7 +13,6 @@ from tgmembership_async.project.ids import (
     check_text,
     check_until,
     check_user_id,
-    check_uuid,
 )
 from tgmembership_async.project.models import (
     Balance,
@@ -24,7 +23,7 @@ from tgmembership_async.project.models import (
     ProjectPlan,
     ProjectUser,
 )
-from tgmembership_async.protocol.endpoints import Endpoint, check_local_url, check_url
+from tgmembership_async.protocol.endpoints import Endpoint, check_local_url, check_url, check_uuid
 from tgmembership_async.protocol.wire import Safety
 
 

@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
-from tgmembership_async.errors import UsageError
+from tgmembership_async.errors import InvalidValue, UsageError
 
 _USER: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _PATH: Final = re.compile(r"(?=.{1,300}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
 _EVERYBODY: Final = "memberships/extend"
 _SHORTEST_SEARCH: Final = 3
@@ -16,20 +15,12 @@ _MONEY: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,2})?", re.ASCII)
 
 
 def check_user_id(name: str, value: object) -> str:
-    """Return a user id, an int or digits, of at most 18 digits (documented), as text. Raises UsageError."""
+    """Return a user id, an int or digits, of at most 18 digits (documented), as text. Raises InvalidValue."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not _USER.fullmatch(text):
         msg = f"{name} must be a Telegram user id of 1 to 18 digits, not {value!r:.80}"
-        raise UsageError(msg)
+        raise InvalidValue(msg)
     return text
-
-
-def check_uuid(name: str, value: object) -> str:
-    """Return a UUID in text form (documented), in lower case. Raises UsageError."""
-    if not isinstance(value, str) or not _UUID.fullmatch(value):
-        msg = f"{name} must be a UUID such as 6f1c1f6e-9d4b-4c53-9a57-2b8b0d3c7a10, not {value!r:.80}"
-        raise UsageError(msg)
-    return value.lower()
 
 
 def check_until(name: str, value: object) -> str:

@@ -83,7 +83,7 @@ class BalanceChange:
 
 @frozen
 class PaymentRequest:
-    """A request for a payment. Where its checkout URL is, is not known: look in `extra`."""
+    """A request for a payment. `url`, where the user pays, and `created_at` are *assumed*, and may be None."""
 
     payment_request_id: str
     user_id: int | None = None
@@ -92,6 +92,8 @@ class PaymentRequest:
     request_type: str | None = None
     amount: Money | None = None
     settled_at: datetime | None = None
+    created_at: datetime | None = None
+    url: str | None = None
     extra: Mapping[str, Any] = field(default=EMPTY, converter=freeze, hash=False)
 
 

@@ -34,7 +34,7 @@ from tgmembership_async.protocol.structuring.scalars import (
     text,
     timestamp,
 )
-from tgmembership_async.values.models import Webhook
+from tgmembership_async.values.models import AccessToken, Webhook
 
 T = TypeVar("T")
 
@@ -76,6 +76,8 @@ _PAYMENT_REQUEST: Final = (
     Column("request_type", ("request_type",), text),
     MoneyColumn("amount", ("amount",)),
     Column("settled_at", ("settled_at",), timestamp),
+    Column("created_at", ("created_at",), timestamp),
+    Column("url", ("checkout_url", "payment_url", "url", "link"), text),
 )
 _COUPON: Final = (Column("is_valid", ("valid", "is_valid"), boolean),)
 EXPECTED: Final[Mapping[str, Alternatives]] = {
@@ -122,6 +124,25 @@ balance_change: Final = _one(BalanceChange, _CHANGE)
 payment_request: Final = _one(PaymentRequest, _PAYMENT_REQUEST)
 payment_requests: Final = _many(PaymentRequest, _PAYMENT_REQUEST)
 coupon: Final = _one(Coupon, _COUPON)
+
+
+def payment_link(result: Any) -> AccessToken:
+    """Return what a ledger keeps of a new payment request; a reply of no accepted shape, too, says that it is there.
+
+    Raises ShapeError for a reply without contents, which may come from a gateway.
+    """
+    try:
+        made = payment_request(result)
+    except ShapeError:
+        if result is None:
+            raise
+        return AccessToken(raw=result)
+    return kept(made)
+
+
+def kept(made: PaymentRequest) -> AccessToken:
+    """Return what a ledger keeps of a payment request: its URL as `link`, and its id as `raw`."""
+    return AccessToken(link=made.url, raw=made.payment_request_id)
 
 
 def webhook(result: Any, url: str) -> Webhook:

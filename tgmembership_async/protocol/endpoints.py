@@ -30,6 +30,7 @@ T = TypeVar("T")
 Param = str | int
 _ID_LIMIT: Final = 2**63
 _METHOD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}", re.ASCII)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _PATH: Final = re.compile(r"(?=.{1,200}$)[A-Za-z][A-Za-z0-9_-]*(?:/[A-Za-z0-9_-]+)*", re.ASCII)
 
 
@@ -39,6 +40,19 @@ def check_id(name: str, value: object) -> int:
         msg = f"{name} must be a positive int of up to 64 bits, not {value!r:.80}"
         raise InvalidValue(msg)
     return value
+
+
+def check_uuid(name: str, value: object) -> str:
+    """Return a UUID in text form, the id of API v2 (documented), in lower case. Raises InvalidValue."""
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        msg = f"{name} must be a UUID such as 6f1c1f6e-9d4b-4c53-9a57-2b8b0d3c7a10, not {value!r:.80}"
+        raise InvalidValue(msg)
+    return value.lower()
+
+
+def check_plan_id(value: int | str) -> int | str:
+    """Return the id of a bot's plan, an int, or of a project's plan, a UUID. Raises InvalidValue."""
+    return check_uuid("a plan_id that is not an int", value) if isinstance(value, str) else check_id("plan_id", value)
 
 
 def check_url(name: str, value: object) -> str:

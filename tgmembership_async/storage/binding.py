@@ -2,25 +2,35 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.wire import PROJECTS
 
 
 @frozen
 class Binding:
     """A bot at a service, which is the origin of its URL, or "" if a store does not know it.
 
-    `bot_id` is None for a store that several bots share: there each ref is kept as `BOT_ID:REF`.
+    For a project, `bot_id` is the `Account.number` made of its id. It is None for a store that several bots share:
+    there each ref is kept as `BOT_ID:REF`.
     """
 
     service: str
     bot_id: int | None
 
     def __str__(self) -> str:
-        whose = "several bots" if self.bot_id is None else f"bot {self.bot_id}"
+        whose = "several bots" if self.bot_id is None else _owner(self.bot_id)
         return f"{whose} at {self.service}" if self.service else whose
+
+
+def _owner(number: int) -> str:
+    """Return whose number it is: that of a project contains the first 62 bits of its id."""
+    if number < PROJECTS:
+        return f"bot {number}"
+    return f"project {str(UUID(int=(number - PROJECTS) << 66))[:17]}…"
 
 
 @frozen

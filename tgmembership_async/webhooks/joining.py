@@ -14,8 +14,8 @@ from attrs import field, fields, frozen
 
 from tgmembership_async.errors import NotFound, TGMembershipError, UsageError
 from tgmembership_async.project.client import Project
-from tgmembership_async.project.ids import check_uuid
 from tgmembership_async.project.models import Membership, PaymentRequest
+from tgmembership_async.protocol.endpoints import check_uuid
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.webhooks.events import Event, PaymentRequestCompleted
 

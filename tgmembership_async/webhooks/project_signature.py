@@ -1,4 +1,4 @@
-"""Verify the signature of a delivery of API v2. No I/O.
+"""Verify the signature of a delivery of API v2. No I/O, except that `ProjectVerifier.from_file` looks at its file.
 
 *Documented*: `X-Webhook-Signature: v1=<64 hex>,t=<seconds>`, HMAC-SHA256 over `t + "." + raw body`, 300 seconds. Which
 is the key, the text of the secret or its decoded hex, is unknown. Never run by us against the live service.
@@ -7,21 +7,26 @@ is the key, the text of the secret or its decoded hex, is unknown. Never run by 
 import hashlib
 import hmac
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Self, get_args
 
 from tgmembership_async.errors import NotAuthentic, UsageError
 from tgmembership_async.settings import seconds
 from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.headers import HeadersLike, claim_in, flat
+from tgmembership_async.webhooks.secret_file import NoSecret, SecretFile
 from tgmembership_async.webhooks.signature import SIGNATURE_HEADER, Delivery, checked_secret, scrubber_of
 
 SecretReading = Literal["text", "bytes"]
 """How a key is derived from a webhook secret: its text, or the bytes of its hex digits."""
 
 PROJECT_HEADER: Final = "X-Project-ID"
+_HEX: Final = "and for reading='bytes' one of hex digits"
+_REPLACED: Final = "00"
+_Key = tuple[SecretReading, Secret]
 _READINGS: Final[tuple[SecretReading, ...]] = get_args(SecretReading)
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
 
@@ -42,6 +47,8 @@ class ProjectVerifier:
     UsageError for a wrong argument.
     """
 
+    _file: SecretFile[list[_Key]] | None = None
+
     @hides_arguments
     def __init__(
         self,
@@ -56,12 +63,10 @@ class ProjectVerifier:
             msg = f"reading must be 'text', 'bytes' or None, not {reading!r:.80}"
             raise UsageError(msg)
         several = [secrets] if isinstance(secrets, str | Secret) else list(secrets)
-        readings: Sequence[SecretReading] = _READINGS if reading is None else (reading,)
-        self._keys: Sequence[tuple[SecretReading, Secret]] = [
-            (one, Secret(key)) for secret in several for one in readings for key in _key(secret, one)
-        ]
+        self._readings: Sequence[SecretReading] = _READINGS if reading is None else (reading,)
+        self._keys: list[_Key] = [key for secret in several for key in self._keys_of(secret)]
         if not self._keys:
-            msg = "a ProjectVerifier needs a webhook secret, and for reading='bytes' one of hex digits"
+            msg = f"a ProjectVerifier needs a webhook secret, {_HEX}"
             raise UsageError(msg)
         self._scrubber = scrubber_of(several)  # kept for the logs
         self.project_id = project_id
@@ -69,8 +74,30 @@ class ProjectVerifier:
         self._clock = clock
         self._matched: SecretReading | None = None
 
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        project_id: str | None = None,
+        reading: SecretReading | None = None,
+        tolerance: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Return a ProjectVerifier with the secrets in a file, one on each line, which need not exist yet.
+
+        The file is read when it appears, and again when it changes, as by `Verifier.from_file`. While it has no secret,
+        or cannot be read, `verify` raises UsageError and a Receiver answers 503, so that the service sends the delivery
+        again. A file that every user of the machine may read is logged as a warning.
+        """
+        verifier = cls(_REPLACED, project_id=project_id, reading=reading, tolerance=tolerance, clock=clock)
+        verifier._keys = []
+        verifier._file = SecretFile(path, verifier._keys_of)
+        return verifier
+
     def __repr__(self) -> str:
-        return f"<ProjectVerifier, secret read as {self._matched or 'text or bytes'}>"
+        where = "" if self._file is None else f" in {self._file.path}"
+        return f"<ProjectVerifier, secret{where} read as {self._matched or 'text or bytes'}>"
 
     @property
     def matched(self) -> SecretReading | None:
@@ -81,8 +108,11 @@ class ProjectVerifier:
         """Return the delivery. Raises NotAuthentic if its signature is missing or wrong.
 
         Raises CannotVerify if the cause may be here: the signature is right but too old for our clock, the delivery is
-        for another project, or no delivery was verified yet, so that the secret may be a wrong one.
+        for another project, or no delivery was verified yet, so that the secret may be a wrong one. Raises UsageError
+        if the file of `from_file` has no secret yet.
         """
+        if self._file is not None:
+            self._look_at(self._file)
         pairs = flat(headers, only=(SIGNATURE_HEADER.lower(), PROJECT_HEADER.lower()))
         values = dict(pairs)
         claim = claim_in(SIGNATURE_HEADER.lower(), values.get(SIGNATURE_HEADER.lower(), ""))
@@ -109,6 +139,18 @@ class ProjectVerifier:
         self._matched = reading
         return Delivery(datetime.fromtimestamp(signed_at, UTC), "", body, claim.mac)
 
+    def _look_at(self, file: SecretFile[list[_Key]]) -> None:
+        """Take the keys of the file. New ones are unproved, so that a wrong new secret loses no event either."""
+        keys = [key for keys in file.read() for key in keys]
+        if not keys:
+            msg = f"no webhook secret yet: {file.path} needs one, {_HEX}"
+            raise NoSecret(msg)
+        if keys != self._keys:
+            self._keys, self._matched = keys, None
+
+    def _keys_of(self, secret: str | Secret) -> list[_Key]:
+        return [(reading, Secret(key)) for reading in self._readings for key in _key(secret, reading)]
+
 
 def _key(secret: str | Secret, reading: SecretReading) -> list[str]:
     """Return the key as latin-1 text, or nothing if the secret cannot be read so."""
@@ -121,7 +163,7 @@ def _key(secret: str | Secret, reading: SecretReading) -> list[str]:
         return []
 
 
-def _reading(keys: Sequence[tuple[SecretReading, Secret]], when: str, body: bytes, mac: str) -> SecretReading | None:
+def _reading(keys: Sequence[_Key], when: str, body: bytes, mac: str) -> SecretReading | None:
     """Return how the right key was read. All keys are compared, so that timing is constant."""
     matched: SecretReading | None = None
     signed = f"{when}.".encode() + body

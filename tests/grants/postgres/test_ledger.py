@@ -16,7 +16,7 @@ from forked import Forked
 from own_schema import own_schema
 from stub_transport import StubTransport, reply
 
-from tgmembership_async import GrantHeld, OutcomeUnknown, Request, Response, ServerError, Session
+from tgmembership_async import GrantHeld, OutcomeUnknown, Request, Response, ServerError, Session, UsageError
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.grants.model import dump_error
@@ -408,3 +408,30 @@ async def test_rows_of_an_older_version_learn_when_they_were_granted_from_their_
         found = {grant.ref: grant.granted_at async for grant in ledger.grants()}
     sent, decided = (datetime.fromtimestamp(number, UTC) for number in (5, 7))
     assert found == {"sent": sent, "decided": decided, "unrecorded": None, "planned": None}
+
+
+async def test_tables_of_an_older_version_keep_their_rows_and_take_plans_of_projects(url: str) -> None:
+    """A worker of the older version that still runs may go on writing rows."""
+    uuid = "11111111-1111-4111-8111-111111111111"
+    old = WorkersStorage(url, Component("ledger", LEDGER.migrations[:6]))
+    await old.open(lambda _: None)
+    await old.aclose()
+    columns = "INSERT INTO tgm_grants (note, status, attempts, updated_at, ref, plan_id"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"{columns}) VALUES ('', 'planned', 0, now(), 'before', %s)", (2**63 - 1,))
+        async with PostgresLedger(url) as ledger:
+            connection.execute(f"{columns}) VALUES ('', 'planned', 0, now(), 'after', %s)", (1,))
+            assert (await ledger.claim(GrantRequest("before", 2**63 - 1))).mine
+            assert (await ledger.claim(GrantRequest("of a project", uuid, 42))).mine
+            [planned, conflict] = await ledger.plan_all([GrantRequest("new", uuid), GrantRequest("after", uuid)])
+            assert (planned.plan_id, conflict.plan_id) == (uuid, 1)
+            plans = {grant.ref: grant.plan_id async for grant in ledger.grants()}
+        assert plans == {"before": 2**63 - 1, "after": 1, "of a project": uuid, "new": uuid}
+        for number, text in ((None, None), (1, uuid), (None, "one")):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                connection.execute(
+                    f"{columns}, plan_uuid) VALUES ('', 'planned', 0, now(), 'x', %s, %s)",
+                    (number, text),
+                )
+    with pytest.raises(UsageError, match="newer tgmembership-async"):
+        await old.open(lambda _: None)

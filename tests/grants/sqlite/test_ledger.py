@@ -443,3 +443,29 @@ async def test_rows_of_an_older_version_learn_when_they_were_granted_from_their_
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     sent, decided = (epoch + timedelta(microseconds=number) for number in (5, 7))
     assert found == [("sent", sent), ("decided", decided), ("unrecorded", None), ("planned", None)]
+
+
+async def test_a_file_of_an_older_version_keeps_its_rows_and_takes_plans_of_projects(tmp_path: Path) -> None:
+    path, uuid = tmp_path / "grants.db", "11111111-1111-4111-8111-111111111111"
+    old = SqliteStorage(path, Component("ledger", LEDGER.migrations[:5]), owner=True)
+    await old.open()
+    await old.aclose()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for ref, plan_id in (("small", 1), ("large", 2**63 - 1)):
+            connection.execute(
+                "INSERT INTO grants (ref, plan_id, note, status, attempts, updated_at)"
+                " VALUES (?, ?, '', 'planned', 0, 0)",
+                (ref, plan_id),
+            )
+    with pytest.raises(UsageError, match="older ledger"):
+        await SqliteLedger(path, owner=False).open()
+    async with SqliteLedger(path) as ledger:
+        assert (await ledger.claim(GrantRequest("small", 1))).mine
+        assert (await ledger.claim(GrantRequest("of a project", uuid, 42))).mine
+        assert [(grant.ref, grant.plan_id) async for grant in ledger.grants()] == [
+            ("small", 1),
+            ("large", 2**63 - 1),
+            ("of a project", uuid),
+        ]
+    with pytest.raises(UsageError, match="newer tgmembership-async"):
+        await SqliteStorage(path, Component("ledger", LEDGER.migrations[:5]), owner=True).open()

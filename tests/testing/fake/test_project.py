@@ -131,7 +131,11 @@ def test_a_burst_is_refused_for_less_than_a_second() -> None:
     time = Time()
     project = FakeProject(per_minute=None, burst=2, clock=time)
     assert [ask(project, "GET", "plans")[0] for _ in range(3)] == [200, 200, 429]
-    time.now += timedelta(seconds=1)
+    time.now += timedelta(seconds=0.5)
+    _, headers, _ = ask(project, "GET", "plans")
+    assert float(headers["retry-after"]) == 0.5
+    assert 0 < int(headers["x-ratelimit-reset"]) - time.now.timestamp() <= 2
+    time.now += timedelta(seconds=0.5)
     assert ask(project, "GET", "plans")[0] == 200
 
 

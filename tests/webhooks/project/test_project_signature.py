@@ -1,6 +1,7 @@
 """Webhooks of API v2: both readings of the secret, what is refused for good, and what must be sent again."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tgmembership_async import UsageError
 from tgmembership_async.testing import FakeProject
 from tgmembership_async.webhooks import (
     CannotVerify,
@@ -17,6 +19,7 @@ from tgmembership_async.webhooks import (
     ProjectVerifier,
     Receiver,
 )
+from tgmembership_async.webhooks.secret_file import NoSecret
 
 SECRET = "0f" * 32
 HEADER = "X-Webhook-Signature"
@@ -92,3 +95,56 @@ def test_a_receiver_answers_503_until_its_secret_has_verified_and_then_401() -> 
 
 def test_the_secret_is_not_shown() -> None:
     assert SECRET not in repr(ProjectVerifier(SECRET)) + repr(vars(ProjectVerifier(SECRET)))
+
+
+def test_the_file_is_read_when_it_appears_and_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "webhook.secret"
+    verifier, headers = ProjectVerifier.from_file(path), signed(b"{}", "bytes")
+    assert repr(verifier) == f"<ProjectVerifier, secret in {path} read as text or bytes>"
+    with pytest.raises(NoSecret, match=r"no webhook secret yet: .*No such file"):
+        verifier.verify(headers, b"{}")
+    keep(path, SECRET)
+    with pytest.raises(CannotVerify):
+        verifier.verify(headers, b"{}")
+    keep(path, f"{SECRET}\n{headers['secret']}\n")
+    assert verifier.verify(headers, b"{}").body == b"{}"
+    assert verifier.matched == "bytes"
+    with pytest.raises(NotAuthentic) as forged:
+        verifier.verify(headers, b"{ }")
+    assert not isinstance(forged.value, CannotVerify)
+    keep(path, SECRET)
+    with pytest.raises(CannotVerify):  # answered 503: the new secret may be a wrong one
+        verifier.verify(headers, b"{}")
+    assert verifier.matched is None
+    path.unlink()
+    with pytest.raises(NoSecret):
+        verifier.verify(headers, b"{}")
+
+
+def test_a_file_without_a_secret_of_the_pinned_reading_is_like_none(tmp_path: Path) -> None:
+    path = tmp_path / "webhook.secret"
+    keep(path, "no-hex-digits")
+    headers = signed(b"{}")
+    with pytest.raises(NoSecret, match="one of hex digits"):
+        ProjectVerifier.from_file(path, reading="bytes").verify(headers, b"{}")
+    with pytest.raises(CannotVerify):
+        ProjectVerifier.from_file(path).verify(headers, b"{}")
+    with pytest.raises(UsageError, match="tolerance"):
+        ProjectVerifier.from_file(path, tolerance=0)
+
+
+async def test_without_a_secret_in_its_file_a_delivery_is_answered_503(tmp_path: Path) -> None:
+    path, project = tmp_path / "webhook.secret", FakeProject()
+    secret = project.set_webhook("https://shop.example/").secret
+    project.pay(42)
+    body = project.outbox.take()[0].body()
+    headers = project.sign_delivery(body, secret, timestamp=time.time(), nonce=None)
+    receiver = Receiver(ProjectVerifier.from_file(path))
+    assert (await receiver.handle(headers, body)).status == 503
+    keep(path, secret)
+    assert (await receiver.handle(headers, body)).status == 200
+
+
+def keep(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o600)

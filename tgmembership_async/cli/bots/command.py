@@ -12,8 +12,7 @@ from tgmembership_async.cli.output import Format, format_option, note, writing
 from tgmembership_async.errors import UsageError
 from tgmembership_async.project.account import BASE_URL as PROJECT_URL
 from tgmembership_async.project.account import account as project_account
-from tgmembership_async.project.ids import check_uuid
-from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.protocol.endpoints import check_id, check_uuid
 from tgmembership_async.settings import BASE_URL, account
 from tgmembership_async.values.secret import Secret
 

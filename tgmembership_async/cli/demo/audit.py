@@ -9,7 +9,7 @@ from attrs import frozen
 
 from tgmembership_async.grants.model import GrantStatus
 
-Grantee = tuple[int, int | None]
+Grantee = tuple[int | str, int | None]
 """A plan and a member: the key of a grant in the service's audit log."""
 
 

@@ -65,12 +65,12 @@ def _join(service: FakeService) -> None:
             service.redeem(token.value)
 
 
-def _entered(service: FakeService) -> Counter[tuple[int | None, int]]:
+def _entered(service: FakeService) -> Counter[tuple[int | None, int | str]]:
     """Return how often each member has entered by a token, for each plan."""
     return Counter((token.used_by, token.plan_id) for token in service.tokens if token.used_by is not None)
 
 
-def _pair(grant: Grant) -> tuple[int | None, int]:
+def _pair(grant: Grant) -> tuple[int | None, int | str]:
     return grant.member_id, grant.plan_id
 
 

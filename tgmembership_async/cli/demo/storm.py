@@ -30,7 +30,7 @@ class Storm(FakeService):
     ) -> None:
         members = sorted({request.member_id for request in requests if request.member_id is not None})
         super().__init__(
-            plans=_plans({request.plan_id for request in requests}),
+            plans=_plans({request.plan_id for request in requests if isinstance(request.plan_id, int)}),
             silent=Random(seed).sample(members, len(members) // 100),  # noqa: S311 - reproducible on purpose
             faults=nasty(fault_rate),
             seed=seed,

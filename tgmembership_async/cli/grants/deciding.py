@@ -9,7 +9,7 @@ from typing import Final, TextIO, get_args
 import click
 from attrs import frozen
 
-from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.credentials import client, project_id
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grants.opening import (
@@ -38,6 +38,7 @@ from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import DECIDED_FROM, Decision, Grant, GrantStatus, check_decision
 from tgmembership_async.grants.reconciling import Finding
+from tgmembership_async.protocol.endpoints import check_plan_id
 from tgmembership_async.values.models import AccessToken
 
 _DECISIONS: Final = get_args(Decision)
@@ -62,7 +63,7 @@ class Wanted:
     """The filter of the grants to decide about, if no ref is given."""
 
     status: Sequence[str]
-    plan_id: int | None
+    plan_id: int | str | None
     since: datetime | None
     match: str | None
 
@@ -77,6 +78,13 @@ class Wanted:
         return self.plan_id in (None, grant.plan_id) and (self.match is None or self.match.casefold() in text)
 
 
+def _plan_id(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    """Return the number of a bot's plan, or the UUID of a project's plan."""
+    if value is None:
+        return None
+    return check_plan_id(int(value) if value.isascii() and value.isdecimal() else value)
+
+
 @click.command("resolve", epilog=_EPILOG)
 @click.argument("words", nargs=-1, metavar=f"[REF] {'|'.join(_DECISIONS)}")
 @click.option(
@@ -85,7 +93,7 @@ class Wanted:
     multiple=True,
     help="Resolve all grants with this status, after a preview; repeatable.",
 )
-@click.option("--plan-id", type=click.IntRange(1), help="With --status: only grants of this plan.")
+@click.option("--plan-id", metavar="ID", callback=_plan_id, help="With --status: only grants of this plan.")
 @since_option
 @click.option("--match", metavar="TEXT", help="With --status: only grants whose ref, note or error contains TEXT.")
 @grants_ledger
@@ -97,7 +105,7 @@ def resolve(
     *,
     words: tuple[str, ...],
     status: tuple[str, ...],
-    plan_id: int | None,
+    plan_id: int | str | None,
     since: datetime | None,
     match: str | None,
     ledger: Place,
@@ -184,7 +192,7 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
     """Show which grants a decision would be about, and return their refs."""
     refs: list[str] = []
     first: list[Grant] = []
-    plans: Counter[int] = Counter()
+    plans: Counter[int | str] = Counter()
     async for grant in rows.grants(list(map(GrantStatus, wanted.status)), wanted.since):
         if wanted.includes(grant):
             refs.append(grant.ref)
@@ -208,16 +216,18 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
 )
 @format_option
 def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
-    """Check unknown grants against the service's subscribers.
+    """Check unknown grants against the service's subscribers, or a project's payment requests.
 
     An unknown grant becomes granted if the member has a subscription to the same plan that began at least five minutes
     after the attempt, since clocks may be wrong. The opposite cannot be proved: an unused link is not visible in the
     service. All other unknown grants stay unchanged and are listed with the subscriptions found, or with the reason
-    why the request failed. Credentials are read from TGMEMBERSHIP_BOT_ID, and
+    why the request failed. With --project, an unknown payment request becomes granted if the list has exactly one for
+    the same user and plan that no other row has, created during the attempt or in the five minutes after it.
+    Credentials are read from TGMEMBERSHIP_BOT_ID, and
     TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE. Exit code: 0 if no grant is unknown, else 4.
     """
     check_there(ledger)
-    tg = session(max_connections=concurrency)
+    tg = client(max_connections=concurrency)
     recover_dead_owner(ledger)
     findings: list[Finding] = []
 
@@ -250,6 +260,8 @@ def _announce(held: int, members: int) -> None:
             f"{held:,} grants are unknown; the service is asked about {members:,} members. A subscription to the plan "
             "that began after the attempt proves a grant; without one nothing is proved, because an unused link does "
             "not show."
+            if project_id() is None
+            else f"{held:,} payment requests are unknown; the service is asked for all payment requests."
         )
 
 

@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of, status_of, why
 from tgmembership_async.cli.output import Format, note, resolved, write_one, writing
 from tgmembership_async.grants.model import Attempt, DecisionMade, Grant, GrantStatus
 from tgmembership_async.grants.reconciling import Finding
+from tgmembership_async.values.models import Subscriber
+
+if TYPE_CHECKING:
+    from tgmembership_async.project.models import PaymentRequest
 
 TERMINAL_LIMIT: Final = 100
 
@@ -89,9 +93,20 @@ def show_findings(findings: Sequence[Finding], form: Format) -> None:
         return
     with writing(form, (*columns(links=False), "settled", "why", "seen")) as out:
         for finding in findings:
-            seen = [{"plan_id": one.plan_id, "started_at": one.started_at} for one in finding.seen]
+            seen = list(map(_seen, finding.seen))
             fields = fields_of(finding.grant, links=False)
             out.row(fields | {"settled": finding.settled, "why": finding.why, "seen": seen})
+
+
+def _seen(found: "Subscriber | PaymentRequest") -> dict[str, Any]:
+    if isinstance(found, Subscriber):
+        return {"plan_id": found.plan_id, "started_at": found.started_at}
+    return {
+        "plan_id": found.plan_id,
+        "payment_request_id": found.payment_request_id,
+        "status": found.status,
+        "created_at": found.created_at,
+    }
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> None:

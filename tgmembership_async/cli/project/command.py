@@ -16,8 +16,7 @@ from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.cli.time_arguments import option as time_option
 from tgmembership_async.errors import UsageError
 from tgmembership_async.project import Membership, Project
-from tgmembership_async.project.ids import check_uuid
-from tgmembership_async.protocol.endpoints import check_id
+from tgmembership_async.protocol.endpoints import check_id, check_uuid
 from tgmembership_async.session import Session
 from tgmembership_async.values.models import Subscriber
 

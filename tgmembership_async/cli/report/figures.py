@@ -65,9 +65,10 @@ class PlanNames:
     """The names of plans by id, as the service gives them; two plans of one name are distinguished by their ids."""
 
     def __init__(self, plans: Iterable[PlanPerformance] = ()) -> None:
-        self._names = {plan.plan_id: plan.name for plan in plans if plan.plan_id is not None and plan.name}
+        named = ((plan.plan_id, plan.name) for plan in plans)
+        self._names: dict[int | str, str] = {number: name for number, name in named if number is not None and name}
 
-    def of(self, plan_id: int | None, name: str | None = None) -> str:
+    def of(self, plan_id: int | str | None, name: str | None = None) -> str:
         """Return what to call a plan; `name` is used if the service gives none."""
         if plan_id is None:
             return name or _NO_PLAN

@@ -9,9 +9,9 @@ from aiogram.filters import Filter
 from aiogram.types import TelegramObject
 
 from tgmembership_async.access import Access, AccessCheck
-from tgmembership_async.access.check import check_plan_id
 from tgmembership_async.errors import CallError
 from tgmembership_async.fulfillment.integration import ACCESS_NAME
+from tgmembership_async.protocol.endpoints import check_plan_id
 
 _NAME: Final = "has_access"
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")

@@ -154,7 +154,7 @@ class _Desk:
     async def sales(self, message: Message, fulfillment: Fulfillment) -> None:
         """Show the number of grants, by the time of the last change of each row, and the number of open rows."""
         texts, now = self._texts(message), datetime.now(UTC)
-        ages, plans = list[timedelta](), Counter[int]()
+        ages, plans = list[timedelta](), Counter[int | str]()
         async for grant in fulfillment.granter.grants(SUCCEEDED, now - timedelta(days=30)):
             ages.append(now - grant.updated_at)
             plans[grant.plan_id] += 1

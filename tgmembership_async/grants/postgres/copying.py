@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Entry, Statements, Store
 from tgmembership_async.grants.postgres.ledger import PostgresLedger
-from tgmembership_async.grants.postgres.statements import COLUMNS, DIALECT
+from tgmembership_async.grants.postgres.statements import COLUMNS, DIALECT, NAMES, plan_columns
 from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.storage.postgres.database import PostgresStorage
 from tgmembership_async.storage.postgres.liveness import WORKERS
@@ -19,7 +19,7 @@ _STATE: Final = """
 _GRANTS: Final = f"SELECT id, {COLUMNS} FROM tgm_grants"  # noqa: S608 - constants
 _LOCK: Final = "LOCK TABLE tgm_grants IN SHARE ROW EXCLUSIVE MODE"
 _NUMBERS: Final = "SELECT nextval(pg_get_serial_sequence('tgm_grants', 'id')) FROM generate_series(1, %s)"
-_COPY_GRANTS: Final = f"COPY tgm_grants (id, {COLUMNS}) FROM STDIN"
+_COPY_GRANTS: Final = f"COPY tgm_grants (id, {', '.join(NAMES)}) FROM STDIN"
 _COPY_ATTEMPTS: Final = """
     COPY tgm_attempt (grant_id, number, began_at, ended_at, status, evidence) FROM STDIN
 """
@@ -77,8 +77,10 @@ def _nothing(_: Lane) -> None:
 
 
 def _add(lane: Lane, new: dict[int, Entry]) -> None:
-    names = COLUMNS.split(", ")
-    rows = [(number, *(getattr(one, name) for name in names)) for number, one in new.items()]
+    rows = [
+        (number, one.ref, *plan_columns(one.plan_id), *(getattr(one, name) for name in NAMES[3:]))
+        for number, one in new.items()
+    ]
     tried = [
         (number, each.number, each.began_at, each.ended_at, each.status, each.evidence)
         for number, one in new.items()

@@ -27,15 +27,22 @@ from tgmembership_async.storage.postgres.liveness import ALIVE
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.text import storable
 
-COLUMNS: Final = "ref, plan_id, member_id, note, status, attempts, token, error, updated_at, granted_at"
+NAMES: Final = (
+    *("ref", "plan_id", "plan_uuid", "member_id", "note", "status", "attempts", "token", "error"),
+    *("updated_at", "granted_at"),
+)
+_PLAN: Final = "coalesce(to_jsonb(plan_id), to_jsonb(plan_uuid))"
+"""The plan as int or str; a row has one of the two columns."""
+COLUMNS: Final = f"ref, {_PLAN}, {', '.join(NAMES[3:])}"
 _FOUND: Final = f"""
     SELECT {COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
 """  # noqa: S608 - constants
 _ABANDONED: Final = f"{_FOUND} WHERE status = 'sending' AND worker NOT IN ({ALIVE}) ORDER BY id LIMIT %s"
 _INSERT_ALL: Final = """
-    INSERT INTO {schema}.tgm_grants (ref, plan_id, member_id, note, status, attempts, updated_at)
-    SELECT ref, plan_id, member_id, note, 'planned', 0, %s
-    FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[]) AS wish (ref, plan_id, member_id, note)
+    INSERT INTO {schema}.tgm_grants (ref, plan_id, plan_uuid, member_id, note, status, attempts, updated_at)
+    SELECT ref, plan_id, plan_uuid, member_id, note, 'planned', 0, %s
+    FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+        AS wish (ref, plan_id, plan_uuid, member_id, note)
     ORDER BY ref COLLATE "C" -- two that plan the same refs must not deadlock
     ON CONFLICT (ref) DO NOTHING
 """
@@ -45,13 +52,15 @@ _CLAIM: Final = f"""
     WITH found AS (
         {_FOUND} WHERE ref = %(ref)s
     ), taken AS (
-        INSERT INTO tgm_grants AS row (ref, plan_id, member_id, note, status, attempts, updated_at, worker, claim)
-        SELECT %(ref)s, %(plan_id)s::bigint, %(member_id)s::bigint, %(note)s, 'sending', 1, %(now)s::timestamptz,
-            %(worker)s::integer, %(claim)s::bigint
+        INSERT INTO tgm_grants AS row
+            (ref, plan_id, plan_uuid, member_id, note, status, attempts, updated_at, worker, claim)
+        SELECT %(ref)s, %(plan_id)s::bigint, %(plan_uuid)s::text, %(member_id)s::bigint, %(note)s, 'sending', 1,
+            %(now)s::timestamptz, %(worker)s::integer, %(claim)s::bigint
         WHERE NOT EXISTS (SELECT FROM found WHERE status <> 'planned')
         ON CONFLICT (ref) DO UPDATE SET status = 'sending', attempts = row.attempts + 1, error = NULL,
             updated_at = excluded.updated_at, worker = excluded.worker, claim = excluded.claim
-        WHERE row.status = 'planned' AND row.plan_id = excluded.plan_id
+        WHERE row.status = 'planned'
+            AND (row.plan_id = excluded.plan_id OR row.plan_uuid = excluded.plan_uuid)
             AND row.member_id IS NOT DISTINCT FROM excluded.member_id
         RETURNING *
     ), began AS (
@@ -115,9 +124,14 @@ def abandoned(lane: Lane) -> list[Row]:
 
 def insert_all(requests: Iterable[GrantRequest], now: datetime, schema: str) -> tuple[bytes, list[object]]:
     """Return the statement, and its values, that plans the requests whose refs are new."""
-    rows = list(requests)
-    columns = ([getattr(row, name) for row in rows] for name in ("ref", "plan_id", "member_id", "note"))
+    rows = [(row.ref, *plan_columns(row.plan_id), row.member_id, row.note) for row in requests]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * 5
     return _in(schema, _INSERT_ALL), [now, *columns]
+
+
+def plan_columns(plan_id: int | str) -> tuple[int | None, str | None]:
+    """Return the values of `plan_id` and `plan_uuid`."""
+    return (None, plan_id) if isinstance(plan_id, str) else (plan_id, None)
 
 
 def find_all(refs: Iterable[str], schema: str) -> tuple[bytes, list[object]]:
@@ -139,7 +153,9 @@ def claim(lane: Lane, request: GrantRequest, now: datetime, worker: int, number:
 
     Return the row, and whether it was claimed; None if another worker wrote it at the same moment.
     """
-    values = {"now": now, "worker": worker, "claim": number, **asdict(request)}
+    plan_id, plan_uuid = plan_columns(request.plan_id)
+    plan = {"plan_id": plan_id, "plan_uuid": plan_uuid}
+    values = {"now": now, "worker": worker, "claim": number, **asdict(request), **plan}
     row = lane.execute(_CLAIM.encode(), values).fetchone()
     return None if row is None else (_row(row[:-1]), row[-1])
 
@@ -227,13 +243,15 @@ DIALECT: Final = Dialect(
     counts="""
         SELECT status, count(*) FROM tgm_grants WHERE %(prefix)s = '' OR starts_with(ref, %(prefix)s) GROUP BY status
     """,
-    days="""
-        SELECT (coalesce(granted_at, updated_at) AT TIME ZONE 'UTC')::date - date '1970-01-01' AS day, plan_id, status,
-            count(*)
-        FROM tgm_grants
-        WHERE id > %(after)s AND id <= %(last)s AND (%(prefix)s = '' OR starts_with(ref, %(prefix)s))
-        GROUP BY day, plan_id, status
-    """,
+    days=f"""
+        SELECT day, {_PLAN}, status, number FROM (
+            SELECT (coalesce(granted_at, updated_at) AT TIME ZONE 'UTC')::date - date '1970-01-01' AS day,
+                plan_id, plan_uuid, status, count(*) AS number
+            FROM tgm_grants
+            WHERE id > %(after)s AND id <= %(last)s AND (%(prefix)s = '' OR starts_with(ref, %(prefix)s))
+            GROUP BY day, plan_id, plan_uuid, status
+        ) AS days
+    """,  # noqa: S608 - a constant
     search=f"""
         SELECT {COLUMNS} FROM tgm_grants
         WHERE starts_with(ref, %(prefix)s)

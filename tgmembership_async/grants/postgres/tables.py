@@ -74,6 +74,12 @@ _FIND_WHEN_GRANTED: Final = """
         (SELECT min(decided_at) FROM tgm_decision WHERE grant_id = tgm_grants.id AND decision = 'granted')
     ) WHERE status IN ('granted', 'delivered')
 """
+# A plan of API v2 is a UUID. A column of its own leaves the rows as they are, and workers of an older version running.
+_PLANS_OF_PROJECTS: Final = (
+    "ALTER TABLE tgm_grants ALTER COLUMN plan_id DROP NOT NULL",
+    "ALTER TABLE tgm_grants ADD COLUMN plan_uuid text CHECK (plan_uuid LIKE '________-____-____-____-____________')",
+    "ALTER TABLE tgm_grants ADD CONSTRAINT tgm_grants_one_plan CHECK (num_nonnulls(plan_id, plan_uuid) = 1)",
+)
 
 
 def _forbidden(what: str, table: str, why: str, when: str = "") -> str:
@@ -108,5 +114,6 @@ LEDGER: Final = Component(
         ),
         (binding_table("ledger"),),
         ("ALTER TABLE tgm_grants ADD COLUMN granted_at timestamptz", _FIND_WHEN_GRANTED),
+        _PLANS_OF_PROJECTS,
     ),
 )

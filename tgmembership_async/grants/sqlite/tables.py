@@ -70,6 +70,21 @@ _FIND_WHEN_GRANTED: Final = """
         )
     ) WHERE status IN ('granted', 'delivered')
 """
+# A plan of API v2 is a UUID, and a column keeps its type, so this one is made anew. ANY stores both int and text.
+_PLANS_OF_ANY_API: Final = (
+    """
+    ALTER TABLE grants ADD COLUMN plan ANY NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000' CHECK (
+        CASE typeof(plan)
+            WHEN 'integer' THEN plan > 0
+            WHEN 'text' THEN plan LIKE '________-____-____-____-____________'
+            ELSE 0
+        END
+    )
+    """,
+    "UPDATE grants SET plan = plan_id",
+    "ALTER TABLE grants DROP COLUMN plan_id",
+    "ALTER TABLE grants RENAME COLUMN plan TO plan_id",
+)
 
 
 def _forbidden(what: str, table: str, why: str) -> str:
@@ -95,5 +110,6 @@ LEDGER: Final = Component(
         (_FOLLOW_UP,),
         (binding_table("ledger"),),
         ("ALTER TABLE grants ADD COLUMN granted_at INTEGER", _FIND_WHEN_GRANTED),
+        _PLANS_OF_ANY_API,
     ),
 )

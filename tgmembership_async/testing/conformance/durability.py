@@ -8,8 +8,9 @@ from anyio import create_task_group
 
 from tgmembership_async.errors import GrantError, NotSent, OutcomeUnknown, UsageError
 from tgmembership_async.grants.ledger import CountsByDay, get_many
-from tgmembership_async.grants.model import SETTLES, DayCount, GrantRequest, GrantStatus, Settlement
+from tgmembership_async.grants.model import SETTLES, DayKey, GrantRequest, GrantStatus, Settlement, day_counts
 from tgmembership_async.testing.conformance.samples import (
+    A_UUID,
     ERRORS,
     TOKEN,
     MakeLedger,
@@ -159,11 +160,14 @@ async def rows_are_counted_by_day(make: MakeLedger) -> None:
             for number in range(2):
                 await bring_to(ledger, f"{status}{number}", status)
         await ledger.plan(GrantRequest("another plan", 2**63 - 1))
+        await ledger.plan(GrantRequest("a project's plan", A_UUID))
         rows = [grant async for grant in ledger.grants()]
-        days = Counter((utc_day(grant.granted_at or grant.updated_at), grant.plan_id, grant.status) for grant in rows)
+        days = Counter[DayKey](
+            (utc_day(grant.granted_at or grant.updated_at), grant.plan_id, grant.status) for grant in rows
+        )
         progress: list[int] = []
         counted = await ledger.count_by_day(counted=progress.append)
-        check_equal(counted, [DayCount(*key, count) for key, count in sorted(days.items())])
+        check_equal(counted, day_counts(days))
         check_equal(progress[-1:], [len(rows)])
 
 

@@ -23,6 +23,8 @@ MakeLedger = Callable[[], Ledger]
 Step = Callable[[Ledger, str], Awaitable[object]]
 
 TOKEN: Final = AccessToken(token="tök-1", link="https://t.me/shop_bot?start=tok-1", raw={"code": "tok-1", "uses": 1})  # noqa: S106 - a sample
+A_UUID: Final = "11111111-1111-4111-8111-111111111111"
+ANOTHER_UUID: Final = "22222222-2222-4222-8222-222222222222"
 ERRORS: Final[Mapping[GrantStatus, CallError]] = {
     GrantStatus.PLANNED: NotSent("refused", method="addMember", attempts=4, elapsed=1.5),
     GrantStatus.REFUSED: BadRequest("no such plan", code=400, description="plan_id", method="addMember", attempts=1),

@@ -22,6 +22,8 @@ from tgmembership_async.grants.ledger import Claim, Ledger
 from tgmembership_async.grants.model import LEGAL, GrantRequest, GrantStatus
 from tgmembership_async.testing.conformance import durability
 from tgmembership_async.testing.conformance.samples import (
+    A_UUID,
+    ANOTHER_UUID,
     MakeLedger,
     bring_to,
     check,
@@ -84,6 +86,22 @@ async def a_ref_is_planned_once(make: MakeLedger) -> None:
         check_equal(await ledger.get("a"), grant)
         nobody = await ledger.plan(GrantRequest("b", 1))
         check_equal((nobody.member_id, nobody.note), (None, ""))
+
+
+async def a_plan_of_a_project_is_kept(make: MakeLedger) -> None:
+    """Return the plan of a bot as int, and the plan of a project, a UUID, as str. A ref keeps its plan."""
+    async with opened(make) as ledger:
+        grant = await ledger.plan(GrantRequest("a", A_UUID, 42))
+        check_equal((grant.plan_id, await ledger.get("a")), (A_UUID, grant))
+        await check_raises(RefConflict, ledger.plan(GrantRequest("a", 1, 42)))
+        await check_raises(RefConflict, ledger.claim(GrantRequest("a", ANOTHER_UUID, 42)))
+        for _ in range(2):
+            claim = await ledger.claim(GrantRequest("a", A_UUID, 42))
+            check_equal((claim.mine, claim.grant.plan_id), (True, A_UUID))
+            await ledger.settle("a", settlement(GrantStatus.PLANNED))
+        await check_raises(RefConflict, ledger.claim(GrantRequest("a", 1, 42)))
+        check_equal((await ledger.claim(GrantRequest("b", ANOTHER_UUID, 42))).grant.plan_id, ANOTHER_UUID)
+        check_equal([row.plan_id async for row in ledger.grants()], [A_UUID, ANOTHER_UUID])
 
 
 async def another_plan_or_member_is_a_conflict(make: MakeLedger) -> None:
@@ -188,6 +206,7 @@ async def many_at_once_are_all_kept(make: MakeLedger) -> None:
 
 LEDGER_CHECKS: Final[tuple[Check, ...]] = (
     a_ref_is_planned_once,
+    a_plan_of_a_project_is_kept,
     another_plan_or_member_is_a_conflict,
     one_of_many_claims_is_mine,
     a_step_is_taken_where_it_is_legal_and_nowhere_else,

@@ -49,9 +49,10 @@ class RateLimits:
             calls.append(now)
         if self._per_minute is None and not wait:
             return None
-        limit = self._per_minute or self._burst or 0
-        reset = int(((calls[0] + _MINUTE) if calls else now).timestamp()) + 1
-        return Allowance(limit, max(0, limit - len(calls)), reset, wait)
+        limit, span = (self._per_minute, _MINUTE) if self._per_minute is not None else (self._burst or 0, _SECOND)
+        counted = [call for call in calls if call > now - span]
+        reset = int(((counted[0] + span) if counted else now).timestamp()) + 1
+        return Allowance(limit, max(0, limit - len(counted)), reset, wait)
 
 
 def _wait(calls: deque[datetime], most: int | None, span: timedelta, now: datetime) -> float:
