@@ -72,7 +72,7 @@ async def pressed(cases: tuple[Case, ...], count: int | None) -> None:
             done = Outcome.DONE in cases[0].outcomes
             assert (rows["order-17"].status is UNKNOWN) is (Outcome.UNKNOWN in cases[0].outcomes)
             assert (rows["order-17"].status is GRANTED) is done
-        service.heal()
+        service.clear_faults()
         await granter.reconcile()
         rows = await rows_of(granter)
         check(service, rows, lambda _: USER)
@@ -124,8 +124,8 @@ def test_many_orders_under_all_faults_at_once(
             await each(one, requests * PRESSES)
             rows.update(await rows_of(granter))
             check(service, rows, users.__getitem__)
-            service.heal()
-            proxy.heal()
+            service.clear_faults()
+            proxy.clear_faults()
             await granter.reconcile()
             rows.update(await rows_of(granter))
 
@@ -178,7 +178,7 @@ def test_kills_create_nothing_twice_and_lose_no_order(
                     break
         else:
             pytest.fail(capfd.readouterr().err)
-        service.heal()
+        service.clear_faults()
         rows = anyio.run(_reconciled, server.session_options(), place, service, users)
     check(service, rows, users.__getitem__)
     assert rows.keys() == users.keys()
