@@ -33,7 +33,10 @@ class Connection:
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
         while len(body) < length:
-            body += self.sock.recv(65536)
+            part = self.sock.recv(65536)
+            if not part:
+                return b""
+            body += part
         whole = head + b"\r\n\r\n" + body
         self.server.requests.append(whole)
         return whole
