@@ -75,7 +75,7 @@ async def engine_alone(wishes: list[GrantRequest], tasks: int, _: Path) -> None:
     """Run the engine over all requests with a grant that does nothing."""
     done = planned(wishes[0], utc_now()), True
 
-    async def nothing(_: GrantRequest, __: Callable[[], bool]) -> tuple[Grant, bool]:
+    async def nothing(_: GrantRequest, *__: object) -> tuple[Grant, bool]:
         return done
 
     async def nowhere(_: Collection[str]) -> dict[str, Grant]:

@@ -57,6 +57,7 @@ class Shared:
 
     request: GrantRequest
     may_wait: Callable[[], bool]
+    granted: Callable[[], None]
     grant: Grant | None = None
     fresh: bool = False
     error: Exception | None = None
@@ -110,6 +111,7 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
     try:
         token = await grant_holding(client, hold, request.plan_id, request.member_id)
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
+        shared.granted()
     except CallError as error:
         settlement = settlement_of(error)
     except ClaimLost:

@@ -20,8 +20,8 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from anyio import CancelScope, Event, Lock, create_task_group, get_cancelled_exc_class
-from attrs import evolve, frozen
+from anyio import CancelScope, Event, Lock, Semaphore, create_task_group, get_cancelled_exc_class
+from attrs import evolve, frozen, mutable
 
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
 from tgmembership_async.grants import transitions
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
 LookUp = Callable[[Collection[str]], Awaitable[Mapping[str, Grant]]]
-GrantOne = Callable[[GrantRequest, Callable[[], bool]], Awaitable[tuple[Grant, bool]]]
+GrantOne = Callable[[GrantRequest, Callable[[], bool], Callable[[], None]], Awaitable[tuple[Grant, bool]]]
+"""Grants one request; the functions tell whether the run goes on, and are told that the service has granted it."""
 
 
 class StopReason(StrEnum):
@@ -111,7 +112,8 @@ class Run(Job[Summary]):
         self._page = 1
         self._look_up = look_up
         self._grant_one = grant_one
-        self._concurrency = concurrency
+        self._workers = 2 * concurrency
+        self._places = Semaphore(concurrency, fast_acquire=True)
         self._stop_on = frozenset(map(StopReason, stop_on))
         self._session = session
         self._unknown_limit = max(2 * concurrency, 20)
@@ -119,7 +121,7 @@ class Run(Job[Summary]):
         self._began = datetime.now(UTC)
         self._counts: Counter[str] = Counter()
         self._done: deque[Grant] = deque()
-        self._room = 2 * concurrency
+        self._room = concurrency
         self._news = Event()
         self._taken = Event()
         self._working = 0
@@ -159,8 +161,8 @@ class Run(Job[Summary]):
         self._unused = None
         self._group = create_task_group()
         await self._group.__aenter__()
-        self._working = self._concurrency
-        self._group.start_soon(self._start, self._concurrency)
+        self._working = self._workers
+        self._group.start_soon(self._start, self._workers)
         return self
 
     async def _start(self, workers: int) -> None:
@@ -213,10 +215,15 @@ class Run(Job[Summary]):
     async def _work(self) -> None:
         # A cancelled run waits until the answer is recorded. One scope for all grants: one for each costs as much as
         # the rest of this loop.
+        place = _Place(self._places)
         with CancelScope(shield=True) as scope:
             try:
-                while not self._over and (request := await self._next(scope)) is not None:
-                    grant, fresh = await self._grant_one(request, self._goes_on)
+                while True:
+                    await place.take()
+                    request = None if self._over else await self._next(scope)
+                    if request is None:
+                        break
+                    grant, fresh = await self._grant_one(request, self._goes_on, place.leave)
                     self._turn_pages(larger=_is_resumed(grant, fresh=fresh))
                     self._yield(grant, fresh=fresh)
                     if len(self._done) >= self._room:
@@ -224,6 +231,7 @@ class Run(Job[Summary]):
             except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
                 self._fail(error)
             finally:
+                place.leave()
                 self._working -= 1
                 self._news.set()
 
@@ -317,6 +325,31 @@ def _unshielded(scope: CancelScope) -> Generator[None]:
         yield
     finally:
         scope.shield = True
+
+
+@mutable(eq=False)
+class _Place:
+    """A worker's place among those that may have a request in flight.
+
+    There are twice as many workers as places: while one waits until its answer is recorded, another claims the next
+    row. A ledger that records in the order of the calls so has no more rows `sending` than there are places, and often
+    records an answer and the next claim at once.
+    """
+
+    places: Semaphore
+    is_taken: bool = False
+
+    async def take(self) -> None:
+        """Wait for a place, unless it is taken already."""
+        if not self.is_taken:
+            await self.places.acquire()
+            self.is_taken = True
+
+    def leave(self) -> None:
+        """Leave the place to another worker, if it is taken."""
+        if self.is_taken:
+            self.is_taken = False
+            self.places.release()
 
 
 class _Source:
