@@ -83,8 +83,12 @@ class Shared:
             msg = f"{request.ref} is being granted to another plan or member right now"
             raise RefConflict(msg)
         await self.wait()
+        return self.result()
+
+    def result(self) -> Grant:
+        """Return the row after the exchange, which has ended, or raise the error that prevented it."""
         if self.grant is None:
-            raise self.error or UsageError(f"{request.ref}: the Granter was closed before this grant was started")
+            raise self.error or UsageError(f"{self.request.ref}: the Granter was closed before this grant was started")
         return self.grant
 
 

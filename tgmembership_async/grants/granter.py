@@ -249,10 +249,14 @@ class Granter(AsyncResource):
                 return await answer.stored(), False
             shared = self._running[request.ref] = Shared(request, lambda: self._is_open and may_wait(), granted)
             if inline:
-                await self._carry_out(session, shared)
+                try:
+                    await carry_out(session, self._ledger, self._unrecorded, shared)
+                finally:
+                    self._release(shared)
             else:
                 await self._exchange(session, shared)
-            grant = await shared.wait_for(request)
+                await shared.wait()
+            grant = shared.result()
             if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):
                 return grant, shared.fresh
             await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)

@@ -122,8 +122,8 @@ class Run(Job[Summary]):
         self._counts: Counter[str] = Counter()
         self._done: deque[Grant] = deque()
         self._room = concurrency
-        self._news = Event()
-        self._taken = Event()
+        self._news = _Signal()
+        self._taken = _Signal()
         self._working = 0
         self._over = False
         self._failure: Exception | None = None
@@ -205,8 +205,6 @@ class Run(Job[Summary]):
                     failure, self._failure = self._failure, None
                     raise failure
                 raise StopAsyncIteration
-            if self._news.is_set():
-                self._news = Event()
             await self._news.wait()
         grant = self._done.popleft()
         self._taken.set()
@@ -242,7 +240,7 @@ class Run(Job[Summary]):
         up in pages, so that no worker is needed for each. Only what is read without waiting is read ahead.
         """
         if self._page == 1 and not self._ahead:
-            return await self._source.next(scope)
+            return await self._source.next(scope) if self._source.is_async else self._source.first()
         async with self._turn:
             while not self._ahead:
                 page = [] if self._over else self._source.page(self._page)
@@ -270,8 +268,6 @@ class Run(Job[Summary]):
 
     async def _make_room(self, scope: CancelScope) -> None:
         while len(self._done) >= self._room and not self._over:
-            if self._taken.is_set():
-                self._taken = Event()
             with _unshielded(scope):
                 await self._taken.wait()
 
@@ -318,6 +314,24 @@ def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
     return "unknown" if grant.status is GrantStatus.UNKNOWN else "planned"
 
 
+class _Signal:
+    """Wakes those who wait for it; nothing is created unless somebody waits."""
+
+    def __init__(self) -> None:
+        self._event: Event | None = None
+
+    def set(self) -> None:
+        """Wake those who wait now."""
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Wait until it is set the next time."""
+        self._event = self._event or Event()
+        await self._event.wait()
+
+
 @contextmanager
 def _unshielded(scope: CancelScope) -> Generator[None]:
     scope.shield = False
@@ -361,6 +375,7 @@ class _Source:
         self._turn = Lock(fast_acquire=True)
         self._failure: Exception | None = None
         self.longest_page = _LONGEST_PAGE
+        self.is_async = isinstance(requests, AsyncIterable)
         if isinstance(requests, AsyncIterable):
             self._later = aiter(requests)
             self.longest_page = 1
@@ -377,11 +392,16 @@ class _Source:
             async with self._turn:
                 await later.aclose()
 
+    def first(self) -> GrantRequest | None:
+        """Return the next request of an input that is not async, or None at the end."""
+        found = self.page(1)
+        return found[0] if found else None
+
     async def next(self, scope: CancelScope) -> GrantRequest | None:
-        """Return the next request, or None at the end; waiting for it can be cancelled, even in a shielded scope."""
-        if self._items is not None:
-            found = self.page(1)
-            return found[0] if found else None
+        """Return the next request of an async input, or None at the end.
+
+        Waiting for it can be cancelled, even in a shielded scope.
+        """
         assert self._later is not None  # noqa: S101 - one of the two
         with _unshielded(scope):
             async with self._turn:

@@ -48,7 +48,7 @@ def _row(row: Sequence[Any]) -> Row:
 
 def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row] | None:
     """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
-    rows = [Row(id_, grant) for id_, grant in enumerate(grants, DIALECT.last_id(connection) + 1)]
+    rows = list(map(Row, count(DIALECT.last_id(connection) + 1), grants))
     connection.execute("SAVEPOINT new")
     done = execute_rows(
         connection,
