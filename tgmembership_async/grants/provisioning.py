@@ -52,6 +52,7 @@ class StopReason(StrEnum):
 
 EVERY_REASON: Final = frozenset(StopReason)
 _STARTED_IN_ONE_TURN: Final = 64
+_MOST_RECORDING: Final = 64  # workers above `concurrency`: more cost more memory than they save time
 _LONGEST_PAGE: Final = 250  # requests: they are read without letting other tasks run
 _UNUSED: Final = (
     "a run was thrown away unused, so nothing was granted: write `await granter.run_planned()`, or "
@@ -112,7 +113,7 @@ class Run(Job[Summary]):
         self._page = 1
         self._look_up = look_up
         self._grant_one = grant_one
-        self._workers = 2 * concurrency
+        self._workers = concurrency + min(concurrency, _MOST_RECORDING)
         self._places = Semaphore(concurrency, fast_acquire=True)
         self._stop_on = frozenset(map(StopReason, stop_on))
         self._session = session
@@ -345,8 +346,8 @@ def _unshielded(scope: CancelScope) -> Generator[None]:
 class _Place:
     """A worker's place among those that may have a request in flight.
 
-    There are twice as many workers as places: while one waits until its answer is recorded, another claims the next
-    row. A ledger that records in the order of the calls so has no more rows `sending` than there are places, and often
+    There are more workers than places: while one waits until its answer is recorded, another claims the next row. A
+    ledger that records in the order of the calls so has no more rows `sending` than there are places, and often
     records an answer and the next claim at once.
     """
 
@@ -356,7 +357,10 @@ class _Place:
     async def take(self) -> None:
         """Wait for a place, unless it is taken already."""
         if not self.is_taken:
-            await self.places.acquire()
+            if self.places.value:
+                self.places.acquire_nowait()
+            else:
+                await self.places.acquire()
             self.is_taken = True
 
     def leave(self) -> None:
