@@ -57,6 +57,7 @@ class Shared:
 
     request: GrantRequest
     may_wait: Callable[[], bool]
+    granted: Callable[[], None]
     grant: Grant | None = None
     fresh: bool = False
     error: Exception | None = None
@@ -82,8 +83,12 @@ class Shared:
             msg = f"{request.ref} is being granted to another plan or member right now"
             raise RefConflict(msg)
         await self.wait()
+        return self.result()
+
+    def result(self) -> Grant:
+        """Return the row after the exchange, which has ended, or raise the error that prevented it."""
         if self.grant is None:
-            raise self.error or UsageError(f"{request.ref}: the Granter was closed before this grant was started")
+            raise self.error or UsageError(f"{self.request.ref}: the Granter was closed before this grant was started")
         return self.grant
 
 
@@ -110,6 +115,7 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
     try:
         token = await grant_holding(client, hold, request.plan_id, request.member_id)
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
+        shared.granted()
     except CallError as error:
         settlement = settlement_of(error)
     except ClaimLost:

@@ -198,9 +198,11 @@ class Granter(AsyncResource):
         self._check_open()
         view = self._session.with_options(own_budget=True)
 
-        async def one(request: GrantRequest, may_wait: Callable[[], bool]) -> tuple[Grant, bool]:
+        async def one(
+            request: GrantRequest, may_wait: Callable[[], bool], granted: Callable[[], None]
+        ) -> tuple[Grant, bool]:
             try:
-                return await self._grant_one(request, view, inline=True, may_wait=may_wait)
+                return await self._grant_one(request, view, inline=True, may_wait=may_wait, granted=granted)
             except RefConflict as conflict:
                 row = await self._ledger.get(request.ref)
                 if row is None:
@@ -228,6 +230,7 @@ class Granter(AsyncResource):
         *,
         inline: bool = False,
         may_wait: Callable[[], bool] = lambda: True,
+        granted: Callable[[], None] = lambda: None,
     ) -> tuple[Grant, bool]:
         """Return the row after its exchange, and whether this call started the exchange."""
         if isinstance(request.plan_id, str) or self._is_of_project:
@@ -244,12 +247,16 @@ class Granter(AsyncResource):
             if answer is not None:
                 transitions.same(answer.claimed, request)
                 return await answer.stored(), False
-            shared = self._running[request.ref] = Shared(request, lambda: self._is_open and may_wait())
+            shared = self._running[request.ref] = Shared(request, lambda: self._is_open and may_wait(), granted)
             if inline:
-                await self._carry_out(session, shared)
+                try:
+                    await carry_out(session, self._ledger, self._unrecorded, shared)
+                finally:
+                    self._release(shared)
             else:
                 await self._exchange(session, shared)
-            grant = await shared.wait_for(request)
+                await shared.wait()
+            grant = shared.result()
             if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):
                 return grant, shared.fresh
             await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)

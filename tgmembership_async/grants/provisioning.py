@@ -20,8 +20,8 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from anyio import CancelScope, Event, Lock, create_task_group, get_cancelled_exc_class
-from attrs import evolve, frozen
+from anyio import CancelScope, Event, Lock, Semaphore, create_task_group, get_cancelled_exc_class
+from attrs import evolve, frozen, mutable
 
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
 from tgmembership_async.grants import transitions
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
 LookUp = Callable[[Collection[str]], Awaitable[Mapping[str, Grant]]]
-GrantOne = Callable[[GrantRequest, Callable[[], bool]], Awaitable[tuple[Grant, bool]]]
+GrantOne = Callable[[GrantRequest, Callable[[], bool], Callable[[], None]], Awaitable[tuple[Grant, bool]]]
+"""Grants one request; the functions tell whether the run goes on, and are told that the service has granted it."""
 
 
 class StopReason(StrEnum):
@@ -51,6 +52,7 @@ class StopReason(StrEnum):
 
 EVERY_REASON: Final = frozenset(StopReason)
 _STARTED_IN_ONE_TURN: Final = 64
+_MOST_RECORDING: Final = 64  # workers above `concurrency`: more cost more memory than they save time
 _LONGEST_PAGE: Final = 250  # requests: they are read without letting other tasks run
 _UNUSED: Final = (
     "a run was thrown away unused, so nothing was granted: write `await granter.run_planned()`, or "
@@ -111,7 +113,8 @@ class Run(Job[Summary]):
         self._page = 1
         self._look_up = look_up
         self._grant_one = grant_one
-        self._concurrency = concurrency
+        self._workers = concurrency + min(concurrency, _MOST_RECORDING)
+        self._places = Semaphore(concurrency, fast_acquire=True)
         self._stop_on = frozenset(map(StopReason, stop_on))
         self._session = session
         self._unknown_limit = max(2 * concurrency, 20)
@@ -119,9 +122,9 @@ class Run(Job[Summary]):
         self._began = datetime.now(UTC)
         self._counts: Counter[str] = Counter()
         self._done: deque[Grant] = deque()
-        self._room = 2 * concurrency
-        self._news = Event()
-        self._taken = Event()
+        self._room = concurrency
+        self._news = _Signal()
+        self._taken = _Signal()
         self._working = 0
         self._over = False
         self._failure: Exception | None = None
@@ -159,8 +162,8 @@ class Run(Job[Summary]):
         self._unused = None
         self._group = create_task_group()
         await self._group.__aenter__()
-        self._working = self._concurrency
-        self._group.start_soon(self._start, self._concurrency)
+        self._working = self._workers
+        self._group.start_soon(self._start, self._workers)
         return self
 
     async def _start(self, workers: int) -> None:
@@ -203,8 +206,6 @@ class Run(Job[Summary]):
                     failure, self._failure = self._failure, None
                     raise failure
                 raise StopAsyncIteration
-            if self._news.is_set():
-                self._news = Event()
             await self._news.wait()
         grant = self._done.popleft()
         self._taken.set()
@@ -213,10 +214,15 @@ class Run(Job[Summary]):
     async def _work(self) -> None:
         # A cancelled run waits until the answer is recorded. One scope for all grants: one for each costs as much as
         # the rest of this loop.
+        place = _Place(self._places)
         with CancelScope(shield=True) as scope:
             try:
-                while not self._over and (request := await self._next(scope)) is not None:
-                    grant, fresh = await self._grant_one(request, self._goes_on)
+                while True:
+                    await place.take()
+                    request = None if self._over else await self._next(scope)
+                    if request is None:
+                        break
+                    grant, fresh = await self._grant_one(request, self._goes_on, place.leave)
                     self._turn_pages(larger=_is_resumed(grant, fresh=fresh))
                     self._yield(grant, fresh=fresh)
                     if len(self._done) >= self._room:
@@ -224,6 +230,7 @@ class Run(Job[Summary]):
             except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
                 self._fail(error)
             finally:
+                place.leave()
                 self._working -= 1
                 self._news.set()
 
@@ -234,7 +241,7 @@ class Run(Job[Summary]):
         up in pages, so that no worker is needed for each. Only what is read without waiting is read ahead.
         """
         if self._page == 1 and not self._ahead:
-            return await self._source.next(scope)
+            return await self._source.next(scope) if self._source.is_async else self._source.first()
         async with self._turn:
             while not self._ahead:
                 page = [] if self._over else self._source.page(self._page)
@@ -262,8 +269,6 @@ class Run(Job[Summary]):
 
     async def _make_room(self, scope: CancelScope) -> None:
         while len(self._done) >= self._room and not self._over:
-            if self._taken.is_set():
-                self._taken = Event()
             with _unshielded(scope):
                 await self._taken.wait()
 
@@ -310,6 +315,24 @@ def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
     return "unknown" if grant.status is GrantStatus.UNKNOWN else "planned"
 
 
+class _Signal:
+    """Wakes those who wait for it; nothing is created unless somebody waits."""
+
+    def __init__(self) -> None:
+        self._event: Event | None = None
+
+    def set(self) -> None:
+        """Wake those who wait now."""
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Wait until it is set the next time."""
+        self._event = self._event or Event()
+        await self._event.wait()
+
+
 @contextmanager
 def _unshielded(scope: CancelScope) -> Generator[None]:
     scope.shield = False
@@ -317,6 +340,34 @@ def _unshielded(scope: CancelScope) -> Generator[None]:
         yield
     finally:
         scope.shield = True
+
+
+@mutable(eq=False)
+class _Place:
+    """A worker's place among those that may have a request in flight.
+
+    There are more workers than places: while one waits until its answer is recorded, another claims the next row. A
+    ledger that records in the order of the calls so has no more rows `sending` than there are places, and often
+    records an answer and the next claim at once.
+    """
+
+    places: Semaphore
+    is_taken: bool = False
+
+    async def take(self) -> None:
+        """Wait for a place, unless it is taken already."""
+        if not self.is_taken:
+            if self.places.value:
+                self.places.acquire_nowait()
+            else:
+                await self.places.acquire()
+            self.is_taken = True
+
+    def leave(self) -> None:
+        """Leave the place to another worker, if it is taken."""
+        if self.is_taken:
+            self.is_taken = False
+            self.places.release()
 
 
 class _Source:
@@ -328,6 +379,7 @@ class _Source:
         self._turn = Lock(fast_acquire=True)
         self._failure: Exception | None = None
         self.longest_page = _LONGEST_PAGE
+        self.is_async = isinstance(requests, AsyncIterable)
         if isinstance(requests, AsyncIterable):
             self._later = aiter(requests)
             self.longest_page = 1
@@ -344,11 +396,16 @@ class _Source:
             async with self._turn:
                 await later.aclose()
 
+    def first(self) -> GrantRequest | None:
+        """Return the next request of an input that is not async, or None at the end."""
+        found = self.page(1)
+        return found[0] if found else None
+
     async def next(self, scope: CancelScope) -> GrantRequest | None:
-        """Return the next request, or None at the end; waiting for it can be cancelled, even in a shielded scope."""
-        if self._items is not None:
-            found = self.page(1)
-            return found[0] if found else None
+        """Return the next request of an async input, or None at the end.
+
+        Waiting for it can be cancelled, even in a shielded scope.
+        """
         assert self._later is not None  # noqa: S101 - one of the two
         with _unshielded(scope):
             async with self._turn:

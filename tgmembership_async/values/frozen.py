@@ -1,7 +1,7 @@
 """A read-only mapping that can be pickled, unlike `types.MappingProxyType`, and fast creation of frozen objects."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from itertools import repeat
 from typing import Any, Final, TypeVar, final
 
@@ -25,6 +25,10 @@ class FrozenDict(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def keys(self) -> KeysView[str]:
+        """Return the keys; those of a dict let `dict(self)` take half the time."""
+        return self._items.keys()
 
     def __repr__(self) -> str:
         return repr(self._items)

@@ -334,16 +334,21 @@ def test_those_that_share_a_commit_are_done_in_one_go(
     run: Run, quick_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[int] = []
-    for jobs in ("_claim_all", "_settle_all"):
+    for jobs in ("_settle_all", "_claim_all"):
         monkeypatch.setattr(sqlite, jobs, partial(counted, rounds, getattr(sqlite, jobs)))
 
     async def scenario() -> None:
         async with SqliteLedger(quick_path / "grants.db") as ledger:
-            for step in (lambda ref: ledger.claim(request(ref)), lambda ref: ledger.settle(ref, granted("tok"))):
-                async with anyio.create_task_group() as group, busy(ledger._storage):
-                    for number in range(50):
-                        group.start_soon(step, str(number))
-            assert rounds == [50, 50]
+            async with anyio.create_task_group() as group, busy(ledger._storage):
+                for number in range(50):
+                    group.start_soon(ledger.claim, request(str(number)))
+            async with anyio.create_task_group() as group, busy(ledger._storage):
+                for number in range(50):
+                    group.start_soon(ledger.settle, str(number), granted("tok"))
+                    group.start_soon(ledger.claim, request(str(50 + number)))
+            assert rounds == [0, 50, 50, 50]
+            found = await ledger.count()
+            assert found == {GrantStatus.GRANTED: 50, GrantStatus.SENDING: 50}
 
     run(scenario)
 

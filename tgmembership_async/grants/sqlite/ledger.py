@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
@@ -98,7 +98,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         self._check_owner()
         if self._gaps:
             await self._hold_if_in_gap(request)
-        row, mine = await self._storage.write_together(_claim_all, (request, self._clock()))
+        row, mine = await self._storage.write_together(_claim_and_settle, _Wish(request, self._clock()))
         if mine:
             self._claimed[request.ref] = row
         return Claim(row.grant, mine=mine)
@@ -107,7 +107,8 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         """Record the outcome of the exchange of a `sending` row."""
         self._check_owner()
         claimed = self._claimed.pop(check_ref(ref), None)
-        return await self._storage.write_together(_settle_all, (ref, claimed, settlement, self._clock()))
+        row, _ = await self._storage.write_together(_claim_and_settle, _End(ref, claimed, settlement, self._clock()))
+        return row.grant
 
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
         """Lease the follow-up of a row, or return None: it is not due, or is leased already."""
@@ -217,9 +218,32 @@ def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) 
     return transitions.same(DIALECT.known(connection, request.ref).grant, request) if new is None else new[0].grant
 
 
-def _claim_all(
-    connection: sqlite3.Connection, wishes: Sequence[tuple[GrantRequest, datetime]]
-) -> list[tuple[Row, bool]]:
+class _Wish(NamedTuple):
+    request: GrantRequest
+    now: datetime
+
+
+class _End(NamedTuple):
+    ref: str
+    row: Row | None
+    settlement: Settlement
+    now: datetime
+
+
+def _claim_and_settle(connection: sqlite3.Connection, jobs: Sequence[_Wish | _End]) -> list[tuple[Row, bool]]:
+    """Settle and claim rows; return for each job its row, and whether the row was claimed by it.
+
+    In a run these jobs alternate, and one statement for all of a kind costs as much as one for each stretch of it.
+    Settlements come first, so that a claim finds what was settled before it.
+    """
+    ended = iter(_settle_all(connection, [job for job in jobs if isinstance(job, _End)]))
+    begun = iter(_claim_all(connection, [job for job in jobs if isinstance(job, _Wish)]))
+    return [(next(ended), False) if isinstance(job, _End) else next(begun) for job in jobs]
+
+
+def _claim_all(connection: sqlite3.Connection, wishes: Sequence[_Wish]) -> list[tuple[Row, bool]]:
+    if not wishes:
+        return []
     new = statements.insert(connection, [transitions.begun(request, now) for request, now in wishes])
     if new is None:
         return [_claim(connection, request, now) for request, now in wishes]
@@ -230,7 +254,7 @@ def _claim_all(
 def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> tuple[Row, bool]:
     found = DIALECT.find(connection, request.ref)
     if found is None:
-        return _claim_all(connection, [(request, now)])[0]
+        return _claim_all(connection, [_Wish(request, now)])[0]
     if transitions.same(found.grant, request).status is not GrantStatus.PLANNED:
         return found, False
     sending = statements.replace(connection, [(found, transitions.claimed(found.grant, now))])
@@ -238,9 +262,7 @@ def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime)
     return sending[0], True
 
 
-def _settle_all(
-    connection: sqlite3.Connection, ends: Sequence[tuple[str, Row | None, Settlement, datetime]]
-) -> list[Grant]:
+def _settle_all(connection: sqlite3.Connection, ends: Sequence[_End]) -> list[Row]:
     return _end_all(
         connection, [(row or DIALECT.known(connection, ref), settlement, now) for ref, row, settlement, now in ends]
     )
@@ -248,11 +270,13 @@ def _settle_all(
 
 def _end_all(
     connection: sqlite3.Connection, ends: Sequence[tuple[Row, Settlement, datetime]], *, seen: bool = True
-) -> list[Grant]:
+) -> list[Row]:
+    if not ends:
+        return []
     after = [(row, transitions.settled(row.grant, settlement, now)) for row, settlement, now in ends]
     rows = statements.replace(connection, after)
     statements.end_attempts(
         connection,
         [(row, settlement, now if seen else None) for row, (_, settlement, now) in zip(rows, ends, strict=True)],
     )
-    return [row.grant for row in rows]
+    return rows

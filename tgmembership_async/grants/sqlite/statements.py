@@ -48,14 +48,14 @@ def _row(row: Sequence[Any]) -> Row:
 
 def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row] | None:
     """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
-    rows = [Row(id_, grant) for id_, grant in enumerate(grants, DIALECT.last_id(connection) + 1)]
+    rows = list(map(Row, count(DIALECT.last_id(connection) + 1), grants))
     connection.execute("SAVEPOINT new")
     done = execute_rows(
         connection,
         "INSERT INTO grants (id, ref, plan_id, member_id, note, status, attempts, updated_at)"
         " VALUES ON CONFLICT (ref) DO NOTHING",
         [
-            (id_, new.ref, new.plan_id, new.member_id, new.note, new.status, new.attempts, _number(new.updated_at))
+            (id_, new.ref, new.plan_id, new.member_id, new.note, str(new.status), new.attempts, _number(new.updated_at))
             for id_, new in rows
         ],
     )
@@ -74,9 +74,9 @@ def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) 
         " WHERE id = column7 AND ref = column8 AND status = column9",
         [
             (
-                *(after.status, token_id, after.attempts, _number(after.updated_at), _number(after.granted_at)),
+                *(str(after.status), token_id, after.attempts, _number(after.updated_at), _number(after.granted_at)),
                 dump_error(after.error) if isinstance(after.error, CallError) else None,
-                *(row.id, row.grant.ref, row.grant.status),
+                *(row.id, row.grant.ref, str(row.grant.status)),
             )
             for (row, after), token_id in zip(steps, _add_tokens(connection, steps), strict=True)
         ],
@@ -117,7 +117,7 @@ def _add_to_attempts(
     execute_rows(
         connection,
         "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES",
-        [(row.id, row.grant.attempts, *half) for row, *half in halves],
+        [(row.id, row.grant.attempts, ended, at, str(status), evidence) for row, ended, at, status, evidence in halves],
     )
 
 

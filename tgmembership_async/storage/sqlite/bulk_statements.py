@@ -10,7 +10,11 @@ _MOST_AT_A_TIME: Final = 64
 
 
 def execute_rows(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> int:
-    """Execute a statement with rows of equal length in place of `VALUES`; return the number of rows that changed."""
+    """Execute a statement with rows of equal length in place of `VALUES`; return the number of rows that changed.
+
+    Convert members of a StrEnum to `str` before: for any other type sqlite3 searches an adapter, which takes longer
+    than writing the value.
+    """
     changed, done = 0, 0
     while left := len(rows) - done:
         size = min(1 << left.bit_length() - 1, _MOST_AT_A_TIME)  # few sizes: each needs a statement of its own

@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -116,9 +116,9 @@ class SqliteStorage:
         """
         return await _carried_out(self._opened(), each, job, writes=True)
 
-    async def write_together(self, jobs: Jobs[A, T], one: A) -> T:
+    def write_together(self, jobs: Jobs[A, T], one: A) -> Awaitable[T]:
         """Like `write`; adjacent queued calls with the same `jobs` are run in one call of it."""
-        return await _carried_out(self._opened(), jobs, one, writes=True)
+        return _carried_out(self._opened(), jobs, one, writes=True)
 
     async def read(self, job: Job[T]) -> T:
         """Run a job that changes nothing, and return its result; it sees the effect of everything queued before it."""
