@@ -114,8 +114,6 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
     request = hold.request
     try:
         token = await grant_holding(client, hold, request.plan_id, request.member_id)
-        settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
-        shared.granted()
     except CallError as error:
         settlement = settlement_of(error)
     except ClaimLost:
@@ -128,6 +126,9 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
     except Exception as error:  # noqa: BLE001 - whatever it is, it was raised before anything was sent
         problem = error
         settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
+    else:
+        settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
+        shared.granted()
     shared.recording = True
     grant = await _record(hold, settlement)
     if problem is not None:
