@@ -5,15 +5,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attrs import frozen
-from mcp.client.client import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from tgmembership_async.grants import GrantRequest, Ledger, PostgresLedger, SqliteLedger
 from tgmembership_async.grants.model import GrantStatus, Settlement
+
+if TYPE_CHECKING:
+    from mcp.client.client import Client
 
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONUTF8": "1", "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": ""}
 
@@ -23,7 +24,7 @@ class Assistant:
     """A client of a running server, whose log is in `log`."""
 
     log: Path
-    _client: Client
+    _client: "Client"
     _portal: BlockingPortal
 
     @property
@@ -64,6 +65,9 @@ class Assistant:
 @contextmanager
 def assistant(folder: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[Assistant]:
     """Start the server with these arguments, and end it as clients do: by closing its stdin."""
+    from mcp.client.client import Client  # noqa: PLC0415 - it takes a second, and every worker collects these tests
+    from mcp.client.stdio import StdioServerParameters, stdio_client  # noqa: PLC0415
+
     log = folder / "server.log"
     parameters = StdioServerParameters(
         command=sys.executable, args=["-m", "tgmembership_async.cli", *arguments], env=ENVIRONMENT | dict(environment)

@@ -66,9 +66,10 @@ BACKENDS = ["asyncio", "trio"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run each test on one backend, and on the other with the next interpreter.
+    """Run each test on one backend: on 3.11 and 3.13 on the one, on 3.12 and 3.14 on the other.
 
-    `nox -s tests`, with three interpreters, runs each on both; so does `TGM_BACKENDS=both`.
+    So `nox -s tests` runs each on both, if two of these that follow each other are installed. `TGM_BACKENDS=both` runs
+    it on both at once.
     """
     if os.environ.get("TGM_BACKENDS") != "both":
         chosen = [item for item in items if _is_its_turn(item)]

@@ -8,7 +8,13 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
-IMPORT_AIOGRAM = ("tests/ext/test_aiogram", "tests/ext/test_recipes.py", "tests/testing/test_plugin.py")
+IMPORT_AIOGRAM = (
+    "tests/ext/test_aiogram",
+    "tests/ext/test_recipes.py",
+    "tests/testing/test_plugin.py",
+    "tests/examples/test_aiogram_bot.py::test_a_missing",
+    "tests/examples/test_stripe_shop.py::test_a_missing",
+)
 LONG = ("tests/promises/", "tests/transport/test_chaos.py")
 
 
@@ -20,7 +26,7 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        if module.startswith(IMPORT_AIOGRAM):
+        if nodeid.startswith(IMPORT_AIOGRAM):
             return "aiogram"
         if shares(module):
             return module

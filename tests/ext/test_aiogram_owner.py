@@ -1,14 +1,14 @@
 """`owner_router` and `ask_owner` under the real Dispatcher and Bot, which talk to a fake Telegram over HTTP."""
 
 from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
 
 import pytest
 from attrs import evolve
 from fake_telegram import CUSTOMER, FakeTelegram
 from selling_bot import OWNER, Sell
 
-from tgmembership_async.ext.aiogram.decisions import facts
-from tgmembership_async.ext.aiogram.texts import Texts
 from tgmembership_async.grants import Grant, GrantStatus
 from tgmembership_async.testing import FakeService, Fault
 
@@ -28,11 +28,12 @@ async def test_an_odd_row_ends_as_a_question_and_stops_nobody(telegram: FakeTele
     assert selling.texts(CUSTOMER["id"])[-1] == "Every link has been delivered.", "its answers go to the chat"
 
 
-def test_an_empty_note_is_left_out() -> None:
+def test_an_empty_note_is_left_out(ours: Any) -> None:
+    facts, texts = import_module(f"{ours.__name__}.decisions").facts, ours.Texts
     grant = Grant("pi_1", 1, 42, GrantStatus.UNKNOWN, None, 1, "", datetime(2026, 1, 2, tzinfo=UTC))
-    assert facts(grant, Texts()).splitlines()[1] == "plan 1, user 42"
-    assert facts(evolve(grant, note="chat 7"), Texts()).splitlines()[1] == "plan 1, user 42, note: chat 7"
-    assert facts(grant, Texts(facts="{ref}, Notiz: {note}")).splitlines()[0] == "pi_1, Notiz: -"
+    assert facts(grant, texts()).splitlines()[1] == "plan 1, user 42"
+    assert facts(evolve(grant, note="chat 7"), texts()).splitlines()[1] == "plan 1, user 42, note: chat 7"
+    assert facts(grant, texts(facts="{ref}, Notiz: {note}")).splitlines()[0] == "pi_1, Notiz: -"
 
 
 @pytest.mark.parametrize(
