@@ -12,6 +12,7 @@ from attrs import frozen
 from tgmembership_async.cli.credentials import client, project_id
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
+from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.grants.opening import (
     each,
     example,
@@ -207,13 +208,7 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
 
 @click.command("reconcile", epilog=example("reconcile --ledger grants.db"))
 @grants_ledger
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    show_default=True,
-    help="Maximum number of requests in flight.",
-)
+@concurrency_option("requests")
 @format_option
 def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
     """Check unknown grants against the service's subscribers, or a project's payment requests.
