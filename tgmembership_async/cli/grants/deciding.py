@@ -15,13 +15,13 @@ from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.grants.opening import (
     each,
-    example,
     grants_ledger,
     recover_dead_owner,
     since_option,
     with_ledger,
 )
 from tgmembership_async.cli.grants.view import for_people, show_findings, show_one
+from tgmembership_async.cli.help_pages import example
 from tgmembership_async.cli.ledger_option import Place, check_there
 from tgmembership_async.cli.output import (
     Format,
@@ -206,7 +206,7 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
     return refs
 
 
-@click.command("reconcile", epilog=example("reconcile --ledger grants.db"))
+@click.command("reconcile", epilog=example("grants reconcile --ledger grants.db"))
 @grants_ledger
 @concurrency_option("requests")
 @format_option
