@@ -144,3 +144,21 @@ def answering(*args: Any, **kwargs: Any) -> Script:
             connection.answer(*args, **kwargs)
 
     return script
+
+
+def drop(connection: Connection) -> None:
+    """Close the connection after a request."""
+    connection.request()
+
+
+def reset(connection: Connection) -> None:
+    """Reset the connection after a request."""
+    connection.request()
+    connection.reset()
+
+
+def cut(connection: Connection) -> None:
+    """Begin a response, and end the connection."""
+    while connection.request():
+        connection.send(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"ok": true, "code": 200')
+        connection.sock.shutdown(socket.SHUT_RDWR)

@@ -11,6 +11,7 @@ from tgmembership_async.errors import CallError, OutcomeUnknown, ReplyLost, TGMe
 from tgmembership_async.large_replies import structured
 from tgmembership_async.middleware import Next, OutOfTime, verdict
 from tgmembership_async.protocol.endpoints import may_hold_secret
+from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.outcome import (
     Outcome,
     TransportFailure,
@@ -23,7 +24,7 @@ from tgmembership_async.protocol.outcome import (
 from tgmembership_async.protocol.reply_limits import takes_long
 from tgmembership_async.protocol.structuring.results import ShapeError
 from tgmembership_async.protocol.wire import Request, Response, Safety
-from tgmembership_async.values.models import AccessToken, Webhook
+from tgmembership_async.values.models import AccessToken, Reply, Webhook
 
 _logger: Final = logging.getLogger("tgmembership_async")
 _SECRET_FIELDS: Final = ("access_token", "token", "code", "secret")
@@ -138,6 +139,20 @@ async def read(convert: Callable[[Any], T], response: Response, request: Request
         raise late(request, elapsed)
     facts = {**facts_of(request, elapsed), "maybe_applied": request.safety is not Safety.SAFE}
     raise unexpected(why, response, request, facts)
+
+
+def envelope_of(response: Response) -> Envelope:
+    """Return the envelope of a successful response."""
+    envelope = response.envelope
+    assert isinstance(envelope, Envelope)  # noqa: S101 - a successful response has one
+    return envelope
+
+
+def reply(result: Any, response: Response, request: Request) -> Reply[Any]:
+    """Return a structured result together with its envelope and the facts of the call."""
+    envelope, progress = envelope_of(response), request.progress
+    of_envelope = (envelope.code, envelope.description, envelope.request_id)
+    return Reply(result, *of_envelope, progress.attempts, current_time() - progress.started, envelope.extra)
 
 
 def _secrets_in(result: object) -> Iterator[str]:

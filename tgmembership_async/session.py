@@ -4,16 +4,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
-from anyio import current_time
-
 from tgmembership_async import settings
-from tgmembership_async.calls import Observer, perform, read
+from tgmembership_async.calls import Observer, perform, read, reply
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.middleware import Deadline, Middleware
 from tgmembership_async.options import SessionOptions, check_names
 from tgmembership_async.protocol import endpoints
 from tgmembership_async.protocol.endpoints import Endpoint
-from tgmembership_async.protocol.envelope import Envelope
 from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
 from tgmembership_async.protocol.structuring import results
@@ -220,11 +217,7 @@ class Session(Client):
         request = self._prepare(name, checked_verb, how_safe, endpoints.extra_params(params or {}))
         response = await perform(self._send, request, self._shared.observer)
         result = await read(lambda raw: results.structure(raw, into), response, request)
-        envelope = response.envelope
-        assert isinstance(envelope, Envelope)  # noqa: S101 - a successful response has one
-        elapsed = current_time() - request.progress.started
-        of_envelope = (envelope.code, envelope.description, envelope.request_id)
-        return Reply(result, *of_envelope, request.progress.attempts, elapsed, envelope.extra)
+        return reply(result, response, request)
 
     async def _ask(
         self,

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from command_line import ENVIRONMENT, started, tgmembership
 from in_process import run
 from own_schema import own_schema
+from waiting import wait_for
 
 from tgmembership_async import StorageError
 from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, PostgresLedger
@@ -75,13 +75,6 @@ def rows(url: str) -> dict[str, Grant]:
     return anyio.run(read)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_enqueued_members_are_granted_once(members: Callable[[int], Path], service: FakeService, url: str) -> None:
     """Two concurrent workers share members that were enqueued twice, and print each member once."""
     file = members(60)
@@ -135,7 +128,7 @@ def test_a_worker_that_is_stopped_finishes_what_is_in_flight(
     service.inject(Fault("latency", seconds=1, method="addMember", when="after"))
     run("provision", members(20), "--plan-id", 1, "--enqueue")
     with started("worker", "--concurrency", "2", "--show-links") as worker:
-        until(lambda: service.count_requests() >= 2)
+        wait_for(lambda: service.count_requests() >= 2)
         worker.send_signal(signal.SIGTERM)
         stdout, stderr = worker.communicate(timeout=60)
     assert worker.returncode == 0, stderr
@@ -153,7 +146,7 @@ def test_a_worker_that_is_killed_leaves_what_it_sent_unknown(
     run("provision", members(8), "--plan-id", 1, "--enqueue")
     service.inject(Fault("latency", seconds=60, method="addMember", when="after", count=2))
     with started("worker", "--concurrency", "2") as worker:
-        until(lambda: len(service.audit) >= 2)
+        wait_for(lambda: len(service.audit) >= 2)
         worker.kill()
     with psycopg.connect(url, autocommit=True) as connection:  # as a minute later
         connection.execute("UPDATE procrastinate_workers SET last_heartbeat = 'epoch'")

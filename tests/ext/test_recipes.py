@@ -14,8 +14,8 @@ from fake_telegram import TOKEN, FakeTelegram
 from pages import ROOT, executed
 
 from tgmembership_async import OutcomeUnknown, Session
-from tgmembership_async.grants import Granter, MemoryLedger
-from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
+from tgmembership_async.grants import Granter
+from tgmembership_async.testing import FakeService, Fault, WebhookSender
 from tgmembership_async.testing import serve as serve_fake
 from tgmembership_async.webhooks import Receiver, Verifier
 
@@ -27,16 +27,6 @@ Recipe = Callable[..., Any]
 @pytest.fixture
 def service() -> FakeService:
     return FakeService(api_key=CANARY_KEY)
-
-
-@pytest.fixture
-def session(service: FakeService) -> Session:
-    return Session(**service.session_options(), transport=FakeTransport(service))
-
-
-@pytest.fixture
-def granter(session: Session) -> Granter:
-    return Granter(session, MemoryLedger())
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from anyio.lowlevel import checkpoint
 from own_schema import own_schema
+from waiting import until
 
 from tgmembership_async import GrantError, RefConflict, Session, StorageError, UsageError
 from tgmembership_async.fulfillment import Fulfillment, FulfillmentPolicy
@@ -81,12 +82,6 @@ class Shop:
         usual = {"deliver": self.deliver, "attention": self.ask, "policy": QUICK, "every": 0.1}
         async with Fulfillment(Granter(session, ledger), **{**usual, **options}) as fulfillment:
             yield fulfillment
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - what happens in the background sets no event here
-            await anyio.sleep(0.01)
 
 
 async def done(fulfillment: Fulfillment, *, undecided: int = 0) -> None:

@@ -1,7 +1,7 @@
 """A row is `sending` only while its request may be in flight: claimed right before it, released before each wait."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from canary import CANARY_KEY
 from stub_transport import StubTransport, not_sent, reply
+from waiting import until
 
 from tgmembership_async import RateLimit, RateLimited, Request, Response, RetryPolicy, Session, StorageError
 from tgmembership_async.grants import Claim, Grant, Granter, GrantRequest, GrantStatus, MemoryLedger, Settlement
@@ -56,11 +57,6 @@ def on(backend: str, scenario: Any) -> None:
             await scenario()
 
     anyio.run(bounded, backend=backend)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is looked at sets no event
-        await anyio.sleep(0.001)
 
 
 def test_a_grant_that_waits_for_nothing_costs_one_claim_and_one_end(backend: str) -> None:

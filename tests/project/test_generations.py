@@ -14,7 +14,7 @@ import anyio
 import pytest
 from canary import CANARY_KEY
 from project.generations import KINDS, Kind, lines_of
-from scripted_server import answering
+from scripted_server import answering, cut, drop, reset
 
 from tgmembership_async import (
     AiohttpTransport,
@@ -39,21 +39,6 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.fixture
 def backend(crossing: tuple[str, str]) -> str:
     return crossing[1]
-
-
-def drop(connection: Any) -> None:
-    connection.request()
-
-
-def reset(connection: Any) -> None:
-    connection.request()
-    connection.reset()
-
-
-def cut(connection: Any) -> None:
-    while connection.request():
-        connection.send(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"ok": true, "code": 200')
-        connection.sock.shutdown(2)
 
 
 @each_kind

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from canary import CANARY_KEY
-from scripted_server import answering
+from scripted_server import answering, reset
 
 from tgmembership_async import HttpxTransport, Request, Response, RetryPolicy, Session
 
@@ -69,11 +69,6 @@ def redirect(connection: Any) -> None:
         connection.answer(302, b"", location=f"https://elsewhere.example{PATH}", x_echo=CANARY_KEY)
 
 
-def drop(connection: Any) -> None:
-    connection.request()
-    connection.reset()
-
-
 def garbage(connection: Any) -> None:
     connection.request()
     connection.send(f"HTTP/1.1 {PATH} \x00\r\n\r\n".encode())
@@ -93,7 +88,7 @@ SCRIPTS = {
     "slashes": answering(200, (REFUSED % CANARY_KEY).replace("/", "\\/").encode()),
     "percent": answering(404, (REFUSED % PERCENT).encode(), x_echo=PERCENT.upper()),
     "redirect": redirect,
-    "drop": drop,
+    "drop": reset,
     "garbage": garbage,
     "hang": hang,
     "html": answering(404, f"<html>{PATH} not found</html>".encode()),

@@ -3,11 +3,11 @@
 import gzip
 import json
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
+from scripted_server import answering, cut, drop, reset
 
 from tgmembership_async import (
     APIError,
@@ -26,24 +26,9 @@ from tgmembership_async import (
 GRANTED = {"ok": True, "code": 200, "result": "TOKEN-1"}
 
 
-def drop(connection: Any) -> None:
-    connection.request()
-
-
-def reset(connection: Any) -> None:
-    connection.request()
-    connection.reset()
-
-
 def reset_unread(connection: Any) -> None:
     connection.sock.recv(1)
     connection.reset()
-
-
-def cut(connection: Any) -> None:
-    while connection.request():
-        connection.send(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"ok": true, "code": 200')
-        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def garbage(connection: Any) -> None:
@@ -51,28 +36,20 @@ def garbage(connection: Any) -> None:
     connection.send(b"\x16\x03\x01 not http\r\n\r\n")
 
 
-def says(status: int, body: Any, **headers: str) -> Callable[[Any], None]:
-    def script(connection: Any) -> None:
-        while connection.request():
-            connection.answer(status, body, **headers)
-
-    return script
-
-
 LOST = [drop, reset, reset_unread, cut, garbage]
 NOT_THE_ENVELOPE = [
-    says(200, b"<html>maintenance</html>"),
-    says(502, b"<html>bad gateway</html>"),
-    says(404, b"not found"),
-    says(200, b""),
-    says(200, b"[]"),
-    says(200, b'{"ok": true, "cod'),
-    says(200, b"[" * 100_000),
-    says(301, b"", location="https://elsewhere.example/"),
-    says(200, {"ok": "yes", "code": 200}),
-    says(200, b"not gzip at all", content_encoding="gzip"),
-    says(200, gzip.compress(b"x" * 100)[:-9], content_encoding="gzip"),
-    says(200, b"whatever", content_encoding="br"),
+    answering(200, b"<html>maintenance</html>"),
+    answering(502, b"<html>bad gateway</html>"),
+    answering(404, b"not found"),
+    answering(200, b""),
+    answering(200, b"[]"),
+    answering(200, b'{"ok": true, "cod'),
+    answering(200, b"[" * 100_000),
+    answering(301, b"", location="https://elsewhere.example/"),
+    answering(200, {"ok": "yes", "code": 200}),
+    answering(200, b"not gzip at all", content_encoding="gzip"),
+    answering(200, gzip.compress(b"x" * 100)[:-9], content_encoding="gzip"),
+    answering(200, b"whatever", content_encoding="br"),
 ]
 
 
@@ -118,7 +95,7 @@ def test_an_answer_without_the_envelope_proves_nothing(script: Any, serve: Any, 
 
 
 def test_a_500_is_retried_for_a_read_and_unknown_for_a_grant(serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(500, {"ok": False, "code": 500, "description": "oops"}))
+    server = serve(answering(500, {"ok": False, "code": 500, "description": "oops"}))
 
     async def scenario() -> None:
         async with session(server.url) as tg:
@@ -236,7 +213,7 @@ def test_a_request_turned_away_is_sent_again_for_all(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_retry_after_beyond_the_deadline_raises_at_once(status: int, serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(status, {"ok": False, "code": status}, retry_after="3600"))
+    server = serve(answering(status, {"ok": False, "code": status}, retry_after="3600"))
 
     async def scenario() -> None:
         async with session(server.url, deadline=5) as tg:
@@ -322,7 +299,7 @@ def test_a_gateway_that_is_known_to_refuse_is_believed(serve: Any, run: Any, ses
 
 
 def test_a_refusal_is_final(serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(404, {"ok": False, "code": 404, "description": "no such plan"}))
+    server = serve(answering(404, {"ok": False, "code": 404, "description": "no such plan"}))
 
     async def scenario() -> None:
         async with session(server.url) as tg:
@@ -344,7 +321,7 @@ def test_a_refusal_is_final(serve: Any, run: Any, session: Any) -> None:
 def test_a_grant_with_ok_true_never_raises(
     code: object, result: object, status: int, serve: Any, run: Any, session: Any
 ) -> None:
-    server = serve(says(status, {"ok": True, "code": code, "result": result}))
+    server = serve(answering(status, {"ok": True, "code": code, "result": result}))
 
     async def scenario() -> None:
         async with session(server.url) as tg:
@@ -355,7 +332,7 @@ def test_a_grant_with_ok_true_never_raises(
 
 
 def test_a_read_with_a_result_of_no_accepted_shape_is_not_retried(serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(200, {"ok": True, "code": 200, "result": [{"plan_id": "many"}]}))
+    server = serve(answering(200, {"ok": True, "code": 200, "result": [{"plan_id": "many"}]}))
 
     async def scenario() -> None:
         async with session(server.url) as tg:
@@ -386,7 +363,7 @@ def test_an_endless_body_is_cut_off_and_its_connection_thrown_away(serve: Any, r
 
 
 def test_a_zip_bomb_is_cut_off_by_its_decoded_size(serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(200, gzip.compress(b" " * 40_000_000), content_encoding="gzip"))
+    server = serve(answering(200, gzip.compress(b" " * 40_000_000), content_encoding="gzip"))
 
     async def scenario() -> None:
         async with session(server.url, retry=RetryPolicy(attempts=1)) as tg:
@@ -398,7 +375,9 @@ def test_a_zip_bomb_is_cut_off_by_its_decoded_size(serve: Any, run: Any, session
 
 def test_a_compressed_reply_is_read_though_nobody_asked(serve: Any, run: Any, session: Any) -> None:
     server = serve(
-        says(200, gzip.compress(json.dumps({"ok": True, "code": 1, "result": 7}).encode()), content_encoding="gzip")
+        answering(
+            200, gzip.compress(json.dumps({"ok": True, "code": 1, "result": 7}).encode()), content_encoding="gzip"
+        )
     )
 
     async def scenario() -> None:
@@ -428,7 +407,7 @@ def test_a_lost_reply_then_no_connection_does_not_claim_that_nothing_was_sent(
 
 
 def test_every_error_is_a_call_error_with_its_facts(serve: Any, run: Any, session: Any) -> None:
-    server = serve(says(400, {"ok": False, "code": 400, "description": "bad plan", "request_id": "r9"}))
+    server = serve(answering(400, {"ok": False, "code": 400, "description": "bad plan", "request_id": "r9"}))
 
     async def scenario() -> None:
         async with session(server.url) as tg:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from canary import CANARY_KEY
 from no_tls import NO_TLS
-from scripted_server import answering
+from scripted_server import answering, reset
 
 from tgmembership_async import (
     HttpxTransport,
@@ -41,10 +41,6 @@ def test_it_works_and_stays_open(serve: Any, run: Any) -> None:
 
 
 def test_its_failures_are_judged_the_same(serve: Any, run: Any, refused_port: int) -> None:
-    def reset(connection: Any) -> None:
-        connection.request()
-        connection.reset()
-
     def endless(connection: Any) -> None:
         connection.request()
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from scripted_server import reset
 
 from tgmembership_async.transport import tcp
 
@@ -114,10 +115,6 @@ async def test_eof_is_empty_and_a_reset_is_an_error(serve: Any) -> None:
     assert ended.is_readable()
     with pytest.raises(tcp.NothingSentError, match="closed"):
         ended.write(b"too late")
-
-    def reset(connection: Any) -> None:
-        connection.request()
-        connection.reset()
 
     broken = await tcp.connect("127.0.0.1", serve(reset).port, 5)
     broken.write(b"GET\r\n\r\n")

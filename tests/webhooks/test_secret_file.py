@@ -7,11 +7,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from asgi_server import on_uvicorn
 from canary import CANARY_SECRET
+from waiting import until
 from webhook_deliveries import Seen, body, signed
 
 from tgmembership_async import NotAuthentic, UsageError
@@ -148,11 +148,6 @@ async def test_a_webhook_that_boots_without_a_secret_loses_nothing_and_needs_no_
         service.set_webhook(url)
         service.order(plan_id=1, user_id=42)
         await Courier(service, Postal(pause=0), post=post).deliver()
-        await asyncio.wait_for(_until(lambda: bool(paid.events)), 60)
+        await asyncio.wait_for(until(lambda: bool(paid.events)), 60)
     assert statuses == [503, 503, 200]
     assert [event.data["user_id"] for event in paid.events] == ["42"]
-
-
-async def _until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110 - of another task
-        await asyncio.sleep(0.005)

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from canary import CANARY_SECRET
+from waiting import until
 from webhook_deliveries import Clock, Seen, body, signed
 
 from tgmembership_async.errors import StorageError, UsageError
@@ -33,12 +34,6 @@ def receiver(inbox: SqliteInbox, *, policy: HandlingPolicy = QUICK, **options: A
 
 async def deliver(to: Receiver, content: bytes, **how: Any) -> int:
     return (await to.handle(signed(content, **how), content)).status
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(60):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await anyio.sleep(0.002)
 
 
 async def settled(inbox: SqliteInbox) -> list[EntryStatus]:

@@ -51,6 +51,16 @@ def with_pages(command: click.Command) -> click.Command:
     return command
 
 
+def example(arguments: str) -> str:
+    """Return the epilog of a command with one example."""
+    return f"\b\nExample:\n  tgmembership {arguments}"
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command with several examples."""
+    return "\n".join(["\b", "Examples:", *(f"  tgmembership {line}" for line in lines)])
+
+
 def _folded(line: str, width: int) -> str:
     if len(line) <= width:
         return line

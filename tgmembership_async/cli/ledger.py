@@ -8,6 +8,7 @@ import anyio
 import click
 from rich.console import Console
 
+from tgmembership_async.cli.help_pages import example
 from tgmembership_async.cli.ledger_option import (
     Place,
     Server,
@@ -48,16 +49,12 @@ argument, which the list of processes shows, and never printed.
 """
 
 
-def _example(arguments: str) -> str:
-    return f"\b\nExample:\n  tgmembership ledger {arguments}"
-
-
 @click.group("ledger", epilog=_EPILOG)
 def command() -> None:
     """Create, migrate, copy, back up and restore a ledger of grants."""
 
 
-@command.command("init", epilog=_example("init --ledger postgresql://shop@db/shop --queue"))
+@command.command("init", epilog=example("ledger init --ledger postgresql://shop@db/shop --queue"))
 @ledger_argument("Ledger to create.")
 @click.option("--queue", is_flag=True, help="Also create the tables of the job queue, for `provision --enqueue`.")
 def init(*, ledger: Place, queue: bool) -> None:
@@ -72,7 +69,7 @@ def init(*, ledger: Place, queue: bool) -> None:
     note(f"{ledger} is ready.")
 
 
-@command.command("migrate", epilog=_example("migrate --ledger grants.db"))
+@command.command("migrate", epilog=example("ledger migrate --ledger grants.db"))
 @ledger_argument("Ledger to migrate.", exists=True)
 def migrate(*, ledger: Place) -> None:
     """Migrate an existing ledger to this version.
@@ -84,7 +81,7 @@ def migrate(*, ledger: Place) -> None:
     note(f"{ledger} is up to date.")
 
 
-@command.command("pauses", epilog=_example("pauses --ledger postgresql://shop@db/shop --lift"))
+@command.command("pauses", epilog=example("ledger pauses --ledger postgresql://shop@db/shop --lift"))
 @ledger_option("Server that the workers share.", required=True)
 @click.argument("bot_id", type=click.IntRange(min=1), required=False)
 @click.option("--lift", is_flag=True, help="End the pauses shown, so that workers send requests again.")
@@ -128,7 +125,7 @@ async def _create(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.r
             pass
 
 
-@command.command("copy", epilog=_example("copy grants.db postgresql://shop@db/shop"))
+@command.command("copy", epilog=example("ledger copy grants.db postgresql://shop@db/shop"))
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @format_option
@@ -161,7 +158,7 @@ def _store(where: Place) -> Store:
     return PostgresStore(where.url)
 
 
-@command.command("backup", epilog=_example("backup backups/grants-monday.db --ledger grants.db"))
+@command.command("backup", epilog=example("ledger backup backups/grants-monday.db --ledger grants.db"))
 @click.argument("target", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @ledger_option("Ledger file to back up.", required=True, exists=True)
 def backup(*, target: Path, ledger: Place) -> None:
@@ -179,7 +176,7 @@ async def _back_up(ledger: Path, target: Path) -> None:
         await opened_.backup(target)
 
 
-@command.command("accept-restore", epilog=_example("accept-restore --ledger grants.db"))
+@command.command("accept-restore", epilog=example("ledger accept-restore --ledger grants.db"))
 @ledger_argument("Restored ledger file.", exists=True)
 @format_option
 def accept_restore(*, ledger: Place, form: Format) -> None:

@@ -175,7 +175,12 @@ def _say(text: str) -> None:
 
 
 class _Nothing:
+    """Writes nothing; what writes each row at once differs only in `row`."""
+
     begun = False
+
+    def __init__(self, columns: Sequence[str] = (), styles: Mapping[str, str] | None = None) -> None:
+        del columns, styles
 
     def row(self, fields: Fields) -> None:
         del fields
@@ -184,25 +189,12 @@ class _Nothing:
         return
 
 
-class _JsonLines:
-    begun = False
-
-    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
-        del columns, styles
-
+class _JsonLines(_Nothing):
     def row(self, fields: Fields) -> None:
         _say(json_text(fields))
 
-    def end(self) -> None:
-        return
 
-
-class _Json:
-    begun = False
-
-    def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
-        del columns, styles
-
+class _Json(_Nothing):
     def row(self, fields: Fields) -> None:
         sys.stdout.write(",\n" if self.begun else "[\n")
         sys.stdout.write(indent(json_text(fields, indent=2), "  "))
@@ -221,9 +213,7 @@ class _Lines:
         sys.stdout.write(f"{record.removesuffix(self.end)}\n")
 
 
-class _Csv:
-    begun = False
-
+class _Csv(_Nothing):
     def __init__(self, columns: Sequence[str], styles: Mapping[str, str]) -> None:
         del styles
         self._writer = csv.DictWriter(_Lines(), columns, lineterminator=_Lines.end)
@@ -232,9 +222,6 @@ class _Csv:
     def row(self, fields: Fields) -> None:
         self._writer.writerow({name: _csv_cell(value) for name, value in fields.items()})
         sys.stdout.flush()
-
-    def end(self) -> None:
-        return
 
 
 def _csv_cell(value: object) -> object:

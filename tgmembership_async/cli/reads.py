@@ -1,6 +1,7 @@
 """The commands that only read from the service, generated from a table."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import anyio
@@ -8,10 +9,11 @@ import attrs
 import click
 
 from tgmembership_async.cli.credentials import session
+from tgmembership_async.cli.help_pages import examples
 from tgmembership_async.cli.output import Format, format_option, write_one, writing
 from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.session import Session
-from tgmembership_async.values.models import PaymentMethodUsage, Plan, PlanPerformance, Revenue
+from tgmembership_async.values.models import PaymentMethodUsage, Plan, PlanPerformance
 from tgmembership_async.values.money import Money
 
 
@@ -28,10 +30,6 @@ class Read:
     examples: Sequence[str]
     parameter: str | None = None
     rows: Callable[[Any], Sequence[Any]] = list
-
-
-def _amounts(revenue: Revenue) -> Sequence[Money]:
-    return revenue.amounts
 
 
 _READS: Final[Mapping[str, Read]] = {
@@ -65,7 +63,7 @@ _READS: Final[Mapping[str, Read]] = {
         Money,
         "Show the revenue per currency.",
         ("revenue", "revenue --format json"),
-        rows=_amounts,
+        rows=attrgetter("amounts"),
     ),
     "users": Read(
         Session.count_users,
@@ -86,7 +84,7 @@ def _command(name: str, read: Read) -> click.Command:
             for one in read.rows(result):
                 out.row(row_of(one))
 
-    made = click.command(name, help=read.help, epilog=_examples(*read.examples))(format_option(run))
+    made = click.command(name, help=read.help, epilog=examples(*read.examples))(format_option(run))
     if read.parameter is not None:
         wanted = read.parameter.replace("_", "-")
         option = click.Option(
@@ -94,10 +92,6 @@ def _command(name: str, read: Read) -> click.Command:
         )
         made.params.insert(0, option)
     return made
-
-
-def _examples(*lines: str) -> str:
-    return "\n".join(["\b", "Examples:", *(f"  tgmembership {line}" for line in lines)])
 
 
 async def _call(read: Read, filters: Sequence[int]) -> Any:

@@ -54,7 +54,7 @@ _CODES: Final = {None: Exit.OK, StopReason.BUDGET: Exit.FAILED, StopReason.CREDE
 
 @click.command("worker", epilog=_EPILOG)
 @ledger_option("PostgreSQL database with the ledger and the job queue.", required=True)
-@concurrency_option
+@concurrency_option("grants")
 @attempts_option
 @rate_option
 @click.option("--until-empty", is_flag=True, help="Stop when the queue is empty; do not wait for more grants.")

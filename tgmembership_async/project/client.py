@@ -10,10 +10,8 @@ from functools import partial
 from string import Formatter
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
-from anyio import current_time
-
 from tgmembership_async import settings
-from tgmembership_async.calls import Observer, perform, read
+from tgmembership_async.calls import Observer, envelope_of, perform, read, reply
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.errors import NotFound, UsageError
 from tgmembership_async.middleware import Deadline, Middleware
@@ -300,9 +298,7 @@ class Project(Client):
         body = extra_params(params or {}) if verb in ("GET", "DELETE") else _json_object(params or {})
         request = self._request(name, verb, safe, body, timeouts=self._timeouts(safe))
         result, response = await self._call(request, lambda raw: structure(raw, into))
-        envelope, progress = _envelope(response), request.progress
-        of_envelope = (envelope.code, envelope.description, envelope.request_id)
-        return Reply(result, *of_envelope, progress.attempts, current_time() - progress.started, envelope.extra)
+        return reply(result, response, request)
 
     async def _call(self, request: Request, convert: Callable[[Any], T]) -> tuple[T, Response]:
         """Send a request through the chain, and return its structured result, and the response."""
@@ -337,19 +333,13 @@ class Project(Client):
             if size is not None or offset:
                 place["offset"] = offset
             rows, response = await self._call(self._prepare(endpoint, given, place), endpoint.read)
-            return Page(rows, _total(_envelope(response)))
+            return Page(rows, _total(envelope_of(response)))
 
         return all_rows(endpoint.method, fetch, identity)
 
 
 def _user_id(user: ProjectUser) -> int:
     return user.user_id
-
-
-def _envelope(response: Response) -> Envelope:
-    envelope = response.envelope
-    assert isinstance(envelope, Envelope)  # noqa: S101 - a successful response has one
-    return envelope
 
 
 def _total(envelope: Envelope) -> int | None:

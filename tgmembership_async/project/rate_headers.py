@@ -1,7 +1,6 @@
 """Obey the rate limit that replies announce before a 429 comes: an attempt middleware that feeds the gate."""
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -27,10 +26,9 @@ class RateHeaders:
     429 without Retry-After gets the `retry_after` of its body.
     """
 
-    def __init__(self, gate: Gate, pause_cap: float, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, gate: Gate, pause_cap: float) -> None:
         self._gate = gate
         self._pause_cap = pause_cap
-        self._now = now
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Return the response."""
@@ -46,7 +44,7 @@ class RateHeaders:
         reset = _number(headers.get("x-ratelimit-reset")) or 0.0
         if reset < _MOMENT:
             return reset
-        now = http_date(headers.get("date") or "") or self._now()
+        now = http_date(headers.get("date") or "") or datetime.now(UTC)
         return (reset / 1000 if reset >= _MILLISECONDS else reset) - now.timestamp()
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Final
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
@@ -10,18 +9,17 @@ _QUIET_FOR: Final = 60.0
 
 
 class RefusalLog:
-    """Logs requests that were `what`. `clock` returns monotonic seconds."""
+    """Logs requests that were `what`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, what: str = "refused as not authentic") -> None:
+    def __init__(self, what: str = "refused as not authentic") -> None:
         self._what = what
-        self._clock = clock
         self._quiet_until = 0.0
         self._unreported = 0
 
     def note(self, why: str) -> None:
         """Log a request, or count it for the next log line."""
         self._unreported += 1
-        now = self._clock()
+        now = time.monotonic()
         if now >= self._quiet_until:
             _logger.warning("%d request(s) %s, the last one: %s", self._unreported, self._what, why)
             self._unreported, self._quiet_until = 0, now + _QUIET_FOR

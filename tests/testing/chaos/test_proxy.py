@@ -6,11 +6,12 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted_server import Connection, ScriptedServer
+from scripted_server import Connection, ScriptedServer, reset
+from waiting import wait_for
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.testing import ChaosProxy, FakeService, Trouble, serve
@@ -289,17 +290,12 @@ def cut_shorter(connection: Connection) -> None:
     connection.send(b"HTTP/1.1 200 O")
 
 
-def torn_down(connection: Connection) -> None:
-    connection.request()
-    connection.reset()
-
-
 @pytest.mark.parametrize(
     ("script", "seen"),
     [
         (cut_short, b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"),
         (cut_shorter, b"HTTP/1.1 200 O"),
-        (torn_down, RESET),
+        (reset, RESET),
     ],
 )
 def test_what_the_upstream_does_itself_is_passed_on(script: Any, seen: bytes) -> None:
@@ -356,7 +352,7 @@ def test_a_connect_is_a_blind_tunnel_to_the_upstream_whatever_it_names() -> None
 
 
 def test_a_tunnel_passes_a_reset_on() -> None:
-    with ScriptedServer(torn_down) as upstream, ChaosProxy(upstream.url) as proxy, tunnel(proxy) as sock:
+    with ScriptedServer(reset) as upstream, ChaosProxy(upstream.url) as proxy, tunnel(proxy) as sock:
         sock.recv(100)
         sock.sendall(GET)
         assert heard(sock) == RESET
@@ -428,11 +424,3 @@ def test_an_upstream_that_is_none_is_refused(upstream: Any) -> None:
 def test_an_upstream_without_a_port_is_on_the_usual_one() -> None:
     assert repr(ChaosProxy("http://localhost")) == "<ChaosProxy to localhost:80, not running>"
     assert repr(ChaosProxy("https://localhost")) == "<ChaosProxy to localhost:443, not running>"
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not happen within five seconds")

@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 from no_tls import NO_TLS
+from waiting import wait_for
 
 from tgmembership_async import Session
 from tgmembership_async.errors import BadRequest, NotAuthentic, UsageError
@@ -238,9 +239,9 @@ class TestOverHTTP:
         with serve(fake, postal=Postal(pause=0.01)), self.shop(500) as (url, seen):
             fake.set_webhook(url)
             order(fake, 3)
-            _wait_for(lambda: [record.status for record in fake.outbox.deliveries].count(200) == 3)
+            wait_for(lambda: [record.status for record in fake.outbox.deliveries].count(200) == 3)
             order(fake)
-            _wait_for(lambda: [record.status for record in fake.outbox.deliveries].count(200) == 4)
+            wait_for(lambda: [record.status for record in fake.outbox.deliveries].count(200) == 4)
             assert len(seen) == 5
 
     def test_what_was_told_before_is_delivered_too_and_the_end_waits_for_nobody(self) -> None:
@@ -250,7 +251,7 @@ class TestOverHTTP:
             order(fake)
             began = time.perf_counter()
             with serve(fake, postal=Postal(pause=3_000)):
-                _wait_for(lambda: seen)
+                wait_for(lambda: seen)
             assert time.perf_counter() - began < 300
         order(fake)
         assert len(fake.outbox.events) == 2
@@ -261,11 +262,3 @@ class TestOverHTTP:
             assert await Courier(fake).deliver() == []
 
         run(scenario)
-
-
-def _wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not happen within five seconds")

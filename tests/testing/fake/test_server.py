@@ -3,13 +3,13 @@
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from no_tls import NO_TLS
+from waiting import wait_for
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.testing import FakeService, Fault, serve
@@ -181,7 +181,7 @@ def test_what_has_arrived_is_carried_out_before_the_server_ends(fake: FakeServic
     fake.inject(Fault("latency", seconds=30))
     with serve(fake) as running, socket.create_connection((running.host, running.port)) as sock:
         sock.sendall(_grant())
-        _wait_for(lambda: fake.requests)
+        wait_for(lambda: fake.requests)
     assert len(fake.audit) == 1
 
 
@@ -201,8 +201,8 @@ def test_a_client_that_leaves_before_its_reset_is_no_error(
     fake.inject(Fault("latency", seconds=0.05, count=1), Fault("reset", when="after", count=1))
     with socket.create_connection((server.host, server.port)) as sock:
         sock.sendall(_grant())
-        _wait_for(lambda: fake.requests)
-    _wait_for(lambda: fake.audit)
+        wait_for(lambda: fake.requests)
+    wait_for(lambda: fake.audit)
     assert client.get("getPlans").status_code == 200
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -241,11 +241,3 @@ def test_small_answers_do_not_wait_for_delayed_acknowledgements(
 def _grant() -> bytes:
     body = b"plan_id=1&member_id=42"
     return f"POST /bot7/{KEY}/addMember HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-
-
-def _wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not happen within five seconds")

@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from tgmembership_async.cli.bots import profiles
+from tgmembership_async.cli.help_pages import example
 from tgmembership_async.cli.ledger_option import Server, place
 from tgmembership_async.cli.output import Format, format_option, note, writing
 from tgmembership_async.errors import UsageError
@@ -33,10 +34,6 @@ is done.
 _COLUMNS: Final = ("name", "id", "key", "base_url", "ledger", "inbox")
 
 
-def _example(arguments: str) -> str:
-    return f"\b\nExample:\n  tgmembership bots {arguments}"
-
-
 @click.group("bots", epilog=_EPILOG)
 def command() -> None:
     """Manage the bots that --bot can name.
@@ -51,7 +48,7 @@ def _placed(_context: click.Context, _parameter: click.Parameter, value: str | N
     return str(found.absolute()) if isinstance(found, Path) else None if found is None else found.url
 
 
-@command.command("add", epilog=_example("add shop 8047883872 --ledger grants.db"))
+@command.command("add", epilog=example("bots add shop 8047883872 --ledger grants.db"))
 @click.argument("name")
 @click.argument("id_", metavar="ID")
 @click.option("--base-url", default=None, help="URL of the service. [default: its public one]")
@@ -105,7 +102,7 @@ def _asked() -> Secret:
     return Secret(sys.stdin.readline().strip())
 
 
-@command.command("list", epilog=_example("list --format json"))
+@command.command("list", epilog=example("bots list --format json"))
 @format_option
 def list_(*, form: Format) -> None:
     """List the bots, without keys and passwords."""
@@ -128,7 +125,7 @@ def completed(_context: click.Context, _parameter: click.Parameter, incomplete: 
         return []
 
 
-@command.command("remove", epilog=_example("remove shop"))
+@command.command("remove", epilog=example("bots remove shop"))
 @click.argument("name", shell_complete=completed)
 def remove(*, name: str) -> None:
     """Remove the bot NAME, and its key unless the key is in a file of your own. Its ledger stays."""
@@ -136,7 +133,7 @@ def remove(*, name: str) -> None:
     note(f"{removed.name} is removed." + (f" Its ledger stays: {_shown(removed.ledger)}" if removed.ledger else ""))
 
 
-@command.command("path", epilog=_example("path"))
+@command.command("path", epilog=example("bots path"))
 def path() -> None:
     """Print the path of the file with the bots."""
     click.echo(profiles.file())

@@ -47,7 +47,7 @@ Examples:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of members, as for `provision`.  [default: a sample of 1,000 members]",
 )
-@concurrency_option
+@concurrency_option("grants")
 @click.option(
     "--kills",
     type=click.IntRange(0, 20),

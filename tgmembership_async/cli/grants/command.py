@@ -14,8 +14,9 @@ from tgmembership_async.cli import time_arguments
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grants.deciding import reconcile, resolve
-from tgmembership_async.cli.grants.opening import each, example, grants_ledger, since_option, with_ledger
+from tgmembership_async.cli.grants.opening import each, grants_ledger, since_option, with_ledger
 from tgmembership_async.cli.grants.view import show_grants, show_history
+from tgmembership_async.cli.help_pages import example
 from tgmembership_async.cli.ledger_option import Place
 from tgmembership_async.cli.next_steps import next_steps
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
@@ -65,7 +66,7 @@ _limit = click.option(
 _after = click.option("--after", metavar="REF", help="Only grants after this one, the last of the page before.")
 
 
-@command.command("list", epilog=example("list --status unknown --status refused --since 24h"))
+@command.command("list", epilog=example("grants list --status unknown --status refused --since 24h"))
 @grants_ledger
 @click.option(
     "--status",
@@ -99,7 +100,7 @@ def _list(
     )
 
 
-@command.command("owed", epilog=example("owed --since 7d"))
+@command.command("owed", epilog=example("grants owed --since 7d"))
 @grants_ledger
 @since_option
 @_after
@@ -116,7 +117,7 @@ def owed(*, ledger: Place, **shown: Any) -> None:
         note(sentence)
 
 
-@command.command("show", epilog=example("show pi_3Nf --format json"))
+@command.command("show", epilog=example("grants show pi_3Nf --format json"))
 @click.argument("ref")
 @grants_ledger
 @_show_links
@@ -129,7 +130,7 @@ def show(*, ref: str, ledger: Place, show_links: bool, form: Format) -> None:
         note("The grant is being sent. If its process ended, the grant becomes unknown when the ledger is opened next.")
 
 
-@command.command("undelivered", epilog=example("undelivered --show-links --format csv > links.csv"))
+@command.command("undelivered", epilog=example("grants undelivered --show-links --format csv > links.csv"))
 @grants_ledger
 @since_option
 @_after
@@ -194,7 +195,7 @@ def _refs(source: Path | None, reading: Reading) -> Iterator[str | InvalidRow]:
         yield found if isinstance(found, InvalidRow) else found[1]
 
 
-@command.command("purge", epilog=example("purge --delivered-before 30d"))
+@command.command("purge", epilog=example("grants purge --delivered-before 30d"))
 @grants_ledger
 @click.option(
     "--delivered-before",

@@ -12,15 +12,16 @@ from attrs import frozen
 from tgmembership_async.cli.credentials import client, project_id
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
+from tgmembership_async.cli.grant_options import concurrency_option
 from tgmembership_async.cli.grants.opening import (
     each,
-    example,
     grants_ledger,
     recover_dead_owner,
     since_option,
     with_ledger,
 )
 from tgmembership_async.cli.grants.view import for_people, show_findings, show_one
+from tgmembership_async.cli.help_pages import example
 from tgmembership_async.cli.ledger_option import Place, check_there
 from tgmembership_async.cli.output import (
     Format,
@@ -205,15 +206,9 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
     return refs
 
 
-@click.command("reconcile", epilog=example("reconcile --ledger grants.db"))
+@click.command("reconcile", epilog=example("grants reconcile --ledger grants.db"))
 @grants_ledger
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    show_default=True,
-    help="Maximum number of requests in flight.",
-)
+@concurrency_option("requests")
 @format_option
 def reconcile(*, ledger: Place, concurrency: int, form: Format) -> None:
     """Check unknown grants against the service's subscribers, or a project's payment requests.

@@ -26,11 +26,6 @@ since_option: Final = click.option(
 )
 
 
-def example(arguments: str) -> str:
-    """Return the epilog of a command."""
-    return f"\b\nExample:\n  tgmembership grants {arguments}"
-
-
 def with_ledger(ledger: Place, work: Callable[[Ledger], Coroutine[Any, Any, T]]) -> T:
     """Open the ledger without owning it, run `work` on it and return the result."""
     check_there(ledger)

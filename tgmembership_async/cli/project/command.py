@@ -11,6 +11,7 @@ from tgmembership_async.access import Access, AccessCheck
 from tgmembership_async.cli.bots.profiles import PREFIX
 from tgmembership_async.cli.credentials import client, project, project_id
 from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.help_pages import examples
 from tgmembership_async.cli.output import Format, format_option, note, write_one, writing
 from tgmembership_async.cli.rows import columns_of, row_of
 from tgmembership_async.cli.time_arguments import option as time_option
@@ -21,10 +22,6 @@ from tgmembership_async.session import Session
 from tgmembership_async.values.models import Subscriber
 
 _ID: Final = f"{PREFIX}PROJECT_ID"
-_EPILOG: Final = """
-\b
-Examples:
-"""
 
 
 def _project_only() -> Project:
@@ -35,11 +32,7 @@ def _project_only() -> Project:
     return project(number)
 
 
-def _examples(*lines: str) -> str:
-    return _EPILOG + "\n".join(f"  tgmembership {line}" for line in lines)
-
-
-@click.command("members", epilog=_examples("members --format csv > members.csv", "--project ID members --user-id 4200"))
+@click.command("members", epilog=examples("members --format csv > members.csv", "--project ID members --user-id 4200"))
 @click.option("--user-id", type=click.IntRange(1), help="Show only this user.")
 @format_option
 def members(*, user_id: int | None, form: Format) -> None:
@@ -61,7 +54,7 @@ async def _members(client: Session | Project, user_id: int | None, form: Format)
                 out.row(row_of(membership))
 
 
-@click.command("access", epilog=_examples("access 4200 --plan-id 1", "--project ID access 4200"))
+@click.command("access", epilog=examples("access 4200 --plan-id 1", "--project ID access 4200"))
 @click.argument("user", type=click.IntRange(1))
 @click.option("--plan-id", help="Look at this plan only: a number, or a UUID in a project.")
 @format_option
@@ -95,7 +88,7 @@ async def _access(client: Session | Project, user: int, plan_id: int | str | Non
 
 @click.command(
     "extend",
-    epilog=_examples(
+    epilog=examples(
         "--project ID extend 4200 --until 2027-01-31",
         "--project ID extend --everybody --confirm ID --until 2027-01-31T18:00+01:00",
     ),
@@ -120,7 +113,7 @@ def extend(*, user: int | None, until: datetime, everybody: bool, confirm: str) 
         note(f"The memberships of user {user} end at {until}.")
 
 
-@click.command("remove", epilog=_examples("--project ID remove 6f1c1f6e-9d4b-4c53-9a57-2b8b0d3c7a10"))
+@click.command("remove", epilog=examples("--project ID remove 6f1c1f6e-9d4b-4c53-9a57-2b8b0d3c7a10"))
 @click.argument("membership_id")
 def remove(*, membership_id: str) -> None:
     """End the membership MEMBERSHIP_ID now; `members` shows the ids."""
@@ -129,7 +122,7 @@ def remove(*, membership_id: str) -> None:
     note("The membership has ended." if was_there else "There is no such membership (any more).")
 
 
-@click.command("ban", epilog=_examples("--project ID ban 4200"))
+@click.command("ban", epilog=examples("--project ID ban 4200"))
 @click.argument("user", type=click.IntRange(1))
 def ban(*, user: int) -> None:
     """Ban USER from the project."""
@@ -137,7 +130,7 @@ def ban(*, user: int) -> None:
     note(f"User {user} is banned.")
 
 
-@click.command("unban", epilog=_examples("--project ID unban 4200"))
+@click.command("unban", epilog=examples("--project ID unban 4200"))
 @click.argument("user", type=click.IntRange(1))
 def unban(*, user: int) -> None:
     """Lift the ban on USER."""

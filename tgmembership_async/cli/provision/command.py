@@ -88,7 +88,7 @@ _IN_FLIGHT: Final = "Stopping: waiting for the grants in flight. Press Ctrl-C ag
     is_flag=True,
     help="Put the grants into the job queue of the PostgreSQL ledger for `worker`; send nothing.",
 )
-@concurrency_option
+@concurrency_option("grants")
 @attempts_option
 @click.option(
     "--backoff",

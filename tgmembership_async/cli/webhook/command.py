@@ -16,6 +16,7 @@ import click
 
 from tgmembership_async.cli.credentials import client, project_id, session
 from tgmembership_async.cli.exit_codes import Exit
+from tgmembership_async.cli.help_pages import example
 from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.cli.webhook.verifier import AnyVerifier
 from tgmembership_async.cli.webhook.view import fields_of
@@ -45,10 +46,6 @@ The webhook secret is read from --secret-file or TGMEMBERSHIP_WEBHOOK_SECRET, an
 """
 
 
-def _example(arguments: str) -> str:
-    return f"\b\nExample:\n  tgmembership {arguments}"
-
-
 @click.group("webhook", epilog=_EPILOG)
 def command() -> None:
     """Set or delete the bot's webhook, print its events, verify and sign deliveries."""
@@ -63,7 +60,7 @@ def _secret_file(*, exists: bool) -> Callable[[F], F]:
     )
 
 
-@command.command("set", epilog=_example("webhook set https://shop.example/tgmembership --secret-file webhook.secret"))
+@command.command("set", epilog=example("webhook set https://shop.example/tgmembership --secret-file webhook.secret"))
 @click.argument("url")
 @_secret_file(exists=False)
 @click.option("--force", is_flag=True, help="Do not ask before the secret of the reply is thrown away.")
@@ -126,7 +123,7 @@ def _new_file(path: Path) -> Generator[IO[str]]:
             path.unlink()
 
 
-@command.command("delete", epilog=_example("webhook delete"))
+@command.command("delete", epilog=example("webhook delete"))
 def delete() -> None:
     """Delete the bot's webhook."""
     if project_id() is not None:
@@ -141,7 +138,7 @@ async def _delete() -> None:
         await tg.delete_webhook()
 
 
-@command.command("listen", epilog=_example("webhook listen --port 8080 --secret-file webhook.secret"))
+@command.command("listen", epilog=example("webhook listen --port 8080 --secret-file webhook.secret"))
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Port to listen on."
 )
@@ -167,7 +164,7 @@ def listen(*, port: int, host: str, url: str | None, secret_file: Path | None) -
 
 
 @command.command(
-    "verify", epilog=_example("webhook verify --secret-file webhook.secret --headers headers.txt body.json")
+    "verify", epilog=example("webhook verify --secret-file webhook.secret --headers headers.txt body.json")
 )
 @click.argument("body", type=click.File("rb"))
 @click.option(
@@ -221,7 +218,7 @@ def headers_of(text: bytes) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in read]
 
 
-@command.command("sign", epilog=_example("webhook sign --secret-file webhook.secret body.json > headers.txt"))
+@command.command("sign", epilog=example("webhook sign --secret-file webhook.secret body.json > headers.txt"))
 @click.argument("body", type=click.File("rb"))
 @click.option("--nonce", help="Nonce. [default: a random one]")
 @click.option("--timestamp", type=click.FloatRange(0), help="Time of the signature in Unix seconds. [default: now]")

@@ -195,24 +195,8 @@ def _get_subscribers(call: Call) -> Any:
     return call.service.render("getSubscribers", Subscribers(found, one_user=user_id is not None))
 
 
-def _count_orders(call: Call) -> Any:
-    return call.service.render("countOrders", call.service.order_counts())
-
-
-def _count_users(call: Call) -> Any:
-    return call.service.render("countUsers", call.service.user_counts())
-
-
-def _get_revenue(call: Call) -> Any:
-    return call.service.render("getRevenue", call.service.revenue())
-
-
-def _get_payment_methods(call: Call) -> Any:
-    return call.service.render("mostPopularPaymentMethods", call.service.payment_methods())
-
-
-def _get_sales(call: Call) -> Any:
-    return call.service.render("plansPerformance", call.service.sales())
+def _get(method: str, facts: Callable[[HTTPServiceState], object]) -> "dict[str, Run]":
+    return {"GET": lambda call: call.service.render(method, facts(call.service))}
 
 
 def _set_webhook(call: Call) -> Any:
@@ -276,11 +260,11 @@ _NAMED: Final[Mapping[str, Mapping[str, Run]]] = {
     "addMember": {"POST": _add_member},
     "getPlans": {"GET": _get_plans},
     "getSubscribers": {"GET": _get_subscribers},
-    "countOrders": {"GET": _count_orders},
-    "countUsers": {"GET": _count_users},
-    "getRevenue": {"GET": _get_revenue},
-    "mostPopularPaymentMethods": {"GET": _get_payment_methods},
-    "plansPerformance": {"GET": _get_sales},
+    "countOrders": _get("countOrders", lambda service: service.order_counts()),
+    "countUsers": _get("countUsers", lambda service: service.user_counts()),
+    "getRevenue": _get("getRevenue", lambda service: service.revenue()),
+    "mostPopularPaymentMethods": _get("mostPopularPaymentMethods", lambda service: service.payment_methods()),
+    "plansPerformance": _get("plansPerformance", lambda service: service.sales()),
     "webhook": {"POST": _set_webhook, "DELETE": _delete_webhook},
 }
 _METHODS: Final = {name.lower(): verbs for name, verbs in _NAMED.items()}

@@ -7,6 +7,7 @@ strings by default, as in the published sample.
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
@@ -69,19 +70,8 @@ def _token(token_name: str | None, link_name: str | None) -> Shape:
     return render
 
 
-def _bare_token(token: FakeToken) -> str:
-    return token.value
-
-
-def _bare_link(token: FakeToken) -> str:
-    return token.link
-
-
 def _constant(value: object) -> Shape:
-    def render(_: object) -> object:
-        return value
-
-    return render
+    return lambda _: value
 
 
 def _moment(at: datetime | None) -> str | None:
@@ -114,10 +104,6 @@ def _count(total_name: str, *, breakdown: bool = False) -> Shape:
 
 def _count_as_string(counts: Counts) -> str:
     return str(counts.total)
-
-
-def _count_as_number(counts: Counts) -> int:
-    return counts.total
 
 
 def _sums(amount_name: str) -> Shape:
@@ -154,10 +140,6 @@ def _usage(name: str, count_name: str) -> Shape:
     return render
 
 
-def _usage_by_name(usage: Mapping[str, int]) -> dict[str, int]:
-    return dict(usage)
-
-
 def _sales_row(sales: PlanSales, orders_name: str, amount_name: str) -> dict[str, str]:
     return {
         "plan_id": str(sales.plan.plan_id),
@@ -181,19 +163,12 @@ def _sales_by_plan(rows: Sequence[PlanSales]) -> dict[str, dict[str, str]]:
 
 
 def _secret(name: str) -> Shape:
-    def render(secret: str) -> dict[str, str]:
-        return {name: secret}
-
-    return render
-
-
-def _as_it_is(secret: str) -> str:
-    return secret
+    return lambda secret: {name: secret}
 
 
 _COUNTS: Final[Mapping[str, Shape]] = {
     "string": _count_as_string,
-    "number": _count_as_number,
+    "number": attrgetter("total"),
     "count": _count("count"),
     "total": _count("total", breakdown=True),
     "orders": _count("orders", breakdown=True),
@@ -203,8 +178,8 @@ _COUNTS: Final[Mapping[str, Shape]] = {
 SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
     "addMember": {
         "object": _token("access_token", "link"),
-        "token": _bare_token,
-        "link": _bare_link,
+        "token": attrgetter("value"),
+        "link": attrgetter("link"),
         "token_object": _token("token", "url"),
         "code_object": _token("code", "access_link"),
         "link_object": _token(None, "link"),
@@ -236,7 +211,7 @@ SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
         "list": _usage("payment_method", "count"),
         "methods": _usage("method", "orders"),
         "names": _usage("name", "total"),
-        "mapping": _usage_by_name,
+        "mapping": dict,
     },
     "plansPerformance": {
         "list": _sales("orders", "revenue"),
@@ -247,7 +222,7 @@ SHAPES: Final[Mapping[str, Mapping[str, Shape]]] = {
     "webhook": {
         "secret": _secret("secret"),
         "webhook_secret": _secret("webhook_secret"),
-        "string": _as_it_is,
+        "string": str,
         "true": _constant(value=True),
         "null": _constant(value=None),
     },
