@@ -204,7 +204,7 @@ def typing(session: nox.Session) -> None:
 def frameworks(session: nox.Session, releases: str) -> None:
     """Run the framework tests with the built wheel, on the current and the oldest supported framework releases."""
     pins = OLDEST_FRAMEWORKS if releases == "oldest" else []
-    session.install(".[aiogram,desk,fastapi,otel,stripe,testing]", *dependencies("test"), *pins)
+    session.install(".[aiogram,desk,fastapi,otel,procrastinate,stripe,testing]", *dependencies("test"), *pins)
     session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs)
 
 
