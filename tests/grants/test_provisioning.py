@@ -315,6 +315,35 @@ def test_a_cancelled_run_closes_its_input(backend: str) -> None:
     on(backend, scenario)
 
 
+def test_a_cancelled_run_closes_the_rows_of_a_users_own_ledger(backend: str) -> None:
+    closed: list[str] = []
+
+    class Own(MemoryLedger):
+        async def grants(self, *given: Any) -> AsyncIterator[Grant]:
+            try:
+                async for grant in super().grants(*given):
+                    yield grant
+            finally:
+                closed.append("rows")
+
+    async def scenario() -> None:
+        scope = anyio.CancelScope()
+
+        async def interrupted(_request: Request) -> Response:
+            scope.cancel()
+            await anyio.sleep(0.02)
+            return GRANTED
+
+        async with granter(StubTransport(interrupted), Own()) as g:
+            for request in requests(20):
+                await g.plan(request.ref, plan_id=1, member_id=request.member_id)
+            with scope:
+                await g.run_planned(concurrency=2)
+            assert closed == ["rows"]
+
+    on(backend, scenario)
+
+
 def test_leaving_early_does_not_wait_for_a_backoff(backend: str) -> None:
     async def scenario() -> None:
         slow = RetryPolicy(transient_base=1000, backoff_cap=1000)

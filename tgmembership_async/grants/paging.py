@@ -43,7 +43,7 @@ class Paged(AsyncIterator[Grant]):
 
 
 class Selected(AsyncIterator[T]):
-    """What `select` returns for each row, except None. It need not be closed, either."""
+    """The results of `select` for each row, without None. Closing it closes the rows, if they can be closed."""
 
     def __init__(self, rows: AsyncIterator[Grant], select: Callable[[Grant], T | None]) -> None:
         self._rows = rows
@@ -57,6 +57,12 @@ class Selected(AsyncIterator[T]):
             selected = self._select(await anext(self._rows))
             if selected is not None:
                 return selected
+
+    async def aclose(self) -> None:
+        """Close the rows, which are an async generator if the ledger is one of a user's own."""
+        close = getattr(self._rows, "aclose", None)
+        if close is not None:
+            await close()
 
 
 class Reader(Protocol[C_co]):

@@ -28,6 +28,7 @@ from tgmembership_async.grants import transitions
 from tgmembership_async.grants.exchange import rejects_credentials
 from tgmembership_async.grants.job import Job
 from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus
+from tgmembership_async.grants.paging import Selected
 from tgmembership_async.protocol.retry import COST_TRANSIENT
 
 if TYPE_CHECKING:
@@ -379,7 +380,6 @@ class _Source:
         self._turn = Lock(fast_acquire=True)
         self._failure: Exception | None = None
         self.longest_page = _LONGEST_PAGE
-        self.is_async = isinstance(requests, AsyncIterable)
         if isinstance(requests, AsyncIterable):
             self._later = aiter(requests)
             self.longest_page = 1
@@ -389,10 +389,15 @@ class _Source:
             msg = f"requests must be an iterable or async iterable of GrantRequest, not {type(requests).__name__}"
             raise UsageError(msg)
 
+    @property
+    def is_async(self) -> bool:
+        """Tell whether the input is async."""
+        return self._later is not None
+
     async def aclose(self) -> None:
         """Close an async generator: nothing else does, and trio warns about one that is not closed."""
         later: Any = self._later
-        if isinstance(later, AsyncGenerator):
+        if isinstance(later, AsyncGenerator | Selected):
             async with self._turn:
                 await later.aclose()
 
