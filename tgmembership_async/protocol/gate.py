@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 from attrs import field, frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.renamed import warn_renamed
+from tgmembership_async.renamed import former_names
 
 
 @frozen
@@ -105,11 +105,4 @@ class SharedGate(Protocol):
 
 
 if not TYPE_CHECKING:  # pragma: no branch - type checkers see the new name only
-
-    def __getattr__(name: str) -> object:
-        """Return the object of a former name of this module, with a DeprecationWarning."""
-        if name != "Told":
-            msg = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(msg)
-        warn_renamed("protocol.gate.Told", "GateReply")
-        return GateReply
+    __getattr__ = former_names(__name__, Told=GateReply)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.renamed import warn_renamed
+from tgmembership_async.renamed import former_names
 from tgmembership_async.testing.fake.values import FakePlan, FakeSubscriber, FakeToken, PlanSales
 
 Shape = Callable[[Any], Any]
@@ -241,11 +241,4 @@ def choose(shapes: Mapping[str, str]) -> dict[str, Shape]:
 
 
 if not TYPE_CHECKING:  # type checkers see the new name only
-
-    def __getattr__(name: str) -> object:
-        """Return the object of a former name of this module, with a DeprecationWarning."""
-        if name != "Tally":
-            msg = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(msg)
-        warn_renamed("testing.fake.shapes.Tally", "Counts")
-        return Counts
+    __getattr__ = former_names(__name__, Tally=Counts)
