@@ -134,15 +134,13 @@ def identify(delivery: Delivery) -> tuple[str, str]:
 
     Raises Unreadable if the body is not an event.
     """
-    content = _content(delivery.body)
-    name, data = _name(content.get("event")), _data(content.get("data"))
-    return name, fingerprint(name, data, content.get("id"))
+    name, data, others = _parts(delivery.body)
+    return name, fingerprint(name, data, others.get("id"))
 
 
 def read_event(delivery: Delivery, received_at: datetime) -> Event:
     """Return the event of an authentic delivery. Raises Unreadable if the body is not an event."""
-    content = _content(delivery.body)
-    name, data = _name(content.pop("event", None)), _data(content.pop("data", None))
+    name, data, others = _parts(delivery.body)
     kind, columns = _KNOWN.get(name, (UnknownEvent, ()))
     left = dict(data)
     fields: dict[str, Any] = {column.field: column.take(left) for column in columns}
@@ -150,12 +148,12 @@ def read_event(delivery: Delivery, received_at: datetime) -> Event:
         fields["extra"] = left
     return kind(
         name=name,
-        debug_id=_debug_id(content.pop("debug_id", None)),
+        debug_id=_debug_id(others.pop("debug_id", None)),
         data=data,
         received_at=received_at,
         signed_at=delivery.signed_at,
-        fingerprint=fingerprint(name, data, content.get("id")),
-        envelope=content,
+        fingerprint=fingerprint(name, data, others.get("id")),
+        envelope=others,
         **fields,
     )
 
@@ -179,6 +177,12 @@ def _number(value: object) -> list[str]:
 
 
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_number)
+
+
+def _parts(body: bytes) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the name of an event, its data, and the other fields of the body."""
+    content = _content(body)
+    return _name(content.pop("event", None)), _data(content.pop("data", None)), content
 
 
 def _content(body: bytes) -> dict[str, Any]:
