@@ -92,7 +92,7 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         values = {
             "id": entry_id,
             "worker": self._worker,
-            "status": verdict.status,
+            "status": str(verdict.status),
             "handled": json.dumps(sorted(verdict.handled)),
             "note": storable(verdict.note),
             "replayed": f"{_REPLAYED}%",
@@ -205,7 +205,7 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         received_at = self._dialect.stored_time(arrival.received_at)
         return {
             "digest": bytes.fromhex(arrival.delivery.digest),
-            "status": status,
+            "status": str(status),  # sqlite3 takes longer for any other type than for writing the value
             "name": None if arrival.name is None else storable(arrival.name),
             "fingerprint": arrival.fingerprint,
             "signed_at": self._dialect.stored_time(arrival.delivery.signed_at),
