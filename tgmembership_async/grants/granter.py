@@ -233,8 +233,7 @@ class Granter(AsyncResource):
         granted: Callable[[], None] = lambda: None,
     ) -> tuple[Grant, bool]:
         """Return the row after its exchange, and whether this call started the exchange."""
-        if isinstance(request.plan_id, str) or self._is_of_project:
-            self._check_generation(request)
+        self._check_generation(request)
         if not self._is_bound:
             self._check_open()
             await self._bind(record=True)
@@ -249,10 +248,7 @@ class Granter(AsyncResource):
                 return await answer.stored(), False
             shared = self._running[request.ref] = Shared(request, lambda: self._is_open and may_wait(), granted)
             if inline:
-                try:
-                    await carry_out(session, self._ledger, self._unrecorded, shared)
-                finally:
-                    self._release(shared)
+                await self._carry_out(session, shared)
             else:
                 await self._exchange(session, shared)
                 await shared.wait()

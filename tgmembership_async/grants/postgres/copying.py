@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Entry, Statements, Store
 from tgmembership_async.grants.postgres.ledger import PostgresLedger
-from tgmembership_async.grants.postgres.statements import COLUMNS, DIALECT, NAMES, plan_columns
+from tgmembership_async.grants.postgres.statements import COLUMNS, DIALECT, NAMES, OTHER_NAMES, plan_columns
 from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.storage.postgres.database import PostgresStorage
 from tgmembership_async.storage.postgres.liveness import WORKERS
@@ -78,7 +78,7 @@ def _nothing(_: Lane) -> None:
 
 def _add(lane: Lane, new: dict[int, Entry]) -> None:
     rows = [
-        (number, one.ref, *plan_columns(one.plan_id), *(getattr(one, name) for name in NAMES[3:]))
+        (number, one.ref, *plan_columns(one.plan_id), *(getattr(one, name) for name in OTHER_NAMES))
         for number, one in new.items()
     ]
     tried = [

@@ -27,13 +27,11 @@ from tgmembership_async.storage.postgres.liveness import ALIVE
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.text import storable
 
-NAMES: Final = (
-    *("ref", "plan_id", "plan_uuid", "member_id", "note", "status", "attempts", "token", "error"),
-    *("updated_at", "granted_at"),
-)
+OTHER_NAMES: Final = ("member_id", "note", "status", "attempts", "token", "error", "updated_at", "granted_at")
+NAMES: Final = ("ref", "plan_id", "plan_uuid", *OTHER_NAMES)
 _PLAN: Final = "coalesce(to_jsonb(plan_id), to_jsonb(plan_uuid))"
 """The plan as int or str; a row has one of the two columns."""
-COLUMNS: Final = f"ref, {_PLAN}, {', '.join(NAMES[3:])}"
+COLUMNS: Final = f"ref, {_PLAN}, {', '.join(OTHER_NAMES)}"
 _FOUND: Final = f"""
     SELECT {COLUMNS}, worker, claim, status = 'sending' AND worker IN ({ALIVE}) FROM tgm_grants
 """  # noqa: S608 - constants
