@@ -1,7 +1,6 @@
 """Drive `tgmembership mcp` as an assistant does: in its own process, with the client of the package `mcp`."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attrs import frozen
+from forked import program
 
 from tgmembership_async.grants import GrantRequest, Ledger, PostgresLedger, SqliteLedger
 from tgmembership_async.grants.model import GrantStatus, Settlement
@@ -69,9 +69,8 @@ def assistant(folder: Path, environment: Mapping[str, str], *arguments: str) -> 
     from mcp.client.stdio import StdioServerParameters, stdio_client  # noqa: PLC0415
 
     log = folder / "server.log"
-    parameters = StdioServerParameters(
-        command=sys.executable, args=["-m", "tgmembership_async.cli", *arguments], env=ENVIRONMENT | dict(environment)
-    )
+    command, *words = program("-m", "tgmembership_async.cli", *arguments)
+    parameters = StdioServerParameters(command=command, args=words, env=ENVIRONMENT | dict(environment))
     with (
         log.open("w", encoding="utf-8") as errors,
         start_blocking_portal() as portal,

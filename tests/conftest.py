@@ -22,8 +22,7 @@ from canary_watch import (
     pytest_runtest_teardown,
     pytest_warning_recorded,
 )
-from fork_request import ADDRESS
-from forked import CAN_FORK, COMMANDS, Forks
+from forked import CAN_FORK, FORKS, Forks
 from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
@@ -55,11 +54,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start one fork server for all workers."""
+    """Start the fork servers, for all workers."""
     if CAN_FORK and not hasattr(config, "workerinput"):
-        forks = Forks(*COMMANDS)
-        config.add_cleanup(forks.close)
-        os.environ[ADDRESS] = forks.address
+        for name, modules in FORKS.items():
+            forks = Forks(*modules)
+            config.add_cleanup(forks.close)
+            os.environ[name] = forks.address
 
 
 BACKENDS = ["asyncio", "trio"]

@@ -12,21 +12,13 @@ from typing import Any
 
 from attrs import field, frozen, mutable
 from fake_telegram import TOKEN, FakeTelegram
-from forked import Forked, Forks
+from forked import SHOPS, Forked
 
 from tgmembership_async.grants import Grant, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault, serve
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "aiogram_bot.py"
 OWNER = 4242
-LOADED = (
-    "aiogram.client.session.aiohttp",
-    "anyio._backends._asyncio",
-    "tgmembership_async.ext.aiogram",
-    "tgmembership_async.grants.sqlite.ledger",
-    "tgmembership_async.transport.httpx",
-)
-"""What it imports: loaded once for all its runs, for aiogram alone takes five seconds."""
 _FIRST_USER = 1_000_000
 _MOST_WAITING = 20  # updates that Telegram keeps at a time
 _PATIENCE = 600.0
@@ -102,7 +94,7 @@ async def crash_the_bot(folder: Path, *, payments: int, kills: int, seed: int) -
     said, refs = Said(random), [f"telegram:c{number}" for number in range(payments)]
     async with FakeTelegram() as telegram:
         telegram.refuse = said.refuse
-        with serve(service) as server, Forks(*LOADED) as forks:
+        with serve(service) as server:
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
                 **server.env(),
@@ -114,10 +106,10 @@ async def crash_the_bot(folder: Path, *, payments: int, kills: int, seed: int) -
             }
             feeding = asyncio.create_task(_feed(telegram, payments))
             for kill in range(kills):
-                async with _running(folder, environment, forks.address):
+                async with _running(folder, environment):
                     await _until(lambda kill=kill: _paid(telegram) >= (kill + 1) * payments / (kills + 2))
                     await asyncio.sleep(random.uniform(0, 0.1))
-            async with _running(folder, environment, forks.address):
+            async with _running(folder, environment):
                 await feeding
                 await _until(lambda: all(_has_end(said, number, ref) for number, ref in enumerate(refs)))
         async with SqliteLedger(folder / "grants.db") as ledger:
@@ -137,10 +129,10 @@ async def _feed(telegram: FakeTelegram, payments: int) -> None:
 
 
 @asynccontextmanager
-async def _running(folder: Path, environment: dict[str, str], forks: str) -> AsyncIterator[None]:
+async def _running(folder: Path, environment: dict[str, str]) -> AsyncIterator[None]:
     with (folder / "stderr").open("ab") as stderr:
         bot = await asyncio.to_thread(
-            Forked, [sys.executable, EXAMPLE], forks=forks, env=environment, stderr=stderr, stdout=stderr
+            Forked, [sys.executable, EXAMPLE], forks=SHOPS, env=environment, stderr=stderr, stdout=stderr
         )
     try:
         yield

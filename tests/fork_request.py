@@ -11,21 +11,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-ADDRESS: Final = "TGM_FORKS"  # the environment variable with the address of the fork server
+ADDRESS: Final = "TGM_FORKS"  # the environment variable with the address of the fork server of commands
 
 
 def ask(
     arguments: Sequence[str],
     given: Sequence[int],
     *,
-    address: str | None = None,
+    server: str = ADDRESS,
     folder: str | None = None,
     environment: Mapping[str, str] | None = None,
     leads: bool = False,
 ) -> socket.socket:
     """Request a fork, and return the socket that yields its process id, and then its wait status.
 
-    As for `subprocess.Popen`, folder and environment are by default the present ones.
+    `server` is the environment variable with the address of a fork server. As for `subprocess.Popen`, folder and
+    environment are by default the present ones.
     """
     job = {
         "arguments": arguments,
@@ -34,7 +35,7 @@ def ask(
         "leads": leads,
     }
     told = socket.socket(socket.AF_UNIX)
-    told.connect(address or os.environ[ADDRESS])
+    told.connect(os.environ[server])
     socket.send_fds(told, [b"."], given)
     told.sendall(json.dumps(job).encode() + b"\n")
     return told

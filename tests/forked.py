@@ -24,23 +24,45 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any, Final, Self
 
-from fork_request import ask
+from fork_request import ADDRESS, ask
 
 HERE: Final = Path(__file__).parent
-COMMANDS: Final = (
-    "tgmembership_async.cli.*",
-    "tgmembership_async.ext.procrastinate",
-    "tgmembership_async.transport.httpx",
-    "aiohttp.web",
+_COMMON: Final = (
     "anyio._backends._asyncio",
+    "anyio._backends._trio",
+    "tgmembership_async.transport.httpx",
     "fastapi",
-    "procrastinate.cli",
-    "pytest",
     "uvicorn.lifespan.on",
     "uvicorn.loops.auto",
     "uvicorn.protocols.http.auto",
 )
+SHOPS: Final = "TGM_FORKS_OF_SHOPS"
+FORKS: Final = {
+    ADDRESS: (
+        *_COMMON,
+        "tgmembership_async.cli.*",
+        "tgmembership_async.ext.procrastinate",
+        "aiohttp.web",
+        "procrastinate.cli",
+        "pytest",
+    ),
+    SHOPS: (
+        *_COMMON,
+        "aiogram.client.session.aiohttp",
+        "stripe",
+        "tgmembership_async.ext.aiogram",
+        "tgmembership_async.ext.fastapi",
+        "tgmembership_async.fulfillment",
+        "tgmembership_async.payments.stripe",
+    ),
+}
+"""The modules of each fork server, by the environment variable with its address; SHOPS has what takes seconds."""
 CAN_FORK: Final = hasattr(os, "fork")
+
+
+def program(*arguments: str) -> list[str]:
+    """Return a command that runs this Python with these arguments in a fork, for those who start commands."""
+    return [sys.executable, *(["-IS", str(HERE / "fork_request.py")] if ADDRESS in os.environ else []), *arguments]
 
 
 class Forks:
@@ -80,10 +102,10 @@ class Forks:
 class Forked(Popen[Any]):
     """`subprocess.Popen` for this Python with arguments, which requests the process from the fork server.
 
-    `forks` is the address at which it asks. Where nothing can fork it is the real one.
+    `forks` names the fork server that it asks. Where nothing can fork it is the real one.
     """
 
-    def __init__(self, arguments: Sequence[str | Path], *, forks: str | None = None, **options: Any) -> None:
+    def __init__(self, arguments: Sequence[str | Path], *, forks: str = ADDRESS, **options: Any) -> None:
         self._forks = forks
         super().__init__([str(argument) for argument in arguments], **options)
 
@@ -93,7 +115,7 @@ class Forked(Popen[Any]):
             cwd, environment, leads, pipes = others[4], others[5], others[-2], others[9:15]
             folder = None if cwd is None else str(cwd)
             given = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
-            asked = ask(arguments[1:], given, address=self._forks, folder=folder, environment=environment, leads=leads)
+            asked = ask(arguments[1:], given, server=self._forks, folder=folder, environment=environment, leads=leads)
             with asked:
                 self._told = asked.makefile()
             self._child_created = True

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from attrs import Factory, frozen, mutable
 from fork_request import ADDRESS
+from forked import program
 from ports import free_port
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
@@ -28,7 +30,6 @@ _FILE: Final = re.compile(r"(?:^|[Ss]ave (?:this|it) as\s+)`([\w.]+\.\w+)`")
 _SERVES: Final = re.compile(r"tgmembership (fake|webhook listen)\b")
 _PORT: Final = re.compile(r"\b(8000|8080)\b")
 _PROMPTLY: Final = 60
-_ASK: Final = Path(__file__).with_name("fork_request.py")
 _COMMANDS: Final = {"tgmembership": "tgmembership_async.cli", "procrastinate": "procrastinate"}
 
 
@@ -144,7 +145,7 @@ def _commands() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         for name, module in _COMMANDS.items() if ADDRESS in os.environ else ():
             command = Path(folder, name)
-            command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{_ASK}" -m {module} "$@"\n', encoding="utf-8")
+            command.write_text(f'#!/bin/sh\nexec {shlex.join(program("-m", module))} "$@"\n', encoding="utf-8")
             command.chmod(0o755)
         yield folder
 

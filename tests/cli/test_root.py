@@ -7,7 +7,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from command_line import tgmembership
+from command_line import COMMAND, tgmembership
+from forked import Forked
 
 from tgmembership_async.grants import GrantRequest, SqliteLedger
 from tgmembership_async.testing import FakeService, serve
@@ -91,14 +92,8 @@ def test_output_that_cannot_be_written_is_a_one_line_error(
         }.items():
             monkeypatch.setenv(name, value)
         more = [str(members), "--plan-id", "1"] if arguments == ["provision"] else []
-        done = subprocess.run(
-            [sys.executable, "-m", "tgmembership_async.cli", *arguments, *more],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Error: the output cannot be written: No space left on device"
-    assert "Traceback" not in done.stderr
+        with Forked([*COMMAND, *arguments, *more], stdout=full, stderr=subprocess.PIPE, text=True) as process:
+            said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "Error: the output cannot be written: No space left on device"
+    assert "Traceback" not in said

@@ -8,14 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-from crash_bot import EXAMPLE, LOADED, OWNER
+from crash_bot import EXAMPLE, OWNER
 from fake_telegram import CUSTOMER, TOKEN, FakeTelegram
-from forked import CAN_FORK, Forked, Forks
+from forked import SHOPS, Forked
 from ports import free_port
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
@@ -27,16 +27,6 @@ if sys.platform == "linux":
 
 Process = subprocess.Popen[bytes]
 Start = Callable[..., AbstractAsyncContextManager[Process]]
-
-
-@pytest.fixture
-def forks() -> Iterator[str | None]:
-    """Have aiogram loaded once for all runs of the bot: it takes five seconds."""
-    if CAN_FORK:
-        with Forks(*LOADED) as forks:
-            yield forks.address
-    else:
-        yield None
 
 
 @pytest.mark.parametrize("missing", ["TELEGRAM_BOT_TOKEN", "TELEGRAM_OWNER_IDS"])
@@ -59,7 +49,7 @@ def service() -> FakeService:
 
 
 @pytest.fixture
-def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path, forks: str | None) -> Start:
+def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path) -> Start:
     """Run the bot beside the test, and end it at the end; `away`: while it runs nobody serves."""
 
     @asynccontextmanager
@@ -75,7 +65,7 @@ def start(telegram: FakeTelegram, service: FakeService, tmp_path: Path, forks: s
                 "TELEGRAM_OWNER_IDS": str(OWNER),
                 "GRANTS_DB": str(tmp_path / "grants.db"),
             }
-            process = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], forks=forks, env=environment)
+            process = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], forks=SHOPS, env=environment)
             try:
                 yield process
             finally:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from aiohttp import web
 from fake_telegram import TOKEN, FakeTelegram
-from forked import Forked
+from forked import SHOPS, Forked
 from no_tls import NO_TLS
 from ports import free_port
 from stripe_events import charge, event, invoice, session, signed
@@ -70,7 +70,7 @@ async def test_a_payment_on_stripe_ends_as_a_link_in_telegram_and_what_is_odd_as
                     "GRANTS_DB": str(tmp_path / "grants.db"),
                     "PORT": str(port),
                 }
-                shop = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], env=environment)
+                shop = await asyncio.to_thread(Forked, [sys.executable, EXAMPLE], forks=SHOPS, env=environment)
                 url = f"http://127.0.0.1:{port}"
                 try:
                     async with httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS, timeout=60) as client:

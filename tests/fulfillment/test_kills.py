@@ -14,20 +14,12 @@ import pytest
 from aiohttp import web
 from attrs import define, field
 from figures import record
-from forked import CAN_FORK, Forked, Forks
+from forked import CAN_FORK, Forked
 
 from tgmembership_async.grants import GrantStatus, SqliteLedger
 from tgmembership_async.testing import FakeService, Fault, serve
 
 KILLS = 200
-LOADED = (
-    "anyio._backends._asyncio",
-    "anyio._backends._trio",
-    "httpx",
-    "tgmembership_async.fulfillment",
-    "tgmembership_async.grants.sqlite.ledger",
-    "tgmembership_async.transport.httpx",
-)
 
 
 @define
@@ -85,7 +77,7 @@ async def kill_often(folder: Path, *, kills: int, payments: int, seed: int) -> d
     service, telegram = FakeService(faults=faults, seed=seed), SlowTelegram(random)
     delivered: list[set[str]] = [set()]  # before each life
     async with telegram.open():
-        with serve(service) as server, Forks(*LOADED) as forks:
+        with serve(service) as server:
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
                 **server.env(),
@@ -95,7 +87,7 @@ async def kill_often(folder: Path, *, kills: int, payments: int, seed: int) -> d
             for life in range(kills + 1):
                 goal = payments if life == kills else (life + 1) * payments // (kills + 1)
                 command = [sys.executable, killed_shop.__file__, ("asyncio", "trio")[life % 2], str(life), str(goal)]
-                shop = await asyncio.to_thread(Forked, command, forks=forks.address, cwd=folder, env=environment)
+                shop = await asyncio.to_thread(Forked, command, cwd=folder, env=environment)
                 try:
                     if life == kills:
                         await _until(lambda: all(map(telegram.has_end, refs)), shop)

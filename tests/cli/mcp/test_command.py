@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from command_line import COMMAND, ENVIRONMENT
+from forked import Forked
 
 from tgmembership_async.cli.mcp.answers import clean, marked, model_of
 from tgmembership_async.cli.root import command
@@ -49,7 +50,7 @@ def test_a_missing_extra_is_named() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_though_its_stdin_is_open(ending: signal.Signals) -> None:
-    with subprocess.Popen(
+    with Forked(
         [*COMMAND, "mcp"], env=ENVIRONMENT | BOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
