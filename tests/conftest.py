@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests: two backends, servers on real sockets, Hypothesis, and the canary plugin."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -60,6 +61,18 @@ def pytest_configure(config: pytest.Config) -> None:
             forks = Forks(*modules)
             config.add_cleanup(forks.close)
             os.environ[name] = forks.address
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Spare garbage collection the modules and the tests, which stay: traversing them took a tenth of all CPU time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 BACKENDS = ["asyncio", "trio"]
