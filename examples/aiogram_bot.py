@@ -1,12 +1,13 @@
-"""A bot that sells access to a chat for Telegram Stars: one payment, one link, whatever crashes or repeats.
+"""A bot that sells access to a chat for Telegram Stars: one payment, one link, also after crashes and repeated updates.
 
-Try it on a TGmembership of your own: run `tgmembership fake --port 8000`, export the three lines that it prints, and
+To try it with a fake service, run `tgmembership fake --port 8000`, paste the three lines that it prints into another
+terminal, and run there
 
     TELEGRAM_BOT_TOKEN=... TELEGRAM_OWNER_IDS=... python examples/aiogram_bot.py
 
-with the token from BotFather and your own Telegram id, to whom the bot may write once you have sent it /start. Telegram
-hears that the bot has a payment only when it is in the ledger; the rest happens in the background, from the ledger
-alone, so that a restart continues where a crash interrupted. What only a person can decide arrives as a question.
+with the token from BotFather and your own Telegram id. Send the bot /start once, so that it may write to you. An update
+with a payment is confirmed to Telegram when the payment is in the ledger. All further steps run in the background, from
+the ledger, so that a restart continues them after a crash. The bot asks you about grants that only a person can decide.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Grant access to the members in a file (CSV, JSON lines, .xlsx), once each, and write their links to a CSV file.
 
-To try the example, run `tgmembership fake --port 8000`, export the three lines it prints, and run
+To try the example, run `tgmembership fake --port 8000`, paste the three lines that it prints into another terminal, and
+run there
 
     python examples/bulk_import.py examples/members.csv
 

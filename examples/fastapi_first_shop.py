@@ -1,10 +1,10 @@
 """A web shop in ten lines: each payment that is taken is granted once, and ends as a link or as a question.
 
-To try it, run `tgmembership fake --port 8000`, export the three lines it prints, and run
+To try it, run `tgmembership fake --port 8000`, paste the three lines that it prints into another terminal, and run
 
     uvicorn --app-dir examples fastapi_first_shop:app
 
-A shop of your own verifies the provider's signature first: see fastapi_shop.py and stripe_shop.py.
+Your own shop must verify the provider's signature first: see fastapi_shop.py and stripe_shop.py.
 """
 
 from fastapi import FastAPI

@@ -1,6 +1,7 @@
 """A web shop: it grants access after a call of the payment provider, and shows the link on a status page.
 
-To try the example, run `tgmembership fake --port 8000`, export the three lines it prints, and run
+To try the example, run `tgmembership fake --port 8000`, paste the three lines that it prints into another terminal, and
+run there
 
     PAYMENT_SECRET=... python examples/fastapi_shop.py
 

@@ -1,7 +1,7 @@
 """The books of a project's shop: who has paid for what, each payment once.
 
-To try the example without an account, run `tgmembership fake --generation v2 --port 8000 --order-every 5`, export the
-three lines it prints in another terminal, and
+To try the example without an account, run `tgmembership fake --generation v2 --port 8000 --order-every 5`, paste the
+three lines that it prints into another terminal, and run there
 
     python examples/project_shop.py
 

@@ -1,7 +1,7 @@
-"""A web shop with Stripe: Checkout takes the money, a bot of yours sends the link in Telegram.
+"""A web shop with Stripe: Checkout takes the money, and your Telegram bot sends the link.
 
-To try the example on a TGmembership of your own, run `tgmembership fake --port 8000`, export the three lines it prints,
-and
+To try the example with a fake service, run `tgmembership fake --port 8000`, paste the three lines that it prints into
+another terminal, and run there
 
     STRIPE_API_KEY=sk_test_... STRIPE_WEBHOOK_SECRET=whsec_... STRIPE_PRICES=1:price_...,2:price_... \
     TELEGRAM_BOT_TOKEN=... TELEGRAM_OWNER_IDS=... python examples/stripe_shop.py

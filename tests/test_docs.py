@@ -152,6 +152,6 @@ def test_the_table_of_retries_is_the_one_that_the_code_reads() -> None:
 
 
 def test_the_methods_are_those_that_the_code_knows() -> None:
-    told = rows("reference/service.md", "| method | what it takes | what it answers | kind |")
+    told = rows("reference/service.md", "| method | parameters | result | kind |")
     known = {f"{endpoint.verb} `{endpoint.method}`" for endpoint in ENDPOINTS}
     assert set(told) == known

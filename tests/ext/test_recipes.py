@@ -105,7 +105,7 @@ async def test_django(service: FakeService, granter: Granter, receiver: Receiver
     namespace["urlpatterns"] = [urls.path("payments/<ref>", namespace["paid"])]
     conf.settings.configure(ROOT_URLCONF="recipe", SECRET_KEY="x", ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None)
     django.setup()
-    app = namespace["Living"](asgi.get_asgi_application(), granter, receiver)
+    app = namespace["WithGranter"](asgi.get_asgi_application(), granter, receiver)
     told, heard = asyncio.Queue[Any](), asyncio.Queue[Any]()
     living = asyncio.create_task(app({"type": "lifespan"}, told.get, heard.put))
     await told.put({"type": "lifespan.startup"})
