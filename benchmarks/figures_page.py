@@ -21,13 +21,16 @@ RESULTS = HERE / "benchmarks" / "results"
 PAGE = HERE / "docs" / "explanation" / "figures.md"
 SUITES: Final[Mapping[str, tuple[str, str]]] = {
     "call": ("One call", "`benchmarks/call.py`: a call of a Session next to bare HTTP clients and other SDKs."),
-    "null": ("A call without network", "`benchmarks/null.py`: what a call costs above its transport."),
-    "parsers": ("Parsers", "`benchmarks/parsers.py`: h11 and json next to parsers in C, which are not used."),
+    "null": ("A call without network", "`benchmarks/null.py`: the cost of a call above its transport."),
+    "parsers": (
+        "Parsers",
+        "`benchmarks/parsers.py`: h11 and json next to parsers in C, which the package does not use.",
+    ),
     "starting": ("Import and start", "`benchmarks/starting.py`: import, Session and first encrypted call."),
     "structuring": ("Large replies", "`benchmarks/structuring.py`: from the bytes of a reply to typed results."),
     "webhook": ("Webhooks", "`benchmarks/webhook.py`: the verification of a webhook next to other verifiers."),
     "ledger": ("The ledger", "`benchmarks/ledger.py`: durable changes of SqliteLedger next to simpler stores."),
-    "engine": ("The engine", "`benchmarks/engine.py`: what a bulk run costs above its calls."),
+    "engine": ("The engine", "`benchmarks/engine.py`: the cost of a bulk run above its calls."),
     "provision": ("A bulk run", "`benchmarks/provision.py`: `provision` next to `asyncio.gather` over bare httpx."),
     "million": ("A large ledger", "`benchmarks/million.py`: commands on up to 1,000,000 rows; nothing is sent."),
     "reconcile": ("Reconciliation", "`benchmarks/reconcile.py`: `reconcile` next to reads of the same members."),

@@ -143,7 +143,7 @@ def test_an_old_ledger_beside_the_file_is_named_and_not_ignored(
     for file in (members, renamed):
         done = run(file, "--plan-id", 1)
         assert done.exit_code == 2
-        assert f"{old}: the ledger of an earlier version lies beside {file.name}" in done.stderr
+        assert f"{old}: a ledger of an earlier version, beside {file.name}" in done.stderr
         assert f"--ledger {old}" in done.stderr
         assert f"ledger copy {old} {data}" in done.stderr
         assert run(file, "--plan-id", 1, "--ledger", old).exit_code == 0

@@ -193,7 +193,7 @@ def test_rows_that_are_left_out_are_counted_and_in_the_result(tmp_path: Path, se
     [
         (["--result", "result.ods"], "the result is a file .csv or .xlsx"),
         (["--result", "MEMBERS"], "is the file of members"),
-        (["--result", "nowhere/result.csv"], "is no folder that can be written to"),
+        (["--result", "nowhere/result.csv"], "is not a writable folder"),
         (["--dry-run", "--result", "result.csv"], "exclude each other"),
         (["--column", "Order no."], "write each of ref, member_id, plan_id, note, paid_at once"),
         (["--column", "member_id=Nobody"], "no columns are called 'Nobody', for member_id"),

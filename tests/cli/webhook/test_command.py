@@ -117,7 +117,7 @@ class TestSetAndDelete:
         set_it = ["webhook", "set", "https://shop.example/hook"]
         refused = CliRunner().invoke(command, set_it, input="n\n")
         assert refused.exit_code != 0
-        assert "throw the secret away? [y/N]" in refused.stderr
+        assert "discard the secret? [y/N]" in refused.stderr
         assert server.service.webhook is None
         assert CliRunner().invoke(command, set_it, input="y\n").exit_code == 0
         assert server.service.webhook is not None

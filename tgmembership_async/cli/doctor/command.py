@@ -74,7 +74,7 @@ def command(*, delivery: Path | None, headers: Path | None, secret_file: Path | 
     """Check ledger, credentials, proxy, host, TLS, clock and the shape of every reply. Nothing is changed.
 
     If the credentials are not accepted, the other generations of the API and the service's other host are asked, and
-    the report says where they belong. With --project ID, a project of API v2 is checked.
+    the report says which of them accepts the credentials. With --project ID, a project of API v2 is checked.
 
     For each method the report lists the fields of the reply with the types of their values, the fields that are
     missing (-) and those unknown to this package (+). The report contains no API key, and no name, link or number of

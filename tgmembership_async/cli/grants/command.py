@@ -108,7 +108,7 @@ def _list(
 @_show_links
 @format_option
 def owed(*, ledger: Place, **shown: Any) -> None:
-    """List who paid and has no link, oldest first.
+    """List the members who paid and have no link, oldest first.
 
     These are the grants that are granted and not marked as delivered, planned, being sent, unknown or refused: all but
     those delivered or abandoned. What to do about each status is printed on stderr.

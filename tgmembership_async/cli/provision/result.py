@@ -48,7 +48,7 @@ def check_result(result: Path | None, members: Path) -> None:
         msg = f"{result} is the file of members: give the result a name of its own"
         raise UsageError(msg)
     if not os.access(result.parent, os.W_OK):
-        msg = f"{result.parent} is no folder that can be written to"
+        msg = f"{result.parent} is not a writable folder"
         raise UsageError(msg)
 
 

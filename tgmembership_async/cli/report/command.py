@@ -40,7 +40,7 @@ Exit code 1: some figures are missing because a call failed. The report names th
 @click.option(
     "--by",
     type=click.Choice(UNITS),
-    show_default="as the figures need",
+    show_default="chosen from the time span",
     help="Unit of all figures over time; days are those of UTC, and weeks begin on Monday.",
 )
 @format_option

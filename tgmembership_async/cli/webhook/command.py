@@ -63,14 +63,14 @@ def _secret_file(*, exists: bool) -> Callable[[F], F]:
 @command.command("set", epilog=example("webhook set https://shop.example/tgmembership --secret-file webhook.secret"))
 @click.argument("url")
 @_secret_file(exists=False)
-@click.option("--force", is_flag=True, help="Do not ask before the secret of the reply is thrown away.")
+@click.option("--force", is_flag=True, help="Discard the secret of the reply without asking.")
 @format_option
 def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> None:
     """Set the bot's webhook to URL, in place of any other; with --project ID, add one to the project.
 
     The service accepts URL only if URL answers a probe with 200, and sends the probe before there is a secret. Let your
     Receiver answer probes, or use `listen`. If the reply contains the secret, it is stored in --secret-file. Without
-    that option, or --force, the command asks first, because it would throw the secret away.
+    that option, or --force, the command asks first, because the secret would be lost.
     """
     check_local_url("url", url)
     if secret_file is None and not force:
@@ -90,9 +90,9 @@ def set_(*, url: str, secret_file: Path | None, force: bool, form: Format) -> No
 def _confirm_lost_secret() -> None:
     why = "the reply may be the only place that shows the webhook secret, which is never printed"
     if not _is_interactive():
-        msg = f"{why}: use --secret-file FILE to keep it, or --force to throw it away"
+        msg = f"{why}: use --secret-file FILE to keep it, or --force to discard it"
         raise UsageError(msg)
-    click.confirm(f"{why.capitalize()}. Set the webhook and throw the secret away?", abort=True, err=True)
+    click.confirm(f"{why.capitalize()}. Set the webhook and discard the secret?", abort=True, err=True)
 
 
 def _is_interactive() -> bool:
