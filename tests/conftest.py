@@ -108,6 +108,12 @@ def half(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+@pytest.fixture(params=[0, *(pytest.param(long, marks=pytest.mark.soak) for long in (1, 2))])
+def third(request: pytest.FixtureRequest) -> int:
+    """Return which third of the cases to test; the long variant tests the other two."""
+    return int(request.param)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ScriptedServer]]:
     """Return a function that starts scripted servers, which are stopped at the end of the test."""
