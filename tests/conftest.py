@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -27,6 +27,8 @@ from forked import CAN_FORK, COMMANDS, Forks
 from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
+
+from tgmembership_async.values.learned_secrets import REDACT
 
 # Imported so that pytest finds them.
 __all__ = [
@@ -60,6 +62,18 @@ def pytest_configure(config: pytest.Config) -> None:
         forks = Forks(*COMMANDS)
         config.add_cleanup(forks.close)
         os.environ[ADDRESS] = forks.address
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Forget the clients of a test, so that no later log record is searched for the secrets of each.
+
+    They live on until garbage collection, often by the hundred.
+    """
+    before = set(REDACT.scrubbers)
+    result = yield
+    REDACT.scrubbers.intersection_update(before)
+    return result
 
 
 BACKENDS = ["asyncio", "trio"]
