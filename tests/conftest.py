@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -27,6 +27,8 @@ from forked import CAN_FORK, FORKS, Forks
 from hypothesis import settings
 from scheduling import pytest_xdist_make_scheduler
 from scripted_server import ScriptedServer
+
+from tgmembership_async.values.learned_secrets import REDACT
 
 # Imported so that pytest finds them.
 __all__ = [
@@ -75,6 +77,18 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Forget the clients of a test, so that no later log record is searched for the secrets of each.
+
+    They live on until garbage collection, often by the hundred.
+    """
+    before = set(REDACT.scrubbers)
+    result = yield
+    REDACT.scrubbers.intersection_update(before)
+    return result
+
+
 BACKENDS = ["asyncio", "trio"]
 
 
@@ -118,6 +132,12 @@ def library(crossing: tuple[str, str]) -> str:
 @pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.soak)])
 def half(request: pytest.FixtureRequest) -> int:
     """Return which half of the cases to test; the long variant tests the other half."""
+    return int(request.param)
+
+
+@pytest.fixture(params=[0, *(pytest.param(long, marks=pytest.mark.soak) for long in (1, 2))])
+def third(request: pytest.FixtureRequest) -> int:
+    """Return which third of the cases to test; the long variant tests the other two."""
     return int(request.param)
 
 

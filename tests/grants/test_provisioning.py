@@ -491,15 +491,15 @@ async def test_a_run_that_resumes_looks_rows_up_in_pages_and_carries_out_what_is
 
     ledger, transport = Counting(), StubTransport(GRANTED)
     async with granter(transport, ledger) as g:
-        await g.provision([*requests(3_000), *requests(1_000, start=3_010)])
+        await g.provision([*requests(700), *requests(300, start=710)])
         conflicting = GrantRequest("r0", 2, 1)
-        source = [*requests(2_000), conflicting, *requests(2_010, start=2_000), *requests(5)]
+        source = [*requests(500), conflicting, *requests(510, start=500), *requests(5)]
         ledger.claims = 0
         async with g.provision(source if kind == "list" else later(), concurrency=4) as run:
             rows = [row async for row in run]
-    assert run.summary == Summary(already=4_005, granted=10, conflicts=1)
+    assert run.summary == Summary(already=1_005, granted=10, conflicts=1)
     assert len(rows) == len(source)
-    assert len(transport.requests) == 4_010
+    assert len(transport.requests) == 1_010
     if kind == "list":
         assert ledger.claims < 100
         assert max(ledger.pages) == 250

@@ -9,7 +9,7 @@ from stub_transport import StubTransport, lost, not_sent, reply
 
 from tgmembership_async import CallError, RetryPolicy, Session
 
-CALLS = 1_000
+CALLS = 500
 QUICK = RetryPolicy(transient_base=0, throttled_base=0)
 
 

@@ -1,13 +1,14 @@
 """APM agents that patch httpx and httpcore do not see the API key, and do not break calls."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 from canary import CANARY_KEY
+from forked import Forked
 from scripted_server import ScriptedServer
 
 PATH = f"/bot8047883872/{CANARY_KEY}/"
@@ -49,6 +50,8 @@ client.end_transaction("shop")
 client.close()
 """
 SENTRY = """
+import warnings
+warnings.simplefilter("ignore")  # of its own deprecated settings
 import sentry_sdk
 from sentry_sdk.integrations.httpx import HttpxIntegration
 
@@ -74,10 +77,11 @@ SHOWN = "\nprint(json.dumps(seen))\n"
 def seen_by(agent: str, url: str, backend: str) -> list[str]:
     """Return everything that an agent recorded of some calls, as text."""
     command = [sys.executable, "-c", CALLS + agent + SHOWN, url, backend]
-    done = subprocess.run(command, input=CANARY_KEY, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr.replace(CANARY_KEY, "***")
-    assert CANARY_KEY not in done.stderr
-    found: list[str] = json.loads(done.stdout)
+    with Forked(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        output, errors = process.communicate(CANARY_KEY, timeout=100)
+    assert process.returncode == 0, errors.replace(CANARY_KEY, "***")
+    assert CANARY_KEY not in errors
+    found: list[str] = json.loads(output)
     return found
 
 

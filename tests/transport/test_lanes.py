@@ -240,27 +240,28 @@ ANNOUNCED = [pytest.param(once(one), id=one.__name__) for one in CLOSING if one 
 ANNOUNCED.append(pytest.param(closes_after_three, id="closes_after_three"))
 
 
+@pytest.mark.parametrize("number", [3, pytest.param(10, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("script", [*ANNOUNCED, pytest.param(CLOSES_SILENTLY, id="closes_without_a_word")])
 def test_a_server_that_closes_connections_leaves_nothing_unknown(
-    script: Callable[[Any], None], serve: Any, run: Any, session: Any
+    script: Callable[[Any], None], number: int, serve: Any, run: Any, session: Any
 ) -> None:
     server = serve(script)
 
     async def scenario() -> None:
         async with session(server.url, retry=RetryPolicy(attempts=1)) as tg:
-            for member in range(1, 31):
+            for member in range(1, 3 * number + 1):
                 await tg.add_member(1, member)
 
-            async def grant_ten(first: int) -> None:
-                for member in range(first, first + 10):
+            async def grant_some(first: int) -> None:
+                for member in range(first, first + number):
                     await tg.add_member(1, member)
 
             async with anyio.create_task_group() as group:
                 for first in range(100, 200, 10):
-                    group.start_soon(grant_ten, first)
+                    group.start_soon(grant_some, first)
 
     run(scenario)
-    assert len(server.requests) == 130
+    assert len(server.requests) == 13 * number
 
 
 @pytest.mark.parametrize("script", ANNOUNCED)

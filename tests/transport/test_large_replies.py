@@ -70,7 +70,6 @@ async def no_stall() -> AsyncIterator[None]:
             gaps.append(process_time() - last)
             last = process_time()
 
-    gc.collect()
     gc.freeze()  # so that garbage collection does not traverse objects of earlier tests
     async with anyio.create_task_group() as group:
         group.start_soon(beat)

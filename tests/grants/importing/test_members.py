@@ -186,9 +186,9 @@ def test_iterating_checks_the_whole_file_before_it_yields(path: Path) -> None:
 
 
 def test_a_file_that_changes_meanwhile_ends_the_iteration(path: Path) -> None:
-    requests = iter(members(path, "ref,member_id\n" + "a,1\n" * 30_000))
+    requests = iter(members(path, "ref,member_id\n" + "a,1\n" * 5_000))
     next(requests)
-    path.write_text("ref,member_id\n" + "a,x\n" * 30_000)
+    path.write_text("ref,member_id\n" + "a,x\n" * 5_000)
     with pytest.raises(UsageError, match="changed while it was read; line"):
         list(requests)
 
@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_the_rows(path: Path) -> None:
         tracemalloc.stop()
         return most
 
-    assert peak(10_000) < peak(1_000) + 500_000
+    assert peak(4_000) < peak(1_000) + 500_000
 
 
 def test_the_sample_is_a_thousand_good_members(path: Path) -> None:
