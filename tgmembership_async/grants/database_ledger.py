@@ -11,7 +11,7 @@ from attrs import field, frozen, mutable
 
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
-from tgmembership_async.grants.follow_ups import Kept, Look, look
+from tgmembership_async.grants.follow_ups import FormerNames, Kept, Look, look
 from tgmembership_async.grants.model import (
     Attempt,
     DayCount,
@@ -236,7 +236,7 @@ def decided(dialect: Dialect[R], made: DecisionMade, token: AccessToken | None) 
     return Step(dialect, made.ref, advance, partial(dialect.decide, made))
 
 
-class DatabaseLedger(AsyncResource, Generic[S]):
+class DatabaseLedger(AsyncResource, FormerNames, Generic[S]):
     """A Ledger in a database. Subclasses define how to open it, run a job, plan, claim, settle and follow up."""
 
     _dialect: ClassVar[Dialect[Any]]

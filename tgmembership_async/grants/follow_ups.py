@@ -10,12 +10,13 @@ A follow-up belongs to a row in one status. When the row changes its status, a n
 """
 
 from datetime import datetime, timedelta
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from attrs import frozen
 
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantStatus
+from tgmembership_async.renamed import warn_renamed
 
 OPEN: Final = (GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatus.REFUSED, GrantStatus.UNKNOWN)
 """The statuses that have a follow-up."""
@@ -45,7 +46,7 @@ class FollowUps(Ledger, Protocol):
         """
         ...
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         ...
 
@@ -56,6 +57,27 @@ class FollowUps(Ledger, Protocol):
     async def check_writable(self) -> None:
         """Make a small durable write that leaves nothing behind; raises StorageError if the ledger cannot write."""
         ...
+
+
+class FormerNames:
+    """The former name of a method of FollowUps."""
+
+    async def put_off(self: Any, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Call `postpone`, under its former name."""
+        warn_renamed("put_off", "postpone")
+        return bool(await self.postpone(follow_up, failures=failures, due_at=due_at))
+
+
+def accept_former_names(ledger: Ledger) -> None:
+    """Give the class of a user's own ledger that has `put_off` instead of `postpone` the new name too, and warn."""
+    kind: Any = type(ledger)
+    if hasattr(kind, "put_off") and getattr(kind, "postpone", FollowUps.postpone) is FollowUps.postpone:
+        warn_renamed(f"{kind.__name__}.put_off", "postpone", stacklevel=4)
+        kind.postpone = _put_off
+
+
+async def _put_off(self: Any, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    return bool(await self.put_off(follow_up, failures=failures, due_at=due_at))
 
 
 @frozen

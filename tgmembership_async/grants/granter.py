@@ -14,6 +14,7 @@ from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
+from tgmembership_async.grants.follow_ups import accept_former_names
 from tgmembership_async.grants.job import as_coroutine_function
 from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import (
@@ -65,6 +66,7 @@ class Granter(AsyncResource):
         if isinstance(regrant_limit, bool) or not isinstance(regrant_limit, int) or regrant_limit < 0:
             msg = f"regrant_limit must be an int of at least 0, not {regrant_limit!r:.80}"
             raise UsageError(msg)
+        accept_former_names(ledger)
         self._session = session
         self._is_of_project = not isinstance(session, Session)
         self._ledger = ledger

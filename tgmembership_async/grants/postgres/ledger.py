@@ -162,10 +162,10 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
         job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.liveness, self._clock)
         return await self._storage.run(job)
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         return await self._storage.run(
-            partial(follow_ups.put_off, follow_up=follow_up, failures=failures, due_at=due_at)
+            partial(follow_ups.postpone, follow_up=follow_up, failures=failures, due_at=due_at)
         )
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:

@@ -119,7 +119,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
             await self._storage.write(partial(statements.keep_follow_up, ref=ref, kept=seen.keep))
         return self._leases.take(grant, seen, now, lease)
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         grant = follow_up.grant
         kept = Kept(grant.status, failures, due_at)
