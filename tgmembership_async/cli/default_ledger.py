@@ -28,8 +28,8 @@ def ledger_for(members: Path, named: Place | None, *, make: bool = True) -> Plac
     if old:
         shown = ", ".join(map(str, old))
         msg = (
-            f"{shown}: the ledger of an earlier version lies beside {members.name}, and what was granted is in it. Go "
-            f"on with it: {hint('provision', members, '--ledger', old[0])}; or copy it, and move it away: "
+            f"{shown}: the ledger of an earlier version lies beside {members.name}, and it has the grants made so far. "
+            f"Continue with it: {hint('provision', members, '--ledger', old[0])}; or copy it, and move it away: "
             f"{hint('ledger', 'copy', old[0], default)}"
         )
         raise UsageError(msg)

@@ -50,7 +50,7 @@ class Bindable(FollowUps, Protocol):
 
 
 async def ledger_of_bot(ledger: Ledger, service: str, bot_id: int, *, record: bool) -> Ledger:
-    """Return what a bot grants with: the ledger itself or, if several bots share it, this bot's part of it."""
+    """Return the ledger that a bot grants with: the given one or, if several bots share it, this bot's part of it."""
     whole = ledger.whole if isinstance(ledger, BotLedger) else ledger
     if not isinstance(whole, Bindable):
         return ledger
@@ -90,7 +90,7 @@ class BotLedger(FormerNames):
         return self
 
     async def aclose(self) -> None:
-        """Finish what is being written, and let go."""
+        """Finish writing, and close the ledger."""
         await self.whole.aclose()
 
     async def plan(self, request: GrantRequest) -> Grant:

@@ -82,7 +82,7 @@ async def _put_off(self: Any, follow_up: FollowUp, *, failures: int, due_at: dat
 
 @frozen
 class Kept:
-    """What a ledger stores of a follow-up."""
+    """The part of a follow-up that a ledger stores."""
 
     about: GrantStatus
     failures: int
@@ -91,7 +91,7 @@ class Kept:
 
 @frozen
 class Look:
-    """What a look at a row found: whether its follow-up is due, how often it has failed, and what to store of it."""
+    """The result of a look at a row: whether its follow-up is due, how often it failed, and the part to store."""
 
     is_due: bool
     failures: int = 0
@@ -99,7 +99,7 @@ class Look:
 
 
 def look(grant: Grant, kept: Kept | None, now: datetime, grace: timedelta) -> Look:
-    """Look at a row; `kept` is what the ledger has stored of its follow-up, in this status or an earlier one."""
+    """Look at a row; `kept` is the stored part of its follow-up, in this status or an earlier one."""
     if grant.status not in OPEN:
         return Look(is_due=False)
     if kept is not None and kept.about is grant.status:

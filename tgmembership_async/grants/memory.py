@@ -231,7 +231,7 @@ class MemoryLedger(AsyncResource, FormerNames):
 
     async def _turn(self) -> None:
         self._check_open()
-        await checkpoint()  # before anything is changed, so that who is cancelled here has changed nothing
+        await checkpoint()  # before the first change, so that a call cancelled here changes nothing
 
     def _check_open(self) -> None:
         if not self._is_open:

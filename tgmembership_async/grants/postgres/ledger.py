@@ -84,7 +84,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
         return await self._storage.run(partial(plan, request=request, now=self._clock(), schema=self._storage.schema))
 
     async def plan_all(self, requests: Collection[GrantRequest]) -> list[Grant]:
-        """Record the intents of those whose refs are new, all or none; return the rows of all, in their order.
+        """Record the intents of the requests whose refs are new, all or none; return the rows of all, in their order.
 
         A row that was planned with another plan or member is returned as it is: compare it.
         """
