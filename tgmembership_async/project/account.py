@@ -4,14 +4,14 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Final, cast
-from uuid import UUID
 
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.account_numbers import number_of_project
 from tgmembership_async.protocol.endpoints import check_uuid
 from tgmembership_async.protocol.envelope import Dialect, Envelope, NoEnvelope, read_code, read_text
-from tgmembership_async.protocol.wire import PROJECTS, Account
+from tgmembership_async.protocol.wire import Account
 from tgmembership_async.settings import checked_gateway_503, origin, secret_from
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
@@ -33,7 +33,7 @@ class ProjectAccount(Account):
     @property
     def number(self) -> int:
         """Return a number made of the project's id, beyond all bot ids."""
-        return PROJECTS | UUID(self.project_id).int >> 66
+        return number_of_project(self.project_id)
 
     @property
     def url_template(self) -> str:
