@@ -17,7 +17,6 @@ from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 BASE_URL: Final = "https://api.botsubscription.com"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
-_PATH: Final = "/v2/projects/"
 _SUCCESSES: Final = range(200, 300)
 
 
@@ -38,7 +37,7 @@ class ProjectAccount(Account):
     @property
     def url_template(self) -> str:
         """Return the path above methods, with a name in place of the id."""
-        return f"{self.prefix}{_PATH}{{project_id}}"
+        return f"{self.prefix}{self.dialect.path}/projects/{{project_id}}"
 
     @cached_property
     def secret_fields(self) -> tuple[tuple[bytes, Target], ...]:
@@ -47,11 +46,11 @@ class ProjectAccount(Account):
 
     def url(self, path: str) -> str:
         """Return the URL, which contains no credentials."""
-        return f"{self.base_url}{_PATH}{self.project_id}/{path}"
+        return f"{self.base_url}{self.dialect.path}/projects/{self.project_id}/{path}"
 
     @cached_property
     def _path(self) -> Target:
-        return Target(f"{self.prefix}{_PATH}{self.project_id}/".encode())
+        return Target(f"{self.prefix}{self.dialect.path}/projects/{self.project_id}/".encode())
 
     @property
     def _masks(self) -> Mapping[str, str]:
@@ -120,5 +119,5 @@ def _read(reply: dict[str, Any]) -> Envelope | NoEnvelope:
     )
 
 
-V2: Final = Dialect(_read, frozenset({204, 304}))
+V2: Final = Dialect(_read, frozenset({204, 304}), path="/v2")
 """Replies of API v2 (documented)."""
