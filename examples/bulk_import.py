@@ -48,7 +48,7 @@ def ledger_of(file: Path) -> Path:
     old = file.with_name(f"{file.name}.db")  # where an earlier version of this example kept it
     named = os.environ.get("TGMEMBERSHIP_LEDGER")
     if named is None and old.exists():
-        sys.exit(f"{old} has what was granted before: export TGMEMBERSHIP_LEDGER={old}")
+        sys.exit(f"{old} has the grants made before: export TGMEMBERSHIP_LEDGER={old}")
     return Path(named or Path.home() / f"tgmembership-{os.environ['TGMEMBERSHIP_BOT_ID']}.db")
 
 

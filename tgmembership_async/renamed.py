@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Callable
 
 
-def warn_renamed(former: str, name: str) -> None:
-    """Warn the caller of the calling function that `former` is now called `name`."""
-    warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=3)
+def warn_renamed(former: str, name: str, *, stacklevel: int = 3) -> None:
+    """Warn the caller of the calling function, or one further up, that `former` is now called `name`."""
+    warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=stacklevel)
 
 
 def former_names(module: str, **objects: type) -> Callable[[str], type]:

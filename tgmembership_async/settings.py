@@ -89,7 +89,7 @@ def account(  # noqa: PLR0917 - the order of a Session's
         scheme,
         host,
         port,
-        prefix + api.prefix,
+        prefix + api.dialect.path,
         check_id("bot_id", bot_id),
         _key(api_key),
         body_format=cast("BodyFormat", body_format),
@@ -127,7 +127,7 @@ def service_of(account: Account) -> str:
     own: none can be queried about grants of another.
     """
     where = f"{account.scheme}://{account.host}" if is_loopback(account.host) else account.origin
-    return where + next((one.prefix for one in GENERATIONS.values() if one.dialect is account.dialect), "/v2")
+    return where + account.dialect.path
 
 
 def _encodable(text: str) -> bool:

@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from tgmembership_async.grants import (
     Settlement,
     SqliteLedger,
 )
+from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.testing import FakeService, FakeTransport, Fault
 
 MakeLedger = Callable[[], Ledger]
+HOUR = timedelta(hours=1)
 QUICK = FulfillmentPolicy(backoff_base=0.01, backoff_cap=0.05)
 
 
@@ -121,6 +124,41 @@ def test_a_delivery_that_fails_is_repeated_and_stops_nobody_else(make_ledger: Ma
             await done(fulfillment)
         assert Counter(ref for ref, _ in shop.links) == {"bad": 1, "good": 1}
         assert not shop.questions
+
+    run(scenario)
+
+
+def test_the_former_name_of_postpone_still_works_and_warns(make_ledger: Callable[[], Any], run: Run) -> None:
+    async def scenario() -> None:
+        async with make_ledger() as ledger:
+            await ledger.claim(GrantRequest("r", 1))
+            await ledger.settle("r", Settlement(GrantStatus.REFUSED))
+            found = await ledger.begin_follow_up("r", lease=HOUR, grace=HOUR)
+            with pytest.warns(DeprecationWarning, match="put_off is now called postpone"):
+                assert await ledger.put_off(found, failures=3, due_at=datetime.now(UTC) - HOUR)
+            again = await ledger.begin_follow_up("r", lease=HOUR, grace=HOUR)
+            assert again.failures == 3
+
+    run(scenario)
+
+
+def test_a_ledger_of_the_users_own_may_have_the_former_name(run: Run) -> None:
+    """Its class is a copy of MemoryLedger with `put_off` in place of `postpone`."""
+    parts = dict(vars(MemoryLedger))
+    parts["put_off"] = parts.pop("postpone")
+    ledger = type("Own", (AsyncResource,), parts)()
+
+    async def scenario() -> None:
+        shop = Shop()
+        shop.failing["bad"] = 3
+        session = Session(shop.service.bot_id, shop.service.api_key, transport=FakeTransport(shop.service))
+        with pytest.warns(DeprecationWarning, match=r"Own\.put_off is now called postpone") as warned:
+            granter = Granter(session, ledger)
+        assert warned[0].filename == __file__
+        async with Fulfillment(granter, deliver=shop.deliver, attention=shop.ask, policy=QUICK) as fulfillment:
+            await fulfillment.take("bad", plan_id=1, member_id=1)
+            await done(fulfillment)
+        assert [ref for ref, _ in shop.links] == ["bad"]
 
     run(scenario)
 

@@ -148,7 +148,7 @@ async def use_follow_ups(ledger: BotLedger) -> None:
     found = await ledger.begin_follow_up("a", lease=hour, grace=hour)
     assert found is not None
     assert found.grant.ref == "a"
-    assert await ledger.put_off(found, failures=1, due_at=datetime.now(UTC) - hour)
+    assert await ledger.postpone(found, failures=1, due_at=datetime.now(UTC) - hour)
     again = await ledger.begin_follow_up("a", lease=hour, grace=hour)
     assert again is not None
     assert again.failures == 1

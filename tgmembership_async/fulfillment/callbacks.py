@@ -128,14 +128,16 @@ class Callbacks:
     async def _call_attention(self, follow_up: FollowUp) -> float | None:
         if await self._succeeds("attention", self._attention, follow_up.grant):
             due_at = datetime.now(UTC) + self._remind
-            await self._record(lambda: self._ledger().put_off(follow_up, failures=0, due_at=due_at), follow_up.grant)
+            await self._record(lambda: self._ledger().postpone(follow_up, failures=0, due_at=due_at), follow_up.grant)
             return None
         return await self._postpone(follow_up, follow_up.failures + 1)
 
     async def _postpone(self, follow_up: FollowUp, failures: int) -> float:
         wait = self._policy.backoff(failures, self._chance())
         due_at = datetime.now(UTC) + timedelta(seconds=wait)
-        await self._record(lambda: self._ledger().put_off(follow_up, failures=failures, due_at=due_at), follow_up.grant)
+        await self._record(
+            lambda: self._ledger().postpone(follow_up, failures=failures, due_at=due_at), follow_up.grant
+        )
         return wait
 
     async def _succeeds(self, name: str, callback: Callback, grant: Grant) -> bool:

@@ -7,7 +7,7 @@ from typing import Final, Protocol, Self, runtime_checkable
 from attrs import evolve
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
+from tgmembership_async.grants.follow_ups import FollowUp, FollowUps, FormerNames
 from tgmembership_async.grants.ledger import Claim, CountsByDay, Ledger, get_many
 from tgmembership_async.grants.model import (
     Attempt,
@@ -50,7 +50,7 @@ class Bindable(FollowUps, Protocol):
 
 
 async def ledger_of_bot(ledger: Ledger, service: str, bot_id: int, *, record: bool) -> Ledger:
-    """Return what a bot grants with: the ledger itself or, if several bots share it, this bot's part of it."""
+    """Return the ledger that a bot grants with: the given one or, if several bots share it, this bot's part of it."""
     whole = ledger.whole if isinstance(ledger, BotLedger) else ledger
     if not isinstance(whole, Bindable):
         return ledger
@@ -63,7 +63,7 @@ def key(bot_id: int, ref: str) -> str:
     return f"{bot_id}:{ref}"
 
 
-class BotLedger:
+class BotLedger(FormerNames):
     """One bot's part of the ledger `whole`: callers use refs, which are kept as keys."""
 
     def __init__(self, whole: Bindable, bot_id: int) -> None:
@@ -90,7 +90,7 @@ class BotLedger:
         return self
 
     async def aclose(self) -> None:
-        """Finish what is being written, and let go."""
+        """Finish writing, and close the ledger."""
         await self.whole.aclose()
 
     async def plan(self, request: GrantRequest) -> Grant:
@@ -166,9 +166,9 @@ class BotLedger:
         found = await self.whole.begin_follow_up(self._key(ref), lease=lease, grace=grace)
         return None if found is None else evolve(found, grant=self._mine(found.grant))
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
-        """Give a lease back: due again at `due_at`."""
-        return await self.whole.put_off(self._leased(follow_up), failures=failures, due_at=due_at)
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Release a lease: due again at `due_at`."""
+        return await self.whole.postpone(self._leased(follow_up), failures=failures, due_at=due_at)
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
         """Return the lease of a row whose status has changed."""

@@ -89,7 +89,7 @@ class Claiming:
                 self.row = await self.ledger.settle(self.request.ref, settlement)
             except GrantError:
                 return  # another worker has the row; the next `take` finds that out
-            except Exception as failure:  # noqa: BLE001 - whatever a ledger raises
+            except Exception as failure:  # noqa: BLE001 - a ledger may raise any error
                 self._unstored_release = self.unrecorded.keep(self.row, settlement, failure)
 
     async def _claim_again(self) -> None:

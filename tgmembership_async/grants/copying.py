@@ -45,7 +45,7 @@ class Entry:
 
 @frozen
 class State:
-    """What shows whether a ledger was changed: its number of rows, the latest change, and how many are being sent."""
+    """Figures that change with the ledger: its number of rows, the latest change, and how many rows are being sent."""
 
     rows: int
     changed: datetime | None

@@ -1,4 +1,4 @@
-"""The part of a ledger that SQLite and PostgreSQL share; what differs is in `sqlite` and `postgres`, mostly SQL."""
+"""The part of a ledger that SQLite and PostgreSQL share; `sqlite` and `postgres` have the differences, mostly SQL."""
 
 from abc import abstractmethod
 from collections import Counter
@@ -11,7 +11,7 @@ from attrs import field, frozen, mutable
 
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
-from tgmembership_async.grants.follow_ups import Kept, Look, look
+from tgmembership_async.grants.follow_ups import FormerNames, Kept, Look, look
 from tgmembership_async.grants.model import (
     Attempt,
     DayCount,
@@ -40,7 +40,7 @@ _FIRST_DAY: Final = date(1970, 1, 1)
 
 
 class Row(Protocol):
-    """A grant as read, with what its database needs to change it."""
+    """A grant as read, with the columns that its database needs to change it."""
 
     @property
     def grant(self) -> Grant: ...  # noqa: D102 - as its class says
@@ -79,7 +79,7 @@ class Dialect(Generic[R]):
     """Selects the columns of at most `limit` grants whose refs begin with `prefix` and go on with a text that contains
     `text`, or whose member is `text`; the newest first."""
     follow_up_of: Any
-    """Selects status, failures and time of what is stored of the follow-up of `ref`."""
+    """Selects status, failures and due time of the stored follow-up of `ref`."""
     wipe: tuple[Any, ...]
     """Remove the tokens of rows delivered before `before`; the last one counts the rows."""
     load: Callable[[Sequence[Any]], R]
@@ -170,7 +170,7 @@ class Dialect(Generic[R]):
         return [self.grant(row) for row in rows]
 
     def look(self, connection: Connection, ref: str, now: datetime, grace: timedelta) -> tuple[Grant, Look]:
-        """Return the row of a ref, and what a look at it finds about its follow-up."""
+        """Return the row of a ref, and whether its follow-up is due."""
         grant = self.known(connection, ref).grant
         row = connection.execute(self.follow_up_of, {"ref": ref}).fetchone()
         kept = None if row is None else Kept(GrantStatus(row[0]), row[1], self.loaded_time(row[2]))
@@ -236,7 +236,7 @@ def decided(dialect: Dialect[R], made: DecisionMade, token: AccessToken | None) 
     return Step(dialect, made.ref, advance, partial(dialect.decide, made))
 
 
-class DatabaseLedger(AsyncResource, Generic[S]):
+class DatabaseLedger(AsyncResource, FormerNames, Generic[S]):
     """A Ledger in a database. Subclasses define how to open it, run a job, plan, claim, settle and follow up."""
 
     _dialect: ClassVar[Dialect[Any]]

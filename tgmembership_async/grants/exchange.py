@@ -28,7 +28,7 @@ from tgmembership_async.protocol.outcome import TURNED_AWAY_BY_SERVICE
 
 _NOTHING_WAS_DONE: Final = TURNED_AWAY_BY_SERVICE | {401}
 
-ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
+STATUS_AFTER_ERROR: Final[Mapping[type[CallError], GrantStatus]] = {
     NotSent: GrantStatus.PLANNED,
     DeadlineExceeded: GrantStatus.PLANNED,
     APIError: GrantStatus.REFUSED,
@@ -38,9 +38,9 @@ ENDS: Final[Mapping[type[CallError], GrantStatus]] = {
 
 
 def settlement_of(error: CallError) -> Settlement:
-    """Return what an error of the call means for its row."""
-    kind = next((kind for kind in ENDS if isinstance(error, kind)), OutcomeUnknown)
-    status = ENDS[kind]
+    """Return the settlement of a row whose call raised this error."""
+    kind = next((kind for kind in STATUS_AFTER_ERROR if isinstance(error, kind)), OutcomeUnknown)
+    status = STATUS_AFTER_ERROR[kind]
     if isinstance(error, APIError) and error.code in _NOTHING_WAS_DONE:
         status = GrantStatus.PLANNED
     if error.maybe_applied:
@@ -123,7 +123,7 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
             with CancelScope(shield=True):
                 shared.grant = await _record(hold, settlement_of(_stopped(request)))
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it was raised before anything was sent
+    except Exception as error:  # noqa: BLE001 - any other error was raised before anything was sent
         problem = error
         settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
     else:

@@ -10,12 +10,13 @@ A follow-up belongs to a row in one status. When the row changes its status, a n
 """
 
 from datetime import datetime, timedelta
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from attrs import frozen
 
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantStatus
+from tgmembership_async.renamed import warn_renamed
 
 OPEN: Final = (GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatus.REFUSED, GrantStatus.UNKNOWN)
 """The statuses that have a follow-up."""
@@ -45,7 +46,7 @@ class FollowUps(Ledger, Protocol):
         """
         ...
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         ...
 
@@ -58,9 +59,30 @@ class FollowUps(Ledger, Protocol):
         ...
 
 
+class FormerNames:
+    """The former name of a method of FollowUps."""
+
+    async def put_off(self: Any, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+        """Call `postpone`, under its former name."""
+        warn_renamed("put_off", "postpone")
+        return bool(await self.postpone(follow_up, failures=failures, due_at=due_at))
+
+
+def accept_former_names(ledger: Ledger) -> None:
+    """Give the class of a user's own ledger that has `put_off` instead of `postpone` the new name too, and warn."""
+    kind: Any = type(ledger)
+    if hasattr(kind, "put_off") and getattr(kind, "postpone", FollowUps.postpone) is FollowUps.postpone:
+        warn_renamed(f"{kind.__name__}.put_off", "postpone", stacklevel=4)
+        kind.postpone = _put_off
+
+
+async def _put_off(self: Any, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    return bool(await self.put_off(follow_up, failures=failures, due_at=due_at))
+
+
 @frozen
 class Kept:
-    """What a ledger stores of a follow-up."""
+    """The part of a follow-up that a ledger stores."""
 
     about: GrantStatus
     failures: int
@@ -69,7 +91,7 @@ class Kept:
 
 @frozen
 class Look:
-    """What a look at a row found: whether its follow-up is due, how often it has failed, and what to store of it."""
+    """The result of a look at a row: whether its follow-up is due, how often it failed, and the part to store."""
 
     is_due: bool
     failures: int = 0
@@ -77,7 +99,7 @@ class Look:
 
 
 def look(grant: Grant, kept: Kept | None, now: datetime, grace: timedelta) -> Look:
-    """Look at a row; `kept` is what the ledger has stored of its follow-up, in this status or an earlier one."""
+    """Look at a row; `kept` is the stored part of its follow-up, in this status or an earlier one."""
     if grant.status not in OPEN:
         return Look(is_due=False)
     if kept is not None and kept.about is grant.status:

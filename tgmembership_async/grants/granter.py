@@ -14,6 +14,7 @@ from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.exchange import Shared, answer, carry_out
+from tgmembership_async.grants.follow_ups import accept_former_names
 from tgmembership_async.grants.job import as_coroutine_function
 from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import (
@@ -46,7 +47,7 @@ class Granter(AsyncResource):
 
     With a Project, a grant is a payment request: `plan_id` is the UUID of its plan, `member_id` the user who pays. A
     row is `granted` when the payment request was created, whose URL is its `link` if the service gives one, and whose
-    id is its `token.raw`. What the service says when the user has paid is a webhook.
+    id is its `token.raw`. The service sends a webhook when the user has paid.
 
     The intent is durable before the request is sent, and the result before `grant` returns. Entering the Granter opens
     the session and the ledger, unless they are open already. `regrant_limit` is how often an unknown outcome may be
@@ -65,6 +66,7 @@ class Granter(AsyncResource):
         if isinstance(regrant_limit, bool) or not isinstance(regrant_limit, int) or regrant_limit < 0:
             msg = f"regrant_limit must be an int of at least 0, not {regrant_limit!r:.80}"
             raise UsageError(msg)
+        accept_former_names(ledger)
         self._session = session
         self._is_of_project = not isinstance(session, Session)
         self._ledger = ledger
@@ -117,7 +119,7 @@ class Granter(AsyncResource):
         self._is_open = False
         try:
             if self._session in self._entered:
-                # This ends at once what has not been sent, and waits for requests in flight.
+                # This ends the grants that are not sent yet at once, and waits for requests in flight.
                 self._entered.remove(self._session)
                 await self._session.aclose()
             await self._finish(self._session.grant_timeout)
@@ -303,7 +305,7 @@ class Granter(AsyncResource):
         if self._unrecorded.get(check_ref(ref)) is not None:
             msg = f"{ref}: its outcome is known, and the ledger is still to record it"
             raise GrantError(msg)
-        if ref in self._running and checked != "abandon":  # what still waits to be sent may be abandoned
+        if ref in self._running and checked != "abandon":  # a grant that is not sent yet may be abandoned
             msg = f"{ref} is being sent right now; decide when its outcome is known"
             raise GrantError(msg)
         found = AccessToken(token=token, raw=token) if isinstance(token, str) else token
@@ -316,10 +318,10 @@ class Granter(AsyncResource):
         on_finding: Callable[[Finding], object] | None = None,
         told: Callable[[Finding], object] | None = None,
     ) -> list[Finding]:
-        """Ask the service about the unknown rows, and settle to granted what that proves.
+        """Ask the service about the unknown rows, and settle those to granted whose grant is proved.
 
         `concurrency` members are asked about at once, each one time. `on_finding` is called with each Finding as it is
-        made; `told` is its former name. Rows that prove nothing do not change, and are reported with what was found, or
+        made; `told` is its former name. Rows without proof do not change, and are reported with the records found, or
         the failure. Raises Unauthorized if the credentials are rejected.
 
         A Session asks `getSubscribers` about each member. Proof is a subscription of this member to this plan that
@@ -366,7 +368,7 @@ class Granter(AsyncResource):
         return self._ledger.grants(states, since, None if after is None else check_ref(after))
 
     def owed(self, since: datetime | None = None, after: str | None = None) -> AsyncIterator[Grant]:
-        """Yield the rows of those who paid and have no link, as `grants` does: all but delivered and abandoned ones.
+        """Yield the rows of members who paid and have no link, as `grants` does: all but delivered and abandoned ones.
 
         A granted row waits for its delivery, a planned one to be sent, an unknown or refused one for a decision.
         """

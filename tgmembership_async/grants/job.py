@@ -28,7 +28,7 @@ class Job(Coroutine[Any, Any, T_co]):
         return self._result().__await__()
 
     async def __call__(self) -> T_co:
-        """Do the work, for whatever calls an async function: FastAPI's `BackgroundTasks.add_task(job)`."""
+        """Do the work, for callers of an async function: FastAPI's `BackgroundTasks.add_task(job)`."""
         return await self
 
     def send(self, value: Any) -> Any:

@@ -12,7 +12,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
-from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, look
+from tgmembership_async.grants.follow_ups import FollowUp, FormerNames, Kept, Leases, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -34,7 +34,7 @@ from tgmembership_async.storage.text import storable
 from tgmembership_async.values.models import AccessToken
 
 
-class MemoryLedger(AsyncResource):
+class MemoryLedger(AsyncResource, FormerNames):
     """A Ledger that keeps its rows as long as it lives, also while it is closed. `clock` returns aware UTC.
 
     It belongs to the first bot that grants with it or, with `shared_by_bots=True`, to all bots of that service.
@@ -198,7 +198,7 @@ class MemoryLedger(AsyncResource):
             self._follow_ups[ref] = seen.keep
         return self._leases.take(grant, seen, now, lease)
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         await self._turn()
         grant = follow_up.grant
@@ -231,7 +231,7 @@ class MemoryLedger(AsyncResource):
 
     async def _turn(self) -> None:
         self._check_open()
-        await checkpoint()  # before anything is changed, so that who is cancelled here has changed nothing
+        await checkpoint()  # before the first change, so that a call cancelled here changes nothing
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -44,9 +44,9 @@ SETTLES: Final = frozenset({GrantStatus.PLANNED, GrantStatus.GRANTED, GrantStatu
 UNDECIDED: Final = frozenset({GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The statuses that await a decision."""
 OWED: Final = frozenset(GrantStatus) - {GrantStatus.DELIVERED, GrantStatus.ABANDONED}
-"""The statuses of those who paid and have no link."""
+"""The statuses of members who paid and have no link."""
 SUCCEEDED: Final = frozenset({GrantStatus.GRANTED, GrantStatus.DELIVERED})
-"""The statuses of those who were granted access."""
+"""The statuses of members who were granted access."""
 DECIDES: Final[Mapping[Decision, GrantStatus]] = {
     "granted": GrantStatus.GRANTED,
     "retry": GrantStatus.PLANNED,
@@ -114,7 +114,7 @@ class GrantRequest:
 
 @frozen
 class Grant:
-    """What the ledger knows of one ref. `attempts` counts the times it was sent; times are aware UTC.
+    """The row of one ref in the ledger. `attempts` counts the times it was sent; times are aware UTC.
 
     `granted_at` is when the ledger recorded it as granted; None if it never did, or an older version did not record it.
 

@@ -39,7 +39,7 @@ class Paged(AsyncIterator[Grant]):
         return self._rows.popleft()
 
     async def aclose(self) -> None:
-        """Do nothing; for callers that close whatever they iterate over."""
+        """Do nothing; for callers that close each iterator."""
 
 
 class Selected(AsyncIterator[T]):

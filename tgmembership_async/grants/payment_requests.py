@@ -1,4 +1,4 @@
-"""What the payment requests of a project prove about a row whose payment request may have been created."""
+"""Prove by the payment requests of a project that the payment request of a row was created."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ def created_by(
     rivals: int,
     offset: Offset | None,
 ) -> tuple[AccessToken | None, str]:
-    """Return what to keep of the payment request that an attempt created, or None if that is not proved; and why.
+    """Return the token of the payment request that an attempt created, or None without proof; and why.
 
     `began` is when the attempt began by our clock, `others` the ids that other rows have, and `rivals` how many rows a
     payment request may belong to, this one included. One that was created before the attempt is no proof, nor one much

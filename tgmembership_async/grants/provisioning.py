@@ -239,7 +239,7 @@ class Run(Job[Summary]):
         """Return the next request to carry out, or None.
 
         A run that resumes meets many rows that are granted already: after some of these, further requests are looked
-        up in pages, so that no worker is needed for each. Only what is read without waiting is read ahead.
+        up in pages, so that no worker is needed for each. Requests that need waiting are not read ahead.
         """
         if self._page == 1 and not self._ahead:
             return await self._source.next(scope) if self._source.is_async else self._source.first()
@@ -317,13 +317,13 @@ def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
 
 
 class _Signal:
-    """Wakes those who wait for it; nothing is created unless somebody waits."""
+    """Wakes the tasks that wait for it; creates an Event only if a task waits."""
 
     def __init__(self) -> None:
         self._event: Event | None = None
 
     def set(self) -> None:
-        """Wake those who wait now."""
+        """Wake the tasks that wait now."""
         if self._event is not None:
             self._event.set()
             self._event = None
@@ -345,7 +345,7 @@ def _unshielded(scope: CancelScope) -> Generator[None]:
 
 @mutable(eq=False)
 class _Place:
-    """A worker's place among those that may have a request in flight.
+    """A worker's place among the workers that may have a request in flight.
 
     There are more workers than places: while one waits until its answer is recorded, another claims the next row. A
     ledger that records in the order of the calls so has no more rows `sending` than there are places, and often
@@ -428,7 +428,7 @@ class _Source:
         found: list[GrantRequest] = []
         try:
             for request in islice(self._items, size):
-                found.append(_checked(request))  # noqa: PERF401 - what came before a failure must be kept
+                found.append(_checked(request))  # noqa: PERF401 - requests before a failure must be kept
         except Exception as error:
             if not found:
                 raise

@@ -1,4 +1,4 @@
-"""Reconcile unknown rows with `getSubscribers` or the payment requests: what proves one row, and asking about all."""
+"""Reconcile unknown rows with `getSubscribers` or the payment requests: the proof of one row, and asking about all."""
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -25,14 +25,14 @@ if TYPE_CHECKING:  # not loaded by users of a Session
 MARGIN: Final = timedelta(minutes=5)
 """How long after the attempt a subscription must have begun: the clock may have been wrong when that was recorded."""
 _SETTLING: Final = 8
-"""How many members are at work for each one that is asked about: the others are written, in common commits."""
+"""Members in progress for each request in flight: the results of the others are written, in common commits."""
 _ENDS_THE_ROUND: Final = (UsageError, Unauthorized)
 _POSSIBLE: Final = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
 
 
 @frozen
 class Finding:
-    """What `reconcile` saw for one unknown row: whether that settled it, and why or why not."""
+    """The result of `reconcile` for one unknown row: whether it was settled, why or why not, and the records seen."""
 
     grant: Grant
     settled: bool
@@ -77,7 +77,7 @@ def judged(
 async def reconcile(
     client: Client, ledger: Ledger, *, concurrency: int, on_finding: Callable[[Finding], object] | None
 ) -> list[Finding]:
-    """Ask about the unknown rows, and settle what is proved; a call that fails is a Finding too.
+    """Ask about the unknown rows, and settle those with proof; a call that fails is a Finding too.
 
     Rejected credentials and a closed client end the round, and are raised.
     """
@@ -111,7 +111,7 @@ async def reconcile(
 
 
 async def _look(client: Client, ledger: Ledger, pairs: set[Pair], concurrency: int) -> "_Look":
-    """Return what looks at the rows with these plans and members."""
+    """Return the object that asks about the rows with these plans and members."""
     if isinstance(client, Session):
         rivals, _ = await _rivals(ledger, pairs, known=())
         return _Subscriptions(ledger, rivals, client, CapacityLimiter(concurrency))
@@ -166,7 +166,7 @@ class _Look(ABC):
 
     @abstractmethod
     async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
-        """Return what is found for the rows of a member."""
+        """Return the findings for the rows of a member."""
 
     async def _judge(
         self,

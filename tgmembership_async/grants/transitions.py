@@ -1,6 +1,6 @@
 """The steps of a grant as pure functions: return the row after the step, or raise GrantError and change nothing.
 
-Every ledger uses them, so what is legal and what a step changes is defined in one place.
+Every ledger uses them, so the legal steps and their changes are defined in one place.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def planned(request: GrantRequest, now: datetime) -> Grant:
 
 
 def begun(request: GrantRequest, now: datetime) -> Grant:
-    """Return the row of a new ref as sending: what `claimed` makes of a planned one, in a third of the time."""
+    """Return the row of a new ref as sending. It equals `claimed(planned(...))`, in a third of the time."""
     return _new(request, now, GrantStatus.SENDING, 1)
 
 
@@ -135,9 +135,7 @@ def interruption(grant: Grant) -> Settlement:
 
 def held_for_gap(grant: Grant, period: str, now: datetime) -> Grant:
     """Return a planned row as unknown: it may have been sent in a period that a restored ledger lacks."""
-    msg = (
-        f"the ledger was restored from an older copy, which lacks what was granted {period}, and this may be part of it"
-    )
+    msg = f"the ledger was restored from an older copy, which lacks the grants made {period}; this may be one of them"
     error = OutcomeUnknown(msg, method=method_of(grant.plan_id), attempts=grant.attempts, maybe_applied=True)
     return _step(grant, _PLANNED, GrantStatus.UNKNOWN, now, error=error)
 

@@ -4,20 +4,19 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Final, cast
-from uuid import UUID
 
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.protocol.account_numbers import number_of_project
 from tgmembership_async.protocol.endpoints import check_uuid
 from tgmembership_async.protocol.envelope import Dialect, Envelope, NoEnvelope, read_code, read_text
-from tgmembership_async.protocol.wire import PROJECTS, Account
+from tgmembership_async.protocol.wire import Account
 from tgmembership_async.settings import checked_gateway_503, origin, secret_from
 from tgmembership_async.values.secret import Secret, Target, hides_arguments
 
 BASE_URL: Final = "https://api.botsubscription.com"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+", re.ASCII)
-_PATH: Final = "/v2/projects/"
 _SUCCESSES: Final = range(200, 300)
 
 
@@ -33,12 +32,12 @@ class ProjectAccount(Account):
     @property
     def number(self) -> int:
         """Return a number made of the project's id, beyond all bot ids."""
-        return PROJECTS | UUID(self.project_id).int >> 66
+        return number_of_project(self.project_id)
 
     @property
     def url_template(self) -> str:
         """Return the path above methods, with a name in place of the id."""
-        return f"{self.prefix}{_PATH}{{project_id}}"
+        return f"{self.prefix}{self.dialect.path}/projects/{{project_id}}"
 
     @cached_property
     def secret_fields(self) -> tuple[tuple[bytes, Target], ...]:
@@ -47,11 +46,11 @@ class ProjectAccount(Account):
 
     def url(self, path: str) -> str:
         """Return the URL, which contains no credentials."""
-        return f"{self.base_url}{_PATH}{self.project_id}/{path}"
+        return f"{self.base_url}{self.dialect.path}/projects/{self.project_id}/{path}"
 
     @cached_property
     def _path(self) -> Target:
-        return Target(f"{self.prefix}{_PATH}{self.project_id}/".encode())
+        return Target(f"{self.prefix}{self.dialect.path}/projects/{self.project_id}/".encode())
 
     @property
     def _masks(self) -> Mapping[str, str]:
@@ -120,5 +119,5 @@ def _read(reply: dict[str, Any]) -> Envelope | NoEnvelope:
     )
 
 
-V2: Final = Dialect(_read, frozenset({204, 304}))
+V2: Final = Dialect(_read, frozenset({204, 304}), path="/v2")
 """Replies of API v2 (documented)."""

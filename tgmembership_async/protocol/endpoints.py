@@ -181,13 +181,12 @@ V1_BOT: Final[Endpoint[None]] = Endpoint("bot", "GET", Safety.SAFE, _nothing, se
 
 @frozen
 class Generation:
-    """One generation of the old platform's API: its path below the base URL, its replies and its methods.
+    """One generation of the old platform's API: its dialect and its methods.
 
     `method` is the pattern of what `call` accepts, `verbs` the verbs.
     """
 
     name: str
-    prefix: str
     dialect: Dialect = field(repr=False)
     add_member: Endpoint[AccessToken] = field(repr=False)
     check: Endpoint[Any] = field(repr=False)
@@ -203,11 +202,11 @@ class Generation:
 
 
 LEGACY_API: Final = Generation(
-    *("legacy", "", LEGACY, ADD_MEMBER, GET_PLANS, ENDPOINTS, _METHOD),
+    *("legacy", LEGACY, ADD_MEMBER, GET_PLANS, ENDPOINTS, _METHOD),
     ("GET", "POST", "DELETE"),
 )
 V1_API: Final = Generation(
-    *("v1", "/v1", V1, V1_ADD_MEMBER, V1_BOT, (V1_ADD_MEMBER, V1_BOT), _PATH),
+    *("v1", V1, V1_ADD_MEMBER, V1_BOT, (V1_ADD_MEMBER, V1_BOT), _PATH),
     ("GET", "POST", "PUT", "PATCH", "DELETE"),
 )
 GENERATIONS: Final[Mapping[str, Generation]] = {api.name: api for api in (LEGACY_API, V1_API)}

@@ -48,7 +48,7 @@ class NoEnvelope:
 
 @frozen
 class Dialect:
-    """How the replies of one generation of the API are read.
+    """Where one generation of the API is, below the base URL, and how its replies are read.
 
     `read` makes an envelope of a decoded JSON object. A reply with a status in `without_body` and no body means that
     the call is done. `meanings` are the documented meanings of a code, shown if an error has no description.
@@ -57,6 +57,7 @@ class Dialect:
     read: Callable[[dict[str, Any]], Envelope | NoEnvelope]
     without_body: frozenset[int] = frozenset()
     meanings: Mapping[int, str] = field(factory=dict[int, str])
+    path: str = ""
 
 
 def parse(body: bytes, dialect: Dialect | None = None) -> Envelope | NoEnvelope:
@@ -145,6 +146,7 @@ V1: Final = Dialect(
     _read,
     frozenset({204, 304}),
     {401: "API v1 documents three reasons: no live payment method, test mode is on, or the policy for access tokens"},
+    path="/v1",
 )
 """Replies of API v1 (documented): legacy's, and some without a body."""
 

@@ -23,8 +23,6 @@ Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Gateway503 = Literal["unknown", "turned away"]
 Params = Mapping[str, Any]
 """The parameters of a call: str and int, and in a body of API v2 any JSON value."""
-PROJECTS: Final = 1 << 62
-"""The least `Account.number` of a project; the ids of bots are below."""
 _WITHOUT_BODY: Final = frozenset({"GET", "DELETE"})
 
 # A shorter key may occur in a reply by chance; it is masked only after `bot<ID>/`.

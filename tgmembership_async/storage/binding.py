@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.protocol.wire import PROJECTS
+from tgmembership_async.protocol.account_numbers import owner_of
 
 
 @frozen
@@ -22,15 +21,8 @@ class Binding:
     bot_id: int | None
 
     def __str__(self) -> str:
-        whose = "several bots" if self.bot_id is None else _owner(self.bot_id)
+        whose = "several bots" if self.bot_id is None else owner_of(self.bot_id)
         return f"{whose} at {self.service}" if self.service else whose
-
-
-def _owner(number: int) -> str:
-    """Return whose number it is: that of a project contains the first 62 bits of its id."""
-    if number < PROJECTS:
-        return f"bot {number}"
-    return f"project {str(UUID(int=(number - PROJECTS) << 66))[:17]}…"
 
 
 @frozen

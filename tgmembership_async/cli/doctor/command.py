@@ -212,7 +212,7 @@ def _configured(account: Account, project_id: str | None) -> Place:
     if project_id is not None:
         return Place("v2", account.base_url)
     api = next(api for api in GENERATIONS.values() if api.dialect is account.dialect)
-    return Place(api.name, account.base_url.removesuffix(api.prefix))
+    return Place(api.name, account.base_url.removesuffix(api.dialect.path))
 
 
 def _of_a_project(project_id: str | None) -> str:

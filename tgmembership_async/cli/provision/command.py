@@ -133,9 +133,9 @@ def command(
     optionally plan_id, note and paid_at; `ref` is your own id of the payment. Other spellings of these headings are
     recognised, and so are exports of Stripe, Patreon, Memberful and Telegram; stderr shows how FILE was read. All rows
     are validated before anything is sent. It is safe to run the command again after a crash or Ctrl-C, or with
-    additional rows, and FILE may have any name: what was granted is recorded in the ledger, which is named on
-    stderr. Each grant is printed on stdout as soon as its outcome is durable; progress and summary go to stderr. With a
-    ledger on a PostgreSQL server, the command can run on several machines at once, with the same or different files.
+    additional rows, and FILE may have any name: the grants are recorded in the ledger, which is named on stderr. Each
+    grant is printed on stdout as soon as its outcome is durable; progress and summary go to stderr. With a ledger on a
+    PostgreSQL server, the command can run on several machines at once, with the same or different files.
     Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each printed row has its error

@@ -56,7 +56,7 @@ def ref(value: object) -> str:
 def number(name: str, value: object) -> int | None:
     """Return an id, or None for an empty cell. `4200003.0` and `4,200,003` are the number that they show."""
     if isinstance(value, str) and _PLAIN.fullmatch(value):
-        return int(value)  # what nearly every cell is
+        return int(value)  # nearly every cell
     found = text(name, value).removeprefix("'")
     if not found:
         return None

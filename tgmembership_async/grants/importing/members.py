@@ -76,7 +76,7 @@ class Table:
         return where if isinstance(where, Layout) else InvalidRow(found.line, where)
 
     def rows(self) -> Iterator[tuple[Record, Layout] | InvalidRow]:
-        """Yield the records below the headings with their layout, and what cannot be read."""
+        """Yield the records below the headings with their layout, and an InvalidRow for each that cannot be read."""
         if self.form.kind != "JSON lines" and isinstance(head := self.head(), InvalidRow):
             yield head
             return
@@ -127,7 +127,7 @@ class Members:
     _plan_id: int | None
 
     def __str__(self) -> str:
-        """Return what was recognised, in one line."""
+        """Return the recognised form and columns, in one line."""
         head = self._table.head()
         if isinstance(head, InvalidRow):
             return f"{self._table.path.name}: {self._table.form}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DIGITS: Final = 15
 """How many digits of a number Excel keeps."""
 _DAMAGED: Final = (BadZipFile, EOFError, KeyError, OSError, SyntaxError, TypeError, ValueError, zlib.error)
-"""What openpyxl lets through of zipfile, of the XML parser (SyntaxError), and of its own."""
+"""Errors that openpyxl raises for a damaged file: those of zipfile, of the XML parser (SyntaxError), and its own."""
 _LEADING_ZEROS: Final = re.compile("00+")
 """A format of numbers such as 000000, which shows zeros that belong to a ref."""
 
@@ -76,7 +76,7 @@ def rows(path: Path, sheet: str | None) -> Iterator[tuple[int, Sequence[Any]]]:
 
 
 def _cells(sheet: Any) -> Iterator[Sequence[Any]]:
-    sheet.reset_dimensions()  # what the file says of its size may be wrong
+    sheet.reset_dimensions()  # the size in the file may be wrong
     return sheet.iter_rows()  # type: ignore[no-any-return]
 
 

@@ -28,7 +28,7 @@ _KEEP: Final = """
     ON CONFLICT (grant_id) DO UPDATE SET about = excluded.about, failures = 0, due_at = excluded.due_at
     WHERE tgm_follow_up.about <> excluded.about
 """
-_PUT_OFF: Final = """
+_POSTPONE: Final = """
     UPDATE tgm_follow_up SET failures = %s, due_at = %s, worker = NULL, leased_until = NULL
     FROM tgm_grants WHERE id = grant_id AND ref = %s AND lease = %s AND about = %s
 """
@@ -61,11 +61,11 @@ class Begin:
         return None if leased is None else FollowUp(grant, seen.failures, leased[0])
 
 
-def put_off(lane: Lane, follow_up: FollowUp, failures: int, due_at: datetime) -> bool:
+def postpone(lane: Lane, follow_up: FollowUp, failures: int, due_at: datetime) -> bool:
     """Release a lease, due again later; return False if the lease was no longer held."""
     grant = follow_up.grant
     values = failures, due_at, grant.ref, follow_up.lease, grant.status
-    return lane.execute(_PUT_OFF.encode(), values).rowcount == 1
+    return lane.execute(_POSTPONE.encode(), values).rowcount == 1
 
 
 def end(lane: Lane, follow_up: FollowUp) -> None:

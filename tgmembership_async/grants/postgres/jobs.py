@@ -30,7 +30,7 @@ from tgmembership_async.storage.postgres.liveness import Liveness
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.models import AccessToken
 
-_MOST_BYTES: Final = 2_000  # what fits into a B-tree index, with a margin
+_MOST_BYTES: Final = 2_000  # the limit of a B-tree index, less a margin
 _LATE: Final = "the answer came after this worker was presumed to have ended"
 _TOO_LATE: Final = f"{_LATE}, and the row had been decided or sent again; it stays as it is"
 _LATE_MEANS: Final[dict[GrantStatus, Decision]] = {

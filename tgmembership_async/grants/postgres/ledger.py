@@ -84,7 +84,7 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
         return await self._storage.run(partial(plan, request=request, now=self._clock(), schema=self._storage.schema))
 
     async def plan_all(self, requests: Collection[GrantRequest]) -> list[Grant]:
-        """Record the intents of those whose refs are new, all or none; return the rows of all, in their order.
+        """Record the intents of the requests whose refs are new, all or none; return the rows of all, in their order.
 
         A row that was planned with another plan or member is returned as it is: compare it.
         """
@@ -162,10 +162,10 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
         job = follow_ups.Begin(check_ref(ref), lease, grace, self._storage.liveness, self._clock)
         return await self._storage.run(job)
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         return await self._storage.run(
-            partial(follow_ups.put_off, follow_up=follow_up, failures=failures, due_at=due_at)
+            partial(follow_ups.postpone, follow_up=follow_up, failures=failures, due_at=due_at)
         )
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:

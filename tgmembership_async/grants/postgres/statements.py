@@ -142,7 +142,7 @@ def _in(schema: str, statement: str) -> bytes:
 
 
 def grants_by_ref(rows: Iterable[Sequence[Any]]) -> dict[str, Grant]:
-    """Return what `find_all` found."""
+    """Return the grants of the rows that `find_all` selected, by ref."""
     return {grant.ref: grant for grant in map(DIALECT.grant, rows)}
 
 

@@ -1,4 +1,4 @@
-"""The tables of a ledger in PostgreSQL, and their migrations. Triggers refuse changes of what is written once."""
+"""The tables of a ledger in PostgreSQL, and their migrations. Triggers refuse changes of write-once values."""
 
 from typing import Final
 

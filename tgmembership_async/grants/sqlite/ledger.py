@@ -119,7 +119,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
             await self._storage.write(partial(statements.keep_follow_up, ref=ref, kept=seen.keep))
         return self._leases.take(grant, seen, now, lease)
 
-    async def put_off(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
+    async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         grant = follow_up.grant
         kept = Kept(grant.status, failures, due_at)
@@ -159,7 +159,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
             return
         self._is_warned = True
         _logger.warning(
-            "%s was restored from an older copy, which lacks what was granted %s. The request for %s is new to it and "
+            "%s was restored from an older copy, which lacks the grants made %s. The request for %s is new to it and "
             "has no paid_at, so it is sent, as is every other one without paid_at",
             self._storage.path,
             " and ".join(map(str, recent)),
@@ -234,7 +234,7 @@ def _claim_and_settle(connection: sqlite3.Connection, jobs: Sequence[_Wish | _En
     """Settle and claim rows; return for each job its row, and whether the row was claimed by it.
 
     In a run these jobs alternate, and one statement for all of a kind costs as much as one for each stretch of it.
-    Settlements come first, so that a claim finds what was settled before it.
+    Settlements come first, so that a claim finds the rows settled before it.
     """
     ended = iter(_settle_all(connection, [job for job in jobs if isinstance(job, _End)]))
     begun = iter(_claim_all(connection, [job for job in jobs if isinstance(job, _Wish)]))

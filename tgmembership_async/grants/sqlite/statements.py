@@ -136,7 +136,7 @@ def _deliver(connection: sqlite3.Connection, before: Row, after: Grant) -> bool:
 
 
 def keep_follow_up(connection: sqlite3.Connection, ref: str, kept: Kept) -> None:
-    """Store the follow-up of a ref, in place of what was stored before."""
+    """Store the follow-up of a ref, in place of the one stored before."""
     connection.execute(
         "INSERT OR REPLACE INTO follow_up (grant_id, about, failures, due_at)"
         " SELECT id, ?, ?, ? FROM grants WHERE ref = ?",

@@ -9,8 +9,8 @@ from tgmembership_async.errors import StorageError
 
 _INTACT: Final = "nothing of this was kept, and what was kept before is intact"
 _DAMAGED: Final = (
-    "it is damaged: copy it, and see what `sqlite3 FILE .recover` saves. A backup lacks what was granted since it was "
-    "made, and would grant that again: read 'Back up and restore' in the docs before you use one"
+    "it is damaged: copy it, and see what `sqlite3 FILE .recover` saves. A backup lacks the grants made since, "
+    "and would send them again: read 'Back up and restore' in the docs before you use one"
 )
 _MEANS: Final[Mapping[int, str]] = {
     sqlite3.SQLITE_BUSY: f"another process keeps it locked: wait for that process or end it, and try again; {_INTACT}",

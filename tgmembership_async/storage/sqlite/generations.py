@@ -150,7 +150,7 @@ class Generations:
         since = "" if begins is None else f" at {_shown(begins)}"
         msg = (
             f"{self._path} is {what}: it was last written{since or ' at an unknown time'} and the file used here at "
-            f"{_shown(outside.written_at)}, so what was granted in between would be granted again. "
+            f"{_shown(outside.written_at)}, so the grants made in between would be sent again. "
             f"{_accept(self._path)}"
         )
         raise UsageError(msg)
