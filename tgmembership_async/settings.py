@@ -25,7 +25,7 @@ from tgmembership_async.transport.trust import check_environment
 from tgmembership_async.values.secret import Secret, hides_arguments
 
 BASE_URL: Final = "https://api.tgmembership.com"
-_FORBIDDEN_IN_A_KEY: Final = re.compile(r"[/?#%\s\x00-\x1f\x7f-\x9f]")
+_FORBIDDEN_IN_A_KEY: Final = re.compile(r"[/?#%\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def seconds(name: str, value: object) -> float:
@@ -114,7 +114,7 @@ def _key(value: object) -> Secret:
     if not key:
         msg = "api_key is empty: copy it from the bot's settings on TGmembership"
         raise UsageError(msg)
-    if _FORBIDDEN_IN_A_KEY.search(key) or not _encodable(key):
+    if _FORBIDDEN_IN_A_KEY.search(key):
         msg = "api_key has white space, a control character or one of '/?#%': remove line breaks or quotes around it"
         raise UsageError(msg)
     return Secret(key)
@@ -128,10 +128,6 @@ def service_of(account: Account) -> str:
     """
     where = f"{account.scheme}://{account.host}" if is_loopback(account.host) else account.origin
     return where + account.dialect.path
-
-
-def _encodable(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def origin(base_url: object) -> tuple[str, str, int | None, str]:

@@ -74,7 +74,7 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
     began, interrupted = monotonic(), False
     with tempfile.TemporaryDirectory(prefix="tgmembership-demo-") as folder, serve(service) as server:
         members, ledger = Path(folder, "members"), Path(folder, "grants.db")
-        members.write_bytes(_bytes_of(source))
+        members.write_bytes((source or _sample()).read_bytes())
         announce(out, server.url, total, FAULT_RATE, kills)
         with Bar(err, total, _COUNTED) as bar:
             changed = partial(_show_progress, bar, err, results, total)
@@ -107,10 +107,6 @@ def _read(source: Path | None) -> list[GrantRequest]:
         note(f"{bad} invalid rows, {len(requests)} valid ones: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)
     return requests
-
-
-def _bytes_of(source: Path | None) -> bytes:
-    return (_sample() if source is None else source).read_bytes()
 
 
 def _sample() -> Path:
