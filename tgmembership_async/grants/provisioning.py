@@ -53,7 +53,7 @@ class StopReason(StrEnum):
 
 
 EVERY_REASON: Final = frozenset(StopReason)
-_STARTED_IN_ONE_TURN: Final = 64
+_STARTED_IN_ONE_TURN: Final = 16
 _MOST_RECORDING: Final = 64  # workers above `concurrency`: more cost more memory than they save time
 _LONGEST_PAGE: Final = 250  # requests: they are read without letting other tasks run
 _UNUSED: Final = (
