@@ -133,7 +133,7 @@ class Run(Job[Summary]):
         self._over = False
         self._failure: Exception | None = None
         self._group: TaskGroup | None = None
-        self._recorder = Recorder(self._recorded)
+        self._recorder: Recorder
         self._unused = _UNUSED
 
     @property
@@ -167,6 +167,7 @@ class Run(Job[Summary]):
         self._unused = None
         self._group = create_task_group()
         await self._group.__aenter__()
+        self._recorder = Recorder(self._recorded)  # not before: a cycle would delay the warning of an unused run
         self._working = self._workers + 1
         self._group.start_soon(self._record)
         self._group.start_soon(self._start, self._workers)
