@@ -49,6 +49,7 @@ ORDER = {
         ["database_ledger", "claiming", "payment_requests"],
         ["copying"],
         ["exchange"],
+        ["recording"],
         ["memory", "sqlite", "postgres", "provisioning", "reconciling"],
         ["granter"],
     ],

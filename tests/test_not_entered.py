@@ -140,6 +140,7 @@ USES: dict[str, tuple[Callable[[Path], Any], dict[str, Use]]] = {
             **LEDGER,
             "backup": lambda ledger: ledger.backup("copy.db"),
             "gaps": lambda ledger: ledger.gaps(),
+            "settle_later": lambda ledger: ledger.settle_later("r", SETTLEMENT, nothing),
         },
     ),
     "async with PostgresLedger(...) as ledger:": (

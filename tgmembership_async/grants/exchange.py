@@ -48,16 +48,22 @@ def settlement_of(error: CallError) -> Settlement:
     return Settlement(status, error=error, evidence=f"{type(error).__name__}: {error}")
 
 
+HandOver = Callable[["Shared", Claiming, Settlement], bool]
+"""Takes an answer, to end its exchange when that is recorded; returns False if it does not take it."""
+
+
 @mutable(eq=False)
 class Shared:
     """The result of an exchange, a Grant or an exception, for which all concurrent callers of a ref wait.
 
-    `may_wait` tells whether to keep waiting for another worker's exchange.
+    `running` holds it until it ends. `may_wait` tells whether to keep waiting for another worker's exchange.
     """
 
     request: GrantRequest
+    running: dict[str, "Shared"]
     may_wait: Callable[[], bool]
-    granted: Callable[[], None]
+    hand_over: HandOver | None
+    handed_over: bool = False
     grant: Grant | None = None
     fresh: bool = False
     error: Exception | None = None
@@ -66,7 +72,9 @@ class Shared:
     _ended: Event | None = None
 
     def end(self) -> None:
-        """Wake all callers: the exchange has ended."""
+        """Wake all callers: the exchange has ended. Ending it twice is allowed."""
+        if self.running.get(self.request.ref) is self:
+            del self.running[self.request.ref]
         self.is_over = True
         if self._ended is not None:
             self._ended.set()
@@ -93,13 +101,13 @@ class Shared:
 
 
 async def carry_out(client: Client, ledger: Ledger, unrecorded: UnrecordedAnswers, shared: Shared) -> None:
-    """Claim the row, send it if it is this caller's to send, and record the outcome."""
+    """Claim the row, send it if it is this caller's to send, and record the outcome or hand it over."""
     hold, again = Claiming(ledger, shared.request, unrecorded), False
     try:
         while await hold.begin(client, shared.may_wait, again=again):
             shared.fresh = True
             try:
-                shared.grant = await _send(client, hold, shared)
+                await _send(client, hold, shared)
             except ClaimLost:
                 shared.fresh, again = False, True
             else:
@@ -107,9 +115,12 @@ async def carry_out(client: Client, ledger: Ledger, unrecorded: UnrecordedAnswer
         shared.grant = hold.row
     except Exception as error:  # noqa: BLE001 - it is raised in the callers that wait
         shared.error = error
+    finally:
+        if not shared.handed_over:
+            shared.end()
 
 
-async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
+async def _send(client: Client, hold: Claiming, shared: Shared) -> None:
     problem: Exception | None = None
     request = hold.request
     try:
@@ -128,12 +139,22 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> Grant:
         settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
     else:
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
-        shared.granted()
+        if hold.held and shared.hand_over is not None and shared.hand_over(shared, hold, settlement):
+            shared.handed_over = True
+            return
     shared.recording = True
     grant = await _record(hold, settlement)
     if problem is not None:
         raise problem
-    return grant
+    shared.grant = grant
+
+
+async def record_answer(shared: Shared, hold: Claiming, settlement: Settlement) -> None:
+    """Record an answer that was handed over."""
+    try:
+        shared.grant = await _record(hold, settlement)
+    except Exception as error:  # noqa: BLE001 - it is raised in the callers that wait
+        shared.error = error
 
 
 def _stopped(request: GrantRequest) -> OutcomeUnknown:

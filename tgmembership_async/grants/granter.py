@@ -13,10 +13,10 @@ from tgmembership_async.errors import GrantError, InvalidValue, RefConflict, Usa
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import ledger_of_bot
-from tgmembership_async.grants.exchange import Shared, answer, carry_out
+from tgmembership_async.grants.exchange import HandOver, Shared, answer, carry_out
 from tgmembership_async.grants.follow_ups import accept_former_names
 from tgmembership_async.grants.job import as_coroutine_function
-from tgmembership_async.grants.ledger import Ledger, get_many
+from tgmembership_async.grants.ledger import Ledger, SettlesLater, get_many
 from tgmembership_async.grants.model import (
     OWED,
     Decision,
@@ -168,8 +168,9 @@ class Granter(AsyncResource):
         to the ledger again until it is stored. Cancelling a call does not stop its exchange.
         """
         request = GrantRequest(ref, plan_id, member_id, note, paid_at)
-        grant, _ = await self._grant_one(request, self._session)
-        return answer(grant)
+        done = await self._grant_one(request, self._session)
+        assert done is not None  # noqa: S101 - only a run hands over
+        return answer(done[0])
 
     async def plan(
         self,
@@ -201,10 +202,10 @@ class Granter(AsyncResource):
         view = self._session.with_options(own_budget=True)
 
         async def one(
-            request: GrantRequest, may_wait: Callable[[], bool], granted: Callable[[], None]
-        ) -> tuple[Grant, bool]:
+            request: GrantRequest, may_wait: Callable[[], bool], hand_over: HandOver
+        ) -> tuple[Grant, bool] | None:
             try:
-                return await self._grant_one(request, view, inline=True, may_wait=may_wait, granted=granted)
+                return await self._grant_one(request, view, may_wait, hand_over)
             except RefConflict as conflict:
                 row = await self._ledger.get(request.ref)
                 if row is None:
@@ -214,7 +215,8 @@ class Granter(AsyncResource):
         async def look_up(refs: Collection[str]) -> Mapping[str, Grant]:
             return await get_many(self._ledger, refs)
 
-        return Run(requests, one, look_up, view, concurrency=concurrency, stop_on=stop_on)
+        later = isinstance(self._ledger, SettlesLater)
+        return Run(requests, one, look_up, view, concurrency=concurrency, stop_on=stop_on, settles_later=later)
 
     @as_coroutine_function
     def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:
@@ -229,12 +231,13 @@ class Granter(AsyncResource):
         self,
         request: GrantRequest,
         session: Client,
-        *,
-        inline: bool = False,
         may_wait: Callable[[], bool] = lambda: True,
-        granted: Callable[[], None] = lambda: None,
-    ) -> tuple[Grant, bool]:
-        """Return the row after its exchange, and whether this call started the exchange."""
+        hand_over: HandOver | None = None,
+    ) -> tuple[Grant, bool] | None:
+        """Return the row after its exchange, and whether this call started the exchange; None if it was handed over.
+
+        The task of a run, which hands over, carries out the exchange itself.
+        """
         self._check_generation(request)
         if not self._is_bound:
             self._check_open()
@@ -248,9 +251,12 @@ class Granter(AsyncResource):
             if answer is not None:
                 transitions.same(answer.claimed, request)
                 return await answer.stored(), False
-            shared = self._running[request.ref] = Shared(request, lambda: self._is_open and may_wait(), granted)
-            if inline:
-                await self._carry_out(session, shared)
+            shared = Shared(request, self._running, lambda: self._is_open and may_wait(), hand_over)
+            self._running[request.ref] = shared
+            if hand_over is not None:
+                await carry_out(session, self._ledger, self._unrecorded, shared)
+                if shared.handed_over:
+                    return None
             else:
                 await self._exchange(session, shared)
                 await shared.wait()
@@ -260,29 +266,18 @@ class Granter(AsyncResource):
             await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
 
     async def _exchange(self, session: Client, shared: Shared) -> None:
-        exchange = self._carry_out(session, shared)
+        exchange = carry_out(session, self._ledger, self._unrecorded, shared)
         if (loop := asyncio_loop()) is not None:
             # A task of its own: a shield does not protect against task.cancel(), wait_for or asyncio.timeout.
             task = loop.create_task(exchange)
             self._tasks[task] = shared
-            task.add_done_callback(lambda done: self._release(shared, done))
+            task.add_done_callback(self._release)
         else:
             with CancelScope(shield=True):
                 await exchange
 
-    async def _carry_out(self, session: Client, shared: Shared) -> None:
-        try:
-            await carry_out(session, self._ledger, self._unrecorded, shared)
-        finally:
-            self._release(shared)
-
-    def _release(self, shared: Shared, task: asyncio.Task[None] | None = None) -> None:
-        # Also called when the task ends: one that is cancelled before its first step never reaches its `finally`.
-        if task is not None:
-            self._tasks.pop(task, None)
-        if self._running.get(shared.request.ref) is shared:
-            del self._running[shared.request.ref]
-        shared.end()
+    def _release(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task).end()  # one that is cancelled before its first step never reaches its `finally`
 
     async def _may_send_again(self, grant: Grant) -> bool:
         if not self._regrant_limit:

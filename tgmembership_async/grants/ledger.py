@@ -123,6 +123,18 @@ class CountsByDay(Protocol):
 
 
 @runtime_checkable
+class SettlesLater(Protocol):
+    """A ledger that settles without a task that waits, as `SqliteLedger` does. A run then needs fewer of them."""
+
+    def settle_later(self, ref: str, settlement: Settlement, done: Callable[[Grant | None], object]) -> None:
+        """Do what `settle` does, before any claim that is made later, and call `done` in this event loop afterwards.
+
+        Its argument is the row once that is durable, or None if nothing was stored: then `settle` raises the reason.
+        """
+        ...
+
+
+@runtime_checkable
 class LooksUpMany(Protocol):
     """A ledger that finds many rows at once, as all of this package do. A run that resumes is then faster."""
 

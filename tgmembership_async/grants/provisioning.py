@@ -25,10 +25,11 @@ from attrs import evolve, frozen, mutable
 
 from tgmembership_async.errors import GrantHeld, RefConflict, UsageError
 from tgmembership_async.grants import transitions
-from tgmembership_async.grants.exchange import rejects_credentials
+from tgmembership_async.grants.exchange import HandOver, Shared, rejects_credentials
 from tgmembership_async.grants.job import Job
 from tgmembership_async.grants.model import SUCCEEDED, Grant, GrantRequest, GrantStatus
 from tgmembership_async.grants.paging import Selected
+from tgmembership_async.grants.recording import Recorder
 from tgmembership_async.protocol.retry import COST_TRANSIENT
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 Requests = Iterable[GrantRequest] | AsyncIterable[GrantRequest]
 LookUp = Callable[[Collection[str]], Awaitable[Mapping[str, Grant]]]
-GrantOne = Callable[[GrantRequest, Callable[[], bool], Callable[[], None]], Awaitable[tuple[Grant, bool]]]
-"""Grants one request; the functions tell whether the run goes on, and are told that the service has granted it."""
+GrantOne = Callable[[GrantRequest, Callable[[], bool], HandOver], Awaitable[tuple[Grant, bool] | None]]
+"""Grants one request, or hands its answer over; the other function tells whether the run goes on."""
 
 
 class StopReason(StrEnum):
@@ -52,7 +53,7 @@ class StopReason(StrEnum):
 
 
 EVERY_REASON: Final = frozenset(StopReason)
-_STARTED_IN_ONE_TURN: Final = 64
+_STARTED_IN_ONE_TURN: Final = 16
 _MOST_RECORDING: Final = 64  # workers above `concurrency`: more cost more memory than they save time
 _LONGEST_PAGE: Final = 250  # requests: they are read without letting other tasks run
 _UNUSED: Final = (
@@ -105,6 +106,7 @@ class Run(Job[Summary]):
         *,
         concurrency: int,
         stop_on: Collection[StopReason],
+        settles_later: bool = False,
     ) -> None:
         check_concurrency(concurrency)
         self.stopped: StopReason | None = None
@@ -114,7 +116,8 @@ class Run(Job[Summary]):
         self._page = 1
         self._look_up = look_up
         self._grant_one = grant_one
-        self._workers = concurrency + min(concurrency, _MOST_RECORDING)
+        self._settles_later = settles_later
+        self._workers = concurrency if settles_later else concurrency + min(concurrency, _MOST_RECORDING)
         self._places = Semaphore(concurrency, fast_acquire=True)
         self._stop_on = frozenset(map(StopReason, stop_on))
         self._session = session
@@ -130,6 +133,7 @@ class Run(Job[Summary]):
         self._over = False
         self._failure: Exception | None = None
         self._group: TaskGroup | None = None
+        self._recorder: Recorder
         self._unused = _UNUSED
 
     @property
@@ -163,7 +167,9 @@ class Run(Job[Summary]):
         self._unused = None
         self._group = create_task_group()
         await self._group.__aenter__()
-        self._working = self._workers
+        self._recorder = Recorder(self._recorded)  # not before: a cycle would delay the warning of an unused run
+        self._working = self._workers + 1
+        self._group.start_soon(self._record)
         self._group.start_soon(self._start, self._workers)
         return self
 
@@ -216,6 +222,7 @@ class Run(Job[Summary]):
         # A cancelled run waits until the answer is recorded. One scope for all grants: one for each costs as much as
         # the rest of this loop.
         place = _Place(self._places)
+        hand_over = self._recorder.take if self._settles_later else place.hand_over
         with CancelScope(shield=True) as scope:
             try:
                 while True:
@@ -223,9 +230,12 @@ class Run(Job[Summary]):
                     request = None if self._over else await self._next(scope)
                     if request is None:
                         break
-                    grant, fresh = await self._grant_one(request, self._goes_on, place.leave)
-                    self._turn_pages(larger=_is_resumed(grant, fresh=fresh))
-                    self._yield(grant, fresh=fresh)
+                    done = await self._grant_one(request, self._goes_on, hand_over)
+                    if done is None:
+                        self._page = 1
+                    else:
+                        self._turn_pages(larger=_is_resumed(*done))
+                        self._yield(*done)
                     if len(self._done) >= self._room:
                         await self._make_room(scope)
             except Exception as error:  # noqa: BLE001 - raised where the rows are awaited, and never as a group
@@ -233,7 +243,15 @@ class Run(Job[Summary]):
             finally:
                 place.leave()
                 self._working -= 1
-                self._news.set()
+                if self._working == 1:
+                    self._recorder.end()
+
+    async def _record(self) -> None:
+        try:
+            await self._recorder.work()
+        finally:
+            self._working -= 1
+            self._news.set()
 
     async def _next(self, scope: CancelScope) -> GrantRequest | None:
         """Return the next request to carry out, or None.
@@ -252,7 +270,7 @@ class Run(Job[Summary]):
                 for request in page:
                     row = rows.get(request.ref)
                     if row is not None and row.status in SUCCEEDED and transitions.agree(row, request):
-                        self._yield(row, fresh=False)
+                        self._yield(row, False)
                     else:
                         self._ahead.append(request)
                 self._turn_pages(larger=not self._ahead)
@@ -263,7 +281,15 @@ class Run(Job[Summary]):
     def _turn_pages(self, *, larger: bool) -> None:
         self._page = min(2 * self._page, self._source.longest_page) if larger else 1
 
-    def _yield(self, grant: Grant, *, fresh: bool) -> None:
+    def _recorded(self, shared: Shared) -> None:
+        try:
+            grant = shared.result()
+        except Exception as error:  # noqa: BLE001 - as in `_work`
+            self._fail(error)
+        else:
+            self._yield(grant, shared.fresh)
+
+    def _yield(self, grant: Grant, fresh: bool) -> None:  # noqa: FBT001 - what `GrantOne` returns
         self._note(grant, fresh=fresh)
         self._done.append(grant)
         self._news.set()
@@ -280,6 +306,7 @@ class Run(Job[Summary]):
             # The end of the run interrupted this call; its row is planned.
             self._failure = self._failure or error
         self.stop()
+        self._news.set()
 
     def _note(self, grant: Grant, *, fresh: bool) -> None:
         self._counts[_counted_as(grant, fresh=fresh, began=self._began)] += 1
@@ -300,7 +327,7 @@ class Run(Job[Summary]):
         return StopReason.UNKNOWN if self._unknown_in_a_row >= self._unknown_limit else None
 
 
-def _is_resumed(grant: Grant, *, fresh: bool) -> bool:
+def _is_resumed(grant: Grant, fresh: bool) -> bool:  # noqa: FBT001 - what `GrantOne` returns
     return not fresh and grant.status in SUCCEEDED and grant.error is None
 
 
@@ -347,9 +374,8 @@ def _unshielded(scope: CancelScope) -> Generator[None]:
 class _Place:
     """A worker's place among the workers that may have a request in flight.
 
-    There are more workers than places: while one waits until its answer is recorded, another claims the next row. A
-    ledger that records in the order of the calls so has no more rows `sending` than there are places, and often
-    records an answer and the next claim at once.
+    If a ledger does not settle later, there are more workers than places: while one waits until its answer is recorded,
+    another claims the next row, and the ledger often records the answer and that claim at once.
     """
 
     places: Semaphore
@@ -363,6 +389,11 @@ class _Place:
             else:
                 await self.places.acquire()
             self.is_taken = True
+
+    def hand_over(self, *_answer: object) -> bool:
+        """Leave the place; the worker records the answer itself."""
+        self.leave()
+        return False
 
     def leave(self) -> None:
         """Leave the place to another worker, if it is taken."""

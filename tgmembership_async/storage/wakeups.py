@@ -12,17 +12,21 @@ Soon = Callable[..., object]
 _IN_ONE_TURN: Final = 64
 
 
-class Waiter(Protocol):
-    """A coroutine that waits for a thread."""
+class Woken(Protocol):
+    """What a thread wakes: `wake` is called in the event loop of `soon`, and must not raise."""
 
     soon: Soon
 
-    def wait(self) -> Awaitable[object]:
-        """Return what to await; to be asked and awaited once, in the event loop that made the waiter."""
+    def wake(self) -> None:
+        """Go on in the event loop."""
         ...
 
-    def wake(self) -> None:
-        """End the wait; called in that event loop, and harmless after the wait."""
+
+class Waiter(Woken, Protocol):
+    """A coroutine that waits for a thread; `wake` ends the wait, and is harmless after it."""
+
+    def wait(self) -> Awaitable[object]:
+        """Return what to await; to be asked and awaited once, in the event loop that made the waiter."""
         ...
 
 
@@ -32,22 +36,34 @@ def waiter() -> Waiter:
     return _TrioWaiter() if loop is None else _AsyncioWaiter(loop)
 
 
-def wake_all(waiters: Iterable[Waiter]) -> None:
+def running_loop() -> Soon:
+    """Return how to call into the event loop that runs now."""
+    loop = asyncio_loop()
+    return _trio_loop() if loop is None else loop.call_soon_threadsafe
+
+
+def _trio_loop() -> Soon:
+    import trio  # noqa: PLC0415 - loaded already
+
+    return trio.lowlevel.current_trio_token().run_sync_soon
+
+
+def wake_all(waiters: Iterable[Woken]) -> None:
     """Wake coroutines from another thread. The call into a loop costs more than waking, so each loop gets one."""
-    by_loop: dict[Soon, list[Waiter]] = {}
+    by_loop: dict[Soon, list[Woken]] = {}
     for one in waiters:
         by_loop.setdefault(one.soon, []).append(one)
     for soon, together in by_loop.items():
         _ask(soon, together)
 
 
-def _ask(soon: Soon, together: list[Waiter]) -> None:
+def _ask(soon: Soon, together: list[Woken]) -> None:
     # Both asyncio and trio raise this for a loop that has ended; then there is no wait.
     with suppress(RuntimeError):
         soon(_wake, together)
 
 
-def _wake(together: list[Waiter]) -> None:
+def _wake(together: list[Woken]) -> None:
     # All that are woken in one turn of the loop run in the next one, and nothing else does until they have.
     for one in together[:_IN_ONE_TURN]:
         one.wake()
@@ -76,7 +92,7 @@ class _TrioWaiter:
     def __init__(self) -> None:
         import trio  # noqa: PLC0415 - loaded already
 
-        self.soon: Soon = trio.lowlevel.current_trio_token().run_sync_soon
+        self.soon: Soon = _trio_loop()
         self._event = trio.Event()
 
     def wait(self) -> Awaitable[object]:

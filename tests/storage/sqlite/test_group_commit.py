@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_group_wakes_each_event_loop_once(run: Run, quick_path: Path, monkeypa
     calls: list[int] = []
     wake = wakeups._wake
 
-    def counted(together: list[wakeups.Waiter]) -> None:
+    def counted(together: list[wakeups.Woken]) -> None:
         calls.append(len(together))
         wake(together)
 
@@ -122,6 +122,27 @@ def test_a_large_group_leaves_the_event_loop_turns_for_others(
                 seen.append(woken)
             # Trio takes what can run in any order, so that a few tens may pass between two turns of one task.
             assert max(after - before for before, after in pairwise(seen)) <= 30
+
+    run(scenario)
+
+
+def test_what_nobody_waits_for_is_told_its_result_or_that_it_failed(run: Run, quick_path: Path) -> None:
+    def all_of(connection: sqlite3.Connection, ones: Sequence[str]) -> list[str]:
+        if "bad" in ones:
+            msg = "not this one"
+            raise GrantError(msg)
+        for one in ones:
+            add(one)(connection)
+        return list(ones)
+
+    async def scenario() -> None:
+        told: list[str | None] = []
+        async with opened(quick_path / "a.db") as storage:
+            async with busy(storage):
+                for one in ("a", "bad", "b"):
+                    storage.write_later(all_of, one, told.append)
+            assert await storage.read(texts) == ["a", "b"]
+            assert told == ["a", None, "b"], "what was queued before is told before"
 
     run(scenario)
 

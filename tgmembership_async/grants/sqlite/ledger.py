@@ -110,6 +110,12 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         row, _ = await self._storage.write_together(_claim_and_settle, _End(ref, claimed, settlement, self._clock()))
         return row.grant
 
+    def settle_later(self, ref: str, settlement: Settlement, done: Callable[[Grant | None], object]) -> None:
+        """Like `settle`, without a task that waits; see `ledger.SettlesLater`."""
+        self._check_owner()
+        end = _End(ref, self._claimed.pop(ref, None), settlement, self._clock())
+        self._storage.write_later(_claim_and_settle, end, lambda found: done(None if found is None else found[0].grant))
+
     async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> FollowUp | None:
         """Lease the follow-up of a row, or return None: it is not due, or is leased already."""
         self._check_owner()

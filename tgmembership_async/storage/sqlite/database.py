@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -22,7 +22,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.backups import back_up
-from tgmembership_async.storage.sqlite.group_commit import Job, Jobs, QueuedJob, each
+from tgmembership_async.storage.sqlite.group_commit import Job, Jobs, QueuedJob, UnawaitedJob, each
 from tgmembership_async.storage.sqlite.schema import check_sqlite, migrate
 from tgmembership_async.storage.sqlite.writer import Opening, Writer
 from tgmembership_async.storage.wakeups import waiter
@@ -119,6 +119,13 @@ class SqliteStorage:
     def write_together(self, jobs: Jobs[A, T], one: A) -> Awaitable[T]:
         """Like `write`; adjacent queued calls with the same `jobs` are run in one call of it."""
         return _carried_out(self._opened(), jobs, one, writes=True)
+
+    def write_later(self, jobs: Jobs[A, T], one: A, done: Callable[[T | None], object]) -> None:
+        """Like `write_together`, without a coroutine that waits: `done` is called, and must not raise.
+
+        Its argument is the result once that is durable, or None if the job or the disk failed and nothing was stored.
+        """
+        self._opened().submit(UnawaitedJob(jobs, one, done))
 
     async def read(self, job: Job[T]) -> T:
         """Run a job that changes nothing, and return its result; it sees the effect of everything queued before it."""

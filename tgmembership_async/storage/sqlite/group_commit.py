@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.storage.sqlite.errors import storage_error
 from tgmembership_async.storage.sqlite.generations import Generations
-from tgmembership_async.storage.wakeups import Waiter, waiter
+from tgmembership_async.storage.wakeups import Soon, Waiter, Woken, running_loop, waiter
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -50,6 +50,30 @@ class QueuedJob(Generic[T]):
             error, self.error = self.error, None  # an error that its own traceback refers to is a cycle
             raise error
         return self.result.pop()
+
+
+class UnawaitedJob(QueuedJob[T]):
+    """A job that no coroutine waits for: `done` gets its result, or None if it failed, and must not raise."""
+
+    __slots__ = ("_done", "soon")
+
+    def __init__(self, jobs: Jobs[A, T], one: A, done: Callable[[T | None], object]) -> None:
+        self.jobs = jobs
+        self.one = one
+        self.writes = True
+        self.error = None
+        self.result = []
+        self.soon: Soon = running_loop()
+        self._done = done
+
+    def wake(self) -> None:
+        """Pass the result on."""
+        self._done(None if self.error is not None else self.result.pop())
+
+
+def woken(queued: QueuedJob[Any]) -> Woken:
+    """Return what to wake when a job is done."""
+    return queued if isinstance(queued, UnawaitedJob) else queued.waiter
 
 
 def carry_out(
