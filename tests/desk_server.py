@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from attrs import frozen
 from canary import CANARY_KEY
+from no_tls import NO_TLS
 
 from tgmembership_async.cli.serving import bound, serve
 from tgmembership_async.desk import Guard, desk_app
@@ -128,7 +129,7 @@ async def desk(folder: Path, **options: Any) -> AsyncIterator[Desk]:
         SqliteLedger(folder / "grants.db", owner=False) as beside,
         SqliteInbox(folder / "inbox.db", owner=False) as letters,
         served(mounted) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as client,
     ):
         guard = Guard(token=Secret(TOKEN), host=url.removeprefix("http://"), **options)
         app = desk_app(beside, letters, guard=guard)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from canary import CANARY_KEY
 from desk_server import HOSTILE, LINK, TOKEN, Desk, bury, desk, fill, hold
+from no_tls import NO_TLS
 
 from tgmembership_async.desk import Guard, desk_app
 from tgmembership_async.desk.guard import HEADERS
@@ -197,7 +198,7 @@ class TestRefusals:
     @pytest.mark.parametrize("cookie", [None, "", "a.b", f"{TOKEN}.{TOKEN}", "ä.ö"])
     async def test_without_the_token_nothing_is_answered(self, at: Desk, cookie: str | None) -> None:
         headers = {} if cookie is None else {b"cookie": f"tgmembership_desk={cookie}".encode()}
-        async with httpx.AsyncClient(base_url=at.url, trust_env=False, headers=headers) as stranger:
+        async with httpx.AsyncClient(base_url=at.url, trust_env=False, headers=headers, verify=NO_TLS) as stranger:
             for path in self.PATHS:
                 answer = await stranger.get(f"/desk/{path}")
                 assert (answer.status_code, "pi_" in answer.text) == (403, False)

@@ -113,6 +113,11 @@ def test_every_mixture_of_spellings_is_found(secret: str, ways: list[int]) -> No
     assert clean == "<***>" or (secret in spelled and "***" in clean and secret not in clean)
 
 
+@pytest.mark.parametrize(("last", "escaped"), [("&", "&amp;"), ("%", "%25"), ("\\", "\\u005c"), ('"', "&quot;")])
+def test_nothing_stays_of_an_escape_at_the_end(last: str, escaped: str) -> None:
+    assert Scrubber({f"000:{last}": "***"}).scrub_text(f"<000%3A{escaped}>") == "<***>"
+
+
 def test_the_longest_comes_first_and_nothing_is_shown() -> None:
     scrubber = Scrubber({"abc": "-", "abcdef": "+", "": "never"})
     assert scrubber.scrub(b"abcdef abc \0") == b"+ - \0"

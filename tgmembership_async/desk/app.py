@@ -96,20 +96,22 @@ def desk_app(ledger: Ledger, inbox: Inbox | None = None, *, guard: Guard, refres
     return guard.wrap(_Desk(ledger, inbox, guard, refresh).app)
 
 
+_TEMPLATES: Final = Environment(
+    loader=PackageLoader("tgmembership_async.desk"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters["shown"] = lambda value: printable(str(value), _LONGEST_SHOWN)
+
+
 class _Desk:
     def __init__(self, ledger: Ledger, inbox: Inbox | None, guard: Guard, refresh: float) -> None:
         self._ledger = ledger
         self._inbox = inbox
         self._guard = guard
         self._deciding = Lock()
-        self._templates = Environment(
-            loader=PackageLoader("tgmembership_async.desk"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters["shown"] = lambda value: printable(str(value), _LONGEST_SHOWN)
         self._names = {"refresh": refresh, "verbs": VERBS, "letter_verbs": LETTER_VERBS, "query": _query}
         self.app = Starlette(
             routes=[
@@ -286,7 +288,7 @@ class _Desk:
             dead = len(await self._inbox.entries(_DEAD, limit=PAGE + 1))
             tabs.append(("letters", "Dead letters", f"{PAGE}+" if dead > PAGE else dead))
         here = request.url.path.rpartition("/")[2]
-        text = self._templates.get_template(f"{template}.html").render(
+        text = _TEMPLATES.get_template(f"{template}.html").render(
             root=root_of(request), here=here, tabs=tabs, **self._names, **values
         )
         return HTMLResponse(text, status)

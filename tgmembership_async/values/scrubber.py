@@ -121,7 +121,7 @@ def _pattern(secret: bytes) -> re.Pattern[bytes]:
 
 
 def _spellings(char: str) -> bytes:
-    """Return a pattern of one character, plain or escaped once."""
+    """Return a pattern of one character, escaped once or plain: in that order, as an escape begins with a character."""
     plain = _bytes(char)
     in_url = b"".join(b"%%(?:25)*%b" % _hex(byte) for byte in plain)
     units = char.encode("utf-16-be", "surrogatepass")
@@ -129,7 +129,7 @@ def _spellings(char: str) -> bytes:
         rb"\\+u%b%b" % (_hex(high), _hex(low)) for high, low in zip(units[::2], units[1::2], strict=True)
     )
     in_html = [re.escape(entity) for entity, char in _HTML.items() if char == plain]
-    return b"(?:%b)" % b"|".join([rb"\\*" + re.escape(plain), in_url, in_json, *in_html])
+    return b"(?:%b)" % b"|".join([*in_html, in_url, in_json, rb"\\*" + re.escape(plain)])
 
 
 def _any_hex(some: set[int]) -> bytes:
