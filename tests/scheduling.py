@@ -35,8 +35,9 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]
 
 @cache
 def shares(module: str) -> bool:
-    """Tell whether a module has module-scoped fixtures."""
-    return 'scope="module"' in (HERE.parent / module).read_text(encoding="utf-8")
+    """Tell whether the tests of a module share fixtures, or results of a function."""
+    text = (HERE.parent / module).read_text(encoding="utf-8")
+    return 'scope="module"' in text or "\n@cache\n" in text
 
 
 @pytest.hookimpl(optionalhook=True)
