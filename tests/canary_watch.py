@@ -25,20 +25,19 @@ class Watch(logging.Handler):
             self.leaked = leaks(self.format(record)) or leaks(repr(vars(record)))
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)  # the innermost: pytest's own capture of logs sets levels too
+@pytest.hookimpl(wrapper=True, trylast=True)  # the innermost
 def _watched() -> Generator[None, object, object]:
     """Fail a test that logs a canary, on any logger at any level."""
     root, watch = logging.getLogger(), Watch(logging.DEBUG)
     named = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     loggers = [root, *(logger for logger in named if not logger.propagate)]
-    level = root.level
-    root.setLevel(logging.DEBUG)
+    if root.level != logging.DEBUG:  # it stays, because each change empties the caches of all loggers
+        root.setLevel(logging.DEBUG)
     for logger in loggers:
         logger.addHandler(watch)
     try:
         result = yield
     finally:
-        root.setLevel(level)
         for logger in loggers:
             logger.removeHandler(watch)
         if watch.leaked:
