@@ -623,6 +623,40 @@ def test_the_deadline_counts_the_queue() -> None:
     on_trio(scenario)
 
 
+async def test_a_call_that_begins_while_calls_are_ended_is_not_sent() -> None:
+    begun, refused = anyio.Event(), []
+
+    async def waiting(request: Request) -> Response:
+        request.progress.begun = False  # as while a connection is made
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            group.start_soon(second)
+        raise AssertionError
+
+    async def granted(_request: Request) -> Response:
+        await anyio.sleep(0.05)
+        return reply('{"ok": true, "code": 200, "result": "tok"}')
+
+    async def first() -> None:
+        with pytest.raises(UsageError, match="was closed during the call"):
+            await tg.add_member(1, 42)
+
+    async def second() -> None:
+        with pytest.raises(UsageError, match="was closed during the call"):
+            await tg.add_member(1, 43)
+        refused.append(43)
+
+    async with session(transport := StubTransport(waiting, granted)) as tg:
+        async with anyio.create_task_group() as group:
+            group.start_soon(first)
+            await begun.wait()
+            await tg.end_calls()
+        assert (refused, len(transport.requests)) == ([43], 1)
+        assert (await tg.add_member(1, 44)).token == "tok"
+
+
 async def test_tracebacks_of_our_errors_have_no_frames_of_lower_layers() -> None:
     async with session(StubTransport(lost())) as tg:
         with pytest.raises(OutcomeUnknown) as unknown:

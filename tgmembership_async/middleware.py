@@ -54,15 +54,19 @@ def _link(layer: Middleware, call_next: Next) -> Next:
 class Deadline:
     """Cancel a call at its deadline, or when the Session is closed."""
 
-    __slots__ = ("__weakref__", "_idle", "_running", "_scope")
+    __slots__ = ("__weakref__", "_closing", "_idle", "_running", "_scope")
 
     def __init__(self) -> None:
         self._scope: type[CancelScope] = CancelScope
         self._running: dict[CancelScope, Request] = {}
+        self._closing = 0
         self._idle: Event | None = None
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Return the response, or raise OutOfTime."""
+        if self._closing:  # begun now, it would be cancelled during its exchange
+            request.progress.closed = True
+            raise OutOfTime
         with self._scope(deadline=request.progress.deadline) as scope:
             self._scope = type(scope)  # that of this event loop, which anyio looks up each time: an eighth of a call
             self._running[scope] = request
@@ -72,22 +76,32 @@ class Deadline:
                 del self._running[scope]
                 if self._idle is not None and not self._running:
                     self._idle.set()
+                    self._idle = None
         await repeat_cancellation()
         raise OutOfTime
 
     async def close(self, grace: float) -> None:
-        """Cancel all calls; an unsafe call during its exchange has `grace` seconds to finish first."""
-        if not self._running:
-            return
-        self._idle = Event()
-        self._cut(lambda request: not (request.progress.begun and request.safety is Safety.UNSAFE))
+        """Cancel all calls; an unsafe call during its exchange has `grace` seconds to finish first.
+
+        A call that begins meanwhile ends before anything is sent.
+        """
+        self._closing += 1
         try:
-            with CancelScope(deadline=current_time() + grace):
-                await self._idle.wait()
+            self._cut(lambda request: not (request.progress.begun and request.safety is Safety.UNSAFE))
+            try:
+                with CancelScope(deadline=current_time() + grace):
+                    await self._until_idle()
+            finally:
+                self._cut(lambda _: True)
+                with CancelScope(shield=True, deadline=current_time() + _CANCEL_TIMEOUT):
+                    await self._until_idle()
         finally:
-            self._cut(lambda _: True)
-            with CancelScope(shield=True, deadline=current_time() + _CANCEL_TIMEOUT):
-                await self._idle.wait()
+            self._closing -= 1
+
+    async def _until_idle(self) -> None:
+        while self._running:
+            self._idle = self._idle or Event()
+            await self._idle.wait()
 
     def _cut(self, which: Callable[[Request], bool]) -> None:
         for scope, request in self._running.items():
