@@ -115,9 +115,8 @@ def _run(service: FakeService | FakeProject, customers: Random, order_every: flo
     telling, printed = sys.stderr.isatty(), 0
     due = None if order_every is None else monotonic() + order_every
     while True:
-        waits = [_LOOKS] if telling else []
-        waits += [] if due is None else [max(0.0, due - monotonic())]
-        threading.Event().wait(min(waits, default=None))
+        left = _LOOKS if due is None else max(0.0, due - monotonic())
+        threading.Event().wait(min(_LOOKS, left))  # not for ever: a Ctrl-C right before the wait does not end it
         if order_every is not None and due is not None and monotonic() >= due:
             _order(service, customers)
             due += order_every
