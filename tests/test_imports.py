@@ -84,6 +84,7 @@ def name_of(module: Path) -> str:
 NAMES = {name_of(path): path for path in (PACKAGE / "__init__.py", *MODULES)}
 FOLDERS = [name for name, path in NAMES.items() if path.name == "__init__.py"]
 
+
 @cache
 def imports(module: Path) -> list[str]:
     """Name what a module imports, at any depth of its code."""

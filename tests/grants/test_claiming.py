@@ -211,7 +211,7 @@ async def grant_meanwhile(ledger: MemoryLedger, *, decided: bool = True) -> None
 def test_a_row_that_was_granted_by_another_during_a_wait_is_not_sent(backend: str) -> None:
     async def scenario() -> None:
         ledger = Watched()
-        async with granting(reply("", 429, retry_after="0.05"), GRANTED, ledger=ledger) as (granter, transport):
+        async with granting(reply("", 429, retry_after="0.5"), GRANTED, ledger=ledger) as (granter, transport):
             async with anyio.create_task_group() as group:
 
                 async def grant() -> None:
