@@ -624,7 +624,8 @@ def test_the_deadline_counts_the_queue() -> None:
 
 
 async def test_a_call_that_begins_while_calls_are_ended_is_not_sent() -> None:
-    begun, refused = anyio.Event(), []
+    begun = anyio.Event()
+    refused: list[int] = []
 
     async def waiting(request: Request) -> Response:
         request.progress.begun = False  # as while a connection is made
