@@ -239,9 +239,9 @@ def test_leaving_early_finishes_what_is_in_flight(how: str, backend: str) -> Non
                         run.stop()
             except KeyError:
                 assert how == "raise"
-            statuses = {grant.status async for grant in g.grants()}
-            assert statuses == {GrantStatus.GRANTED}
-            assert len(transport.requests) < 30
+            statuses = [grant.status async for grant in g.grants()]
+            assert {*statuses} <= {GrantStatus.GRANTED, GrantStatus.PLANNED}, "planned: left before it was sent"
+            assert statuses.count(GrantStatus.GRANTED) == len(transport.requests) < 30
 
     on(backend, scenario)
 
