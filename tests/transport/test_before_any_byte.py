@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import inspect
+import pkgutil
 import socket
 import ssl
 from base64 import b64encode
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import respx
@@ -51,6 +53,48 @@ PLACES = {
     ("aiohttp-asyncio", "before"): "aiohttp.TCPConnector._create_direct_connection",
     ("aiohttp-asyncio", "after"): "aiohttp.client_proto.ResponseHandler.read",
 }
+
+
+def test_a_call_that_is_cancelled_when_its_connection_is_there_sends_nothing(
+    crossing: tuple[str, str], serve: Any, run: Any, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On asyncio, anyio does not cancel a task that is about to go on: it does so at the next wait."""
+    sent: list[object] = []
+
+    def script(connection: Any) -> None:
+        while request := connection.request():
+            sent.append(request)
+            connection.answer()
+
+    server = serve(script)
+    place = "aiohttp.TCPConnector.connect" if crossing[0] == "aiohttp" else PLACES["-".join(crossing), "before"]
+    owner, name = place.rpartition(".")[::2]
+    connect = getattr(pkgutil.resolve_name(owner), name)
+    scopes: list[anyio.CancelScope] = []
+
+    async def connected(*given: Any, **options: Any) -> Any:
+        connection = await connect(*given, **options)
+        if crossing[1] == "asyncio":
+            loop = asyncio.get_running_loop()
+            goes_on = loop.create_future()
+            loop.call_soon(goes_on.set_result, None)
+            loop.call_soon(scopes[0].cancel)
+            await goes_on
+        else:
+            scopes[0].cancel()
+        return connection
+
+    monkeypatch.setattr(place, connected)
+
+    async def scenario() -> None:
+        async with session(server.url) as tg:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await tg.add_member(1, 42)
+        assert scope.cancelled_caught
+
+    run(scenario)
+    assert sent == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -17,7 +17,7 @@ from weakref import WeakSet
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from yarl import URL
 
 from tgmembership_async.errors import UsageError
@@ -235,6 +235,7 @@ class _Lane:
 async def _exchange(protocol: ResponseHandler, wire: Target, request: Request) -> Response:
     """Write `wire` and read the response. This is the only place that writes a request."""
     read = request.timeouts.read if request.timeouts.exchange is None else request.timeouts.exchange
+    await checkpoint_if_cancelled()  # as on httpx: a call that is cancelled here has sent nothing
     protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False, **_HEAD)
     protocol.start_timeout()
     request.progress.begun = True
