@@ -58,11 +58,11 @@ class UnawaitedJob(QueuedJob[T]):
     __slots__ = ("_done", "soon")
 
     def __init__(self, jobs: Jobs[A, T], one: A, done: Callable[[T | None], object]) -> None:
-        self.jobs = jobs
-        self.one = one
-        self.writes = True
-        self.error = None
-        self.result = []
+        self.jobs: Jobs[Any, T] = jobs
+        self.one: object = one
+        self.writes: bool = True
+        self.error: BaseException | None = None
+        self.result: list[T] = []
         self.soon: Soon = running_loop()
         self._done = done
 
