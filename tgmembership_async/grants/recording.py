@@ -34,7 +34,7 @@ class Recorder:
         done = partial(self._settled, shared, hold, settlement)
         try:
             cast("SettlesLater", hold.ledger).settle_later(shared.request.ref, settlement, done)
-        except Exception:  # noqa: BLE001 - whatever it is, `settle` raises it again
+        except Exception:  # noqa: BLE001 - `settle` raises the same error again
             return False
         self._recording += 1
         return True

@@ -249,7 +249,7 @@ def test_a_disk_that_fails_even_to_go_back_leaves_nobody_waiting(run: Run, quick
                 raise sqlite3.OperationalError(msg)
 
     async def scenario() -> None:
-        queued = group_commit.QueuedJob(group_commit.each, lambda _: "done", writes=True)
+        queued = group_commit.AwaitedJob(group_commit.each, lambda _: "done", writes=True)
         group_commit.carry_out(cast("sqlite3.Connection", Broken()), quick_path / "a.db", [queued])
         with pytest.raises(StorageError, match="disk I/O error"):
             queued.outcome()
@@ -446,7 +446,7 @@ def test_a_job_queued_after_the_end_is_refused(run: Run, quick_path: Path) -> No
         await storage.open()
         late = storage._writer
         assert late is not None
-        queued = group_commit.QueuedJob(group_commit.each, texts, writes=False)
+        queued = group_commit.AwaitedJob(group_commit.each, texts, writes=False)
         async with anyio.create_task_group() as group, busy(storage):
             group.start_soon(storage.aclose)
             await anyio.wait_all_tasks_blocked()

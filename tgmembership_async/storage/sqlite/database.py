@@ -22,7 +22,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.backups import back_up
-from tgmembership_async.storage.sqlite.group_commit import Job, Jobs, QueuedJob, UnawaitedJob, each
+from tgmembership_async.storage.sqlite.group_commit import AwaitedJob, Job, Jobs, UnawaitedJob, each
 from tgmembership_async.storage.sqlite.schema import check_sqlite, migrate
 from tgmembership_async.storage.sqlite.writer import Opening, Writer
 from tgmembership_async.storage.wakeups import waiter
@@ -186,7 +186,7 @@ def waiting_for_owners(seconds: float) -> Generator[None]:
 
 
 async def _carried_out(writer: Writer, jobs: Jobs[A, T], one: A, *, writes: bool) -> T:
-    queued = QueuedJob(jobs, one, writes=writes)
+    queued = AwaitedJob(jobs, one, writes=writes)
     writer.submit(queued)
     await queued.waiter.wait()
     return queued.outcome()

@@ -1,12 +1,13 @@
 """Group commit: many jobs in one transaction with one COMMIT; a job that raises is rolled back alone."""
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.storage.sqlite.errors import storage_error
@@ -31,18 +32,36 @@ def each(connection: sqlite3.Connection, jobs: Sequence[Job[T]]) -> list[T]:
     return [job(connection) for job in jobs]
 
 
-class QueuedJob(Generic[T]):
-    """A job in the writer's queue, and the coroutine that waits for its result or error."""
+class QueuedJob(ABC, Generic[T]):
+    """A job in the writer's queue, and its result or error; `woken` is woken when it has one of them."""
 
-    __slots__ = ("error", "jobs", "one", "result", "waiter", "writes")
+    __slots__ = ("error", "jobs", "one", "result", "writes")
 
     def __init__(self, jobs: Jobs[A, T], one: A, *, writes: bool) -> None:
         self.jobs: Jobs[Any, T] = jobs
         self.one: object = one
         self.writes: bool = writes
-        self.waiter: Waiter = waiter()
         self.error: BaseException | None = None
         self.result: list[T] = []
+
+    @property
+    @abstractmethod
+    def woken(self) -> Woken: ...  # noqa: D102 - as its class says
+
+
+class AwaitedJob(QueuedJob[T]):
+    """A job whose result or error a coroutine waits for."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self, jobs: Jobs[A, T], one: A, *, writes: bool) -> None:
+        super().__init__(jobs, one, writes=writes)
+        self.waiter: Waiter = waiter()
+
+    @property
+    def woken(self) -> Waiter:
+        """Return the waiter."""
+        return self.waiter
 
     def outcome(self) -> T:
         """Return the result of the job, or raise its error."""
@@ -58,22 +77,18 @@ class UnawaitedJob(QueuedJob[T]):
     __slots__ = ("_done", "soon")
 
     def __init__(self, jobs: Jobs[A, T], one: A, done: Callable[[T | None], object]) -> None:
-        self.jobs: Jobs[Any, T] = jobs
-        self.one: object = one
-        self.writes: bool = True
-        self.error: BaseException | None = None
-        self.result: list[T] = []
+        super().__init__(jobs, one, writes=True)
         self.soon: Soon = running_loop()
         self._done = done
+
+    @property
+    def woken(self) -> Self:
+        """Return the job itself."""
+        return self
 
     def wake(self) -> None:
         """Pass the result on."""
         self._done(None if self.error is not None else self.result.pop())
-
-
-def woken(queued: QueuedJob[Any]) -> Woken:
-    """Return what to wake when a job is done."""
-    return queued if isinstance(queued, UnawaitedJob) else queued.waiter
 
 
 def carry_out(

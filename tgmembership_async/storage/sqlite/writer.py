@@ -16,7 +16,7 @@ from attrs import frozen
 
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.storage.sqlite.generations import Generations, check_there
-from tgmembership_async.storage.sqlite.group_commit import QueuedJob, carry_out, refuse, woken
+from tgmembership_async.storage.sqlite.group_commit import QueuedJob, carry_out, refuse
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
 from tgmembership_async.storage.sqlite.schema import check_indexes, check_path, connect
 from tgmembership_async.storage.wakeups import Waiter, wake_all
@@ -62,7 +62,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, queued: QueuedJob[Any]) -> None:
-        """Queue a job; its waiter is woken when the job is durable or has failed."""
+        """Queue a job; its `woken` is woken when the job is durable or has failed."""
         if self.forked:
             msg = f"{self.path} was opened before this process was forked: open it in the child"
             raise UsageError(msg)
@@ -93,7 +93,7 @@ class Writer:
             do = self._open(stack)
             while group := self._take():
                 do(group)
-                wake_all(map(woken, group))
+                wake_all(queued.woken for queued in group)
                 if self._generations is not None:
                     self._generations.write_lock_file()
                 del group  # jobs hold tokens, and the next group may be hours away
@@ -151,7 +151,7 @@ class Writer:
             if queued is not None:
                 late.append(queued)
         refuse(self.path, UsageError(self._closed), late)
-        wake_all(map(woken, late))
+        wake_all(queued.woken for queued in late)
 
     def _at_exit(self) -> None:
         self.end(None)
