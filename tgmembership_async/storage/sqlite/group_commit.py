@@ -48,6 +48,15 @@ class QueuedJob(ABC, Generic[T]):
     @abstractmethod
     def woken(self) -> Woken: ...  # noqa: D102 - as its class says
 
+    def outcome(self) -> T:
+        """Return the result of the job, or raise its error."""
+        if self.error is None:
+            return self.result.pop()
+        try:
+            raise self.error
+        finally:
+            self.error = None  # an error that its own traceback refers to is a cycle
+
 
 class AwaitedJob(QueuedJob[T]):
     """A job whose result or error a coroutine waits for."""
@@ -62,13 +71,6 @@ class AwaitedJob(QueuedJob[T]):
     def woken(self) -> Waiter:
         """Return the waiter."""
         return self.waiter
-
-    def outcome(self) -> T:
-        """Return the result of the job, or raise its error."""
-        if self.error is not None:
-            error, self.error = self.error, None  # an error that its own traceback refers to is a cycle
-            raise error
-        return self.result.pop()
 
 
 class UnawaitedJob(QueuedJob[T]):
