@@ -184,6 +184,20 @@ def test_unsafe_requests_get_new_connections_until_one_was_seen_to_stay_open(
     run_lanes(scenario, backend)
 
 
+def test_a_read_proves_too_that_connections_stay_open(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        now = 100.0
+        monkeypatch.setattr(module, "monotonic", lambda: now)
+        lanes = Lanes(Lane)
+        kept = await lanes.run(clean, unsafe=False)
+        for pause, is_proven in ((0.01, False), (0.06, True)):
+            now += pause
+            assert await lanes.run(clean, unsafe=False) is kept
+            assert (await lanes.run(clean, unsafe=True) is kept) is is_proven
+
+    run_lanes(scenario, backend)
+
+
 def test_whoever_throws_a_lane_away_does_not_take_what_others_took_meanwhile(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,8 +94,10 @@ class Lanes(Generic[L]):
         if not self._idle or (unsafe and not self._stays_open and not await self._prove()):
             return self._make()
         lane, since = self._idle.pop()
-        if monotonic() - since <= (KEEP_ALIVE_UNSAFE if unsafe else KEEP_ALIVE):
+        idle_for = monotonic() - since
+        if idle_for <= (KEEP_ALIVE_UNSAFE if unsafe else KEEP_ALIVE):
             if lane.is_idle():
+                self._stays_open = self._stays_open or idle_for >= _PROVEN_AFTER
                 return lane
             self._stays_open = False
         await discard(lane)
