@@ -122,7 +122,7 @@ def by_h11(data: bytes) -> str:
 
 
 class Heard:
-    """What httptools tells of the first final reply."""
+    """The first final reply, as httptools reads it."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []

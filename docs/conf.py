@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: from Markdown and docstrings, offline, with every warning an error (`nox -s docs`)."""
+"""The settings of Sphinx: pages from Markdown and docstrings, offline, with every warning an error (`nox -s docs`)."""
 
 import inspect
 import re

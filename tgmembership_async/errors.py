@@ -32,7 +32,7 @@ from typing import Any, Final
 
 
 class Advice(StrEnum):
-    """What to do about an error."""
+    """The next step after an error."""
 
     CALL_AGAIN = "call_again"
     """Calling again is safe, and may succeed."""

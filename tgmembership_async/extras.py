@@ -1,4 +1,4 @@
-"""How to install an extra. No package index has the package, so it is installed from a clone of its repository."""
+"""The command that installs an extra, from a clone of the repository: no package index has the package."""
 
 
 def install(extra: str) -> str:

@@ -14,7 +14,7 @@ from tgmembership_async.transport.base import Transport
 
 
 class CallOptions(TypedDict, total=False):
-    """What `Session.with_options` takes: how long calls may take, in seconds, and how they are retried."""
+    """The arguments of `Session.with_options`: limits of time in seconds, and the retries of calls."""
 
     deadline: float
     connect_timeout: float
@@ -24,7 +24,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class ClientOptions(CallOptions, total=False):
-    """What a `Project` takes besides `project_id` and `token`, and `Project.from_env` besides `prefix`."""
+    """The arguments of a `Project` besides `project_id` and `token`, and of `Project.from_env` besides `prefix`."""
 
     base_url: str
     max_connections: int
@@ -39,7 +39,7 @@ class ClientOptions(CallOptions, total=False):
 
 
 class SessionOptions(ClientOptions, total=False):
-    """What a `Session` takes besides `bot_id` and `api_key`, and `Session.from_env` besides `prefix`."""
+    """The arguments of a `Session` besides `bot_id` and `api_key`, and of `Session.from_env` besides `prefix`."""
 
     body_format: BodyFormat
     generation: Literal["legacy", "v1"]

@@ -23,7 +23,7 @@ _UNAVAILABLE: Final = (RateLimited, ServerError)
 
 @frozen
 class Access:
-    """Whether a user has access, as of `checked_at` (aware UTC).
+    """The access of a user, as of `checked_at` (aware UTC).
 
     `plans` are all plans that the user has access to now: their ids are int, or UUIDs of a project. `expires_at` is the
     end of the access that was checked (aware UTC), None if it has no end. `stale`: the service did not answer, and this

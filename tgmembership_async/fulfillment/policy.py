@@ -9,7 +9,7 @@ from tgmembership_async.settings import positive_int, seconds
 
 @frozen(kw_only=True)
 class FulfillmentPolicy:
-    """How a Fulfillment runs and retries callbacks. All times are seconds."""
+    """The limits and retries of the callbacks of a Fulfillment. All times are seconds."""
 
     timeout: float = field(default=60.0)
     """Maximum time of one call of `deliver` or `attention`; after it the call is cancelled, and has failed."""

@@ -51,7 +51,7 @@ R = TypeVar("R", bound=Row)
 
 @frozen(kw_only=True)
 class Dialect(Generic[R]):
-    """How the rows of one database are read and changed. Its statements take their values by name.
+    """The SQL to read and change the rows of one database. Its statements take their values by name.
 
     The columns of a grant are the fields of `copying.Entry` up to `granted_at`, in their order.
     """

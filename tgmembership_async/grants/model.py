@@ -188,7 +188,7 @@ class DecisionMade:
 
 @frozen
 class Settlement:
-    """How an exchange ended: `status` is one of SETTLES, `evidence` one line for the attempt's record."""
+    """The end of an exchange: `status` is one of SETTLES, `evidence` one line for the attempt's record."""
 
     status: GrantStatus = field()
     token: AccessToken | None = None

@@ -10,7 +10,7 @@ from tgmembership_async.protocol.service_clock import Offset
 from tgmembership_async.values.models import AccessToken
 
 WINDOW: Final = timedelta(minutes=5)
-"""How long after the attempt the payment request may have been created."""
+"""The longest time between the attempt and the creation of its payment request."""
 _RESOLUTION: Final = timedelta(seconds=1)
 _ALIVE: Final = frozenset({"pending", "completed"})
 

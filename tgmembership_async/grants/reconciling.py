@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # not loaded by users of a Session
     from tgmembership_async.project.models import PaymentRequest
 
 MARGIN: Final = timedelta(minutes=5)
-"""How long after the attempt a subscription must have begun: the clock may have been wrong when that was recorded."""
+"""The time after the attempt in which a subscription must have begun: the recording clock may have been wrong."""
 _SETTLING: Final = 8
 """Members in progress for each request in flight: the results of the others are written, in common commits."""
 _ENDS_THE_ROUND: Final = (UsageError, Unauthorized)

@@ -1,4 +1,4 @@
-"""What an event of a payment provider means: a payment, a refund, a question to the owner, or nothing."""
+"""The meaning of an event of a payment provider: a payment, a refund, a question to the owner, or nothing."""
 
 from attrs import frozen
 

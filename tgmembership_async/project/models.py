@@ -72,7 +72,7 @@ class Balance:
 
 @frozen
 class BalanceChange:
-    """What an adjustment did to a balance (documented)."""
+    """The effect of an adjustment on a balance (documented)."""
 
     previous_balance: Decimal
     new_balance: Decimal

@@ -48,7 +48,7 @@ class NoEnvelope:
 
 @frozen
 class Dialect:
-    """Where one generation of the API is, below the base URL, and how its replies are read.
+    """One generation of the API: its path below the base URL, and the shape of its replies.
 
     `read` makes an envelope of a decoded JSON object. A reply with a status in `without_body` and no body means that
     the call is done. `meanings` are the documented meanings of a code, shown if an error has no description.

@@ -41,7 +41,7 @@ QUOTES: Final = "; the reply: "
 
 
 class Outcome(StrEnum):
-    """What the service did on one attempt, as far as it is known."""
+    """The effect of one attempt on the service, as far as it is known."""
 
     NOT_SENT = "not sent"
     TURNED_AWAY = "turned away"

@@ -30,7 +30,7 @@ _LONG_ENOUGH_TO_BE_UNIQUE: Final = 12
 
 
 class Safety(StrEnum):
-    """Whether a call may be repeated."""
+    """The safety of repeating a call."""
 
     SAFE = "safe"
     """The call changes nothing."""

@@ -4,7 +4,7 @@ from typing import Any, Protocol, TypeVar
 
 
 class Connection(Protocol):
-    """What the statements need of a connection of `sqlite3` or psycopg."""
+    """The part of a connection of `sqlite3` or psycopg that the statements use."""
 
     def execute(self, statement: Any, values: Any, /) -> Any:
         """Run one statement and return its cursor."""
@@ -12,7 +12,7 @@ class Connection(Protocol):
 
 
 class Storage(Protocol):
-    """What is the same in the storages of both databases."""
+    """The common part of the storages of both databases."""
 
     @property
     def is_open(self) -> bool: ...  # noqa: D102 - as its class says

@@ -13,7 +13,7 @@ _IN_ONE_TURN: Final = 64
 
 
 class Woken(Protocol):
-    """What a thread wakes: `wake` is called in the event loop of `soon`, and must not raise."""
+    """An object that a thread wakes: `wake` is called in the event loop of `soon`, and must not raise."""
 
     soon: Soon
 

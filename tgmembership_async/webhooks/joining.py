@@ -68,7 +68,7 @@ class PaymentUnexplained(PaymentRequestCompleted):
 
 @frozen
 class _Missing:
-    """What is not there. If it is `final`, asking again cannot help."""
+    """Missing data. If it is `final`, asking again cannot help."""
 
     reason: str
     payment_request: PaymentRequest | None = None

@@ -21,7 +21,7 @@ from tgmembership_async.webhooks.secret_file import NoSecret, SecretFile
 from tgmembership_async.webhooks.signature import SIGNATURE_HEADER, Delivery, checked_secret, scrubber_of
 
 SecretReading = Literal["text", "bytes"]
-"""How a key is derived from a webhook secret: its text, or the bytes of its hex digits."""
+"""The reading of a webhook secret as a key: its text, or the bytes of its hex digits."""
 
 PROJECT_HEADER: Final = "X-Project-ID"
 _HEX: Final = "and for reading='bytes' one of hex digits"

@@ -40,7 +40,7 @@ class Results:
 
 
 class Killer(Protocol):
-    """What decides when a worker is killed."""
+    """The conditions under which a worker is killed."""
 
     def arm(self, kill: Callable[[], object]) -> int | None:
         """Call `kill` once, at the next kill point; return how many members are done before it, or None."""

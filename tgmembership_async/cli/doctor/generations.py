@@ -1,4 +1,4 @@
-"""Which generation of the API, and which host, the credentials belong to, and the reads of each generation.
+"""The generation of the API and the host that the credentials belong to, and the reads of each generation.
 
 The hosts are *documented*. Credentials are sent to another host than the configured one only if both are the service's.
 """

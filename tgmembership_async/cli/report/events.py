@@ -22,7 +22,7 @@ Days = Counter[tuple[date, str]]
 
 @mutable
 class Events:
-    """What the events of an inbox add up to. Use it in a `with`: it remembers who has ordered, in a temporary file.
+    """The totals of the events of an inbox. Use it in a `with`: it remembers who has ordered, in a temporary file.
 
     A renewal is an order of a user who has ordered the same plan in an earlier event.
     """

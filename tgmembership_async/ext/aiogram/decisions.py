@@ -22,7 +22,7 @@ ACTIONS: Final[Mapping[GrantStatus, tuple[Action, ...]]] = {
     GrantStatus.PLANNED: ("abandon",),
     GrantStatus.GRANTED: ("delivered",),
 }
-"""What the owner may do about a grant in each state."""
+"""The decisions that the owner may make about a grant in each state."""
 
 
 class Press(CallbackData, prefix="tgm-own"):

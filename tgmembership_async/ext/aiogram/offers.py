@@ -1,4 +1,4 @@
-"""What is for sale: the plans with a price in Stars, or in a currency for which there is a provider token."""
+"""The plans for sale: those with a price in Stars, or in a currency for which there is a provider token."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping

@@ -11,7 +11,7 @@ from tgmembership_async.errors import UsageError
 
 @frozen(kw_only=True)
 class Texts:
-    """What the bot says, in English unless replaced: `Texts(choose="Was darf es sein?")`.
+    """The texts of the bot, in English unless replaced: `Texts(choose="Was darf es sein?")`.
 
     A text may use the names in braces that its default uses, and no others; raises UsageError otherwise. Telegram gets
     all of them as plain text.

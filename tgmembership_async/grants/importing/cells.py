@@ -6,7 +6,7 @@ from typing import Final
 
 _MAX_ID: Final = 2**63 - 1
 _ROUNDED_TEXT: Final = re.compile(r"[-+]?[0-9](?:[.,][0-9]+)?E[-+][0-9]{2,3}", re.IGNORECASE)
-"""How spreadsheets write a long number that they have rounded to a few digits."""
+"""A long number that a spreadsheet has rounded to a few digits."""
 _ROUNDED_NUMBER: Final = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?E[-+]?[0-9]{1,3}", re.IGNORECASE)
 _EXPORT_AGAIN: Final = "Export the file again with this column formatted as text"
 _SPREADSHEET_ERROR: Final = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|####*)", re.IGNORECASE)

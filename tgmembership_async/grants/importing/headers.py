@@ -126,7 +126,7 @@ EXPORTS: Final = (
 
 @frozen
 class Layout:
-    """Where the fields are in a record: `places` are indices by field, in order of preference."""
+    """The columns of the fields in a record: `places` are indices by field, in order of preference."""
 
     names: tuple[str, ...]
     places: Mapping[str, tuple[int, ...]]

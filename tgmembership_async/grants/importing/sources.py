@@ -55,7 +55,7 @@ class Broken:
 
 @frozen
 class Form:
-    """How a file is to be read. `guessed`: it is not Unicode, and no encoding was given."""
+    """The settings for reading a file. `guessed`: it is not Unicode, and no encoding was given."""
 
     kind: Kind
     encoding: str = "utf-8-sig"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 DIGITS: Final = 15
-"""How many digits of a number Excel keeps."""
+"""The digits of a number that Excel keeps."""
 _DAMAGED: Final = (BadZipFile, EOFError, KeyError, OSError, SyntaxError, TypeError, ValueError, zlib.error)
 """Errors that openpyxl raises for a damaged file: those of zipfile, of the XML parser (SyntaxError), and its own."""
 _LEADING_ZEROS: Final = re.compile("00+")

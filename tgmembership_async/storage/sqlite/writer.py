@@ -30,7 +30,7 @@ Group = list[QueuedJob[Any]]
 
 @frozen
 class Opening:
-    """How to open a file; `wait` is the number of seconds to wait for another owner to end."""
+    """The options for opening a file; `wait` is the number of seconds to wait for another owner to end."""
 
     owner: bool = True
     must_exist: bool = False

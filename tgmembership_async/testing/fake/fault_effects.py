@@ -25,7 +25,7 @@ def legacy_error(code: int, description: str) -> Response:
 
 @frozen
 class FaultPlan:
-    """What happens to one request: a wait, the effect or none, a wait, and the response that a fault changes."""
+    """The course of one request: a wait, the effect or none, a wait, and the response that a fault changes."""
 
     number: int
     wait_before: float = 0.0
