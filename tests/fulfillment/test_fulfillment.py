@@ -399,6 +399,57 @@ def test_a_decision_is_carried_out_at_once(make_ledger: MakeLedger, run: Run) ->
     run(scenario)
 
 
+@pytest.mark.parametrize("ends", ["at once", "in backoff"])
+def test_a_decision_during_a_question_is_carried_out_after_it(ends: str, make_ledger: MakeLedger, run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=404, count=1)]))
+        asked, decided = anyio.Event(), anyio.Event()
+
+        async def ask(_: Grant) -> None:
+            asked.set()
+            if ends == "in backoff":
+                raise LookupError
+            await decided.wait()
+
+        policy = FulfillmentPolicy(backoff_base=50)
+        async with shop.open(make_ledger(), attention=ask, every=600, policy=policy) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await asked.wait()
+            await fulfillment.decide("a", "granted", token="by hand", reason="granted by hand")
+            decided.set()
+            await done(fulfillment)
+        assert [ref for ref, _ in shop.links] == ["a"]
+
+    run(scenario)
+
+
+class Surprising(MemoryLedger):
+    """A ledger of the user's own that raises what no ledger should raise, once for each ref."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    async def begin_follow_up(self, ref: str, **named: Any) -> Any:
+        if ref not in self.seen:
+            self.seen.add(ref)
+            raise LookupError(ref)
+        return await super().begin_follow_up(ref, **named)
+
+
+def test_an_unexpected_error_of_the_ledger_stops_no_follow_up(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        shop = Shop()
+        async with shop.open(Surprising()) as fulfillment:
+            for ref in "abc":
+                await fulfillment.take(ref, plan_id=1)
+            await done(fulfillment)
+        assert sorted(ref for ref, _ in shop.links) == ["a", "b", "c"]
+
+    run(scenario)
+    assert "a: the ledger failed, and the follow-up is retried" in caplog.text
+
+
 def test_what_a_callback_raises_is_not_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         shop = Shop()

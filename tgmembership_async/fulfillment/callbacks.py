@@ -45,32 +45,33 @@ class Callbacks:
         self._policy = policy
         self._chance = chance
         self._queued: dict[str, None] = {}
-        self._running: set[str] = set()
+        self._running: dict[str, Event] = {}
         self._group: TaskGroup | None = None
         self._slots: Semaphore | None = None
-        self._ending: Event | None = None
 
     def begin(self, group: TaskGroup) -> None:
         """Start callbacks in this task group from now on."""
         self._group = group
         self._slots = Semaphore(self._policy.concurrency)
-        self._ending = Event()
 
     def end(self) -> None:
         """Start no more callbacks, and stop waiting for backoffs."""
         self._group = None
-        if self._ending is not None:
-            self._ending.set()
+        for woken in self._running.values():
+            woken.set()
 
     def enqueue(self, ref: str) -> None:
         """Queue a row whose follow-up may be due, for `start_queued`."""
         self._queued[ref] = None
 
     async def start_queued(self) -> None:
-        """Start the follow-ups of all queued rows, as slots become free."""
+        """Start the follow-ups of all queued rows, as slots become free; one that is running looks at its row again."""
         while self._queued:
             ref = next(iter(self._queued))
-            await self.start(ref)
+            if ref in self._running:
+                self._running[ref].set()
+            else:
+                await self.start(ref)
             self._queued.pop(ref, None)
 
     async def start(self, ref: str) -> None:
@@ -78,30 +79,36 @@ class Callbacks:
         if self._group is None or self._slots is None or ref in self._running:
             return
         await self._slots.acquire()
-        self._running.add(ref)
+        self._running[ref] = Event()
         self._group.start_soon(self._run, ref)
 
     async def _run(self, ref: str) -> None:
         """Hold a slot while the callback runs. Short backoffs are waited for here, longer ones by the next interval."""
         assert self._slots is not None  # noqa: S101 - begun
-        assert self._ending is not None  # noqa: S101 - begun
-        wait: float | None = None
+        woken = self._running[ref]
         try:
             while True:
                 try:
                     wait = await self._attempt(ref)
                 except TGMembershipError as error:
+                    wait = None
                     _logger.warning("%s: the ledger failed, and the follow-up is retried: %s", ref, error)
+                except Exception:  # one failing row must not stop the others
+                    wait = None
+                    _logger.exception("%s: the ledger failed, and the follow-up is retried", ref)
                 finally:
                     self._slots.release()
-                if wait is None or wait > _LONGEST_WAIT_HERE:
-                    return
-                with move_on_after(wait):
-                    await self._ending.wait()
+                if not woken.is_set():
+                    if wait is None or wait > _LONGEST_WAIT_HERE:
+                        return
+                    with move_on_after(wait):
+                        await woken.wait()
+                woken = self._running[ref] = Event()
+                if self._group is None:
                     return
                 await self._slots.acquire()
         finally:
-            self._running.discard(ref)
+            del self._running[ref]
 
     async def _attempt(self, ref: str) -> float | None:
         """Call the callback for one row if it is due; return the seconds until the next attempt, or None."""
