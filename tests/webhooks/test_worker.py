@@ -16,7 +16,8 @@ from waiting import until
 from webhook_deliveries import Clock, Seen, body, signed
 
 from tgmembership_async.errors import StorageError, UsageError
-from tgmembership_async.webhooks import EntryStatus, Event, HandlingPolicy, Receiver, SqliteInbox, Verifier
+from tgmembership_async.webhooks import Entry, EntryStatus, Event, HandlingPolicy, Receiver, SqliteInbox, Verifier
+from tgmembership_async.webhooks.worker import Worker
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 QUICK = HandlingPolicy(backoff_base=0.01, backoff_cap=0.02, max_attempts=4, handler_timeout=5)
@@ -385,17 +386,17 @@ class TestByHand:
 
 
 class Broken(SqliteInbox):
-    """An inbox whose disk fails on demand."""
+    """An inbox whose disk fails on demand, with an error of this package or with any other."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, error: Exception | None = None) -> None:
         super().__init__(path)
+        self.error = error or StorageError("the disk is full")
         self.failures = {"store": 0, "claim": 0, "settle": 0}
 
     def _fail(self, what: str) -> None:
         if self.failures[what]:
             self.failures[what] -= 1
-            msg = "the disk is full"
-            raise StorageError(msg)
+            raise self.error
 
     async def store(self, *arguments: Any, **more: Any) -> Any:
         self._fail("store")
@@ -441,11 +442,12 @@ class TestDiskTrouble:
             assert await deliver(to, body()) == 200
         assert "could not be stored" in caplog.text
 
+    @pytest.mark.parametrize("error", [StorageError("the disk is full"), LookupError("a bug")], ids=["known", "other"])
     async def test_what_cannot_be_read_or_written_is_tried_again(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, error: Exception, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr("tgmembership_async.webhooks.worker._FIRST_PAUSE", 0.01)
-        seen, inbox = Seen(), Broken(path)
+        seen, inbox = Seen(), Broken(path, error)
         inbox.failures["claim"] = 3
         inbox.failures["settle"] = 3
         async with (to := receiver(inbox)):
@@ -455,6 +457,27 @@ class TestDiskTrouble:
         assert seen.attempts == [1]
         assert caplog.text.count("the inbox fails") == 3
         assert caplog.text.count("cannot be written") == 3
+
+    async def test_an_unexpected_error_about_one_entry_stops_no_other(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        calls: list[Event] = []
+
+        async def explained(_: Worker, __: Entry, event: Event) -> Event:
+            calls.append(event)
+            if len(calls) == 1:
+                raise LookupError
+            return event
+
+        monkeypatch.setattr(Worker, "_explained", explained)
+        seen, inbox = Seen(), SqliteInbox(path)
+        async with (to := receiver(inbox)):
+            to.on(Event)(seen)
+            for number in (1, 2):
+                await deliver(to, body(number))
+            assert await settled(inbox) == [EntryStatus.DONE] * 2
+        assert sorted(seen.attempts) == [1, 2]
+        assert "could not be processed" in caplog.text
 
     async def test_while_closing_it_gives_up_and_the_next_start_does_it(self, path: Path) -> None:
         seen, inbox, began = Seen(), Broken(path), asyncio.Event()

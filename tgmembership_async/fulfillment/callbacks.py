@@ -9,7 +9,7 @@ from typing import Final
 from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
 
-from tgmembership_async.errors import GrantError, TGMembershipError
+from tgmembership_async.errors import GrantError, StorageError, TGMembershipError
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
@@ -156,7 +156,7 @@ class Callbacks:
             if not is_stray_cancellation():
                 raise
             _logger.warning("%s: %s raised a cancellation of its own; it is called again", grant.ref, name)
-        except Exception as error:  # noqa: BLE001 - one failing row must not stop the others
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one failing row must not stop the others
             _logger.warning("%s: %s raised %s; it is called again", grant.ref, name, type(error).__name__)
         else:
             return True
@@ -166,6 +166,8 @@ class Callbacks:
         """Write a result, retrying until the ledger stores it: otherwise the callback would run again."""
 
         def failed(error: Exception) -> None:
+            if isinstance(error, TGMembershipError) and not isinstance(error, StorageError):
+                raise error
             _logger.warning("%s: the result cannot be recorded yet, and is retried: %s", grant.ref, error)
 
         with suppress(GrantError):  # the owner has decided about it in the meantime

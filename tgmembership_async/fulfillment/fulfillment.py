@@ -161,6 +161,8 @@ class Fulfillment(AsyncResource):
 
         def failed(error: Exception) -> None:
             nonlocal last
+            if not isinstance(error, StorageError):
+                raise error
             last = error
             _logger.warning("a payment cannot be recorded yet, and is retried: %s", error)
 

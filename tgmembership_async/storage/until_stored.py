@@ -5,8 +5,6 @@ from typing import TypeVar
 
 from anyio import sleep
 
-from tgmembership_async.errors import StorageError
-
 T = TypeVar("T")
 
 
@@ -16,18 +14,17 @@ async def until_stored(
     *,
     first: float,
     longest: float,
-    retried: type[Exception] = StorageError,
 ) -> T:
-    """Return what `write` returns; call it again while it raises `retried`, without end.
+    """Return what `write` returns; call it again while it raises an exception, without end.
 
     The waits between the calls are `first` seconds, then twice as long each time, up to `longest`. `failed` is called
-    with each exception, to log it; what it raises ends the repetition.
+    with each exception, to log it, or to raise one that would recur: that ends the repetition.
     """
     pause = first
     while True:
         try:
             return await write()
-        except retried as error:
+        except Exception as error:  # noqa: BLE001 - a user's own ledger may raise any error
             failed(error)
         await sleep(pause)
         pause = min(2 * pause, longest)

@@ -138,17 +138,19 @@ class Worker:
             )
         try:
             event = evolve(read_event(entry.delivery, entry.received_at), attempt=entry.attempts)
-        except Unreadable as error:
-            return Verdict(EntryStatus.UNREADABLE, note=str(error))
-        try:
             explained = await self._explained(entry, event)
             if isinstance(explained, str):
                 return self._waiting(entry, explained)
             result = await self._handlers.dispatch(explained, timeout=self._policy.handler_timeout, done=entry.handled)
+        except Unreadable as error:
+            return Verdict(EntryStatus.UNREADABLE, note=str(error))
         except get_cancelled_exc_class():
             if not is_stray_cancellation():
                 raise
             result = HandlingResult(entry.handled, ("a handler raised a cancellation that nobody requested",))
+        except Exception as error:  # one failing entry must not stop the others
+            _logger.exception("delivery %d could not be processed", entry.id)
+            result = HandlingResult(entry.handled, (f"{type(error).__name__} was raised",))
         return self._verdict(entry, result)
 
     async def _explained(self, entry: Entry, event: Event) -> Event | str:
@@ -179,12 +181,12 @@ class Worker:
 
         def failed(error: Exception) -> None:
             _logger.error("the result of delivery %d cannot be written", entry.id, exc_info=error)
-            if self._ending or not isinstance(error, StorageError):
+            if self._ending or (isinstance(error, TGMembershipError) and not isinstance(error, StorageError)):
                 raise error
 
         settle = partial(self._inbox.settle, entry.id, verdict)
-        with suppress(TGMembershipError):
-            await until_stored(settle, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, retried=TGMembershipError)
+        with suppress(Exception):  # `failed` has logged it
+            await until_stored(settle, failed, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

@@ -33,9 +33,7 @@ class Recording:
         """Return what `write` returns. For a webhook, raise StorageError after 25 s; writing continues."""
         task = self._tasks.get(name)
         if task is None:
-            writing = until_stored(
-                write, partial(_failed, name), first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, retried=Exception
-            )
+            writing = until_stored(write, partial(_failed, name), first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
             task = self._tasks[name] = asyncio.create_task(writing, name=f"recording {name}")
             task.add_done_callback(lambda _: self._tasks.pop(name, None))
         await asyncio.wait({task}, timeout=None if polling else _WEBHOOK_WAITS)
