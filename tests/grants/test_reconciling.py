@@ -180,6 +180,32 @@ def test_each_member_is_asked_about_once_and_each_finding_is_reported_as_it_is_m
     assert "no member" in findings[2].why
 
 
+def test_a_subscription_from_a_second_payment_during_the_round_is_no_proof_of_the_first(backend: str) -> None:
+    """The customer pays again, gets a link and uses it after the rows were counted and before the service is asked."""
+    service = Service(before=-timedelta(minutes=6))
+    again: list[str] = []
+
+    async def scenario() -> list[Finding]:
+        async def step(request: Request) -> Response:
+            if request.method == "getSubscribers" and not again:
+                again.append("second")
+                await granter.grant("second", plan_id=1, member_id=7)
+            if request.method == "addMember" and again:
+                return reply(json.dumps({"ok": True, "code": 200, "result": "T" * 24}))
+            return await service(request)
+
+        session = Session(1, "k" * 40, transport=StubTransport(step), retry=RetryPolicy(attempts=1))
+        async with Granter(session, MemoryLedger()) as granter:
+            for ref, member_id in (("first", 7), ("other", 8)):
+                with pytest.raises(GrantHeld):
+                    await granter.grant(ref, plan_id=1, member_id=member_id)
+            return await granter.reconcile(concurrency=1)
+
+    first, other = anyio.run(scenario, backend=backend)
+    assert (first.grant.ref, first.settled, other.settled) == ("first", False, True)
+    assert "another row" in first.why
+
+
 def test_rejected_credentials_end_the_round(backend: str) -> None:
     service = Service(before=-timedelta(hours=1))
     service.odd = {"3": 401}

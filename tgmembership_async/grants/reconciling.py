@@ -1,17 +1,18 @@
 """Reconcile unknown rows with `getSubscribers` or the payment requests: the proof of one row, and asking about all."""
 
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from anyio import CapacityLimiter, create_task_group
+from anyio import CapacityLimiter, Lock, create_task_group
 from attrs import frozen
 
 from tgmembership_async.client import Client, clock_of
 from tgmembership_async.errors import TGMembershipError, Unauthorized, UsageError
+from tgmembership_async.grants import transitions
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantStatus
 from tgmembership_async.protocol.service_clock import Offset
@@ -113,7 +114,8 @@ async def reconcile(
 async def _look(client: Client, ledger: Ledger, pairs: set[Pair], concurrency: int) -> "_Look":
     """Return the object that asks about the rows with these plans and members."""
     if isinstance(client, Session):
-        rivals, _ = await _rivals(ledger, pairs, known=())
+        rivals = _Rivals(ledger, pairs)
+        await rivals.count()
         return _Subscriptions(ledger, rivals, client, CapacityLimiter(concurrency))
     project, users = cast("Project", client), {member_id for _, member_id in pairs}
     listed: defaultdict[int | None, list[PaymentRequest]] = defaultdict(list)
@@ -128,27 +130,52 @@ async def _look(client: Client, ledger: Ledger, pairs: set[Pair], concurrency: i
     except TGMembershipError as error:
         failure = error
     ids = {found.payment_request_id for requests in listed.values() for found in requests}
-    rivals, others = await _rivals(ledger, pairs, known=ids)
-    return _PaymentRequests(ledger, rivals, project, listed, others, failure)
+    rivals = _Rivals(ledger, pairs, ids)
+    await rivals.count()
+    return _PaymentRequests(ledger, rivals, project, listed, failure)
 
 
-async def _rivals(ledger: Ledger, pairs: set[Pair], known: Collection[str]) -> tuple[Counter[Pair], set[str]]:
-    """Count the rows that something found could belong to, for each pair of plan and member.
+class _Rivals:
+    """The rows that something found could belong to, for each of some pairs of plan and member.
 
-    A row that has one of the `known` ids of payment requests is left out, and its id returned.
+    A row with one of the `known` ids of payment requests is left out, and its id is in `taken`.
     """
-    counts: Counter[Pair] = Counter()
-    taken: set[str] = set()
-    async for grant in ledger.grants(_POSSIBLE if pairs else []):
-        pair = grant.plan_id, grant.member_id
-        if pair not in pairs:
-            continue
-        id_ = None if grant.token is None else grant.token.raw
-        if isinstance(id_, str) and id_ in known:
-            taken.add(id_)
-        else:
-            counts[pair] += 1
-    return counts, taken
+
+    def __init__(self, ledger: Ledger, pairs: set[Pair], known: Collection[str] = ()) -> None:
+        self._ledger = ledger
+        self._known = known
+        self._refs: dict[Pair, set[str]] = {pair: set() for pair in pairs}
+        self._turn = Lock()
+        self._begun = self._done = 0
+        self._counted_at: datetime | None = None
+        self.taken: set[str] = set()
+
+    def number(self, grant: Grant) -> int:
+        """Return the number of rows with the plan and member of a row, itself included."""
+        return len(self._refs[grant.plan_id, grant.member_id])
+
+    def may_miss(self, moment: datetime, offset: Offset) -> bool:
+        """Tell whether a row that was sent before `moment`, by the service's clock, may be new since the last count."""
+        return self._counted_at is None or self._counted_at + offset.least <= moment
+
+    async def count(self) -> None:
+        """Count the rows, or those that have changed since the last count; calls that wait for it share one count."""
+        begun = self._begun
+        async with self._turn:
+            if self._done > begun:
+                return
+            self._begun += 1
+            since, now = self._counted_at, transitions.utc_now()
+            async for grant in self._ledger.grants(_POSSIBLE if self._refs else [], since):
+                refs = self._refs.get((grant.plan_id, grant.member_id))
+                id_ = None if grant.token is None else grant.token.raw
+                if refs is None:
+                    continue
+                if isinstance(id_, str) and id_ in self._known:
+                    self.taken.add(id_)
+                else:
+                    refs.add(grant.ref)
+            self._done, self._counted_at = self._begun, now
 
 
 class _Verdict(NamedTuple):
@@ -162,11 +189,15 @@ class _Look(ABC):
     """Judges the rows of one member at a time."""
 
     ledger: Ledger
-    rivals: Mapping[Pair, int]
+    rivals: _Rivals
 
     @abstractmethod
     async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
         """Return the findings for the rows of a member."""
+
+    def _is_late(self, found: Any) -> bool:  # noqa: ARG002 - payment requests are read before the rivals are counted
+        """Tell whether something found may belong to a row that was sent after the rivals were counted."""
+        return False
 
     async def _judge(
         self,
@@ -174,11 +205,13 @@ class _Look(ABC):
         seen: "Sequence[Subscriber | PaymentRequest]",
         rule: Callable[[datetime, int], _Verdict],
     ) -> Finding:
-        rivals = self.rivals[grant.plan_id, grant.member_id]
         try:
+            of_plan = [one for one in seen if str(one.plan_id).lower() == str(grant.plan_id)]
+            if any(map(self._is_late, of_plan)):
+                await self.rivals.count()
+            rivals = self.rivals.number(grant)
             # The time of the attempt decides nothing where nothing that was seen could be proof.
-            could_be = rivals == 1 and any(str(one.plan_id).lower() == str(grant.plan_id) for one in seen)
-            attempts = await self.ledger.attempts(grant.ref) if could_be else []
+            attempts = await self.ledger.attempts(grant.ref) if of_plan and rivals == 1 else []
             verdict = rule(max((attempt.began_at for attempt in attempts), default=grant.updated_at), rivals)
             if verdict.settled:
                 grant = await self.ledger.decide(grant.ref, "granted", verdict.token, f"reconciled: {verdict.why}")
@@ -214,6 +247,10 @@ class _Subscriptions(_Look):
 
         return [await self._judge(grant, seen, partial(rule, grant.plan_id)) for grant in grants]
 
+    def _is_late(self, found: Any) -> bool:
+        offset = clock_of(self.session).offset
+        return offset is not None and found.started_at is not None and self.rivals.may_miss(found.started_at, offset)
+
 
 @frozen
 class _PaymentRequests(_Look):
@@ -221,7 +258,6 @@ class _PaymentRequests(_Look):
 
     project: "Project"
     listed: "Mapping[int | None, Sequence[PaymentRequest]]"
-    others: Collection[str]
     failure: TGMembershipError | None
 
     async def at(self, member_id: int | None, grants: Sequence[Grant]) -> list[Finding]:
@@ -233,7 +269,7 @@ class _PaymentRequests(_Look):
 
         def rule(plan_id: int | str, began: datetime, rivals: int) -> _Verdict:
             offset = clock_of(self.project).offset
-            token, why = created_by(plan_id, began, seen, others=self.others, rivals=rivals, offset=offset)
+            token, why = created_by(plan_id, began, seen, others=self.rivals.taken, rivals=rivals, offset=offset)
             return _Verdict(token is not None, why, token)
 
         return [await self._judge(grant, seen, partial(rule, grant.plan_id)) for grant in grants]
