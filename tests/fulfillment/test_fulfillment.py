@@ -399,6 +399,20 @@ def test_a_decision_is_carried_out_at_once(make_ledger: MakeLedger, run: Run) ->
     run(scenario)
 
 
+def test_a_payment_does_not_wait_until_unknown_rows_are_reconciled(run: Run) -> None:
+    async def scenario() -> None:
+        lost = Fault("reset", method="addMember", when="after", count=1)
+        shop = Shop(FakeService(faults=[lost, Fault("latency", method="getSubscribers", seconds=20)]))
+        async with shop.open(MemoryLedger(), every=600) as fulfillment:
+            await fulfillment.take("held", plan_id=1, member_id=1)
+            await until(partial(shop.questions.__contains__, ("held", "unknown")))
+            await fulfillment.take("new", plan_id=1, member_id=2)
+            await done(fulfillment, undecided=1)
+        assert [ref for ref, _ in shop.links] == ["new"]
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("ends", ["at once", "in backoff"])
 def test_a_decision_during_a_question_is_carried_out_after_it(ends: str, make_ledger: MakeLedger, run: Run) -> None:
     async def scenario() -> None:

@@ -13,7 +13,7 @@ from attrs import asdict, evolve
 from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.fulfillment.background import Background
 from tgmembership_async.fulfillment.callbacks import Callback, Callbacks
-from tgmembership_async.fulfillment.granting import Granting
+from tgmembership_async.fulfillment.granting import Granting, Reconciling
 from tgmembership_async.fulfillment.pending import Pending, count_pending
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy, check_hours
 from tgmembership_async.fulfillment.refunds import abandon
@@ -83,7 +83,8 @@ class Fulfillment(AsyncResource):
             chance=chance,
         )
         self._background = Background()
-        self._granting = Granting(granter, policy, self._enqueue, every=self._every)
+        self._reconciling = Reconciling(granter, policy, self._enqueue, every=self._every)
+        self._granting = Granting(granter, policy, self._enqueue, self._reconcile, every=self._every)
         self._opened_granter = False
 
     @property
@@ -109,9 +110,8 @@ class Fulfillment(AsyncResource):
         if not self._granter.is_open:
             await self._granter.open()
             self._opened_granter = True
-        self._background.start(
-            {"grant": self._granting.step, "follow up": self._follow_up}, every=self._every, callbacks=self._callbacks
-        )
+        steps = {"grant": self._granting.step, "reconcile": self._reconciling.step, "follow up": self._follow_up}
+        self._background.start(steps, every=self._every, callbacks=self._callbacks)
         return self
 
     async def aclose(self) -> None:
@@ -227,6 +227,10 @@ class Fulfillment(AsyncResource):
     def _enqueue(self, ref: str) -> None:
         self._callbacks.enqueue(ref)
         self._background.wake("follow up")
+
+    def _reconcile(self) -> None:
+        self._reconciling.hurry()
+        self._background.wake("reconcile")
 
     async def _follow_up(self, *, all_rows: bool) -> None:
         """Start the callbacks that are due, for queued rows, or for all open ones."""
