@@ -20,6 +20,7 @@ from tgmembership_async.fulfillment.refunds import abandon
 from tgmembership_async.grants.follow_ups import OPEN, FollowUps
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus
+from tgmembership_async.grants.transitions import request_of
 from tgmembership_async.lifecycle import AsyncResource
 from tgmembership_async.settings import seconds
 from tgmembership_async.storage.until_stored import until_stored
@@ -214,7 +215,7 @@ class Fulfillment(AsyncResource):
         self._check_open()
         grant = await self._granter.resolve(ref, decision, token=token, reason=reason)
         if grant.status is GrantStatus.PLANNED:
-            self._begin(GrantRequest(ref, grant.plan_id, grant.member_id, grant.note))
+            self._begin(request_of(grant))
         else:
             self._enqueue(ref)
         return grant

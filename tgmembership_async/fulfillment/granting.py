@@ -3,23 +3,28 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Final
 
-from anyio import current_time
+from anyio import Event, current_time, move_on_after, sleep
 
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import GrantRequest, GrantStatus
+from tgmembership_async.grants.paging import Selected
 from tgmembership_async.grants.reconciling import Finding
+from tgmembership_async.grants.transitions import request_of
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
+_SHORTEST_PAUSE: Final = 1.0
+"""Seconds between the beginnings of two rounds of reconciling, however many rows become unknown."""
 
 
 class Granting:
-    """Grants new payments, and all planned rows every `every` seconds.
+    """Grants new payments as they are taken, and all planned rows at the start and every `every` seconds.
 
-    `settled` is called with each ref that has an outcome, `unknown` after a step in which an outcome is unknown.
+    `settled` is called with each ref that has an outcome, `unknown` after an outcome that is unknown.
     """
 
     def __init__(
@@ -37,29 +42,42 @@ class Granting:
         self._unknown = unknown
         self._every = every
         self._taken: deque[GrantRequest] = deque()
+        self._new: Event | None = None
 
     def take(self, request: GrantRequest) -> None:
-        """Grant a planned row in the next step."""
+        """Grant a planned row as soon as fewer than the policy's `concurrency` are in flight."""
         self._taken.append(request)
+        if self._new is not None:
+            self._new.set()
 
-    async def step(self, *, all_rows: bool) -> None:
-        """Grant the newly recorded payments, or all planned ones."""
-        taken = [self._taken.popleft() for _ in range(len(self._taken))]
-        concurrency = self._policy.concurrency
-        run = (
-            self._granter.run_planned(concurrency=concurrency)
-            if all_rows
-            else self._granter.provision(taken, concurrency=concurrency)
-        )
-        held = False
+    async def step(self, *, all_rows: bool) -> None:  # noqa: ARG002 - it begins with all rows, and goes on
+        """Grant payments until the run stops, and wait `every` seconds then."""
+        # One run without end: a payment never waits for the slow exchange of another one.
+        run = self._granter.provision(self._requests(), concurrency=self._policy.concurrency)
         async with run:
             async for grant in run:
-                held = held or grant.status is GrantStatus.UNKNOWN
                 self._settled(grant.ref)
-        if run.stopped is not None:
-            _logger.warning("granting is paused for %g s: %s", self._every, run.stopped)
-        if held:
-            self._unknown()
+                if grant.status is GrantStatus.UNKNOWN:
+                    self._unknown()
+        _logger.warning("granting is paused for %g s: %s", self._every, run.stopped)
+        await sleep(self._every)
+
+    async def _requests(self) -> AsyncGenerator[GrantRequest]:
+        while True:
+            self._taken.clear()  # they are among the planned rows
+            planned = self._granter.ledger.grants([GrantStatus.PLANNED])
+            async with aclosing(Selected(planned, request_of)) as requests:
+                async for request in requests:
+                    while self._taken:
+                        yield self._taken.popleft()
+                    yield request
+            again_at = current_time() + self._every
+            while (left := again_at - current_time()) > 0:
+                while self._taken:
+                    yield self._taken.popleft()
+                self._new = Event()
+                with move_on_after(left):
+                    await self._new.wait()
 
 
 class Reconciling:
@@ -72,18 +90,22 @@ class Reconciling:
         self._policy = policy
         self._settled = settled
         self._every = every
-        self._due_at = -math.inf
+        self._began_at = self._due_at = -math.inf
         self._pause = every
 
     def hurry(self) -> None:
-        """Reconcile in the next step, and begin the backoff again: a row has become unknown."""
-        self._due_at, self._pause = -math.inf, self._every
+        """Reconcile soon, and begin the backoff again: a row has become unknown."""
+        self._pause = self._every
+        self._due_at = min(self._due_at, self._began_at + _SHORTEST_PAUSE)
 
     async def step(self, *, all_rows: bool) -> None:  # noqa: ARG002 - a round asks about all
         """Reconcile unknown rows with the service, if a round is due."""
-        if current_time() < self._due_at:
+        wait = self._due_at - current_time()
+        if wait > _SHORTEST_PAUSE:
             return
-        self._due_at = current_time() + self._pause
+        await sleep(max(0.0, wait))
+        self._began_at = current_time()
+        self._due_at = self._began_at + self._pause
         self._pause = min(2 * self._pause, self._policy.backoff_cap)
         await self._granter.reconcile(on_finding=self._found)
 

@@ -224,8 +224,7 @@ class Granter(AsyncResource):
         return self.provision(self._planned(), concurrency=concurrency, stop_on=stop_on)
 
     def _planned(self) -> AsyncIterator[GrantRequest]:
-        planned = self._ledger.grants([GrantStatus.PLANNED])
-        return Selected(planned, lambda grant: GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note))
+        return Selected(self._ledger.grants([GrantStatus.PLANNED]), transitions.request_of)
 
     async def _grant_one(
         self,

@@ -69,6 +69,11 @@ def _new(request: GrantRequest, now: datetime, status: GrantStatus, attempts: in
     )
 
 
+def request_of(grant: Grant) -> GrantRequest:
+    """Return the request that a row was planned for."""
+    return GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
+
+
 def agree(one: Grant | GrantRequest, other: GrantRequest) -> bool:
     """Return whether both are for the same plan and member."""
     return (one.plan_id, one.member_id) == (other.plan_id, other.member_id)

@@ -188,7 +188,7 @@ class SettleRef:
         """Claim the row before another worker sends it again, which would create a second token."""
         worker, number = self.mine or (None, None)
         assert worker is not None and number is not None  # noqa: S101, PT018 - it was claimed
-        request = GrantRequest(grant.ref, grant.plan_id, grant.member_id, grant.note)
+        request = transitions.request_of(grant)
         self.settlement = evolve(self.settlement, evidence=f"nothing was sent: {_LATE}: {self.settlement.evidence}")
         statements.claim(lane, request, self.now, worker, number)
 
