@@ -427,6 +427,28 @@ def test_a_payment_does_not_wait_until_unknown_rows_are_reconciled(run: Run) -> 
     run(scenario)
 
 
+def test_a_new_link_does_not_wait_behind_all_questions(run: Run) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=404, count=50)]))
+
+        async def ask(grant: Grant) -> None:
+            shop.questions.append((grant.ref, grant.status))
+            await anyio.sleep(0.05)
+
+        ledger = MemoryLedger()
+        session = Session(shop.service.bot_id, shop.service.api_key, transport=FakeTransport(shop.service))
+        async with Granter(session, ledger) as granter:
+            assert (await granter.provision(GrantRequest(f"refused {n}", 1) for n in range(50))).refused == 50
+        policy = FulfillmentPolicy(concurrency=1)
+        async with shop.open(ledger, attention=ask, every=600, policy=policy) as fulfillment:
+            await until(lambda: len(shop.questions) == 1)
+            await fulfillment.take("new", plan_id=1)
+            await until(lambda: bool(shop.links))
+            assert len(shop.questions) < 25
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("ends", ["at once", "in backoff"])
 def test_a_decision_during_a_question_is_carried_out_after_it(ends: str, make_ledger: MakeLedger, run: Run) -> None:
     async def scenario() -> None:

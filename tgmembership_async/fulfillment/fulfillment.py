@@ -234,11 +234,12 @@ class Fulfillment(AsyncResource):
         self._background.wake("reconcile")
 
     async def _follow_up(self, *, all_rows: bool) -> None:
-        """Start the callbacks that are due, for queued rows, or for all open ones."""
+        """Start the callbacks that are due, for queued rows, or for all open ones, the queued ones before any other."""
         await self._callbacks.start_queued()
         if all_rows:
             async for grant in self._granter.ledger.grants(OPEN):
                 await self._callbacks.start(grant.ref)
+                await self._callbacks.start_queued()
 
     def _check_open(self) -> None:
         if not self.is_open:
