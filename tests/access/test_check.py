@@ -184,6 +184,23 @@ def test_without_grace_nothing_is_stale(run: Run) -> None:
     run(scenario)
 
 
+def test_a_user_who_is_forgotten_during_a_request_is_asked_about_again(run: Run) -> None:
+    """The request was sent before the grant, and its answer arrives afterwards."""
+
+    async def scenario() -> None:
+        async def granted_meanwhile(_: Any) -> Any:
+            check.forget(7)
+            return NOBODY
+
+        session, check, transport, _ = opened(granted_meanwhile, MEMBER)
+        async with session:
+            assert await check(7)
+            assert await check(7)
+        assert len(transport.requests) == 2
+
+    run(scenario)
+
+
 def test_what_is_forgotten_is_asked_again_and_only_so_many_are_remembered(run: Run) -> None:
     async def scenario() -> None:
         session, check, transport, _ = opened(NOBODY, NOBODY, NOBODY, NOBODY, MEMBER, size=2)

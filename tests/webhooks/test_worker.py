@@ -432,8 +432,11 @@ class TestDiskTrouble:
         go.set()
         await until(lambda: len(asyncio.all_tasks()) == 1)
 
-    async def test_what_cannot_be_stored_is_answered_503(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        inbox = Broken(path)
+    @pytest.mark.parametrize("error", [StorageError("the disk is full"), LookupError("a bug")], ids=["known", "other"])
+    async def test_what_cannot_be_stored_is_answered_503(
+        self, error: Exception, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        inbox = Broken(path, error)
         async with (to := receiver(inbox)):
             inbox.failures["store"] = 1
             answer = await to.handle(signed(body()), body())

@@ -57,9 +57,10 @@ class _Cached:
 
 @mutable(eq=False)
 class _Lookup:
-    """A request in flight, shared by concurrent callers."""
+    """A request in flight, shared by concurrent callers; `is_outdated` if the user was forgotten meanwhile."""
 
     finished: Event = field(factory=Event)
+    is_outdated: bool = False
     failure: CallError | None = None
 
 
@@ -120,8 +121,10 @@ class AccessCheck:
                 return self._stale(cached, plan_id, lookup.failure)
 
     def forget(self, user_id: int) -> None:
-        """Remove a user from the cache, after a grant, for example."""
+        """Remove a user from the cache, after a grant, for example. The result of a request in flight is not used."""
         self._cache.pop(user_id, None)
+        if user_id in self._lookups:
+            self._lookups[user_id].is_outdated = True
 
     async def _periods(self, user_id: int) -> tuple[_Period, ...]:
         if isinstance(self._session, Session):
@@ -138,7 +141,8 @@ class AccessCheck:
         except CallError as error:
             lookup.failure = error
         else:
-            self._store(user_id, _Cached(found, self._clock()))
+            if not lookup.is_outdated:
+                self._store(user_id, _Cached(found, self._clock()))
         finally:
             del self._lookups[user_id]
             lookup.finished.set()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anyio.lowlevel import current_token
 
-from tgmembership_async.errors import TGMembershipError, Unreadable, UsageError
+from tgmembership_async.errors import Unreadable, UsageError
 from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.webhooks import answers
 from tgmembership_async.webhooks.answers import Answer
@@ -107,7 +107,7 @@ class StoredIntake:
             arrival = Arrival(delivery, received_at, note=str(error))
         try:
             receipt = await self._inbox.store(arrival, repeat_window=self._policy.repeat_window)
-        except TGMembershipError:  # the disk failed, or the inbox was closed by its owner
+        except Exception:  # the disk failed, or the inbox was closed by its owner
             _logger.exception("a delivery could not be stored; the service is asked to send it again")
             return answers.NOT_STORED
         finally:
