@@ -1,7 +1,9 @@
 """`ext.fastapi` in real applications: what lives how long, who gets what, and what errors answer."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +35,7 @@ from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants import Grant, Granter, MemoryLedger, SqliteLedger
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
 from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
-from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier
+from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier, sign
 
 Client = Callable[[FastAPI], AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -125,6 +127,36 @@ async def test_an_applications_own_lifespan_runs_inside(session: Session, grante
     async with serving(app) as shop:
         assert (await shop.get("/")).json() == "still here"
     assert seen == {"begin": True, "end": True}
+    assert not session.is_open
+
+
+async def test_callbacks_and_handlers_end_before_what_the_application_opened(
+    session: Session, granter: Granter, quick_path: Path
+) -> None:
+    resources = {"bot"}
+    began, ended = [anyio.Event(), anyio.Event()], list[bool]()
+
+    @asynccontextmanager
+    async def own(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        assert session.is_open
+        resources.clear()
+
+    async def use(number: int, _: Any) -> None:
+        began[number].set()
+        await anyio.sleep(0.1)
+        ended.append("bot" in resources)
+
+    receiver = Receiver(Verifier("s" * 32), SqliteInbox(quick_path / "inbox.db"))
+    receiver.on("order_completed")(partial(use, 0))
+    fulfillment = Fulfillment(granter, deliver=partial(use, 1), attention=partial(use, 1))
+    async with serving(FastAPI(lifespan=lifespan(session, granter, receiver, fulfillment=fulfillment, own=own))):
+        content = b'{"event": "order_completed", "debug_id": "d", "data": {"order_id": 1}}'
+        await receiver.handle(sign("s" * 32, content, nonce="n" * 13, timestamp=time.time()), content)
+        await fulfillment.take("pi_1", plan_id=1, member_id=42)
+        for event in began:
+            await event.wait()
+    assert ended == [True, True]
     assert not session.is_open
 
 

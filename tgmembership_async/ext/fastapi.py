@@ -83,8 +83,9 @@ def lifespan(
     """Return a lifespan for `FastAPI(lifespan=...)`, which opens these objects with the application and closes them.
 
     Objects that are open already are neither opened nor closed. `own` is the lifespan of your application: it runs
-    inside, with the Session open, and the mapping that it yields is added to the state of requests. A Session can be
-    opened once: create application and Session in one function, so that each test has its own.
+    inside, with the Session open, and the mapping that it yields is added to the state of requests. Handlers of the
+    receiver and callbacks of the Fulfillment end before it ends, because they may use what it has opened. A Session can
+    be opened once: create application and Session in one function, so that each test has its own.
 
     `wait` is the maximum number of seconds to wait until another process closes a ledger or inbox in a file, for a
     rolling restart. A ledger or inbox that was created with `wait` uses its own value. An inbox is bound to the bot of
@@ -105,12 +106,16 @@ def lifespan(
     async def live(app: FastAPI) -> AsyncGenerator[Mapping[str, Any]]:
         _end_background_errors(app)
         async with AsyncExitStack() as opened:
+            ends = [] if fulfillment is None or fulfillment.is_open else [fulfillment.stop]
             await parts.open(opened, wait)
             if receiver is not None:
                 with waiting_for_owners(wait):
                     await _bind(receiver.inbox, session, opened)
                     await opened.enter_async_context(receiver)
+                ends.append(receiver.aclose)
             state = None if own is None else await opened.enter_async_context(own(app))
+            for end in ends:
+                opened.push_async_callback(end)
             yield {**(state or {}), **ours}
 
     return live

@@ -115,14 +115,21 @@ class Fulfillment(AsyncResource):
         self._background.start(steps, every=self._every, callbacks=self._callbacks)
         return self
 
-    async def aclose(self) -> None:
-        """Stop the background task, wait for running callbacks, and close the granter unless you opened it.
+    async def stop(self) -> None:
+        """Stop the background task and wait for running callbacks, for at most the policy's `timeout`.
 
-        Running exchanges are waited for as in `Granter.aclose`, callbacks for at most the policy's `timeout`. Open rows
-        stay in the ledger, and continue after the next start.
+        Use it to end the callbacks before you close what they use. The granter stays open until `aclose`.
+        """
+        await self._background.stop(self._policy.timeout)
+
+    async def aclose(self) -> None:
+        """Do what `stop` does, and close the granter unless you opened it.
+
+        Running exchanges are waited for as in `Granter.aclose`. Open rows stay in the ledger, and continue after the
+        next start.
         """
         try:
-            await self._background.stop(self._policy.timeout)
+            await self.stop()
         finally:
             if self._opened_granter:
                 self._opened_granter = False

@@ -25,9 +25,10 @@ def setup(
     `tgm`, `granter`, `fulfillment` and `access` of handlers, filters, middlewares and hooks.
 
     It opens them before the first hook of the bot and closes them after the last one, and leaves alone what you have
-    opened yourself. `access` is an AccessCheck of the session, which `HasAccess` uses too. A ledger in a file waits up
-    to 30 seconds for the process that has it to end, unless it was built with a `wait` of its own. Polling and webhooks
-    are alike. Call it once, before the bot starts; raises UsageError otherwise.
+    opened yourself. A shutdown hook that closes what `deliver` uses awaits `fulfillment.stop()` first. `access` is an
+    AccessCheck of the session, which `HasAccess` uses too. A ledger in a file waits up to 30 seconds for the process
+    that has it to end, unless it was built with a `wait` of its own. Polling and webhooks are alike. Call it once,
+    before the bot starts; raises UsageError otherwise.
     """  # noqa: D205 - the names are the contract
     if not isinstance(dispatcher, Dispatcher):
         msg = f"setup takes aiogram's Dispatcher first, not {type(dispatcher).__name__}"
