@@ -34,6 +34,7 @@ SDIST_HAS = [".ci/run", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md
 SDIST_HAS += ["examples/members.csv", "noxfile.py", "pyproject.toml", "tests/conftest.py", "tests/public_api.txt"]
 NEITHER_HAS = ["*.pyc", "*.db", "*.env", "*.lock", "*.log", "*.orig", "*secret*.txt", "*/.coverage*", "*/.hypothesis/*"]
 PARALLEL = ["-n", "4"]  # also on two cores: many tests wait for timers or sockets
+BOTH = {"TGM_BACKENDS": "both"}  # each test on asyncio and on trio; `nox -s tests` divides them among interpreters
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["tests", "coverage", "lint", "typing", "build"]
@@ -69,7 +70,7 @@ def results(session: nox.Session) -> Path:
 def run_long_suite(session: nox.Session, marker: str) -> None:
     """Run the tests with this marker; a complete run writes its figures and renders them into the docs."""
     folder = results(session)
-    session.run("pytest", "-m", marker, *session.posargs, env={"TGM_FIGURES": str(folder)})
+    session.run("pytest", "-m", marker, *session.posargs, env={"TGM_FIGURES": str(folder), **BOTH})
     session.run("python", "benchmarks/figures_page.py")
 
 
@@ -100,7 +101,7 @@ def coverage(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run the tests of the promises with more cases and for longer."""
     session.install("-e", ".[all]", *dependencies("test"))
-    session.env["TGM_BACKENDS"] = "both"
+    session.env.update(BOTH)
     session.run("pytest", "-m", "soak", *session.posargs)
     session.run("pytest", "-m", "hypothesis", *session.posargs, env={"TGM_EXAMPLES": "1000"})
     session.run("pytest", *PARALLEL, *session.posargs)
@@ -155,7 +156,7 @@ def oldest(session: nox.Session) -> None:
     session.install("uv")
     session.run("uv", "pip", "install", "--resolution", "lowest-direct", "-e", ".[all]")
     session.install(*dependencies("test"))
-    session.run("pytest", *(session.posargs or PARALLEL))
+    session.run("pytest", *(session.posargs or PARALLEL), env=BOTH)
 
 
 @nox.session
@@ -163,7 +164,7 @@ def newest(session: nox.Session) -> None:
     """Run the tests on the newest versions of all dependencies, also on pre-releases. Failures are only reported."""
     session.install("--upgrade", "--upgrade-strategy", "eager", "--pre", "-e", ".[all]", *dependencies("test"))
     try:
-        session.run("pytest", *(session.posargs or PARALLEL))
+        session.run("pytest", *(session.posargs or PARALLEL), env=BOTH)
     except CommandFailed:
         session.warn("the tests fail on these versions; they are not required to pass")
         session.run("python", "-m", "pip", "list")
@@ -173,7 +174,8 @@ def newest(session: nox.Session) -> None:
 def httpx2(session: nox.Session) -> None:
     """Run the transport tests on httpx2, the successor of httpx. Advisory: not part of CI."""
     session.install("-e", ".[all]", "httpx2", *dependencies("test"))
-    session.run("pytest", "-p", "on_httpx2", "tests/transport", *session.posargs, env={"PYTHONPATH": "tests"})
+    env = {"PYTHONPATH": "tests", **BOTH}
+    session.run("pytest", "-p", "on_httpx2", "tests/transport", *session.posargs, env=env)
 
 
 @nox.session
@@ -205,7 +207,7 @@ def frameworks(session: nox.Session, releases: str) -> None:
     """Run the framework tests with the built wheel, on the current and the oldest supported framework releases."""
     pins = OLDEST_FRAMEWORKS if releases == "oldest" else []
     session.install(".[aiogram,desk,fastapi,otel,procrastinate,stripe,testing]", *dependencies("test"), *pins)
-    session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs)
+    session.run("pytest", "tests/ext", "tests/examples", "tests/testing/test_plugin.py", *session.posargs, env=BOTH)
 
 
 @nox.session
