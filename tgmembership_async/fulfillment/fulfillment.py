@@ -41,8 +41,10 @@ class Fulfillment(AsyncResource):
     notifies the owner of a row that only a person can decide (`refused`, `unknown`), that waits long (`planned`), or
     whose link cannot be delivered (`granted`): once per row and status, and again after `remind` hours.
 
-    In the background, at the start and every `every` seconds, planned rows are granted and unknown rows reconciled.
-    While the ledger cannot write, `take` retries for at most `deadline` seconds.
+    In the background, new payments are granted at once, and unknown rows reconciled, with backoff; all planned rows are
+    granted at the start and every `every` seconds. Rejected credentials, an empty retry budget, and many unknown
+    outcomes in a row pause granting for this time. While the ledger cannot write, `take` retries for at most `deadline`
+    seconds.
 
     Use it with `async with`, or call `open()` and `aclose()`, which may run in different tasks; it opens the granter
     unless that is open. With a PostgresLedger any number of processes may run a Fulfillment; each callback is called by
