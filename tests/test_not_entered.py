@@ -171,6 +171,7 @@ ALWAYS = {"open", "aclose"}
 FORMER = {"put_off"}
 NOT_ENTERED_FOR: dict[str, set[str]] = {
     "Session": {"from_env", "end_calls"},
+    "Fulfillment": {"stop"},  # as `aclose`
     "PostgresLedger": {"plan_in"},  # it works with a connection of the caller's
     "Receiver": {"on", "on_unknown", "handle", "before_body", "aiohttp_handler"},  # it answers 503 then
     "PostgresGate": {"ask", "pause"},  # without it the Session waits by itself, and this is logged
