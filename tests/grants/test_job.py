@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from tgmembership_async import Session, UsageError
 from tgmembership_async.grants import Granter, GrantRequest, MemoryLedger
 from tgmembership_async.grants.provisioning import Run, Summary
 
+ANYIO = tuple(map(int, version("anyio").split(".")[:2]))
 GRANTED = reply('{"ok": true, "code": 200, "result": "tok"}')
 DONE = Summary(granted=2)
 WAYS: dict[str, Callable[[Granter], Run]] = {
@@ -46,6 +48,7 @@ def test_a_run_is_awaited(way: Callable[[Granter], Run], backend: str) -> None:
     anyio.run(scenario, backend=backend)
 
 
+@pytest.mark.skipif(ANYIO < (4, 14), reason="start_soon of anyio before 4.14 takes only what `async def` makes")
 @each_way
 def test_a_run_is_started_in_a_task_group(way: Callable[[Granter], Run], backend: str) -> None:
     async def scenario() -> None:
