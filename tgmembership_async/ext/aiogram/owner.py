@@ -27,7 +27,6 @@ from tgmembership_async.payments.telegram import payment_in, ref_of
 from tgmembership_async.protocol.endpoints import check_id
 
 _MOST_SHOWN: Final = 10
-_MOST_SEARCHED: Final = 1_000
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The states in which the customer waits for the owner, or for a later attempt."""
 _FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
@@ -224,7 +223,7 @@ class _Desk:
 
 
 async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
-    """Yield the grant with this ref, or with this charge id of Telegram's, or the newest of the user with this id."""
+    """Yield the grant with this ref, or with this charge id of Telegram's, or those of the user with this id."""
     for ref in (wanted, ref_of(wanted)):
         with suppress(UsageError):  # a text that cannot be a ref finds nothing
             grant = await granter.ledger.get(ref)
@@ -232,7 +231,7 @@ async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
                 yield grant
                 return
     if wanted.isdecimal():
-        for grant in await granter.ledger.search(str(int(wanted)), limit=_MOST_SEARCHED):
+        async for grant in granter.grants():
             if grant.member_id == int(wanted):
                 yield grant
 
