@@ -9,12 +9,12 @@ from typing import Final
 from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
 
-from tgmembership_async.errors import GrantError, StorageError, TGMembershipError
+from tgmembership_async.errors import GrantError, TGMembershipError
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
 from tgmembership_async.grants.model import Grant, GrantStatus
-from tgmembership_async.storage.until_stored import until_stored
+from tgmembership_async.storage.until_stored import recurs, until_stored
 
 Callback = Callable[[Grant], Awaitable[object]]
 
@@ -88,13 +88,12 @@ class Callbacks:
         woken = self._running[ref]
         try:
             while True:
+                wait: float | None = None
                 try:
                     wait = await self._attempt(ref)
                 except TGMembershipError as error:
-                    wait = None
                     _logger.warning("%s: the ledger failed, and the follow-up is retried: %s", ref, error)
                 except Exception:  # one failing row must not stop the others
-                    wait = None
                     _logger.exception("%s: the ledger failed, and the follow-up is retried", ref)
                 finally:
                     self._slots.release()
@@ -166,7 +165,7 @@ class Callbacks:
         """Write a result, retrying until the ledger stores it: otherwise the callback would run again."""
 
         def failed(error: Exception) -> None:
-            if isinstance(error, TGMembershipError) and not isinstance(error, StorageError):
+            if recurs(error):
                 raise error
             _logger.warning("%s: the result cannot be recorded yet, and is retried: %s", grant.ref, error)
 

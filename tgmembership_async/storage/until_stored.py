@@ -5,7 +5,14 @@ from typing import TypeVar
 
 from anyio import sleep
 
+from tgmembership_async.errors import StorageError, TGMembershipError
+
 T = TypeVar("T")
+
+
+def recurs(error: Exception) -> bool:
+    """Tell whether a write would fail with this error again; failed storage and foreign exceptions may recover."""
+    return isinstance(error, TGMembershipError) and not isinstance(error, StorageError)
 
 
 async def until_stored(

@@ -14,10 +14,10 @@ from anyio import create_task_group, get_cancelled_exc_class, move_on_after, sle
 from anyio.abc import TaskGroup
 from attrs import evolve
 
-from tgmembership_async.errors import StorageError, TGMembershipError, Unreadable
+from tgmembership_async.errors import Unreadable
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.protocol.envelope import printable
-from tgmembership_async.storage.until_stored import until_stored
+from tgmembership_async.storage.until_stored import recurs, until_stored
 from tgmembership_async.webhooks.events import Event, read_event
 from tgmembership_async.webhooks.handlers import Handlers, HandlingResult
 from tgmembership_async.webhooks.inbox import Entry, EntryStatus, Inbox, Verdict
@@ -181,7 +181,7 @@ class Worker:
 
         def failed(error: Exception) -> None:
             _logger.error("the result of delivery %d cannot be written", entry.id, exc_info=error)
-            if self._ending or (isinstance(error, TGMembershipError) and not isinstance(error, StorageError)):
+            if self._ending or recurs(error):
                 raise error
 
         settle = partial(self._inbox.settle, entry.id, verdict)
