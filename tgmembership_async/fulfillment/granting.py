@@ -12,9 +12,8 @@ from anyio import Event, current_time, move_on_after, sleep
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import GrantRequest, GrantStatus
-from tgmembership_async.grants.paging import Selected
+from tgmembership_async.grants.paging import planned_requests
 from tgmembership_async.grants.reconciling import Finding
-from tgmembership_async.grants.transitions import request_of
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 _SHORTEST_PAUSE: Final = 1.0
@@ -65,9 +64,8 @@ class Granting:
     async def _requests(self) -> AsyncGenerator[GrantRequest]:
         while True:
             self._taken.clear()  # they are among the planned rows
-            planned = self._granter.ledger.grants([GrantStatus.PLANNED])
-            async with aclosing(Selected(planned, request_of)) as requests:
-                async for request in requests:
+            async with aclosing(planned_requests(self._granter.ledger)) as planned:
+                async for request in planned:
                     while self._taken:
                         yield self._taken.popleft()
                     yield request

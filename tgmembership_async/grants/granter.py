@@ -26,7 +26,7 @@ from tgmembership_async.grants.model import (
     check_decision,
     check_ref,
 )
-from tgmembership_async.grants.paging import Selected
+from tgmembership_async.grants.paging import planned_requests
 from tgmembership_async.grants.provisioning import EVERY_REASON, Requests, Run, StopReason, check_concurrency
 from tgmembership_async.grants.reconciling import Finding, reconcile
 from tgmembership_async.grants.unrecorded import UnrecordedAnswers
@@ -221,10 +221,7 @@ class Granter(AsyncResource):
     @as_coroutine_function
     def run_planned(self, *, concurrency: int = 8, stop_on: Collection[StopReason] = EVERY_REASON) -> Run:
         """Return a run over the planned rows: `await` it, iterate over its rows, or make it a background task."""
-        return self.provision(self._planned(), concurrency=concurrency, stop_on=stop_on)
-
-    def _planned(self) -> AsyncIterator[GrantRequest]:
-        return Selected(self._ledger.grants([GrantStatus.PLANNED]), transitions.request_of)
+        return self.provision(planned_requests(self._ledger), concurrency=concurrency, stop_on=stop_on)
 
     async def _grant_one(
         self,

@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Protocol, Self, TypeVar
 
 from tgmembership_async.grants import transitions
-from tgmembership_async.grants.model import Grant, GrantStatus
+from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -63,6 +64,11 @@ class Selected(AsyncIterator[T]):
         close = getattr(self._rows, "aclose", None)
         if close is not None:
             await close()
+
+
+def planned_requests(ledger: Ledger) -> Selected[GrantRequest]:
+    """Return the requests of the planned rows of a ledger."""
+    return Selected(ledger.grants([GrantStatus.PLANNED]), transitions.request_of)
 
 
 class Reader(Protocol[C_co]):
