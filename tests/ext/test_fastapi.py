@@ -1,6 +1,5 @@
 """`ext.fastapi` in real applications: what lives how long, who gets what, and what errors answer."""
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -11,10 +10,12 @@ import anyio
 import httpx
 import pytest
 from asgi_server import on_uvicorn
+from canary import CANARY_SECRET
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from no_tls import NO_TLS
 from starlette.types import Receive, Scope, Send
+from webhook_deliveries import body, signed
 
 from tgmembership_async import Session, TGMembershipError, UsageError, errors
 from tgmembership_async.access import Access
@@ -35,7 +36,7 @@ from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants import Grant, Granter, MemoryLedger, SqliteLedger
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
 from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
-from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier, sign
+from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier
 
 Client = Callable[[FastAPI], AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -147,12 +148,11 @@ async def test_callbacks_and_handlers_end_before_what_the_application_opened(
         await anyio.sleep(0.1)
         ended.append("bot" in resources)
 
-    receiver = Receiver(Verifier("s" * 32), SqliteInbox(quick_path / "inbox.db"))
+    receiver = Receiver(Verifier(CANARY_SECRET), SqliteInbox(quick_path / "inbox.db"))
     receiver.on("order_completed")(partial(use, 0))
     fulfillment = Fulfillment(granter, deliver=partial(use, 1), attention=partial(use, 1))
     async with serving(FastAPI(lifespan=lifespan(session, granter, receiver, fulfillment=fulfillment, own=own))):
-        content = b'{"event": "order_completed", "debug_id": "d", "data": {"order_id": 1}}'
-        await receiver.handle(sign("s" * 32, content, nonce="n" * 13, timestamp=time.time()), content)
+        await receiver.handle(signed(body()), body())
         await fulfillment.take("pi_1", plan_id=1, member_id=42)
         for event in began:
             await event.wait()

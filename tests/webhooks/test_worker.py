@@ -385,6 +385,11 @@ class TestByHand:
         run(scenario)
 
 
+each_error = pytest.mark.parametrize(
+    "error", [StorageError("the disk is full"), LookupError("a bug")], ids=["known", "other"]
+)
+
+
 class Broken(SqliteInbox):
     """An inbox whose disk fails on demand, with an error of this package or with any other."""
 
@@ -432,7 +437,7 @@ class TestDiskTrouble:
         go.set()
         await until(lambda: len(asyncio.all_tasks()) == 1)
 
-    @pytest.mark.parametrize("error", [StorageError("the disk is full"), LookupError("a bug")], ids=["known", "other"])
+    @each_error
     async def test_what_cannot_be_stored_is_answered_503(
         self, error: Exception, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -445,7 +450,7 @@ class TestDiskTrouble:
             assert await deliver(to, body()) == 200
         assert "could not be stored" in caplog.text
 
-    @pytest.mark.parametrize("error", [StorageError("the disk is full"), LookupError("a bug")], ids=["known", "other"])
+    @each_error
     async def test_what_cannot_be_read_or_written_is_tried_again(
         self, error: Exception, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
