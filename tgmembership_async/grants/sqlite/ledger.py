@@ -197,8 +197,11 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
     after: int | None = 0
     while after is not None:
         dead, after = statements.page(connection, after, last, _SENDING, None)
-        ends = [(DIALECT.known(connection, grant.ref), transitions.interruption(grant), now) for grant in dead]
-        _end_all(connection, ends, seen=False)
+        ends = [_End(grant.ref, None, transitions.interruption(grant), now) for grant in dead]
+        halves = [
+            statements.end(row, job.settlement, None) for row, job in zip(_settle(connection, ends), ends, strict=True)
+        ]
+        statements.add_to_attempts(connection, halves)
     for gap in gaps(connection, unheld=True):
         _hold_planned(connection, gap, last, now)
     hold(connection)
@@ -215,13 +218,14 @@ def _hold_planned(connection: sqlite3.Connection, gap: Gap, last: int, now: date
 
 def _hold(connection: sqlite3.Connection, request: GrantRequest, gap: Gap, now: datetime) -> None:
     """Write the row of a ref that may have been granted in a gap, unless the row exists."""
-    for row in statements.insert(connection, [transitions.planned(request, now)]) or ():
+    [row] = statements.insert(connection, [transitions.planned(request, now)])
+    if row is not None:
         statements.replace(connection, [(row, transitions.held_for_gap(row.grant, str(gap), now))])
 
 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
-    new = statements.insert(connection, [transitions.planned(request, now)])
-    return transitions.same(DIALECT.known(connection, request.ref).grant, request) if new is None else new[0].grant
+    [new] = statements.insert(connection, [transitions.planned(request, now)])
+    return transitions.same(DIALECT.known(connection, request.ref).grant, request) if new is None else new.grant
 
 
 class _Wish(NamedTuple):
@@ -242,47 +246,32 @@ def _claim_and_settle(connection: sqlite3.Connection, jobs: Sequence[_Wish | _En
     In a run these jobs alternate, and one statement for all of a kind costs as much as one for each stretch of it.
     Settlements come first, so that a claim finds the rows settled before it.
     """
-    ended = iter(_settle_all(connection, [job for job in jobs if isinstance(job, _End)]))
-    begun = iter(_claim_all(connection, [job for job in jobs if isinstance(job, _Wish)]))
-    return [(next(ended), False) if isinstance(job, _End) else next(begun) for job in jobs]
+    ends = [job for job in jobs if isinstance(job, _End)]
+    ended = _settle(connection, ends)
+    begun = _claim(connection, [job for job in jobs if isinstance(job, _Wish)])
+    halves = [statements.end(row, job.settlement, job.now) for row, job in zip(ended, ends, strict=True)]
+    halves += [statements.beginning(row) for row, mine in begun if mine]
+    statements.add_to_attempts(connection, halves)
+    settled, claimed = iter(ended), iter(begun)
+    return [(next(settled), False) if isinstance(job, _End) else next(claimed) for job in jobs]
 
 
-def _claim_all(connection: sqlite3.Connection, wishes: Sequence[_Wish]) -> list[tuple[Row, bool]]:
-    if not wishes:
-        return []
+def _settle(connection: sqlite3.Connection, ends: Sequence[_End]) -> list[Row]:
+    rows = [job.row or DIALECT.known(connection, job.ref) for job in ends]
+    settled = [transitions.settled(row.grant, job.settlement, job.now) for row, job in zip(rows, ends, strict=True)]
+    return statements.replace(connection, list(zip(rows, settled, strict=True)))
+
+
+def _claim(connection: sqlite3.Connection, wishes: Sequence[_Wish]) -> list[tuple[Row, bool]]:
     new = statements.insert(connection, [transitions.begun(request, now) for request, now in wishes])
-    if new is None:
-        return [_claim(connection, request, now) for request, now in wishes]
-    statements.begin_attempts(connection, new)
-    return [(row, True) for row in new]
+    return [
+        _claim_known(connection, wish) if row is None else (row, True) for row, wish in zip(new, wishes, strict=True)
+    ]
 
 
-def _claim(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> tuple[Row, bool]:
-    found = DIALECT.find(connection, request.ref)
-    if found is None:
-        return _claim_all(connection, [_Wish(request, now)])[0]
-    if transitions.same(found.grant, request).status is not GrantStatus.PLANNED:
+def _claim_known(connection: sqlite3.Connection, wish: _Wish) -> tuple[Row, bool]:
+    found = DIALECT.known(connection, wish.request.ref)
+    if transitions.same(found.grant, wish.request).status is not GrantStatus.PLANNED:
         return found, False
-    sending = statements.replace(connection, [(found, transitions.claimed(found.grant, now))])
-    statements.begin_attempts(connection, sending)
-    return sending[0], True
-
-
-def _settle_all(connection: sqlite3.Connection, ends: Sequence[_End]) -> list[Row]:
-    return _end_all(
-        connection, [(row or DIALECT.known(connection, ref), settlement, now) for ref, row, settlement, now in ends]
-    )
-
-
-def _end_all(
-    connection: sqlite3.Connection, ends: Sequence[tuple[Row, Settlement, datetime]], *, seen: bool = True
-) -> list[Row]:
-    if not ends:
-        return []
-    after = [(row, transitions.settled(row.grant, settlement, now)) for row, settlement, now in ends]
-    rows = statements.replace(connection, after)
-    statements.end_attempts(
-        connection,
-        [(row, settlement, now if seen else None) for row, (_, settlement, now) in zip(rows, ends, strict=True)],
-    )
-    return rows
+    [sending] = statements.replace(connection, [(found, transitions.claimed(found.grant, wish.now))])
+    return sending, True

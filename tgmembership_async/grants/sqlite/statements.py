@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from typing import Any, Final, NamedTuple
 
 from tgmembership_async.errors import CallError, GrantError
@@ -12,7 +11,7 @@ from tgmembership_async.grants.database_ledger import Dialect
 from tgmembership_async.grants.follow_ups import Kept
 from tgmembership_async.grants.model import DecisionMade, Grant, GrantStatus, Settlement, dump_error, dump_token
 from tgmembership_async.storage.sqlite.binding import BINDING
-from tgmembership_async.storage.sqlite.bulk_statements import execute_rows
+from tgmembership_async.storage.sqlite.bulk_statements import change_rows, insert_rows
 from tgmembership_async.storage.text import storable
 
 SELECT: Final = """
@@ -46,28 +45,28 @@ def _row(row: Sequence[Any]) -> Row:
     return Row(row[0], DIALECT.grant(row[1:]))
 
 
-def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row] | None:
-    """Write the rows of new refs, and return them; None, and no change, if one of the refs is there already."""
-    rows = list(map(Row, count(DIALECT.last_id(connection) + 1), grants))
-    connection.execute("SAVEPOINT new")
-    done = execute_rows(
+def insert(connection: sqlite3.Connection, grants: Sequence[Grant]) -> list[Row | None]:
+    """Write the rows of new refs; return for each grant its row, or None if its ref was there already."""
+    new_ids = insert_rows(
         connection,
-        "INSERT INTO grants (id, ref, plan_id, member_id, note, status, attempts, updated_at)"
-        " VALUES ON CONFLICT (ref) DO NOTHING",
+        "grants (ref, plan_id, member_id, note, status, attempts, updated_at)",
         [
-            (id_, new.ref, new.plan_id, new.member_id, new.note, str(new.status), new.attempts, _number(new.updated_at))
-            for id_, new in rows
+            (new.ref, new.plan_id, new.member_id, new.note, str(new.status), new.attempts, _number(new.updated_at))
+            for new in grants
         ],
+        "ON CONFLICT (ref) DO NOTHING",
     )
-    if done != len(rows):
-        connection.execute("ROLLBACK TO new")
-    connection.execute("RELEASE new")
-    return rows if done == len(rows) else None
+    if len(new_ids) == len(grants):
+        return list(map(Row, new_ids, grants))
+    bounds = (new_ids.start, new_ids.stop - 1)
+    id_of = dict(connection.execute("SELECT ref, id FROM grants WHERE id BETWEEN ? AND ?", bounds).fetchall())
+    ids = [id_of.pop(grant.ref, None) for grant in grants]
+    return [None if id_ is None else Row(id_, grant) for id_, grant in zip(ids, grants, strict=True)]
 
 
 def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[Row]:
     """Take each row from the status in which it was found to the next; GrantError if one has changed."""
-    changed = execute_rows(
+    changed = change_rows(
         connection,
         "UPDATE grants SET status = column1, token_id = coalesce(column2, token_id), attempts = column3, updated_at"
         " = column4, granted_at = column5, error = column6 FROM (VALUES)"
@@ -89,36 +88,40 @@ def replace(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) 
 
 def _add_tokens(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant]]) -> list[int | None]:
     """Store the tokens that are new, and return the token id of each step."""
-    [last] = connection.execute("SELECT coalesce(max(id), 0) FROM token").fetchone()
     new = [after.token if row.grant.token is None else None for row, after in steps]
-    ids = count(last + 1)
-    kept = [None if token is None else next(ids) for token in new]
-    bodies = [(id_, dump_token(token).encode()) for id_, token in zip(kept, new, strict=True) if token is not None]
-    execute_rows(connection, "INSERT INTO token (id, body) VALUES", bodies)
-    return kept
+    bodies = [(dump_token(token).encode(),) for token in new if token is not None]
+    ids = iter(insert_rows(connection, "token (body)", bodies))
+    return [None if token is None else next(ids) for token in new]
 
 
-def begin_attempts(connection: sqlite3.Connection, sending: Iterable[Row]) -> None:
-    """Record that rows are being sent."""
-    _add_to_attempts(connection, ((row, 0, _number(row.grant.updated_at), GrantStatus.SENDING, "") for row in sending))
+class AttemptHalf(NamedTuple):
+    """The beginning of an exchange, or its end; `at` is None if nobody saw it."""
+
+    grant_id: int
+    number: int
+    ended: bool
+    at: datetime | None
+    status: GrantStatus
+    evidence: str = ""
 
 
-def end_attempts(connection: sqlite3.Connection, ends: Iterable[tuple[Row, Settlement, datetime | None]]) -> None:
-    """Record how the exchanges of rows ended, and when; None if that is unknown."""
-    _add_to_attempts(
-        connection,
-        ((row, 1, _number(at), settlement.status, storable(settlement.evidence)) for row, settlement, at in ends),
-    )
+def beginning(sending: Row) -> AttemptHalf:
+    """Return the beginning of the exchange of a row that is being sent."""
+    grant = sending.grant
+    return AttemptHalf(sending.id, grant.attempts, False, grant.updated_at, GrantStatus.SENDING)
 
 
-def _add_to_attempts(
-    connection: sqlite3.Connection, halves: Iterable[tuple[Row, int, int | None, GrantStatus, str]]
-) -> None:
-    execute_rows(
-        connection,
-        "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES",
-        [(row.id, row.grant.attempts, ended, at, str(status), evidence) for row, ended, at, status, evidence in halves],
-    )
+def end(row: Row, settlement: Settlement, at: datetime | None) -> AttemptHalf:
+    """Return the end of the exchange of a row."""
+    return AttemptHalf(row.id, row.grant.attempts, True, at, settlement.status, storable(settlement.evidence))
+
+
+def add_to_attempts(connection: sqlite3.Connection, halves: Iterable[AttemptHalf]) -> None:
+    """Record that exchanges began or ended."""
+    rows = [
+        (half.grant_id, half.number, half.ended, _number(half.at), str(half.status), half.evidence) for half in halves
+    ]
+    insert_rows(connection, "attempt (grant_id, number, ended, at, status, evidence)", rows)
 
 
 def _decide(made: DecisionMade, connection: sqlite3.Connection, before: Row, after: Grant) -> bool:
