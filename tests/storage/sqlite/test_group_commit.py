@@ -80,6 +80,39 @@ def test_many_at_once_share_a_commit(run: Run, quick_path: Path, statements: lis
     run(scenario)
 
 
+def test_only_after_a_large_group_does_a_small_one_wait_for_more(
+    run: Run, quick_path: Path, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    may_go_on = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        assert may_go_on.wait(10)
+
+    monkeypatch.setattr(writer, "sleep", sleep)
+
+    async def scenario() -> None:
+        async with opened(quick_path / "a.db") as storage:
+            for number in range(3):
+                await storage.write(add(f"alone {number}"))
+            assert not waits
+            async with anyio.create_task_group() as group, busy(storage):
+                for number in range(20):
+                    group.start_soon(storage.write, add(f"together {number}"))
+            statements.clear()
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(storage.write, add(f"late {number}"))
+                    await anyio.wait_all_tasks_blocked()
+                may_go_on.set()
+            assert len(waits) == statements.count("COMMIT") == 1
+            await storage.write(add("the last"))
+            assert len(waits) == 1
+
+    run(scenario)
+
+
 def test_a_group_wakes_each_event_loop_once(run: Run, quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     wake = wakeups._wake

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import sleep
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -22,6 +23,8 @@ from tgmembership_async.storage.sqlite.schema import check_indexes, check_path, 
 from tgmembership_async.storage.wakeups import Waiter, wake_all
 
 _LARGEST_GROUP: Final = 1_000
+_LARGE_GROUP: Final = 16
+_WAIT_FOR_MORE: Final = 0.001
 _MOST_QUEUED: Final = 50_000
 _LAST_COMMITS_TAKE_AT_MOST: Final = 60.0
 
@@ -53,6 +56,7 @@ class Writer:
         self._lock: OwnerLock | None = None
         self._generations: Generations | None = None
         self._queue: SimpleQueue[QueuedJob[Any] | None] = SimpleQueue()
+        self._last_size = 0
         self._end_waiter: Waiter | None = None
         self.forked: bool = False
         # A daemon thread: an event loop that ends without closing must not keep the program alive; see _at_exit.
@@ -129,19 +133,26 @@ class Writer:
         return generations
 
     def _take(self) -> Group:
-        """Wait for a job, and return it with all that are queued behind it; empty at the end."""
+        """Wait for a job, and return it with all that are queued behind it; empty at the end.
+
+        After a large group, a smaller one first waits a moment for more jobs: its commit would take as much CPU time.
+        """
         group: Group = []
         queued = self._queue.get()
+        if queued is not None and self._queue.qsize() + 1 < self._last_size >= _LARGE_GROUP:
+            sleep(_WAIT_FOR_MORE)
         while queued is not None:
             group.append(queued)
             if len(group) == _LARGEST_GROUP:
-                return group
+                break
             try:
                 queued = self._queue.get_nowait()
             except Empty:
-                return group
-        if group:
-            self._queue.put(None)  # the end marker stays behind this group
+                break
+        else:
+            if group:
+                self._queue.put(None)  # the end marker stays behind this group
+        self._last_size = len(group)
         return group
 
     def _refuse_late(self) -> None:
