@@ -161,14 +161,15 @@ class _Shared:
 
 
 class _Lane:
-    """A lane on a connector of its own with one connection, or on the user's connector."""
+    """A lane on a connector of its own with one connection, which it keeps, or on the user's connector."""
 
-    __slots__ = ("_connector", "_ours", "_protocol", "_shared", "_watch")
+    __slots__ = ("_connector", "_kept", "_ours", "_protocol", "_shared", "_watch")
 
     def __init__(self, shared: _Shared, connector: aiohttp.BaseConnector, *, ours: bool) -> None:
         self._shared = shared
         self._connector = connector
         self._ours = ours
+        self._kept: Connection | None = None
         self._protocol: ResponseHandler | None = None
         self._watch: Watch | None = None
 
@@ -179,7 +180,8 @@ class _Lane:
     async def exchange(self, request: Request) -> tuple[Response, bool]:
         """Return the response, and whether the exchange ended cleanly."""
         wire = self._shared.wire(request)
-        connection = await self._connect(request)
+        # Nothing is awaited between the look of `is_idle` at a kept connection and the write.
+        connection, self._kept = self._kept or await self._connect(request), None
         protocol = _protocol(connection)
         if protocol is not self._protocol:
             self._protocol, self._watch = protocol, Watch(_transport(protocol).get_extra_info("socket"))
@@ -188,10 +190,12 @@ class _Lane:
             response = await _exchange(protocol, wire, request)
             clean = not response.truncated and not _has_parsed_more(protocol) and _is_open(protocol)
         finally:
-            if clean:
-                connection.release()
-            else:
+            if not clean:
                 _abort(connection)
+            elif self._ours:
+                self._kept = connection
+            else:
+                connection.release()
         return response, clean
 
     async def _connect(self, request: Request) -> Connection:
@@ -206,8 +210,7 @@ class _Lane:
             protocol = _protocol(connection)
             if protocol is not self._protocol and protocol not in used:
                 return self._checked(connection, request)
-            # Nothing is awaited between this look and the write, nor since `is_idle` looked at a lane of our own.
-            if self._ours or _is_idle(protocol):
+            if _is_idle(protocol):  # nothing is awaited between this look and the write
                 return connection
             _abort(connection)
 
@@ -228,13 +231,15 @@ class _Lane:
 
     async def aclose(self) -> None:
         """Close the connection, unless the connector is the user's."""
+        if self._kept is not None:
+            self._kept.release()
         if self._ours:
             await self._connector.close()
 
 
 async def _exchange(protocol: ResponseHandler, wire: Target, request: Request) -> Response:
     """Write `wire` and read the response. This is the only place that writes a request."""
-    read = request.timeouts.read if request.timeouts.exchange is None else request.timeouts.exchange
+    read = request.timeouts.read if request.timeouts.exchange is None else None
     await checkpoint_if_cancelled()  # as on httpx: a call that is cancelled here has sent nothing
     protocol.set_response_params(read_timeout=read, read_until_eof=True, auto_decompress=False, **_HEAD)
     protocol.start_timeout()
