@@ -3,7 +3,7 @@
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -32,8 +32,6 @@ _ADVICE: Final = "give this bot an inbox of its own (another file, database or s
 class Dialect:
     """The statements of one database, which take their values by name, and how it stores a time and a list."""
 
-    recent: Any
-    """Selects a row where an event with `fingerprint` was received after `since`."""
     next_due: Any
     """Selects the time at which the next stored entry is due, or NULL."""
     page: Any
@@ -50,6 +48,13 @@ class Dialect:
     stored_time: Callable[[datetime], Any]
     loaded_time: Callable[[Any], datetime]
     stored_list: Callable[[list[str]], Any]
+
+
+def status_of_new(arrival: Arrival, *, is_repeat: bool) -> EntryStatus:
+    """Return the status of a new delivery; `is_repeat` tells whether its event was received recently."""
+    if arrival.fingerprint is None:
+        return EntryStatus.UNREADABLE
+    return EntryStatus.REPEAT if is_repeat else EntryStatus.STORED
 
 
 class DatabaseInbox(AsyncResource, Generic[S]):
@@ -79,13 +84,12 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         job = partial(self._bind, service=service, bot_id=check_id("bot_id", bot_id), record=record)
         return await (self._write(job) if record else self._read(job))
 
+    @abstractmethod
     async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
         """Store a delivery unless it is stored already.
 
         The delivery is a repeat if the same event was received in the last `repeat_window` seconds.
         """
-        since = arrival.received_at - timedelta(seconds=repeat_window)
-        return await self._write(partial(self._store, arrival=arrival, since=since), receives=True)
 
     async def settle(self, entry_id: int, verdict: Verdict) -> None:
         """Record the result of an attempt. Raises UsageError if the entry is not being processed here."""
@@ -148,9 +152,6 @@ class DatabaseInbox(AsyncResource, Generic[S]):
         """Run a job that only reads, in a thread."""
         return await self._write(job)
 
-    @abstractmethod
-    def _store(self, connection: Any, arrival: Arrival, since: datetime) -> Receipt: ...
-
     async def _bind_at_opening(self, *, record: bool = True) -> None:
         """Bind an inbox that was created with a `bot_id`. An inbox of another bot is closed again."""
         if self._bot_id is not None:
@@ -193,13 +194,6 @@ class DatabaseInbox(AsyncResource, Generic[S]):
             connection.execute(statement, {"before": before}).rowcount for statement in self._dialect.purge
         ]
         return counts[-1]
-
-    def _status_of_new(self, connection: Connection, arrival: Arrival, since: datetime) -> EntryStatus:
-        if arrival.fingerprint is None:
-            return EntryStatus.UNREADABLE
-        event = {"fingerprint": arrival.fingerprint, "since": self._dialect.stored_time(since)}
-        found = connection.execute(self._dialect.recent, event).fetchone()
-        return EntryStatus.STORED if found is None else EntryStatus.REPEAT
 
     def _row_of_new(self, arrival: Arrival, status: EntryStatus) -> dict[str, Any]:
         received_at = self._dialect.stored_time(arrival.received_at)

@@ -1,7 +1,8 @@
 """An inbox in PostgreSQL: several processes receive into it, and each delivery is handed to one of them."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any, Final, Self, TypeVar
 
@@ -13,7 +14,7 @@ from tgmembership_async.storage.postgres.liveness import ALIVE, WorkersStorage
 from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.values.secret import Secret, hides_arguments
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt
-from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect
+from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect, status_of_new
 
 T = TypeVar("T")
 _DELIVERY: Final = """
@@ -72,6 +73,12 @@ _FIND: Final = """
     SELECT status, received_at FROM tgm_delivery WHERE digest = %(digest)s
     UNION ALL SELECT status, received_at FROM tgm_delivery_purged WHERE digest = %(digest)s
 """
+_RECENT: Final = """
+    SELECT 1 FROM tgm_delivery
+    WHERE fingerprint = %(fingerprint)s AND received_at > %(since)s AND status <> 'repeat'
+    UNION ALL SELECT 1 FROM tgm_delivery_purged WHERE fingerprint = %(fingerprint)s AND received_at > %(since)s
+    LIMIT 1
+"""
 _CLAIM: Final = f"""
     UPDATE tgm_delivery
     SET status = 'processing', attempts = attempts + 1, due_at = NULL, worker = %s, claim = %s
@@ -103,13 +110,6 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
     """
 
     _dialect = Dialect(
-        recent="""
-            SELECT 1 FROM tgm_delivery
-            WHERE fingerprint = %(fingerprint)s AND received_at > %(since)s AND status <> 'repeat'
-            UNION ALL SELECT 1 FROM tgm_delivery_purged
-            WHERE fingerprint = %(fingerprint)s AND received_at > %(since)s
-            LIMIT 1
-        """,
         next_due="SELECT min(due_at) FROM tgm_delivery WHERE status = 'stored'",
         page=f"""
             SELECT {COLUMNS} FROM tgm_delivery WHERE id > %(after)s AND status = ANY(%(states)s)
@@ -196,6 +196,11 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
             self._doubtful.difference_update(doubtful)
         lane.execute(_TAKE_OVER.encode())
 
+    async def store(self, arrival: Arrival, *, repeat_window: float) -> Receipt:
+        """Store a delivery as `DatabaseInbox.store` does."""
+        since = arrival.received_at - timedelta(seconds=repeat_window)
+        return await self._write(partial(self._store, arrival=arrival, since=since), receives=True)
+
     def _store(self, connection: Lane, arrival: Arrival, since: datetime) -> Receipt:
         digest = bytes.fromhex(arrival.delivery.digest)
         with connection.transaction():
@@ -203,7 +208,9 @@ class PostgresInbox(DatabaseInbox[WorkersStorage]):
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (arrival.fingerprint,))
             found = connection.execute(_FIND, {"digest": digest}).fetchone()
             if found is None:
-                status = self._status_of_new(connection, arrival, since)
+                event = {"fingerprint": arrival.fingerprint, "since": since}
+                is_repeat = connection.execute(_RECENT, event).fetchone() is not None
+                status = status_of_new(arrival, is_repeat=is_repeat)
                 if connection.execute(_INSERT, self._row_of_new(arrival, status)).rowcount:
                     return Receipt(new=True, status=status)
                 found = (status, None)  # an unreadable delivery that another connection stored at the same moment

@@ -10,9 +10,10 @@ from typing import Any, Final, Self, TypeVar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.endpoints import check_id
 from tgmembership_async.storage.sqlite.binding import BINDING, binding_table
+from tgmembership_async.storage.sqlite.bulk_statements import insert_rows, select_rows
 from tgmembership_async.storage.sqlite.database import Component, SqliteStorage
 from tgmembership_async.webhooks.inbox import Arrival, Entry, EntryStatus, Receipt
-from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect
+from tgmembership_async.webhooks.inboxes.database import COLUMNS, DatabaseInbox, Dialect, status_of_new
 
 T = TypeVar("T")
 _DELIVERY: Final = """
@@ -59,12 +60,20 @@ INBOX: Final = Component(
     ),
 )
 _FIND: Final = """
-    SELECT status FROM delivery WHERE digest = :digest
-    UNION ALL SELECT status FROM delivery_purged WHERE digest = :digest
-"""
-_INSERT: Final = """
-    INSERT INTO delivery (digest, status, name, fingerprint, signed_at, received_at, nonce, body, due_at, note)
-    VALUES (:digest, :status, :name, :fingerprint, :signed_at, :received_at, :nonce, :body, :due_at, :note)
+    WITH arrival (number, digest, fingerprint, since) AS (VALUES)
+    SELECT
+        number,
+        coalesce(
+            (SELECT status FROM delivery WHERE digest = arrival.digest),
+            (SELECT status FROM delivery_purged WHERE digest = arrival.digest)
+        ) AS known,
+        EXISTS (
+            SELECT 1 FROM delivery
+            WHERE fingerprint = arrival.fingerprint AND received_at > since AND status <> 'repeat'
+            UNION ALL
+            SELECT 1 FROM delivery_purged WHERE fingerprint = arrival.fingerprint AND received_at > since
+        ) AS is_repeat
+    FROM arrival WHERE known IS NOT NULL OR is_repeat
 """
 _CLAIM: Final = f"""
     UPDATE delivery SET status = 'processing', attempts = attempts + 1, due_at = NULL
@@ -95,11 +104,6 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
     """
 
     _dialect = Dialect(
-        recent="""
-            SELECT 1 FROM delivery WHERE fingerprint = :fingerprint AND received_at > :since AND status <> 'repeat'
-            UNION ALL SELECT 1 FROM delivery_purged WHERE fingerprint = :fingerprint AND received_at > :since
-            LIMIT 1
-        """,
         next_due="SELECT min(due_at) FROM delivery WHERE status = 'stored'",
         page=f"""
             SELECT {COLUMNS} FROM delivery WHERE id > :after AND status IN (SELECT value FROM json_each(:states))
@@ -192,12 +196,29 @@ class SqliteInbox(DatabaseInbox[SqliteStorage]):
             raise UsageError(msg)
 
     def _store_all(self, connection: sqlite3.Connection, together: Sequence[tuple[Arrival, datetime]]) -> list[Receipt]:
-        return [self._store(connection, arrival, since) for arrival, since in together]
+        digests = {arrival.delivery.digest for arrival, _ in together}
+        events = {arrival.fingerprint or arrival.delivery.digest for arrival, _ in together}
+        if len(digests) == len(events) == len(together):
+            return self._store_different(connection, together)
+        return [receipt for one in together for receipt in self._store_different(connection, [one])]
 
-    def _store(self, connection: sqlite3.Connection, arrival: Arrival, since: datetime) -> Receipt:
-        found = connection.execute(_FIND, {"digest": bytes.fromhex(arrival.delivery.digest)}).fetchone()
-        if found is not None:
-            return Receipt(new=False, status=EntryStatus(found[0]))
-        status = self._status_of_new(connection, arrival, since)
-        connection.execute(_INSERT, self._row_of_new(arrival, status))
-        return Receipt(new=True, status=status)
+    def _store_different(
+        self, connection: sqlite3.Connection, together: Sequence[tuple[Arrival, datetime]]
+    ) -> list[Receipt]:
+        """Store deliveries of different events."""
+        keys = [
+            (number, bytes.fromhex(arrival.delivery.digest), arrival.fingerprint, _microseconds(since))
+            for number, (arrival, since) in enumerate(together)
+        ]
+        found = {number: (known, bool(repeats)) for number, known, repeats in select_rows(connection, _FIND, keys)}
+        receipts: list[Receipt] = []
+        rows: list[dict[str, Any]] = []
+        for number, (arrival, _) in enumerate(together):
+            known, is_repeat = found.get(number, (None, False))
+            status = status_of_new(arrival, is_repeat=is_repeat) if known is None else EntryStatus(known)
+            if known is None:
+                rows.append(self._row_of_new(arrival, status))
+            receipts.append(Receipt(new=known is None, status=status))
+        if rows:
+            insert_rows(connection, f"delivery ({', '.join(rows[0])})", [tuple(row.values()) for row in rows])
+        return receipts
