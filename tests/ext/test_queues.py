@@ -59,7 +59,10 @@ async def test_taskiq(service: FakeService, make_granter: Callable[[], Granter])
     assert len(service.audit) == 2
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")  # of redis-py, by SAQ
+@pytest.mark.filterwarnings(
+    "ignore:Call to deprecated:DeprecationWarning",  # of redis-py, by SAQ
+    "ignore:'asyncio.iscoroutinefunction':DeprecationWarning:saq",  # from Python 3.14 on
+)
 async def test_saq(service: FakeService, make_granter: Callable[[], Granter]) -> None:
     saq = pytest.importorskip("saq")
     _need_redis()
