@@ -427,24 +427,31 @@ def test_a_payment_does_not_wait_until_unknown_rows_are_reconciled(run: Run) -> 
     run(scenario)
 
 
-def test_a_new_link_does_not_wait_behind_all_questions(run: Run) -> None:
+@pytest.mark.parametrize("hanging", ["deliver", "attention"])
+def test_neither_links_nor_questions_wait_for_the_other_callback(hanging: str, run: Run) -> None:
     async def scenario() -> None:
-        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=404, count=50)]))
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=404, count=20)]))
+        calls: list[str] = []
+        over = anyio.Event()
 
-        async def ask(grant: Grant) -> None:
-            shop.questions.append((grant.ref, grant.status))
-            await anyio.sleep(0.05)
+        async def hang(grant: Grant) -> None:
+            calls.append(grant.ref)
+            await over.wait()
 
         ledger = MemoryLedger()
         session = Session(shop.service.bot_id, shop.service.api_key, transport=FakeTransport(shop.service))
         async with Granter(session, ledger) as granter:
-            assert (await granter.provision(GrantRequest(f"refused {n}", 1) for n in range(50))).refused == 50
-        policy = FulfillmentPolicy(concurrency=1)
-        async with shop.open(ledger, attention=ask, every=600, policy=policy) as fulfillment:
-            await until(lambda: len(shop.questions) == 1)
-            await fulfillment.take("new", plan_id=1)
-            await until(lambda: bool(shop.links))
-            assert len(shop.questions) < 25
+            await granter.provision(GrantRequest(f"refused {n}", 1) for n in range(20))
+            await granter.provision(GrantRequest(f"granted {n}", 1) for n in range(20))
+        policy = FulfillmentPolicy(concurrency=2)
+        callback: Any = {hanging: hang}
+        async with shop.open(ledger, **callback, every=600, policy=policy) as fulfillment:
+            await until(lambda: len(shop.links) + len(shop.questions) == 20)
+            if hanging == "attention":
+                await fulfillment.take("new", plan_id=1)
+                await until(lambda: len(shop.links) == 21)
+            assert len(calls) == 2
+            over.set()
 
     run(scenario)
 

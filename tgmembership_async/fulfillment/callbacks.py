@@ -1,28 +1,47 @@
-"""Call the user's callbacks: at most one at a time per ref, with backoff after a failure."""
+"""Call the user's callbacks: at most one at a time per ref, with backoff after a failure.
+
+Links and questions have queues and slots of their own: no link waits for an owner's chat that hangs, nor the other way
+round.
+"""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal, get_args
 
 from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
+from attrs import field, mutable
 
 from tgmembership_async.errors import GrantError, TGMembershipError
 from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
-from tgmembership_async.grants.follow_ups import FollowUp, FollowUps
+from tgmembership_async.grants.follow_ups import OPEN, FollowUp, FollowUps
 from tgmembership_async.grants.model import Grant, GrantStatus
 from tgmembership_async.storage.until_stored import recurs, until_stored
 
 Callback = Callable[[Grant], Awaitable[object]]
+Kind = Literal["deliver", "attention"]
+STATUSES: Final[Mapping[Kind, tuple[GrantStatus, ...]]] = {
+    "deliver": (GrantStatus.GRANTED,),
+    "attention": tuple(status for status in OPEN if status is not GrantStatus.GRANTED),
+}
+"""The statuses of the rows that each callback is for."""
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
 _MARGIN: Final = timedelta(seconds=30)  # of a lease, beyond the timeout of a callback
 _FIRST_PAUSE: Final = 0.1  # after the ledger failed; doubled each time
 _LONGEST_PAUSE: Final = 30.0
 _LONGEST_WAIT_HERE: Final = 60.0
+
+
+@mutable(eq=False)
+class _Running:
+    """The follow-up of a row that is running; `woken` is set when the row has changed."""
+
+    kind: Kind
+    woken: Event = field(factory=Event)
 
 
 class Callbacks:
@@ -44,48 +63,54 @@ class Callbacks:
         self._remind = timedelta(seconds=remind)
         self._policy = policy
         self._chance = chance
-        self._queued: dict[str, None] = {}
-        self._running: dict[str, Event] = {}
+        self._queued: dict[Kind, dict[str, None]] = {kind: {} for kind in get_args(Kind)}
+        self._running: dict[str, _Running] = {}
         self._group: TaskGroup | None = None
-        self._slots: Semaphore | None = None
+        self._slots: dict[Kind, Semaphore] = {}
 
     def begin(self, group: TaskGroup) -> None:
         """Start callbacks in this task group from now on."""
         self._group = group
-        self._slots = Semaphore(self._policy.concurrency)
+        self._slots = {kind: Semaphore(self._policy.concurrency) for kind in get_args(Kind)}
 
     def end(self) -> None:
         """Start no more callbacks, and stop waiting for backoffs."""
         self._group = None
-        for woken in self._running.values():
-            woken.set()
+        for running in self._running.values():
+            running.woken.set()
 
-    def enqueue(self, ref: str) -> None:
-        """Queue a row whose follow-up may be due, for `start_queued`."""
-        self._queued[ref] = None
+    def enqueue(self, grant: Grant) -> Kind:
+        """Queue a row whose follow-up may be due, and return the kind for `start_queued`."""
+        kind: Kind = "deliver" if grant.status in STATUSES["deliver"] else "attention"
+        self._queued[kind][grant.ref] = None
+        return kind
 
-    async def start_queued(self) -> None:
+    async def start_queued(self, kind: Kind) -> None:
         """Start the follow-ups of all queued rows, as slots become free; one that is running looks at its row again."""
-        while self._queued:
-            ref = next(iter(self._queued))
-            if ref in self._running:
-                self._running[ref].set()
+        queued = self._queued[kind]
+        while queued:
+            ref = next(iter(queued))
+            if (running := self._running.get(ref)) is not None:
+                running.kind = kind
+                running.woken.set()
             else:
-                await self.start(ref)
-            self._queued.pop(ref, None)
+                await self.start(ref, kind)
+            queued.pop(ref, None)
 
-    async def start(self, ref: str) -> None:
+    async def start(self, ref: str, kind: Kind) -> None:
         """Start the follow-up of a row as soon as a slot is free, unless it is running."""
-        if self._group is None or self._slots is None or ref in self._running:
+        if self._group is None or ref in self._running:
             return
-        await self._slots.acquire()
-        self._running[ref] = Event()
-        self._group.start_soon(self._run, ref)
+        await (slots := self._slots[kind]).acquire()
+        if ref in self._running:  # for the other callback
+            slots.release()
+            return
+        self._running[ref] = running = _Running(kind)
+        self._group.start_soon(self._run, ref, running)
 
-    async def _run(self, ref: str) -> None:
+    async def _run(self, ref: str, running: _Running) -> None:
         """Hold a slot while the callback runs. Short backoffs are waited for here, longer ones by the next interval."""
-        assert self._slots is not None  # noqa: S101 - begun
-        woken = self._running[ref]
+        slots = self._slots[running.kind]
         try:
             while True:
                 wait: float | None = None
@@ -96,16 +121,17 @@ class Callbacks:
                 except Exception:  # one failing row must not stop the others
                     _logger.exception("%s: the ledger failed, and the follow-up is retried", ref)
                 finally:
-                    self._slots.release()
-                if not woken.is_set():
+                    slots.release()
+                if not running.woken.is_set():
                     if wait is None or wait > _LONGEST_WAIT_HERE:
                         return
                     with move_on_after(wait):
-                        await woken.wait()
-                woken = self._running[ref] = Event()
+                        await running.woken.wait()
+                running.woken = Event()
                 if self._group is None:
                     return
-                await self._slots.acquire()
+                slots = self._slots[running.kind]
+                await slots.acquire()
         finally:
             del self._running[ref]
 

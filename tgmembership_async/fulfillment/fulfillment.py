@@ -11,13 +11,13 @@ from anyio import CancelScope, move_on_after
 from attrs import asdict, evolve
 
 from tgmembership_async.errors import GrantError, StorageError, UsageError
-from tgmembership_async.fulfillment.background import Background
-from tgmembership_async.fulfillment.callbacks import Callback, Callbacks
+from tgmembership_async.fulfillment.background import Background, Step
+from tgmembership_async.fulfillment.callbacks import STATUSES, Callback, Callbacks, Kind
 from tgmembership_async.fulfillment.granting import Granting, Reconciling
 from tgmembership_async.fulfillment.pending import Pending, count_pending
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy, check_hours
 from tgmembership_async.fulfillment.refunds import abandon
-from tgmembership_async.grants.follow_ups import OPEN, FollowUps
+from tgmembership_async.grants.follow_ups import FollowUps
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Decision, Grant, GrantRequest, GrantStatus
 from tgmembership_async.grants.transitions import request_of
@@ -113,7 +113,8 @@ class Fulfillment(AsyncResource):
         if not self._granter.is_open:
             await self._granter.open()
             self._opened_granter = True
-        steps = {"grant": self._granting.step, "reconcile": self._reconciling.step, "follow up": self._follow_up}
+        steps: dict[str, Step] = {kind: partial(self._follow_up, kind) for kind in STATUSES}
+        steps |= {"grant": self._granting.step, "reconcile": self._reconciling.step}
         self._background.start(steps, every=self._every, callbacks=self._callbacks)
         return self
 
@@ -226,7 +227,7 @@ class Fulfillment(AsyncResource):
         if grant.status is GrantStatus.PLANNED:
             self._begin(request_of(grant))
         else:
-            self._enqueue(ref)
+            self._enqueue(grant)
         return grant
 
     async def pending(self) -> Pending:
@@ -234,21 +235,20 @@ class Fulfillment(AsyncResource):
         self._check_open()
         return await count_pending(self._granter.ledger)
 
-    def _enqueue(self, ref: str) -> None:
-        self._callbacks.enqueue(ref)
-        self._background.wake("follow up")
+    def _enqueue(self, grant: Grant) -> None:
+        self._background.wake(self._callbacks.enqueue(grant))
 
     def _reconcile(self) -> None:
         self._reconciling.hurry()
         self._background.wake("reconcile")
 
-    async def _follow_up(self, *, all_rows: bool) -> None:
-        """Start the callbacks that are due, for queued rows, or for all open ones, the queued ones before any other."""
-        await self._callbacks.start_queued()
+    async def _follow_up(self, kind: Kind, *, all_rows: bool) -> None:
+        """Start the callbacks that are due, for queued rows, or for all rows, the queued ones before any other."""
+        await self._callbacks.start_queued(kind)
         if all_rows:
-            async for grant in self._granter.ledger.grants(OPEN):
-                await self._callbacks.start(grant.ref)
-                await self._callbacks.start_queued()
+            async for grant in self._granter.ledger.grants(STATUSES[kind]):
+                await self._callbacks.start(grant.ref, kind)
+                await self._callbacks.start_queued(kind)
 
     def _check_open(self) -> None:
         if not self.is_open:

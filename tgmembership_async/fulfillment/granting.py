@@ -11,7 +11,7 @@ from anyio import Event, current_time, move_on_after, sleep
 
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.granter import Granter
-from tgmembership_async.grants.model import GrantRequest, GrantStatus
+from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
 from tgmembership_async.grants.paging import planned_requests
 from tgmembership_async.grants.reconciling import Finding
 
@@ -23,14 +23,14 @@ _SHORTEST_PAUSE: Final = 1.0
 class Granting:
     """Grants new payments as they are taken, and all planned rows at the start and every `every` seconds.
 
-    `settled` is called with each ref that has an outcome, `unknown` after an outcome that is unknown.
+    `settled` is called with each row that has an outcome, `unknown` after an outcome that is unknown.
     """
 
     def __init__(
         self,
         granter: Granter,
         policy: FulfillmentPolicy,
-        settled: Callable[[str], object],
+        settled: Callable[[Grant], object],
         unknown: Callable[[], object],
         *,
         every: float,
@@ -55,7 +55,7 @@ class Granting:
         run = self._granter.provision(self._requests(), concurrency=self._policy.concurrency)
         async with run:
             async for grant in run:
-                self._settled(grant.ref)
+                self._settled(grant)
                 if grant.status is GrantStatus.UNKNOWN:
                     self._unknown()
         _logger.warning("granting is paused for %g s: %s", self._every, run.stopped)
@@ -79,10 +79,10 @@ class Granting:
 
 
 class Reconciling:
-    """Reconciles unknown rows, with backoff after each round; `settled` is called with each ref that is settled."""
+    """Reconciles unknown rows, with backoff after each round; `settled` is called with each row that is settled."""
 
     def __init__(
-        self, granter: Granter, policy: FulfillmentPolicy, settled: Callable[[str], object], *, every: float
+        self, granter: Granter, policy: FulfillmentPolicy, settled: Callable[[Grant], object], *, every: float
     ) -> None:
         self._granter = granter
         self._policy = policy
@@ -109,4 +109,4 @@ class Reconciling:
 
     def _found(self, finding: Finding) -> None:
         if finding.settled:
-            self._settled(finding.grant.ref)
+            self._settled(finding.grant)

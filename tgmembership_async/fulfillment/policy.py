@@ -14,7 +14,7 @@ class FulfillmentPolicy:
     timeout: float = field(default=60.0)
     """Maximum time of one call of `deliver` or `attention`; after it the call is cancelled, and has failed."""
     concurrency: int = field(default=8)
-    """Maximum number of callbacks at a time, and of grants in flight."""
+    """Maximum number of grants in flight, and of calls at a time of each of the two callbacks."""
     backoff_base: float = field(default=2.0)
     """Backoff after the first failure; it doubles with each further one, and jitter shortens it by up to half."""
     backoff_cap: float = field(default=3_600.0)
