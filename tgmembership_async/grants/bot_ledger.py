@@ -45,7 +45,7 @@ class Bindable(FollowUps, Protocol):
         ...
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
-        """Return rows whose ref contains `text`, or whose member it is, of the refs that begin with `prefix`."""
+        """Return rows whose member is `text`, and then whose ref contains it, of the refs that begin with `prefix`."""
         ...
 
 
@@ -154,7 +154,7 @@ class BotLedger(FormerNames):
         return await self.whole.count_by_day(self._prefix + prefix, counted=counted)
 
     async def search(self, text: str, *, limit: int) -> list[Grant]:
-        """Return at most `limit` of this bot's rows whose ref contains `text`, or whose member it is."""
+        """Return at most `limit` of this bot's rows whose member is `text`, and then whose ref contains it."""
         return [self._mine(grant) for grant in await self.whole.search(text, limit=limit, prefix=self._prefix)]
 
     async def purge(self, delivered_before: datetime) -> int:

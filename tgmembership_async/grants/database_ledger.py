@@ -76,8 +76,8 @@ class Dialect(Generic[R]):
     """Selects the day in days since 1970 (UTC), the plan, the status and the number of the rows with ids after `after`
     up to `last` whose refs begin with `prefix`; the day is that of `granted_at` or, if that is NULL, `updated_at`."""
     search: Any
-    """Selects the columns of at most `limit` grants whose refs begin with `prefix` and go on with a text that contains
-    `text`, or whose member is `text`; the newest first."""
+    """Selects the columns of at most `limit` grants whose refs begin with `prefix`: those whose member is `text`, and
+    then those whose refs go on with a text that contains `text`; the newest first."""
     follow_up_of: Any
     """Selects status, failures and due time of the stored follow-up of `ref`."""
     wipe: tuple[Any, ...]
@@ -326,7 +326,7 @@ class DatabaseLedger(AsyncResource, FormerNames, Generic[S]):
         return day_counts(days)
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
-        """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first.
+        """Return at most `limit` rows whose member is `text`, and then whose ref contains it; the newest ref first.
 
         With `prefix`, only refs that begin with it, and `text` is searched behind it.
         """

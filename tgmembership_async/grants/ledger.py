@@ -93,7 +93,7 @@ class Ledger(Protocol):
         ...
 
     async def search(self, text: str, *, limit: int) -> list[Grant]:
-        """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first."""
+        """Return at most `limit` rows whose member is `text`, and then whose ref contains it; the newest ref first."""
         ...
 
     async def attempts(self, ref: str) -> list[Attempt]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime, timedelta
-from itertools import dropwhile, islice
+from itertools import dropwhile
 from typing import Self
 
 from anyio.lowlevel import checkpoint
@@ -170,14 +170,12 @@ class MemoryLedger(AsyncResource, FormerNames):
         return day_counts(days)
 
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
-        """Return at most `limit` rows whose ref contains `text`, or whose member it is; the newest ref first."""
+        """Return at most `limit` rows whose member is `text`, and then whose ref contains it; the newest ref first."""
         await self._turn()
-        found = (
-            grant
-            for ref, grant in reversed(self._rows.items())
-            if ref.startswith(prefix) and (text in ref[len(prefix) :] or text == str(grant.member_id))
-        )
-        return list(islice(found, limit))
+        rows = [grant for ref, grant in reversed(self._rows.items()) if ref.startswith(prefix)]
+        of_member = [grant for grant in rows if text == str(grant.member_id)]
+        others = [grant for grant in rows if text in grant.ref[len(prefix) :] and text != str(grant.member_id)]
+        return (of_member + others)[:limit]
 
     async def purge(self, delivered_before: datetime) -> int:
         """Remove the tokens of rows delivered before then, and return their number; the rows stay."""

@@ -27,6 +27,7 @@ from tgmembership_async.payments.telegram import payment_in, ref_of
 from tgmembership_async.protocol.endpoints import check_id
 
 _MOST_SHOWN: Final = 10
+_MOST_FOUND: Final = 100
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The states in which the customer waits for the owner, or for a later attempt."""
 _FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
@@ -231,8 +232,9 @@ async def _found(granter: Granter, wanted: str) -> AsyncIterator[Grant]:
                 yield grant
                 return
     if wanted.isdecimal():
-        async for grant in granter.grants():
-            if grant.member_id == int(wanted):
+        member_id = int(wanted)
+        for grant in await granter.ledger.search(str(member_id), limit=_MOST_FOUND):
+            if grant.member_id == member_id:
                 yield grant
 
 

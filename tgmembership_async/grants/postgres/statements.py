@@ -254,7 +254,7 @@ DIALECT: Final = Dialect(
         SELECT {COLUMNS} FROM tgm_grants
         WHERE starts_with(ref, %(prefix)s)
             AND (strpos(substr(ref, length(%(prefix)s) + 1), %(text)s) > 0 OR member_id::text = %(text)s)
-        ORDER BY id DESC LIMIT %(limit)s
+        ORDER BY member_id::text IS NOT DISTINCT FROM %(text)s DESC, id DESC LIMIT %(limit)s
     """,  # noqa: S608 - constants
     follow_up_of="""
         SELECT about, failures, due_at FROM tgm_follow_up JOIN tgm_grants ON id = grant_id WHERE ref = %(ref)s

@@ -202,7 +202,7 @@ DIALECT: Final = Dialect(
         SELECT {SELECT.partition("grants.id,")[2]}
         WHERE substr(ref, 1, length(:prefix)) = :prefix
             AND (instr(substr(ref, length(:prefix) + 1), :text) OR CAST(member_id AS TEXT) = :text)
-        ORDER BY grants.id DESC LIMIT :limit
+        ORDER BY CAST(member_id AS TEXT) IS :text DESC, grants.id DESC LIMIT :limit
     """,
     follow_up_of="SELECT about, failures, due_at FROM follow_up JOIN grants ON id = grant_id WHERE ref = :ref",
     wipe=(

@@ -125,7 +125,7 @@ async def rows_come_in_pages_and_in_order(make: MakeLedger) -> None:
 
 
 async def rows_are_counted_and_searched(make: MakeLedger) -> None:
-    """Rows are counted by status, and found by a part of the ref or by the member, the newest first."""
+    """Rows are counted by status, and found by the member, and then by a part of the ref, the newest first."""
     async with opened(make) as ledger:
         for number, ref in enumerate(["pi_%", "pi_2", "in_2"], 1):
             await ledger.plan(GrantRequest(ref, 1, number * 100))
@@ -135,6 +135,10 @@ async def rows_are_counted_and_searched(make: MakeLedger) -> None:
         for text, refs in {"_2": ["in_2", "pi_2"], "%": ["pi_%"], "100": ["pi_%"], "10": [], "PI": []}.items():
             check_equal([grant.ref for grant in await ledger.search(text, limit=5)], refs)
         check_equal([grant.ref for grant in await ledger.search("_", limit=2)], ["in_2", "pi_2"])
+        await ledger.plan(GrantRequest("no member", 1))
+        for ref in ("300 times", "300", "3000"):
+            await ledger.plan(GrantRequest(ref, 1, 300 if ref == "300" else 2))
+        check_equal([grant.ref for grant in await ledger.search("300", limit=3)], ["300", "in_2", "3000"])
 
 
 async def many_rows_are_found_at_once(make: MakeLedger) -> None:
