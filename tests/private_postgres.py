@@ -111,6 +111,6 @@ def _become() -> list[str] | None:
         return []
     with contextlib.suppress(KeyError):
         pwd.getpwnam("postgres")
-        if shutil.which("runuser"):
-            return ["runuser", "-u", "postgres", "--"]
+        if shutil.which("setpriv"):
+            return ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", "--"]
     return None
