@@ -31,7 +31,7 @@ from tgmembership_async.grants import Granter, GrantRequest, SqliteLedger
 KEY = "0123456789abcdefghij0123456789abcdefghij"
 CONCURRENCY = 64
 DELAY = 0.005
-ROUNDS = 4
+ROUNDS = 8
 AIMS = {"httpx": 3.5, "aiohttp": 6.0}
 
 

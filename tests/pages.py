@@ -154,6 +154,7 @@ def executed(page: str, section: str) -> dict[str, Any]:
     """Execute the Python fences of a section of a page, in order, and return the names that they define."""
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(ROOT / "docs" / page)
     module = sys.modules["recipe"] = ModuleType("recipe")  # frameworks resolve annotations in it
+    del module.__spec__  # from Python 3.15 on, a traceback warns of a spec without a loader
     document.namespace = vars(module)
     starts = [(found.start(), found[1]) for found in re.finditer(r"^## (.*)$", document.text, re.MULTILINE)]
     for example in document.examples():

@@ -292,7 +292,7 @@ def test_a_file_that_somebody_keeps_locked_is_an_honest_error(
 def test_opening_beside_drops_none_of_the_owners_locks(run: Run, quick_path: Path) -> None:
     path = quick_path / "a.db"
     other_process = python(
-        "import sqlite3; sqlite3.connect(sys.argv[1], 0, isolation_level=None).execute('BEGIN IMMEDIATE')", path
+        "import sqlite3; sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')", path
     )
     begun, end = threading.Event(), threading.Event()
 
