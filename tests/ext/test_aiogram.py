@@ -237,7 +237,7 @@ async def test_webhooks_of_telegram_and_of_the_service_share_one_application(
     ("arguments", "why"),
     [
         (lambda dispatcher, session, _: (session, dispatcher), "Dispatcher first"),
-        (lambda dispatcher, _, granter: (dispatcher, granter), "takes a Session"),
+        (lambda dispatcher, _, granter: (dispatcher, granter), "takes a Session or a Project"),
         (lambda dispatcher, session, _: (dispatcher, session, session), "a Granter"),
     ],
 )

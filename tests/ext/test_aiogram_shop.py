@@ -14,8 +14,9 @@ from selling_bot import OWNER, Sell
 
 from tgmembership_async import Session, StorageError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
-from tgmembership_async.grants import Granter, GrantStatus, MemoryLedger, SqliteLedger
-from tgmembership_async.testing import FakePlan, FakeService, FakeTransport, Fault
+from tgmembership_async.grants import Grant, Granter, GrantStatus, MemoryLedger, SqliteLedger
+from tgmembership_async.project import Project
+from tgmembership_async.testing import FakePlan, FakeProject, FakeService, FakeTransport, Fault
 
 
 async def test_from_buy_to_the_link(telegram: FakeTelegram, service: FakeService, sell: Sell) -> None:
@@ -265,6 +266,22 @@ async def test_a_link_that_telegram_takes_on_no_button_is_sent_as_text(
         telegram.pay("4")
         await selling.becomes("telegram:stars-1", GrantStatus.DELIVERED)
     assert str(service.tokens[0].link) in telegram.said()[-1]["text"]
+
+
+async def test_a_shop_without_a_session_does_not_start(ours: Any) -> None:
+    async def ignore(_: Grant) -> None: ...
+
+    dispatcher = import_module("aiogram").Dispatcher()
+    project = Project(**FakeProject().session_options())
+    granter = Granter(project, MemoryLedger())
+    ours.setup(dispatcher, project, fulfillment=Fulfillment(granter, deliver=ignore, attention=ignore))
+    dispatcher.include_router(ours.shop_router())
+    assert dispatcher["project"] is project
+    with pytest.raises(UsageError, match="has no Session to read plans with"):
+        await dispatcher.emit_startup(dispatcher=dispatcher)
+    assert project.is_open
+    await dispatcher.emit_shutdown()
+    assert not project.is_open
 
 
 async def test_a_bot_without_a_fulfillment_does_not_start(ours: Any) -> None:

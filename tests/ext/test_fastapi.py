@@ -22,6 +22,7 @@ from tgmembership_async.access import Access
 from tgmembership_async.ext.fastapi import (
     FulfillmentDep,
     GranterDep,
+    ProjectDep,
     SessionDep,
     TGMDep,
     answer_error,
@@ -34,8 +35,9 @@ from tgmembership_async.ext.fastapi import (
 )
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants import Grant, Granter, MemoryLedger, SqliteLedger
+from tgmembership_async.project import Project
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
-from tgmembership_async.testing import FakeService, FakeTransport, Fault, WebhookSender
+from tgmembership_async.testing import FakeProject, FakeService, FakeTransport, Fault, WebhookSender
 from tgmembership_async.webhooks import Receiver, SqliteInbox, Verifier
 
 Client = Callable[[FastAPI], AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -69,6 +71,39 @@ async def test_endpoints_get_session_and_granter(service: FakeService, session: 
         assert [(await shop.post("/grants/pi_1")).json() for _ in range(2)] == ["granted", "granted"]
     assert len(service.audit) == 1
     assert (session.is_open, granter.is_open) == (False, False)
+
+
+async def test_endpoints_get_a_project_and_what_works_with_it(quick_path: Path) -> None:
+    service = FakeProject(users=[42])
+    project = Project(**service.session_options(), transport=FakeTransport(service))
+    delivered, is_delivered = list[Grant](), anyio.Event()
+
+    async def deliver(grant: Grant) -> None:
+        delivered.append(grant)
+        is_delivered.set()
+
+    granter = Granter(project, SqliteLedger(quick_path / "orders.db"))
+    fulfillment = Fulfillment(granter, deliver=deliver, attention=deliver)
+    receiver = Receiver(Verifier(CANARY_SECRET), SqliteInbox(quick_path / "inbox.db"))
+    app = FastAPI(lifespan=lifespan(project, receiver=receiver, fulfillment=fulfillment))
+
+    @app.post("/orders/{ref}")
+    async def order(ref: str, project: ProjectDep, fulfillment: FulfillmentDep) -> str:
+        [plan, *_] = await project.plans()
+        return str((await fulfillment.take(ref, plan_id=plan.plan_id, member_id=42)).status)
+
+    @app.get("/plans")
+    async def plans(tgm: SessionDep) -> None: ...
+
+    async with serving(app) as shop:
+        assert (await shop.post("/orders/A-1")).json() == "planned"
+        with anyio.fail_after(10):
+            await is_delivered.wait()
+        with pytest.raises(UsageError, match="no Session"):
+            await shop.get("/plans")
+    assert [(grant.ref, grant.member_id) for grant in delivered] == [("A-1", 42)]
+    assert not project.is_open
+    assert not granter.is_open
 
 
 async def test_a_background_task_grants_what_is_in_the_ledger_already(
@@ -201,7 +236,7 @@ async def test_without_the_lifespan_the_way_out_is_told(session: Session) -> Non
     async with serving(bare) as shop:
         with pytest.raises(UsageError, match="no Session"):
             await shop.get("/")
-    with pytest.raises(UsageError, match="takes a Session"):
+    with pytest.raises(UsageError, match="takes a Session or a Project"):
         lifespan(session, Receiver(Verifier("secret")))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""FastAPI: a lifespan that opens and closes the Session and the Granter, and dependencies for endpoints.
+"""FastAPI: a lifespan that opens and closes Session, Granter and Fulfillment, and dependencies for endpoints.
 
     app = FastAPI(lifespan=lifespan(Session.from_env(), granter, receiver))
     app.include_router(receiver_router(receiver, "/tgmembership"))
@@ -29,13 +29,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgmembership_async import errors
 from tgmembership_async.access import Access, AccessCheck
-from tgmembership_async.client import account_of
+from tgmembership_async.client import Client, account_of
 from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.fulfillment import Fulfillment
-from tgmembership_async.fulfillment.integration import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME, Parts
+from tgmembership_async.fulfillment.integration import (
+    ACCESS_NAME,
+    FULFILLMENT_NAME,
+    GRANTER_NAME,
+    PROJECT_NAME,
+    SESSION_NAME,
+    Parts,
+)
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.payments import PaymentReceiver
+from tgmembership_async.project import Project
 from tgmembership_async.protocol.endpoints import check_plan_id
 from tgmembership_async.protocol.envelope import printable
 from tgmembership_async.session import Session
@@ -72,7 +80,7 @@ _logger: Final = logging.getLogger("tgmembership_async.ext.fastapi")
 
 
 def lifespan(
-    session: Session,
+    session: Session | Project,
     granter: Granter | None = None,
     receiver: Receiver | None = None,
     *,
@@ -82,14 +90,17 @@ def lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Return a lifespan for `FastAPI(lifespan=...)`, which opens these objects with the application and closes them.
 
+    `session` is a Session or a Project, which endpoints get by `SessionDep` or `ProjectDep`.
+
     Objects that are open already are neither opened nor closed. `own` is the lifespan of your application: it runs
     inside, with the Session open, and the mapping that it yields is added to the state of requests. Handlers of the
-    receiver and callbacks of the Fulfillment end before it ends, because they may use what it has opened. A Session can
-    be opened once: create application and Session in one function, so that each test has its own.
+    receiver and callbacks of the Fulfillment end before it ends, because they may use what it has opened. A Session or
+    Project can be opened once: create it and the application in one function, so that each test has its own.
 
     `wait` is the maximum number of seconds to wait until another process closes a ledger or inbox in a file, for a
     rolling restart. A ledger or inbox that was created with `wait` uses its own value. An inbox is bound to the bot of
-    the Session, as a ledger is: that of another bot or service is refused. Raises UsageError for a wrong argument.
+    the Session, or to the Project, as a ledger is: that of another one is refused. Raises UsageError for a wrong
+    argument.
 
     An error of this package that a background task raises is logged in one line: the response is sent already, so no
     exception handler can answer it.
@@ -121,13 +132,13 @@ def lifespan(
     return live
 
 
-async def _bind(inbox: Inbox | None, session: Session, opened: AsyncExitStack) -> None:
-    """Open the inbox of a Receiver, and bind it to the bot, before the first entry is handled."""
+async def _bind(inbox: Inbox | None, client: Client, opened: AsyncExitStack) -> None:
+    """Open the inbox of a Receiver, and bind it to the bot or project, before the first entry is handled."""
     if isinstance(inbox, BindableInbox):
         if not inbox.is_open:
             await inbox.open()
             opened.push_async_callback(inbox.aclose)
-        account = account_of(session)
+        account = account_of(client)
         await inbox.bind(service_of(account), account.number)
 
 
@@ -179,6 +190,11 @@ def get_session(connection: HTTPConnection) -> Session:
     return _part(connection, SESSION_NAME, Session, "session")
 
 
+def get_project(connection: HTTPConnection) -> Project:
+    """Return the Project of the application. Raises UsageError without one. A key for `app.dependency_overrides`."""
+    return _part(connection, PROJECT_NAME, Project, "project")
+
+
 def get_granter(connection: HTTPConnection) -> Granter:
     """Return the Granter of the application. Raises UsageError without one. A key for `app.dependency_overrides`."""
     return _part(connection, GRANTER_NAME, Granter, "session, granter")
@@ -190,13 +206,14 @@ def get_fulfillment(connection: HTTPConnection) -> Fulfillment:
 
 
 def get_access(connection: HTTPConnection) -> AccessCheck:
-    """Return the AccessCheck of the application's Session. Raises UsageError without one. A key for overrides."""
+    """Return the AccessCheck of the application's client. Raises UsageError without one. A key for overrides."""
     return _part(connection, ACCESS_NAME, AccessCheck, "session")
 
 
 SessionDep = Annotated[Session, Depends(get_session)]
 TGMDep = SessionDep
 """The same as SessionDep, for applications that use this name for a database session."""
+ProjectDep = Annotated[Project, Depends(get_project)]
 GranterDep = Annotated[Granter, Depends(get_granter)]
 FulfillmentDep = Annotated[Fulfillment, Depends(get_fulfillment)]
 AccessDep = Annotated[AccessCheck, Depends(get_access)]

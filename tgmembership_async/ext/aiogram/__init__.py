@@ -19,12 +19,19 @@ from tgmembership_async.ext.aiogram.lifespan import setup
 from tgmembership_async.ext.aiogram.owner import ask_owner, owner_router
 from tgmembership_async.ext.aiogram.shop import shop_router
 from tgmembership_async.ext.aiogram.texts import Texts
-from tgmembership_async.fulfillment.integration import ACCESS_NAME, FULFILLMENT_NAME, GRANTER_NAME, SESSION_NAME
+from tgmembership_async.fulfillment.integration import (
+    ACCESS_NAME,
+    FULFILLMENT_NAME,
+    GRANTER_NAME,
+    PROJECT_NAME,
+    SESSION_NAME,
+)
 
 __all__ = [
     "ACCESS_NAME",
     "FULFILLMENT_NAME",
     "GRANTER_NAME",
+    "PROJECT_NAME",
     "SESSION_NAME",
     "HasAccess",
     "Texts",

@@ -23,7 +23,7 @@ from aiogram.types import (
 )
 
 from tgmembership_async.errors import CallError
-from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
+from tgmembership_async.ext.aiogram.lifespan import require_fulfillment, require_session
 from tgmembership_async.ext.aiogram.offers import STARS, SUBSCRIPTION_PERIOD, Assortment, Offer
 from tgmembership_async.ext.aiogram.recording import Recording
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
@@ -75,6 +75,7 @@ def shop_router(
     router.message.register(shop.take, F.successful_payment)
     router.message.register(shop.give_back, F.refunded_payment)
     router.startup.register(require_fulfillment)
+    router.startup.register(require_session)
     router.shutdown.register(shop.recording.stop)
     return router
 
