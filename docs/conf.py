@@ -73,7 +73,8 @@ _PLURAL: Final = re.compile(r"(?<=\w)`(?=s\b)")
 _DEBRIS: Final = re.compile(r"<|attr_dict|Factory\(|NOTHING| at 0x")
 _BUILT_IN: Final = {inspect.cleandoc(kind.__doc__ or "").partition("\n")[0] for kind in (str, int, float, tuple, dict)}
 _LONGEST_DEFAULT: Final = 80
-_MADE_BY_US: Final = {"tgmembership_async.grants.Members"}
+_MADE_BY_US: Final = {"tgmembership_async.grants.Members", "tgmembership_async.grants.Run"}
+_SAYS_NOTHING: Final = {"(*args, **kwargs)", "(value)"}  # of a Protocol, and of an Enum
 
 
 class Default:
@@ -137,10 +138,11 @@ def show_defaults(_app: Sphinx, obj: Any, _is_bound: bool) -> None:  # noqa: FBT
 def as_called(
     _app: Sphinx, what: str, name: str, _obj: object, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
-    """Show no parameters of errors and others that nobody but us makes."""
+    """Show no parameters of errors and others that nobody but us makes, and none that say nothing."""
     if not signature:
         return None
-    return ("", None) if what == "exception" or name in _MADE_BY_US else (signature, returns)
+    hidden = what == "exception" or name in _MADE_BY_US or (what == "class" and signature in _SAYS_NOTHING)
+    return ("", None) if hidden else (signature, returns)
 
 
 def check_debris(_app: Sphinx, doctree: nodes.document) -> None:
