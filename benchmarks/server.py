@@ -1,16 +1,20 @@
 """A minimal HTTP server that returns one small JSON reply, in its own process to keep its CPU out of the figures.
 
-python benchmarks/server.py [DELAY_IN_SECONDS]    prints its port, serves until its stdin closes
+python benchmarks/server.py [DELAY_IN_SECONDS [CERTIFICATE]]    prints its port, serves until its stdin closes
+
+CERTIFICATE is a PEM file with the key and the certificate for 127.0.0.1; then the server talks TLS.
 """
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 
 PLANS = [
     {
@@ -94,27 +98,30 @@ class Answer(asyncio.Protocol):
 
 
 @contextmanager
-def server(delay: float) -> Iterator[str]:
-    """Start this module as a process and yield its URL."""
-    command = [sys.executable, __file__, str(delay)]
+def server(delay: float, certificate: Path | None = None) -> Iterator[str]:
+    """Start this module as a process and yield its URL, which is https with a certificate."""
+    command = [sys.executable, __file__, str(delay), *([] if certificate is None else [str(certificate)])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+            yield f"http{'' if certificate is None else 's'}://127.0.0.1:{int(process.stdout.readline())}"
         finally:
             process.stdin.close()
             process.wait(10)
 
 
-async def main(delay: float) -> None:
+async def main(delay: float, *certificate: str) -> None:
     """Serve on a free port until stdin closes."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Answer(delay), "127.0.0.1", 0, backlog=2048)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
+    if context is not None:
+        context.load_cert_chain(*certificate)
+    server = await loop.create_server(lambda: Answer(delay), "127.0.0.1", 0, backlog=2048, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0))
+    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0, *sys.argv[2:]))
