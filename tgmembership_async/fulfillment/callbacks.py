@@ -90,11 +90,10 @@ class Callbacks:
         queued = self._queued[kind]
         while queued:
             ref = next(iter(queued))
-            if (running := self._running.get(ref)) is not None:
-                running.kind = kind
-                running.woken.set()
-            else:
+            if ref not in self._running:
                 await self.start(ref, kind)
+            else:
+                self._wake(ref, kind)
             queued.pop(ref, None)
 
     async def start(self, ref: str, kind: Kind) -> None:
@@ -104,9 +103,14 @@ class Callbacks:
         await (slots := self._slots[kind]).acquire()
         if ref in self._running:  # for the other callback
             slots.release()
+            self._wake(ref, kind)
             return
         self._running[ref] = running = _Running(kind)
         self._group.start_soon(self._run, ref, running)
+
+    def _wake(self, ref: str, kind: Kind) -> None:
+        self._running[ref].kind = kind
+        self._running[ref].woken.set()
 
     async def _run(self, ref: str, running: _Running) -> None:
         """Hold a slot while the callback runs. Short backoffs are waited for here, longer ones by the next interval."""
