@@ -5,7 +5,7 @@
 64 requests are in flight, in interleaved rounds, with a server in a separate process that answers after 5 ms. Plain
 httpx has a semaphore of 64, `.json()` and no ledger. It keeps all connections, as we do, or has its default limits.
 These keep 20 idle ones: in most rounds nearly each request opens a new one, which is cheap on loopback without TLS, and
-in the others all connections stay in use. The last table is the peak memory of runs of two lengths, on a transport that
+in the others they all stay in use. The last table is the peak memory of runs of two lengths, on a transport that
 answers at once, so that only the run and its ledger are measured.
 """
 
@@ -23,15 +23,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpcore
 import httpx
-import trustme
 from attrs import frozen
 from server import server
 from tables import Row, publish
 
-from tgmembership_async import AiohttpTransport, Headers, HttpxTransport, Request, Response, Session
+import tgmembership_async
+from tgmembership_async import Headers, Request, Response, Session
 from tgmembership_async.grants import Granter, GrantRequest, SqliteLedger
 
 KEY = "0123456789abcdefghij0123456789abcdefghij"
@@ -139,6 +140,8 @@ def _count_connections(transport: httpx.AsyncHTTPTransport) -> list[object]:
 
 def authority(stack: ExitStack) -> tuple[Path, ssl.SSLContext]:
     """Return a certificate for 127.0.0.1 with its key, and a context that trusts it."""
+    import trustme  # noqa: PLC0415 - not in the processes whose memory is measured
+
     ca, context = trustme.CA(), ssl.create_default_context()
     ca.configure_trust(context)
     certificate = stack.enter_context(ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.tempfile())
@@ -147,7 +150,9 @@ def authority(stack: ExitStack) -> tuple[Path, ssl.SSLContext]:
 
 def compare(members: int, *, encrypted: bool) -> list[Row]:
     """Return all figures, measured in interleaved rounds with the same server."""
-    ways = {"httpx": HttpxTransport, **({"aiohttp": AiohttpTransport} if find_spec("aiohttp") else {})}
+    ways: dict[str, Any] = {"httpx": tgmembership_async.HttpxTransport}
+    if find_spec("aiohttp"):
+        ways["aiohttp"] = tgmembership_async.AiohttpTransport
     rounds: dict[str, list[Figure]] = defaultdict(list)
     with ExitStack() as stack:
         certificate, context = authority(stack)
