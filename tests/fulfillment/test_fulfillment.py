@@ -441,8 +441,8 @@ def test_neither_links_nor_questions_wait_for_the_other_callback(hanging: str, r
         ledger = MemoryLedger()
         session = Session(shop.service.bot_id, shop.service.api_key, transport=FakeTransport(shop.service))
         async with Granter(session, ledger) as granter:
-            await granter.provision(GrantRequest(f"refused {n}", 1) for n in range(20))
-            await granter.provision(GrantRequest(f"granted {n}", 1) for n in range(20))
+            assert (await granter.provision(GrantRequest(f"refused {n}", 1) for n in range(20))).refused == 20
+            assert (await granter.provision(GrantRequest(f"granted {n}", 1) for n in range(20))).granted == 20
         policy = FulfillmentPolicy(concurrency=2)
         callback: Any = {hanging: hang}
         async with shop.open(ledger, **callback, every=600, policy=policy) as fulfillment:

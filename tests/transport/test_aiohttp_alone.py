@@ -168,6 +168,8 @@ async def test_no_frame_of_a_bug_in_aiohttp_shows_the_key(
 
     server = serve(answering())
     async with session(server.url) as tg:
+        if broken[1] != "connect":  # a lane connects once; the others fail on a connection that was used before
+            await tg.get_plans()
         monkeypatch.setattr(*broken, bug)
         with pytest.raises((NotSent, ReplyLost)) as raised:
             await tg.get_plans()

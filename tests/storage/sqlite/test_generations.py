@@ -279,14 +279,18 @@ def with_an_old_index(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE generation SET closed = 0")
         connection.commit()
+        [verdict] = connection.execute("PRAGMA quick_check").fetchone()
+        # Newer releases of SQLite count the entries of an index too.
+        assert verdict in ("ok", "wrong # of entries in index sqlite_autoindex_note_1")
 
 
 def test_an_index_that_lacks_a_row_is_found_when_the_file_is_opened(path: Path) -> None:
     write(path, *map(str, range(20)))
     with_an_old_index(path)
     for _ in range(2):
-        # Newer releases of SQLite count the entries of an index when they check a file, and find it then.
-        with pytest.raises(StorageError, match=r"(missing from|wrong # of entries in) index.*Back up") as caught:
+        with pytest.raises(
+            StorageError, match=r"(missing from|wrong # of entries in) index.*Back up and restore"
+        ) as caught:
             read(path)
     assert "damaged" in str(caught.value)
 
