@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
@@ -63,7 +63,7 @@ class Callbacks:
         self._remind = timedelta(seconds=remind)
         self._policy = policy
         self._chance = chance
-        self._queued: dict[Kind, dict[str, None]] = {kind: {} for kind in get_args(Kind)}
+        self._queued: dict[Kind, dict[str, None]] = {kind: {} for kind in STATUSES}
         self._running: dict[str, _Running] = {}
         self._group: TaskGroup | None = None
         self._slots: dict[Kind, Semaphore] = {}
@@ -71,7 +71,7 @@ class Callbacks:
     def begin(self, group: TaskGroup) -> None:
         """Start callbacks in this task group from now on."""
         self._group = group
-        self._slots = {kind: Semaphore(self._policy.concurrency) for kind in get_args(Kind)}
+        self._slots = {kind: Semaphore(self._policy.concurrency) for kind in STATUSES}
 
     def end(self) -> None:
         """Start no more callbacks, and stop waiting for backoffs."""

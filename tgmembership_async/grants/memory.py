@@ -172,10 +172,12 @@ class MemoryLedger(AsyncResource, FormerNames):
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
         """Return at most `limit` rows whose member is `text`, and then whose ref contains it; the newest ref first."""
         await self._turn()
-        rows = [grant for ref, grant in reversed(self._rows.items()) if ref.startswith(prefix)]
-        of_member = [grant for grant in rows if text == str(grant.member_id)]
-        others = [grant for grant in rows if text in grant.ref[len(prefix) :] and text != str(grant.member_id)]
-        return (of_member + others)[:limit]
+        found = (
+            grant
+            for ref, grant in reversed(self._rows.items())
+            if ref.startswith(prefix) and (text in ref[len(prefix) :] or text == str(grant.member_id))
+        )
+        return sorted(found, key=lambda grant: text != str(grant.member_id))[:limit]
 
     async def purge(self, delivered_before: datetime) -> int:
         """Remove the tokens of rows delivered before then, and return their number; the rows stay."""

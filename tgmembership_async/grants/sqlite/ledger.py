@@ -198,10 +198,10 @@ def _take_over(connection: sqlite3.Connection, now: datetime) -> None:
     while after is not None:
         dead, after = statements.page(connection, after, last, _SENDING, None)
         ends = [_End(grant.ref, None, transitions.interruption(grant), now) for grant in dead]
-        halves = [
+        attempts = [
             statements.end(row, job.settlement, None) for row, job in zip(_settle(connection, ends), ends, strict=True)
         ]
-        statements.add_to_attempts(connection, halves)
+        statements.add_to_attempts(connection, attempts)
     for gap in gaps(connection, unheld=True):
         _hold_planned(connection, gap, last, now)
     hold(connection)
@@ -249,9 +249,9 @@ def _claim_and_settle(connection: sqlite3.Connection, jobs: Sequence[_Wish | _En
     ends = [job for job in jobs if isinstance(job, _End)]
     ended = _settle(connection, ends)
     begun = _claim(connection, [job for job in jobs if isinstance(job, _Wish)])
-    halves = [statements.end(row, job.settlement, job.now) for row, job in zip(ended, ends, strict=True)]
-    halves += [statements.beginning(row) for row, mine in begun if mine]
-    statements.add_to_attempts(connection, halves)
+    attempts = [statements.end(row, job.settlement, job.now) for row, job in zip(ended, ends, strict=True)]
+    attempts += [statements.beginning(row) for row, mine in begun if mine]
+    statements.add_to_attempts(connection, attempts)
     settled, claimed = iter(ended), iter(begun)
     return [(next(settled), False) if isinstance(job, _End) else next(claimed) for job in jobs]
 

@@ -94,8 +94,8 @@ def _add_tokens(connection: sqlite3.Connection, steps: Sequence[tuple[Row, Grant
     return [None if token is None else next(ids) for token in new]
 
 
-class AttemptHalf(NamedTuple):
-    """The beginning of an exchange, or its end; `at` is None if nobody saw it."""
+class AttemptRow(NamedTuple):
+    """A row for the beginning of an exchange, or for its end; `at` is None if nobody saw the end."""
 
     grant_id: int
     number: int
@@ -105,23 +105,21 @@ class AttemptHalf(NamedTuple):
     evidence: str = ""
 
 
-def beginning(sending: Row) -> AttemptHalf:
+def beginning(sending: Row) -> AttemptRow:
     """Return the beginning of the exchange of a row that is being sent."""
     grant = sending.grant
-    return AttemptHalf(sending.id, grant.attempts, False, grant.updated_at, GrantStatus.SENDING)
+    return AttemptRow(sending.id, grant.attempts, False, grant.updated_at, GrantStatus.SENDING)
 
 
-def end(row: Row, settlement: Settlement, at: datetime | None) -> AttemptHalf:
+def end(row: Row, settlement: Settlement, at: datetime | None) -> AttemptRow:
     """Return the end of the exchange of a row."""
-    return AttemptHalf(row.id, row.grant.attempts, True, at, settlement.status, storable(settlement.evidence))
+    return AttemptRow(row.id, row.grant.attempts, True, at, settlement.status, storable(settlement.evidence))
 
 
-def add_to_attempts(connection: sqlite3.Connection, halves: Iterable[AttemptHalf]) -> None:
+def add_to_attempts(connection: sqlite3.Connection, rows: Iterable[AttemptRow]) -> None:
     """Record that exchanges began or ended."""
-    rows = [
-        (half.grant_id, half.number, half.ended, _number(half.at), str(half.status), half.evidence) for half in halves
-    ]
-    insert_rows(connection, "attempt (grant_id, number, ended, at, status, evidence)", rows)
+    values = [(row.grant_id, row.number, row.ended, _number(row.at), str(row.status), row.evidence) for row in rows]
+    insert_rows(connection, "attempt (grant_id, number, ended, at, status, evidence)", values)
 
 
 def _decide(made: DecisionMade, connection: sqlite3.Connection, before: Row, after: Grant) -> bool:

@@ -24,7 +24,7 @@ from tgmembership_async.storage.wakeups import Waiter, wake_all
 
 _LARGEST_GROUP: Final = 1_000
 _LARGE_GROUP: Final = 16
-_WAIT_FOR_MORE: Final = 0.001
+_WAIT_FOR_MORE: Final = 0.001  # seconds
 _MOST_QUEUED: Final = 50_000
 _LAST_COMMITS_TAKE_AT_MOST: Final = 60.0
 
