@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from tgmembership_async.grants.copying import Entry, Statements, Store
 from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
-from tgmembership_async.grants.sqlite.statements import DIALECT, SELECT
+from tgmembership_async.grants.sqlite.statements import DIALECT, SELECT, AttemptRow, add_to_attempts
 from tgmembership_async.grants.sqlite.tables import LEDGER
 from tgmembership_async.storage.sqlite.database import SqliteStorage
 
@@ -66,14 +66,15 @@ def _add(connection: sqlite3.Connection, entry: Entry) -> None:
             DIALECT.stored_time(entry.granted_at),
         ),
     ).lastrowid
+    assert grant_id is not None  # noqa: S101 - inserted
+    attempts: list[AttemptRow] = []
     for attempt in entry.history:
-        halves: list[tuple[object, ...]] = [(0, DIALECT.stored_time(attempt.began_at), GrantStatus.SENDING, "")]
+        attempts.append(AttemptRow(grant_id, attempt.number, False, attempt.began_at, GrantStatus.SENDING))
         if attempt.status is not None:
-            halves.append((1, DIALECT.stored_time(attempt.ended_at), attempt.status, attempt.evidence))
-        connection.executemany(
-            "INSERT INTO attempt (grant_id, number, ended, at, status, evidence) VALUES (?, ?, ?, ?, ?, ?)",
-            [(grant_id, attempt.number, *half) for half in halves],
-        )
+            attempts.append(
+                AttemptRow(grant_id, attempt.number, True, attempt.ended_at, attempt.status, attempt.evidence)
+            )
+    add_to_attempts(connection, attempts)
     connection.executemany(
         "INSERT INTO decision (grant_id, decision, decided_at, reason) VALUES (?, ?, ?, ?)",
         [(grant_id, made.decision, DIALECT.stored_time(made.decided_at), made.reason) for made in entry.decisions],
