@@ -121,7 +121,7 @@ class Pausing:
         """Do nothing."""
 
 
-SLOW = RetryPolicy(transient_base=0.2, throttled_base=0.2)
+SLOW = RetryPolicy(transient_base=1, throttled_base=1)
 
 
 @pytest.mark.parametrize("waits_for", ["a told wait", "backoff", "a pause", "a connection", "the rate", "all workers"])
@@ -141,16 +141,16 @@ def test_a_row_that_waits_is_planned(waits_for: str, backend: str, monkeypatch: 
             return GRANTED
 
         answers: dict[str, list[Any]] = {
-            "a told wait": [reply("", 429, retry_after="0.2")],
+            "a told wait": [reply("", 429, retry_after="1")],
             "backoff": [not_sent()],
-            "a pause": [reply("", 429, retry_after="0.2")],
+            "a pause": [reply("", 429, retry_after="1")],
             "a connection": [held],
             "the rate": [GRANTED],
         }
         choices: dict[str, dict[str, Any]] = {
             "backoff": {"retry": SLOW},
             "a connection": {"max_connections": 1},
-            "the rate": {"rate_limit": RateLimit(1, 0.2)},
+            "the rate": {"rate_limit": RateLimit(1, 1)},
             "all workers": {"gate": gate},
         }
         first, options = answers.get(waits_for, []), choices.get(waits_for, {})
