@@ -124,6 +124,14 @@ class Shop:
                 env={**ENVIRONMENT, **self.environment, "TGMEMBERSHIP_LEDGER": str(ledger)},
             )
 
+    def requests_at_rest(self) -> int:
+        """Return the number of requests when those of a worker that was just killed have all arrived."""
+        before, now = -1, self.service.count_requests()
+        while now != before:
+            time.sleep(0.3)
+            before, now = now, self.service.count_requests()
+        return now
+
     def aftermath(self, refs: list[str], ledger: Ledger, kills: int, exit_code: int, held: int = 0) -> Aftermath:
         """Compare the ledger with the audit log."""
         struck = Counter(label for request in self.service.requests for label in request.faults)
@@ -204,7 +212,7 @@ class Run:
         """Put a copy in place of the ledger. It is refused, and nothing is sent."""
         self.journal.unlink(missing_ok=True)  # it belongs to the file that is replaced
         shutil.copyfile(copy, self.ledger)
-        before = self.shop.service.count_requests()
+        before = self.shop.requests_at_rest()
         with ended(self.shop.worker(self.folder, self.members, self.ledger)) as worker:
             assert worker.wait(_PATIENCE) in (1, 2), "1: damaged, as a live copy may be; 2: an older copy"
         assert self.shop.service.count_requests() == before
