@@ -142,7 +142,9 @@ def test_who_waits_for_a_caller_that_is_cancelled_asks_anew(run: Run) -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("failure", [not_sent(), DOWN, reply('{"ok": false, "code": 500}')])
+@pytest.mark.parametrize(
+    "failure", [not_sent(), DOWN, *(reply(f'{{"ok": false, "code": {code}}}', code) for code in (500, 421, 425, 429))]
+)
 def test_while_the_service_is_down_an_older_answer_serves_and_says_so(failure: Any, run: Run) -> None:
     async def scenario() -> None:
         session, check, _, clock = opened(MEMBER, failure, failure, ttl=60, grace=600)
@@ -201,16 +203,44 @@ def test_a_user_who_is_forgotten_during_a_request_is_asked_about_again(run: Run)
     run(scenario)
 
 
+def test_a_user_who_is_forgotten_during_a_request_that_fails_has_no_older_answer(run: Run) -> None:
+    async def scenario() -> None:
+        async def banned_meanwhile(_: Any) -> Any:
+            check.forget(7)
+            raise not_sent()
+
+        session, check, _, clock = opened(MEMBER, banned_meanwhile, ttl=60, grace=600)
+        async with session:
+            assert await check(7)
+            clock.sleep(100)
+            with pytest.raises(CallError):
+                await check(7)
+
+    run(scenario)
+
+
+def test_what_the_service_tells_about_others_is_not_this_users(run: Run) -> None:
+    others = '[{"user_id": 8, "plan_id": 1}, {"plan_id": 2}]'
+
+    async def scenario() -> None:
+        session, check, _, _ = opened(reply(f'{{"ok": true, "code": 200, "result": {others}}}'))
+        async with session:
+            assert (await check(7)).plans == {2}
+            assert (await check(8)).plans == {1, 2}
+
+    run(scenario)
+
+
 def test_what_is_forgotten_is_asked_again_and_only_so_many_are_remembered(run: Run) -> None:
     async def scenario() -> None:
         session, check, transport, _ = opened(NOBODY, NOBODY, NOBODY, NOBODY, MEMBER, size=2)
         async with session:
-            for user in (1, 2, 3):
+            for user in (7, 2, 3):
                 await check(user)
-            await check(1)
-            assert len(transport.requests) == 4, "1 was pushed out by 3"
-            check.forget(1)
-            assert await check(1)
+            await check(7)
+            assert len(transport.requests) == 4, "7 was pushed out by 3"
+            check.forget(7)
+            assert await check(7)
 
     run(scenario)
 

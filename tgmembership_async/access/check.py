@@ -9,7 +9,7 @@ from anyio import Event
 from attrs import evolve, field, frozen, mutable
 
 from tgmembership_async.client import Client
-from tgmembership_async.errors import APIError, CallError, RateLimited, ServerError, UsageError
+from tgmembership_async.errors import APIError, CallError, UsageError
 from tgmembership_async.protocol.endpoints import check_id, check_uuid
 from tgmembership_async.session import Session
 from tgmembership_async.settings import positive_int, seconds
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # not loaded by users of a Session
     from tgmembership_async.project.client import Project
 
 _LARGEST_CACHE: Final = 10_000
-_UNAVAILABLE: Final = (RateLimited, ServerError)
 
 
 @frozen
@@ -118,7 +117,7 @@ class AccessCheck:
             else:
                 await lookup.finished.wait()
             if lookup.failure is not None:
-                return self._stale(cached, plan_id, lookup.failure)
+                return self._stale(self._cache.get(user_id), plan_id, lookup.failure)
 
     def forget(self, user_id: int) -> None:
         """Remove a user from the cache, after a grant, for example. The result of a request in flight is not used."""
@@ -129,9 +128,15 @@ class AccessCheck:
     async def _periods(self, user_id: int) -> tuple[_Period, ...]:
         if isinstance(self._session, Session):
             found = await self._session.get_subscribers(user_id)
-            return tuple([_Period(one.plan_id, one.expires_at) for one in found])
+            return tuple([_Period(one.plan_id, one.expires_at) for one in found if one.user_id in (None, user_id)])
         rows = self._session.memberships(user_id)
-        return tuple([_Period(one.plan_id and one.plan_id.lower(), one.ends_at, one.starts_at) async for one in rows])
+        return tuple(
+            [
+                _Period(one.plan_id and one.plan_id.lower(), one.ends_at, one.starts_at)
+                async for one in rows
+                if one.user_id in (None, user_id)
+            ]
+        )
 
     async def _look_up(self, user_id: int) -> _Lookup:
         """Send the request, and cache the result; if it is cancelled, waiting callers send another."""
@@ -156,7 +161,7 @@ class AccessCheck:
 
     def _stale(self, cached: _Cached | None, plan_id: int | str | None, failure: CallError) -> Access:
         now = self._clock()
-        refused = isinstance(failure, APIError) and not isinstance(failure, _UNAVAILABLE)
+        refused = isinstance(failure, APIError) and not failure.retryable
         if cached is None or refused or now >= cached.checked_at + self._ttl + self._grace:
             raise failure
         return evolve(_access(cached, plan_id, now), stale=True)

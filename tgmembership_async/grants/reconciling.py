@@ -236,11 +236,13 @@ class _Subscriptions(_Look):
             return _unsettled(grants, f"API {self.session.generation} cannot be asked who has access")
         try:
             async with self.asking:
-                seen = await self.session.get_subscribers(member_id)
+                found = await self.session.get_subscribers(member_id)
         except _ENDS_THE_ROUND:
             raise
         except TGMembershipError as error:
             return _unsettled(grants, f"the service could not be asked: {error}")
+
+        seen = [one for one in found if one.user_id in (None, member_id)]  # others prove nothing about this member
 
         def rule(plan_id: int | str, began: datetime, rivals: int) -> _Verdict:
             return _Verdict(*judged(plan_id, began, seen, rivals=rivals, offset=clock_of(self.session).offset))
