@@ -8,6 +8,7 @@ import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from errno import EMFILE, ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,39 @@ def test_every_class_of_exception_is_judged_by_what_was_sent(
 
     run(scenario)
     assert len(raised) > 100
+
+
+@pytest.mark.parametrize("errno", [EMFILE, ENOENT])
+def test_what_the_system_refuses_before_there_is_a_pool_is_not_sent(
+    errno: int, way: Any, run: Any, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError(errno, "no CA file, or no descriptor for it")
+
+    monkeypatch.setattr(way, "_make_lanes", fail)
+
+    async def scenario() -> None:
+        async with session("https://api.example.com", retry=ONCE) as tg:
+            with pytest.raises(NotSent):
+                await tg.add_member(1, 42)
+
+    run(scenario)
+
+
+def test_a_transport_is_refused_to_a_second_session(serve: Any, run: Any, session: Any, way: Any) -> None:
+    """Its connections lead to the service of the first one."""
+    first, second = serve(answering()), serve(answering())
+
+    async def scenario() -> None:
+        shared = way(proxy=None)
+        async with session(first.url, transport=shared) as tg, session(second.url, transport=shared) as other:
+            await tg.get_plans()
+            with pytest.raises(UsageError, match="give each a transport of its own"):
+                await other.add_member(1, 42)
+            await tg.get_plans()
+
+    run(scenario)
+    assert (len(first.requests), second.requests) == (2, [])
 
 
 @pytest.mark.parametrize("label", ["", "x" * 64], ids=["empty", "too long"])

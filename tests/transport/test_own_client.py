@@ -64,6 +64,29 @@ def test_its_failures_are_judged_the_same(serve: Any, run: Any, refused_port: in
     run(scenario)
 
 
+def test_one_that_was_closed_before_the_session_sends_nothing(serve: Any, run: Any) -> None:
+    server = serve(answering())
+
+    async def scenario() -> None:
+        client = httpx.AsyncClient()
+        async with session(client, server.url) as tg:
+            await client.aclose()
+            with pytest.raises(UsageError, match="was closed: close it after the Session"):
+                await tg.add_member(1, 42)
+
+    run(scenario)
+    assert server.requests == []
+
+
+def test_hooks_that_may_consume_or_replace_a_reply_are_refused() -> None:
+    async def hook(answer: httpx.Response) -> None:
+        await answer.aread()
+
+    client = httpx.AsyncClient(trust_env=False, verify=NO_TLS, event_hooks={"response": [hook]})
+    with pytest.raises(UsageError, match="event hooks for responses"):
+        HttpxTransport(client=client)
+
+
 def test_plain_http_through_a_proxy_of_the_client_is_refused(
     serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from tgmembership_async.event_loop import asyncio_loop
 from tgmembership_async.protocol.wire import Account, Headers, Request, Response, Safety, Timeouts, with_host
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
-from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
+from tgmembership_async.transport.lanes import KEEP_ALIVE, SHARED, Lanes
 from tgmembership_async.transport.proxies import (
     HTTP_SCHEMES,
     basic_credentials,
@@ -80,13 +80,16 @@ class AiohttpTransport:
         self._proxy = None if proxy is None else Secret(proxy)
         self._ssl_context = ssl_context
         self._lanes: Lanes[_Lane] | None = None
+        self._account: Account | None = None
 
     async def send(self, request: Request) -> Response:
         """Send one request once. Raise TransportFailure if there is no complete response."""
         progress = request.progress
         progress.begun = False
         if self._lanes is None:
-            self._lanes = self._make_lanes(request.account)
+            self._account, self._lanes = request.account, self._make_lanes(request.account)
+        if request.account is not self._account:
+            raise UsageError(SHARED)
         try:
             return await self._lanes.run(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)
         except UsageError:

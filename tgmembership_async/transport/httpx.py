@@ -17,7 +17,7 @@ from tgmembership_async.transport import trust
 from tgmembership_async.transport.httpcore import POOL, AsyncioBackend, OneConnection, TrioBackend
 from tgmembership_async.transport.httpx_client import check_client, check_client_proxy, refuse_ipv6, through_client
 from tgmembership_async.transport.httpx_exchange import HttpxLane, SendTrace, judged, wire_request
-from tgmembership_async.transport.lanes import KEEP_ALIVE, Lanes
+from tgmembership_async.transport.lanes import KEEP_ALIVE, SHARED, Lanes
 from tgmembership_async.transport.proxies import HTTP_SCHEMES, SOCKS_SCHEMES, check_proxy, masks_of, proxy_url, route
 from tgmembership_async.values.learned_secrets import REDACT
 from tgmembership_async.values.scrubber import Scrubber
@@ -68,10 +68,13 @@ class HttpxTransport:
 
     async def send(self, request: Request) -> Response:
         """Send one request once. Raise TransportFailure if there is no complete response."""
+        request.progress.begun = False
         if request.account is not self._account:  # adding it each time takes a thirtieth of a call
+            if self._lanes is not None:
+                raise UsageError(SHARED)
             self._account = request.account
             self._scrubber = request.account.scrubber_with(masks_of(proxy_url(request.account, self._proxy)))
-            REDACT.scrubbers.add(self._scrubber)
+            REDACT.add(self._scrubber)
         trace = SendTrace(request.progress, request.account.scheme, request.reply_limit)
         if self._client is None and self._lanes is None:
             self._lanes = self._make_lanes(request.account)

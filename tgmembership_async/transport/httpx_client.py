@@ -22,6 +22,12 @@ def check_client(client: object) -> None:
     if not isinstance(client, httpx.AsyncClient) or client.is_closed:
         msg = "HttpxTransport(client=...) takes an open httpx.AsyncClient"
         raise UsageError(msg)
+    if client.event_hooks["response"]:
+        msg = (
+            "the client has event hooks for responses, which see requests without their real path and may consume "
+            "or raise before the outcome of a grant is known: use an observer or attempt_middleware instead"
+        )
+        raise UsageError(msg)
     mounted: list[object] = [client._transport, *client._mounts.values()]  # noqa: SLF001 - httpx has no public way
     for transport in mounted:
         if transport is None:
@@ -42,7 +48,10 @@ def check_client(client: object) -> None:
 
 
 def check_client_proxy(client: httpx.AsyncClient, wire: httpx.Request) -> None:
-    """Raise UsageError if the user's client would send a request through its proxy that must not go there."""
+    """Raise UsageError if the user's client is closed, or would send through a proxy what must not go there."""
+    if client.is_closed:
+        msg = "the httpx client of this transport was closed: close it after the Session"
+        raise UsageError(msg)
     pool = getattr(client._transport_for_url(wire.url), POOL, None)  # noqa: SLF001 - httpx has no public way
     if wire.url.scheme == "http":
         check_no_proxy("http", isinstance(pool, httpcore.AsyncHTTPProxy | httpcore.AsyncSOCKSProxy) or None)

@@ -12,6 +12,7 @@ from anyio import CancelScope, current_time, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from tgmembership_async.errors import UsageError
+from tgmembership_async.event_loop import repeat_cancellation
 from tgmembership_async.protocol.wire import Headers, Progress, Request, Response, Timeouts, with_host
 from tgmembership_async.transport.base import TransportFailure
 from tgmembership_async.transport.bodies import Body
@@ -50,6 +51,7 @@ class SendTrace:
     __slots__ = (
         "_progress",
         "_scheme",
+        "cancellations",
         "connecting",
         "phase",
         "refusal",
@@ -72,6 +74,7 @@ class SendTrace:
         self.step: Step | None = None
         self.connecting: bool = False
         self.stream: Any = None
+        self.cancellations: int = progress.cancellations
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         """Process one trace event; `info` holds httpcore's own request."""
@@ -167,6 +170,7 @@ async def connecting_in_time(
         except BaseException as error:
             trace.step = step_of(error)
             raise
+    await repeat_cancellation(trace.cancellations)
     msg = f"no connection within {seconds:g} s"
     raise httpx.ConnectTimeout(SafeMessage(msg))
 

@@ -19,6 +19,7 @@ KEEP_ALIVE: Final = 5.0
 """Maximum idle time in seconds of a connection that is reused for a request."""
 KEEP_ALIVE_UNSAFE: Final = 1.0
 """The same for an unsafe request, whose outcome would be unknown if the service closed the connection meanwhile."""
+SHARED: Final = "this transport sends for another Session or Project already: give each a transport of its own"
 _PROVEN_AFTER: Final = 0.05
 """Seconds for which a connection must stay open after a reply to prove that the service keeps connections open."""
 _CLOSE_TIMEOUT: Final = 1.0
