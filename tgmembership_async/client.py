@@ -80,7 +80,7 @@ class Client(AsyncResource):
         """
         self._refuse_view("entered")
         await self._shared.open()
-        REDACT.scrubbers.update((self._account.scrubber, self._account.learned))
+        REDACT.add(self._account.scrubber, self._account.learned)
         return self
 
     async def aclose(self) -> None:

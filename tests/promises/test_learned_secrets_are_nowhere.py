@@ -166,11 +166,21 @@ def test_all_loggers_of_the_package_mask_secrets() -> None:
     assert all(REDACT in logging.getLogger(name).filters for name in named)
 
 
+def test_a_secret_may_be_added_while_another_thread_masks_a_record() -> None:
+    redact, living = Redact(), [Learned() for _ in range(9)]
+    redact.add(*living[:5])
+    masking = iter(redact.scrubbers)
+    next(masking)
+    redact.add(*living[5:])
+    assert len(list(masking)) == 4
+    assert len(redact.scrubbers) == 9
+
+
 def test_a_log_record_without_a_secret_is_left_as_it_is() -> None:
     redact = Redact()
     learned = Learned()
     learned.add(TOKEN)
-    redact.scrubbers.add(learned)
+    redact.add(learned)
     record = logging.LogRecord("x", logging.INFO, "x", 1, "%s of %d", ("one", 2), None)
     assert redact.filter(record)
     assert record.args == ("one", 2)

@@ -1,6 +1,7 @@
 """Secrets that become known at runtime, such as the access tokens in replies, and a filter that masks them in logs."""
 
 import logging
+from threading import Lock
 from typing import Final, Protocol
 from weakref import WeakSet
 
@@ -64,6 +65,12 @@ class Redact(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.scrubbers: WeakSet[_Scrubs] = WeakSet()
+        self._lock = Lock()
+
+    def add(self, *scrubbers: _Scrubs) -> None:
+        """Mask from now on what these mask, as long as they live."""
+        with self._lock:  # in a copy: another thread may be masking with the others
+            self.scrubbers = WeakSet((*self.scrubbers, *scrubbers))
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Mask the secrets in a record, and return True."""

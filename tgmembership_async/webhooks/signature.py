@@ -240,7 +240,7 @@ def scrubber_of(secrets: Iterable[object]) -> Scrubber:
     """Return a scrubber for the secrets of a verifier, which log lines of the package do not show either."""
     plain = (secret.reveal() if isinstance(secret, Secret) else str(secret) for secret in secrets)
     scrubber = Scrubber({secret: "***" for secret in plain if len(secret) >= _LONG_ENOUGH_TO_BE_UNIQUE})
-    REDACT.scrubbers.add(scrubber)
+    REDACT.add(scrubber)
     return scrubber
 
 
