@@ -36,8 +36,11 @@ from tgmembership_async import (
     settings,
 )
 from tgmembership_async.settings import secret_in
+from tgmembership_async.storage.postgres.gate import PostgresGate
 
 QUICK = RetryPolicy(transient_base=0, throttled_base=0)
+ONCE = RetryPolicy(attempts=1)
+GRANTED = reply('{"ok": true, "code": 200, "result": "tok"}')
 
 
 def session(transport: StubTransport | None = None, **options: Any) -> Session:
@@ -70,6 +73,8 @@ def session(transport: StubTransport | None = None, **options: Any) -> Session:
         {"proxy": 5},
         {"transport": "carrier pigeon"},
         {"transport": object()},
+        {"transport": StubTransport},
+        {"gate": PostgresGate},
         {"observer": 5},
     ],
 )
@@ -334,6 +339,38 @@ async def test_a_middleware_that_repeats_a_grant_is_stopped() -> None:
         assert len(transport.requests) == 1
 
 
+@pytest.mark.parametrize("where", ["middleware", "attempt_middleware"])
+async def test_a_middleware_that_sends_a_grant_twice_at_a_time_is_stopped(where: str) -> None:
+    async def refused(call_next: Any, request: Request) -> None:
+        with pytest.raises(UsageError, match="a middleware repeated addMember") as error:
+            await call_next(request)
+        stopped.append(error.value)
+
+    async def hedging(request: Request, call_next: Any) -> Response:
+        answers: list[Response] = []
+
+        async def send() -> None:
+            answers.append(await call_next(request))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            await begun.wait()
+            await refused(call_next, request)
+            release.set()
+        return answers[0]
+
+    async def slow(_request: Request) -> Response:
+        begun.set()
+        await release.wait()
+        return reply('{"ok": true, "code": 200, "result": "tok"}')
+
+    begun, release = anyio.Event(), anyio.Event()
+    stopped: list[UsageError] = []
+    async with session(transport := StubTransport(slow), **{where: [hedging]}) as tg:
+        assert (await tg.add_member(1, 42)).token == "tok"
+    assert len(stopped) == len(transport.requests) == 1
+
+
 @pytest.mark.parametrize("error", [AssertionError("not mocked"), ValueError("bug"), RuntimeError("x")])
 async def test_a_foreign_exception_is_never_retried(error: Exception) -> None:
     transport = StubTransport(error)
@@ -344,6 +381,21 @@ async def test_a_foreign_exception_is_never_retried(error: Exception) -> None:
         with pytest.raises(OutcomeUnknown) as unknown:
             await tg.add_member(1, 42)
     assert unknown.value.__cause__ is error
+    assert isinstance(unknown.value.cause, ReplyLost)
+    assert len(transport.requests) == 2
+
+
+@pytest.mark.parametrize("where", ["middleware", "attempt_middleware"])
+@pytest.mark.parametrize("wrong", [lambda _: None, lambda answer: attrs.evolve(answer, body=answer.body.decode())])
+async def test_a_middleware_that_returns_no_response_ends_the_call(wrong: Any, where: str) -> None:
+    async def forgets(request: Request, call_next: Any) -> Any:
+        return wrong(await call_next(request))
+
+    async with session(transport := StubTransport(), **{where: [forgets]}) as tg:
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await tg.add_member(1, 42)
+        with pytest.raises((TypeError, AttributeError)):
+            await tg.get_plans()
     assert isinstance(unknown.value.cause, ReplyLost)
     assert len(transport.requests) == 2
 
@@ -409,6 +461,29 @@ async def test_an_observer_that_raises_does_not_affect_the_call(caplog: pytest.L
     assert "an observer raised" in caplog.text
 
 
+async def test_a_log_handler_that_raises_does_not_affect_the_call() -> None:
+    class Down(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+            raise ConnectionError
+
+    def broken(_: CallEnded) -> None:
+        raise ZeroDivisionError
+
+    seen: list[str] = []
+    logger, handler = logging.getLogger("tgmembership_async"), Down()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        async with session(StubTransport(GRANTED), observer=broken) as tg:
+            assert (await tg.add_member(1, 42)).token == "tok"
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert [text for text in seen if text.startswith("addMember done")]
+
+
 async def test_a_cancelled_grant_warns_once_and_raises_the_cancellation(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[CallEnded] = []
 
@@ -452,6 +527,27 @@ async def test_closing_ends_reads_at_once_and_waits_for_a_grant() -> None:
     assert (await grant).token == "tok"
     with pytest.raises(UsageError, match="closed during the call"):
         await read
+
+
+async def test_a_grant_that_was_turned_away_is_not_sent_again_while_closing() -> None:
+    async def turned_away(_request: Request) -> Response:
+        sent.set()
+        await release.wait()
+        return reply("", 429, retry_after="0")
+
+    async def grant() -> None:
+        with pytest.raises(UsageError, match="the Session was closed during the call"):
+            await tg.add_member(1, 42)
+
+    sent, release = anyio.Event(), anyio.Event()
+    tg = await session(transport := StubTransport(turned_away, GRANTED)).open()
+    async with anyio.create_task_group() as group:
+        group.start_soon(grant)
+        await sent.wait()
+        group.start_soon(tg.aclose)
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+    assert len(transport.requests) == 1
 
 
 async def test_closing_does_not_wait_for_a_grant_beyond_its_timeout() -> None:
@@ -602,6 +698,60 @@ def test_the_deadline_cuts_an_exchange(method: str, expected: type[Exception]) -
     on_trio(scenario)
 
 
+def test_a_grant_that_a_middleware_holds_until_the_deadline_is_done() -> None:
+    async def slow(request: Request, call_next: Any) -> Response:
+        answer: Response = await call_next(request)
+        await anyio.sleep(60)
+        return answer
+
+    async def scenario() -> None:
+        async with session(StubTransport(GRANTED), middleware=[slow], deadline=20) as tg:
+            assert (await tg.add_member(1, 42)).token == "tok"
+            with pytest.raises(DeadlineExceeded):
+                await tg.get_plans()
+
+    on_trio(scenario)
+
+
+async def test_the_deadline_holds_in_a_task_that_was_cancelled() -> None:
+    async def hang(_request: Request) -> Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def cleans_up() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            for call, error in ((tg.get_plans, DeadlineExceeded), (tg.add_member, OutcomeUnknown)):
+                with pytest.raises(error):
+                    await call(1)
+                ended.append(error)
+
+    ended: list[type[Exception]] = []
+    async with session(StubTransport(hang), deadline=0.05) as tg:
+        task = asyncio.create_task(cleans_up())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert ended == [DeadlineExceeded, OutcomeUnknown]
+
+
+def test_a_call_that_is_refused_during_a_pause_does_not_lengthen_it() -> None:
+    async def scenario() -> None:
+        async with session(StubTransport(reply("", 429, retry_after="100"), reply()), deadline=150) as tg:
+            start = anyio.current_time()
+            impatient = tg.with_options(deadline=10)
+            for _ in range(30):
+                with pytest.raises(RateLimited):
+                    await impatient.get_plans()
+                await anyio.sleep(1.003)
+            await tg.get_plans()
+            assert anyio.current_time() - start <= 100 + 10  # the jitter
+
+    on_trio(scenario)
+
+
 def test_the_deadline_counts_the_queue() -> None:
     async def scenario() -> None:
         sent = anyio.Event()
@@ -692,6 +842,17 @@ async def test_a_reply_that_echoes_the_key_is_cleaned() -> None:
         with pytest.raises(Exception, match=r"404 no /bot8047883872/-/x, \*\*\*"):
             await tg.get_plans()
     assert heads[0].headers.get("location") == "/***"
+
+
+async def test_a_key_that_the_end_of_a_reply_cuts_off_is_not_shown() -> None:
+    line = f"GET /bot8047883872/{CANARY_KEY}/getPlans "
+    for cut in range(len(line)):
+        body = (line * 100)[: 60 * len(line) + cut]
+        async with session(StubTransport(attrs.evolve(reply(body, 500), truncated=True)), retry=ONCE) as tg:
+            with pytest.raises(UnexpectedReply, match="too large") as told:
+                await tg.get_plans()
+        assert CANARY_KEY[:4].encode() not in told.value.body
+        assert told.value.body.startswith(b"GET /bot8047883872/-/getPlans ")
 
 
 async def test_safety_can_be_given() -> None:

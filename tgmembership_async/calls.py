@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 from anyio import current_time
@@ -65,19 +66,9 @@ async def perform(send: Next, request: Request, observer: Observer | None) -> Re
 
 
 async def _judged(send: Next, request: Request) -> Response:
-    result: Response | TransportFailure | Exception
-    try:
-        result = await send(request)
-    except (TransportFailure, OutOfTime) as ended:
-        result = ended.with_traceback(None)
-    except Exception as foreign:
-        if not _may_have_acted(request, foreign):
-            raise
-        result = foreign
+    result = await _sent(send, request)
     # Outside of `except`, so that the traceback of our errors has no frames of the libraries below.
-    if isinstance(result, Response) and (
-        result is request.progress.done or verdict(result, request)[0] is Outcome.DONE  # a middleware has replaced it
-    ):
+    if isinstance(result, Response) and result is request.progress.done:
         return result
     elapsed = current_time() - request.progress.started
     if isinstance(result, OutOfTime):
@@ -89,6 +80,26 @@ async def _judged(send: Next, request: Request) -> Response:
     if request.progress.out_of_time and outcome is not Outcome.TURNED_AWAY:
         error = late(request, elapsed, last=error)
     raise error
+
+
+async def _sent(send: Next, request: Request) -> Response | TransportFailure | Exception:
+    """Send through the chain, and return how it ended; raise a foreign exception before which nothing was done."""
+    progress = request.progress
+    try:
+        result = await send(request)
+        if result is not progress.done or progress.done is None:  # a middleware has replaced it
+            progress.done = result if verdict(result, request)[0] is Outcome.DONE else None
+    except TransportFailure as failure:
+        return failure.with_traceback(None)
+    except OutOfTime as ended:
+        if request.safety is Safety.UNSAFE and progress.done is not None:
+            return progress.done  # it came in time, and a middleware held it
+        return ended.with_traceback(None)
+    except Exception as foreign:
+        if not _may_have_acted(request, foreign):
+            raise
+        return foreign
+    return result
 
 
 def _may_have_acted(request: Request, error: Exception) -> bool:
@@ -174,22 +185,24 @@ def _report(request: Request, error: BaseException | None, observer: Observer | 
         return
     maybe_applied = error is not None and progress.unsettled and request.safety is not Safety.SAFE
     elapsed = current_time() - progress.started
-    if maybe_applied and request.safety is Safety.UNSAFE and not isinstance(error, CallError):
-        _logger.warning(
-            "%s was cancelled during its exchange: the service may or may not have acted on it",
+    with suppress(Exception):  # a log handler that raises must not replace the outcome
+        if maybe_applied and request.safety is Safety.UNSAFE and not isinstance(error, CallError):
+            _logger.warning(
+                "%s was cancelled during its exchange: the service may or may not have acted on it",
+                request.method,
+            )
+        _logger.debug(
+            "%s %s after %d attempt(s) in %.1f ms",
             request.method,
+            "done" if error is None else type(error).__name__,
+            progress.attempts,
+            1000 * elapsed,
         )
-    _logger.debug(
-        "%s %s after %d attempt(s) in %.1f ms",
-        request.method,
-        "done" if error is None else type(error).__name__,
-        progress.attempts,
-        1000 * elapsed,
-    )
     if observer is None:
         return
     ended = CallEnded(request.method, request.url, progress.attempts, elapsed, maybe_applied, error)
     try:
         observer(ended)
     except Exception:
-        _logger.exception("an observer raised; the call itself is not affected")
+        with suppress(Exception):
+            _logger.exception("an observer raised; the call itself is not affected")

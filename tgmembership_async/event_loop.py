@@ -34,17 +34,23 @@ def is_stray_cancellation() -> bool:
     return task is not None and not task.cancelling()
 
 
-async def repeat_cancellation() -> None:
-    """Raise the cancellation of the current task that a cancel scope took for its own, if there was one.
-
-    anyio does so if its deadline and `task.cancel()` meet in one step of the event loop.
-    """
-    await checkpoint()  # the cancellation of an outer scope
+def cancellations() -> int:
+    """Return how often the current asyncio task was cancelled; 0 on trio."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
-        return  # on trio this cannot happen
-    if task is not None and task.cancelling():
+        return 0
+    return 0 if task is None else task.cancelling()
+
+
+async def repeat_cancellation(before: int) -> None:
+    """Raise the cancellation of the current task that a cancel scope took for its own, if there was one.
+
+    anyio does so if its deadline and `task.cancel()` meet in one step of the event loop. `before` is the number of
+    `cancellations` when the scope was entered.
+    """
+    await checkpoint()  # the cancellation of an outer scope
+    if cancellations() > before:
         raise asyncio.CancelledError
 
 

@@ -14,7 +14,7 @@ from anyio import CancelScope, Event, current_time, get_cancelled_exc_class, sle
 from attrs import evolve
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.event_loop import repeat_cancellation
+from tgmembership_async.event_loop import cancellations, repeat_cancellation
 from tgmembership_async.large_replies import opened
 from tgmembership_async.protocol.envelope import LEGACY, Envelope
 from tgmembership_async.protocol.gate import Gate, SharedGate
@@ -31,6 +31,8 @@ Middleware = Callable[[Request, Next], Awaitable[Response]]
 
 _PAUSES_ALL_CALLS: Final = frozenset({429, 503})
 _CANCEL_TIMEOUT: Final = 2.0
+_MAY_BE_CUT: Final = 1024
+"""Bytes at the end of a truncated body that may be the beginning of a secret, which no scrubber finds."""
 
 
 class OutOfTime(Exception):
@@ -67,6 +69,7 @@ class Deadline:
         if self._closing:  # begun now, it would be cancelled during its exchange
             request.progress.closed = True
             raise OutOfTime
+        request.progress.cancellations = cancellations()
         with self._scope(deadline=request.progress.deadline) as scope:
             self._scope = type(scope)  # that of this event loop, which anyio looks up each time: an eighth of a call
             self._running[scope] = request
@@ -77,7 +80,7 @@ class Deadline:
                 if self._idle is not None and not self._running:
                     self._idle.set()
                     self._idle = None
-        await repeat_cancellation()
+        await repeat_cancellation(request.progress.cancellations)
         raise OutOfTime
 
     async def close(self, grace: float) -> None:
@@ -105,8 +108,8 @@ class Deadline:
 
     def _cut(self, which: Callable[[Request], bool]) -> None:
         for scope, request in self._running.items():
+            request.progress.closed = True
             if which(request):
-                request.progress.closed = True
                 scope.cancel()
 
 
@@ -126,7 +129,7 @@ class Retry:
         progress, spent, attempt = request.progress, 0, 0
         while True:
             attempt += 1
-            unsettled_before = progress.unsettled
+            progress.repeats, attempts_before = progress.unsettled, progress.attempts
             result: Response | TransportFailure
             try:
                 result = await call_next(request)
@@ -134,11 +137,11 @@ class Retry:
                 result = failure.with_traceback(None)
             outcome, retry_after = verdict(result, request)
             if outcome not in (Outcome.UNKNOWN, Outcome.DONE):  # DONE stays unsettled: Exchange refuses to repeat it
-                progress.unsettled = unsettled_before
+                progress.unsettled = progress.repeats
             if outcome is Outcome.DONE:
                 self._budget.refund(spent)
-                progress.done = result
-                return _response_or_raise(result)
+                progress.done = done = _response_or_raise(result)
+                return done
             step = decide(
                 self._policy,
                 outcome,
@@ -149,7 +152,9 @@ class Retry:
                 tokens=self._budget.tokens,
                 random=random,
             )
-            pause = _shared_pause(result, retry_after, step) if outcome is Outcome.TURNED_AWAY else 0.0
+            # A call that was refused here, during a pause, does not lengthen it.
+            is_told = outcome is Outcome.TURNED_AWAY and progress.attempts > attempts_before
+            pause = _shared_pause(result, retry_after, step) if is_told else 0.0
             pause = min(pause, self._policy.pause_cap)
             if pause > 0:
                 self._gate.pause(current_time() + pause)
@@ -161,6 +166,8 @@ class Retry:
             if isinstance(step, Stop):
                 progress.out_of_time = step is Stop.DEADLINE
                 return _response_or_raise(result)
+            if progress.closed:
+                raise OutOfTime
             self._budget.take(step.cost)
             spent += step.cost
             await sleep(step.seconds)
@@ -178,6 +185,9 @@ def verdict(result: Response | TransportFailure, request: Request) -> tuple[Outc
     """Return the outcome of an attempt, and the seconds of its Retry-After header, if any."""
     if isinstance(result, TransportFailure):
         return judge_failure(result), None
+    if not isinstance(result, Response):
+        msg = f"a middleware returned {type(result).__name__} in place of a Response"
+        raise TypeError(msg)
     envelope = result.envelope
     done = isinstance(envelope, Envelope) and envelope.ok
     retry_after = None if done else parse_retry_after(result.headers, datetime.now(UTC))
@@ -205,14 +215,15 @@ class Exchange:
         """Return the response, or raise TransportFailure."""
         failure: BaseException
         progress = request.progress
-        if progress.unsettled and request.safety is Safety.UNSAFE:
-            msg = f"a middleware repeated {request.method} after it may have taken effect; leave retries to the Session"
+        if (progress.unsettled or progress.in_flight) and request.safety is Safety.UNSAFE:
+            msg = f"a middleware repeated {request.method}, which may have taken effect; leave retries to the Session"
             raise UsageError(msg)
-        if progress.hold is not None:
-            await progress.hold.take()
-        progress.attempts += 1
-        progress.begun = True
+        progress.in_flight = True
         try:
+            if progress.hold is not None:
+                await progress.hold.take()
+            progress.attempts += 1
+            progress.begun = True
             sent = self._clock.now()
             response = await self._send_in_time(request)
             self._clock.observe(response.headers, sent)
@@ -227,7 +238,7 @@ class Exchange:
             failure = cancelled.with_traceback(None)
         finally:
             progress.unsettled = progress.unsettled or progress.begun
-            progress.begun = False
+            progress.begun = progress.in_flight = False
         raise failure
 
     async def _send_in_time(self, request: Request) -> Response:
@@ -237,6 +248,7 @@ class Exchange:
         with self._scope(deadline=current_time() + limit) as scope:
             self._scope = type(scope)  # as in Deadline
             return await self._transport.send(request)
+        await repeat_cancellation(request.progress.cancellations)
         msg = f"no complete reply within {limit:g} s"
         raise TransportFailure(msg, connecting=not request.progress.begun)
 
@@ -247,10 +259,10 @@ def _scrubbed(response: Response, request: Request) -> Response:
     everything = (
         "\n".join([value for _, value in response.headers.items]).encode("utf-8", "surrogatepass") + response.body
     )
-    if scrubber.scrub(everything) is everything:
-        return response
-    clean = Headers((name, scrubber.scrub_text(value)) for name, value in response.headers)
-    return evolve(response, headers=clean, body=scrubber.scrub(response.body))
+    if scrubber.scrub(everything) is not everything:
+        clean = Headers((name, scrubber.scrub_text(value)) for name, value in response.headers)
+        response = evolve(response, headers=clean, body=scrubber.scrub(response.body))
+    return evolve(response, body=response.body[:-_MAY_BE_CUT]) if response.truncated else response
 
 
 def _in_dialect(response: Response, request: Request) -> Response:
@@ -265,7 +277,8 @@ def _in_dialect(response: Response, request: Request) -> Response:
 
 def _with_facts(error: TransportFailure | OSError, request: Request) -> TransportFailure:
     if not isinstance(error, TransportFailure):
-        error = TransportFailure(reason_of(error, request.account.scrubber))
+        reason = reason_of(error, request.account.scrubber)
+        error = TransportFailure(reason, connecting=not request.progress.begun)
     failure = TransportFailure(error.reason, connecting=error.connecting)
     failure.begun = request.progress.begun
     return failure

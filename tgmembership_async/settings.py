@@ -221,7 +221,7 @@ def transport(value: object, proxy: object, scheme: str) -> Transport:
             check_environment()  # importing aiohttp creates its TLS settings
             raise
         return AiohttpTransport(proxy=proxy)
-    if isinstance(value, str) or not isinstance(value, Transport):
+    if isinstance(value, str | type) or not isinstance(value, Transport):
         msg = f"transport must be 'httpx', 'aiohttp' or an object with send() and aclose(), not {value!r:.80}"
         raise UsageError(msg)
     return value
@@ -245,8 +245,8 @@ def rate_limit(value: object) -> RateLimit | None:
 
 def shared_gate(value: SharedGate | None) -> SharedGate | None:
     """Return the shared gate, or raise UsageError."""
-    if value is not None and not isinstance(value, SharedGate):
-        msg = f"gate must be a SharedGate, such as PostgresGate(conninfo), or None, not {type(value).__name__}"
+    if value is not None and (isinstance(value, type) or not isinstance(value, SharedGate)):
+        msg = f"gate must be a SharedGate, such as PostgresGate(conninfo), or None, not {value!r:.80}"
         raise UsageError(msg)
     return value
 

@@ -10,7 +10,7 @@ import attrs
 import pytest
 from canary import CANARY_KEY
 from project.projects import OTHER, PLAN, PROJECT, project, refuses, row, says
-from stub_transport import StubTransport, lost
+from stub_transport import StubTransport, lost, reply
 
 from tgmembership_async import (
     APIError,
@@ -25,6 +25,7 @@ from tgmembership_async.project import BalanceConflict, Project
 from tgmembership_async.project.endpoints import ENDPOINTS
 
 UNTIL = datetime(2199, 5, 6, 7, 8, 9, 123_456, tzinfo=UTC)
+TURNED_AWAY = reply("", 429, retry_after="0")
 BALANCE = says({"balance": "10.00", "currency": "EUR"})
 
 
@@ -158,13 +159,15 @@ def test_an_error_has_the_name_and_the_words_of_the_service_and_travels(key: str
 
 
 def test_removing_twice_is_done_and_a_lost_reply_in_between_counts_as_removed(run: Any) -> None:
-    stub = StubTransport(attrs.evolve(says(None, 204), body=b""), refuses(404), lost(), refuses(404))
+    steps = (attrs.evolve(says(None, 204), body=b""), refuses(404), lost(), refuses(404), TURNED_AWAY, refuses(404))
+    stub = StubTransport(*steps)
 
     async def scenario() -> None:
         async with project(stub) as client:
             assert await client.remove_membership(PLAN)
             assert not await client.remove_membership(PLAN)
             assert await client.remove_membership(PLAN)
+            assert not await client.remove_membership(PLAN), "429: the first attempt did nothing"
             assert not await client.unban(42)
 
     run(scenario)
@@ -220,6 +223,7 @@ def test_a_balance_is_set_if_it_is_what_was_expected(steps: Any, run: Any) -> No
         ([says({"balance": "9.99"})], 1, False, "9.99"),
         ([BALANCE, change("11.00", "12.50")], 2, True, "11.00"),
         ([BALANCE, change("12.50", "12.50")], 2, True, "12.50"),
+        ([BALANCE, TURNED_AWAY, change("12.50", "12.50")], 3, True, "12.50"),
         ([BALANCE, change("10.00", "12.00")], 2, True, "10.00"),
     ],
 )

@@ -1,5 +1,6 @@
 """The table of methods, and the checks of arguments."""
 
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -32,6 +33,13 @@ def test_the_table_holds_the_ten_methods() -> None:
         ("POST", "webhook", "idempotent"),
         ("DELETE", "webhook", "idempotent"),
     }
+
+
+def test_a_member_of_an_enum_is_sent_as_its_number() -> None:
+    class Plan(int, Enum):
+        GOLD = 3
+
+    assert str(arguments(ADD_MEMBER, {"plan_id": Plan.GOLD, "member_id": 42}, None)["plan_id"]) == "3"
 
 
 def test_what_is_none_is_left_out() -> None:

@@ -123,6 +123,13 @@ def test_a_middleware_cannot_send_a_broken_header(pair: tuple[str, str]) -> None
         wire.encode()
 
 
+@pytest.mark.parametrize("value", [1, None, b"1"])
+def test_a_middleware_cannot_send_a_header_that_is_not_text(value: Any) -> None:
+    wire = attrs.evolve(request(), headers=request().headers.with_("x-attempt", value))
+    with pytest.raises(UsageError, match="a header that is not text: 'x-attempt'"):
+        wire.encode()
+
+
 @pytest.mark.parametrize("value", [" 1", "1 ", "\t1", "1\t", " ", "1\n"])
 def test_a_value_has_no_blanks_around_it(value: str) -> None:
     """h11 would reject it only while sending, when the outcome is no longer "not sent"."""

@@ -37,6 +37,8 @@ class Claiming:
     unrecorded: UnrecordedAnswers
     row: Grant | None = None
     held: bool = field(default=False, init=False)
+    sent: bool = field(default=False, init=False)
+    """Whether a request may have been sent since the row was last released."""
     _unstored_release: UnrecordedAnswer | None = field(default=None, init=False)
     _since: tuple[float, float, int] = field(default=(0.0, 0.0, 0), init=False)
 
@@ -69,6 +71,7 @@ class Claiming:
         if self.held and self._in_doubt():
             await self.release("nothing was sent: this process, or its connection to the ledger, was interrupted")
         if self.held:
+            self.sent = True
             return
         if self._unstored_release is not None:
             await self._unstored_release.stored()
@@ -77,12 +80,13 @@ class Claiming:
         with CancelScope(shield=True):
             await self._claim_again()
         await checkpoint_if_cancelled()
+        self.sent = True
 
     async def release(self, why: str, error: CallError | None = None) -> None:
         """Return the row to `planned`, with the reason, if it is held."""
         if not self.held or self.row is None:
             return
-        self.held = False
+        self.held = self.sent = False
         settlement = Settlement(GrantStatus.PLANNED, error=error, evidence=why)
         with CancelScope(shield=True):
             try:

@@ -16,6 +16,7 @@ from tgmembership_async.errors import (
     NotSent,
     OutcomeUnknown,
     RefConflict,
+    TGMembershipError,
     Unauthorized,
     UsageError,
 )
@@ -132,11 +133,14 @@ async def _send(client: Client, hold: Claiming, shared: Shared) -> None:
     except get_cancelled_exc_class():
         if hold.held:
             with CancelScope(shield=True):
-                shared.grant = await _record(hold, settlement_of(_stopped(request)))
+                shared.grant = await _record(hold, _in_doubt(request, "the program stopped"))
         raise
-    except Exception as error:  # noqa: BLE001 - any other error was raised before anything was sent
-        problem = error
-        settlement = Settlement(GrantStatus.PLANNED, evidence=f"{type(error).__name__} before anything was sent")
+    except Exception as error:  # noqa: BLE001 - it is raised when the row is settled
+        problem, name = error, type(error).__name__
+        if hold.sent and not isinstance(error, TGMembershipError):  # a bug, which proves nothing
+            settlement = _in_doubt(request, f"{name} was raised")
+        else:
+            settlement = Settlement(GrantStatus.PLANNED, evidence=f"{name} before anything was sent")
     else:
         settlement = Settlement(GrantStatus.GRANTED, token=token, evidence="ok: true")
         if hold.held and shared.hand_over is not None and shared.hand_over(shared, hold, settlement):
@@ -157,9 +161,9 @@ async def record_answer(shared: Shared, hold: Claiming, settlement: Settlement) 
         shared.error = error
 
 
-def _stopped(request: GrantRequest) -> OutcomeUnknown:
+def _in_doubt(request: GrantRequest, what: str) -> Settlement:
     method = method_of(request.plan_id)
-    return OutcomeUnknown("the program stopped during the exchange", method=method, maybe_applied=True)
+    return settlement_of(OutcomeUnknown(f"{what} during the exchange", method=method, maybe_applied=True))
 
 
 async def _record(hold: Claiming, settlement: Settlement) -> Grant:

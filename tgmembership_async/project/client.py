@@ -186,7 +186,7 @@ class Project(Client):
         try:
             await self._ask(endpoints.REMOVE_MEMBERSHIP, {"membership_id": membership_id})
         except NotFound as error:
-            return error.attempts > 1  # an attempt without a reply may have removed it
+            return error.maybe_applied  # an attempt without a reply may have removed it
         return True
 
     async def ban(self, user_id: UserId) -> None:
@@ -198,7 +198,7 @@ class Project(Client):
         try:
             await self._ask(endpoints.UNBAN, {"user_id": user_id})
         except NotFound as error:
-            return error.attempts > 1
+            return error.maybe_applied
         return True
 
     def banned(self) -> AsyncGenerator[ProjectUser]:
@@ -225,16 +225,15 @@ class Project(Client):
         given = {"user_id": user_id, "new_balance": new, "reason": reason}
         request = self._prepare(endpoints.ADJUST_BALANCE, given)
         change, _ = await self._call(request, endpoints.ADJUST_BALANCE.read)
-        attempts = request.progress.attempts
         # After a lost reply the balance before may be ours already.
-        harmless = {expected, new} if attempts > 1 else {expected}
+        harmless = {expected, new} if request.progress.repeats else {expected}
         if change.previous_balance in harmless and change.new_balance == new:
             return change
         msg = (
             f"somebody else changed the balance from {expected} to {change.previous_balance} meanwhile, and it is "
             f"{change.new_balance} now: correct it by what they changed"
         )
-        facts = {"method": request.method, "attempts": attempts, "maybe_applied": True}
+        facts = {"method": request.method, "attempts": request.progress.attempts, "maybe_applied": True}
         raise BalanceConflict(msg, expected=expected, found=change.previous_balance, **facts)
 
     async def payment_request(self, payment_request_id: str) -> PaymentRequest:

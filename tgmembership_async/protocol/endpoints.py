@@ -39,7 +39,7 @@ def check_id(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _ID_LIMIT:
         msg = f"{name} must be a positive int of up to 64 bits, not {value!r:.80}"
         raise InvalidValue(msg)
-    return value
+    return int(value)  # a member of an Enum would be sent by its name
 
 
 def check_uuid(name: str, value: object) -> str:

@@ -103,7 +103,10 @@ def with_host(headers: Headers, authority: str) -> Headers:
 
 
 def _check(headers: Headers) -> None:
-    for name, value in headers:
+    for name, value in cast("Iterable[tuple[object, object]]", headers):
+        if not (isinstance(name, str) and isinstance(value, str)):
+            msg = f"a middleware added a header that is not text: {name!r:.80}"
+            raise UsageError(msg)
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             msg = f"a middleware added a header with an invalid name or value, under the name {name!r:.80}"
             raise UsageError(msg)
@@ -254,20 +257,25 @@ class Progress:
     """The mutable state of one call. Times are seconds on the event loop's clock.
 
     `attempts` counts requests passed to the transport. `begun`: on the current attempt the transport began to write our
-    headers (True for a transport that does not set it). `unsettled`: the service may have acted on some attempt.
-    `out_of_time`: the next attempt would begin after the deadline. `closed`: the Session was closed during the call.
+    headers (True for a transport that does not set it). `in_flight`: an attempt is running. `unsettled`: the service
+    may have acted on some attempt; `repeats`: on an attempt before the current one. `out_of_time`: the next attempt
+    would begin after the deadline. `closed`: the Session was closed during the call, and no further attempt begins.
     `hold` is the claim that is held during each exchange. `done` is the response that was judged as a success.
+    `cancellations` counts those of the task before the call.
     """
 
     started: float
     deadline: float
     attempts: int = 0
     begun: bool = False
+    in_flight: bool = False
     unsettled: bool = False
+    repeats: bool = False
     out_of_time: bool = False
     closed: bool = False
     hold: Hold | None = None
-    done: object = None
+    done: "Response | None" = None
+    cancellations: int = 0
 
 
 @frozen
