@@ -440,14 +440,17 @@ async def test_a_transport_that_does_not_set_begun_counts_as_having_sent() -> No
 
 async def test_an_observer_is_called_at_the_end_of_each_call(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[CallEnded] = []
-    transport = StubTransport(reply(), lost())
+    transport = StubTransport(reply(), lost(), reply('{"ok": true, "code": 200, "result": "what"}'))
     async with session(transport, observer=heard.append) as tg:
         await tg.get_plans()
         with pytest.raises(OutcomeUnknown):
             await tg.add_member(1, 42)
+        with pytest.raises(UnexpectedReply):
+            await tg.get_plans()
     assert [(h.method, h.attempts, h.maybe_applied, type(h.error)) for h in heard] == [
         ("getPlans", 1, False, type(None)),
         ("addMember", 1, True, OutcomeUnknown),
+        ("getPlans", 1, False, UnexpectedReply),
     ]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -51,16 +51,20 @@ class CallEnded:
 Observer = Callable[[CallEnded], object]
 
 
-async def perform(send: Next, request: Request, observer: Observer | None) -> Response:
-    """Return the response of a successful call, or raise the typed error for its outcome. Notify the observer."""
+async def perform(
+    send: Next, request: Request, convert: Callable[[Any], T], observer: Observer | None
+) -> tuple[T, Response]:
+    """Return the structured result of a successful call and its response, or raise the typed error for its outcome.
+
+    Notify the observer.
+    """
     error: BaseException | None = None
     try:
         response = await _judged(send, request)
+        return await read(convert, response, request), response
     except BaseException as raised:
         error = raised
         raise
-    else:
-        return response
     finally:
         _report(request, error, observer)
 

@@ -13,7 +13,7 @@ from anyio.lowlevel import current_token
 from attrs import evolve
 
 from tgmembership_async.admission import Admission
-from tgmembership_async.calls import Observer
+from tgmembership_async.calls import Observer, perform
 from tgmembership_async.descriptors import shortage
 from tgmembership_async.errors import UsageError
 from tgmembership_async.event_loop import asyncio_loop
@@ -23,7 +23,7 @@ from tgmembership_async.options import CallOptions, check_names
 from tgmembership_async.protocol.gate import Gate, SharedGate
 from tgmembership_async.protocol.retry import Budget
 from tgmembership_async.protocol.service_clock import ServiceClock
-from tgmembership_async.protocol.wire import Account, Hold, Params, Progress, Request, Safety, Timeouts, Verb
+from tgmembership_async.protocol.wire import Account, Hold, Params, Progress, Request, Response, Safety, Timeouts, Verb
 from tgmembership_async.settings import Options
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.learned_secrets import REDACT
@@ -118,6 +118,10 @@ class Client(AsyncResource):
         if self._is_view:
             msg = f"a view made by with_options cannot be {what}; use the {self._account.client} it came from"
             raise UsageError(msg)
+
+    def _perform(self, request: Request, convert: Callable[[Any], T]) -> Awaitable[tuple[T, Response]]:
+        """Send a request through the chain, and return its structured result and its response."""
+        return perform(self._send, request, convert, self._shared.observer)
 
     def _request(
         self, method: str, verb: Verb, safety: Safety, params: Params, *, timeouts: Timeouts, path: str | None = None

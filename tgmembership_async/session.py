@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 from tgmembership_async import settings
-from tgmembership_async.calls import Observer, perform, read, reply
+from tgmembership_async.calls import Observer, reply
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.middleware import Deadline, Middleware
 from tgmembership_async.options import SessionOptions, check_names
@@ -215,8 +215,7 @@ class Session(Client):
         """
         name, checked_verb, how_safe = endpoints.call_by_name(method, verb, safety, self._api)
         request = self._prepare(name, checked_verb, how_safe, endpoints.extra_params(params or {}))
-        response = await perform(self._send, request, self._shared.observer)
-        result = await read(lambda raw: results.structure(raw, into), response, request)
+        result, response = await self._perform(request, lambda raw: results.structure(raw, into))
         return reply(result, response, request)
 
     async def _ask(
@@ -232,8 +231,8 @@ class Session(Client):
         params = endpoints.arguments(endpoint, given, extra)
         request = self._prepare(endpoint.method, endpoint.verb, endpoint.safety, params)
         request.progress.hold = hold
-        response = await perform(self._send, request, self._shared.observer)
-        return await read(convert_result or endpoint.read, response, request)
+        result, _ = await self._perform(request, convert_result or endpoint.read)
+        return result
 
     def _prepare(self, method: str, verb: Verb, safety: Safety, params: Params) -> Request:
         timeouts = self._options.for_grants if method in endpoints.GRANTS else self._options.for_others

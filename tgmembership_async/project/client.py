@@ -11,7 +11,7 @@ from string import Formatter
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
 from tgmembership_async import settings
-from tgmembership_async.calls import Observer, envelope_of, perform, read, reply
+from tgmembership_async.calls import Observer, envelope_of, reply
 from tgmembership_async.client import Client, Extra, Shared
 from tgmembership_async.errors import NotFound, UsageError
 from tgmembership_async.middleware import Deadline, Middleware
@@ -37,7 +37,7 @@ from tgmembership_async.protocol.gate import Gate, RateLimit, SharedGate
 from tgmembership_async.protocol.retry import Budget, RetryPolicy
 from tgmembership_async.protocol.structuring.results import structure
 from tgmembership_async.protocol.structuring.scalars import Mismatch, integer
-from tgmembership_async.protocol.wire import Gateway503, Hold, Request, Response, Safety, Timeouts, Verb
+from tgmembership_async.protocol.wire import Gateway503, Hold, Request, Safety, Timeouts, Verb
 from tgmembership_async.transport.base import Transport
 from tgmembership_async.values.models import AccessToken, Reply, Webhook
 from tgmembership_async.values.secret import Secret, hides_arguments
@@ -224,7 +224,7 @@ class Project(Client):
             raise BalanceConflict(msg, expected=expected, found=found, method=endpoints.ADJUST_BALANCE.method)
         given = {"user_id": user_id, "new_balance": new, "reason": reason}
         request = self._prepare(endpoints.ADJUST_BALANCE, given)
-        change, _ = await self._call(request, endpoints.ADJUST_BALANCE.read)
+        change, _ = await self._perform(request, endpoints.ADJUST_BALANCE.read)
         # After a lost reply the balance before may be ours already.
         harmless = {expected, new} if request.progress.repeats else {expected}
         if change.previous_balance in harmless and change.new_balance == new:
@@ -255,7 +255,7 @@ class Project(Client):
     async def _grant(self, hold: Hold, plan_id: Any, member_id: int | None) -> AccessToken:
         request = self._prepare(endpoints.CREATE_PAYMENT_REQUEST, {"user_id": member_id, "plan_id": plan_id})
         request.progress.hold = hold
-        created, _ = await self._call(request, results.payment_link)
+        created, _ = await self._perform(request, results.payment_link)
         return created
 
     async def validate_coupon(
@@ -273,7 +273,7 @@ class Project(Client):
         local = self._account.scheme == "http"
         endpoint = endpoints.SET_WEBHOOK_LOCALLY if local else endpoints.SET_WEBHOOK
         request = self._prepare(endpoint, {"url": url})
-        webhook, _ = await self._call(request, partial(results.webhook, url=url))
+        webhook, _ = await self._perform(request, partial(results.webhook, url=url))
         return webhook
 
     async def request(
@@ -296,16 +296,11 @@ class Project(Client):
         name, safe = check_path(path), safety_of(verb, safety)
         body = extra_params(params or {}) if verb in ("GET", "DELETE") else _json_object(params or {})
         request = self._request(name, verb, safe, body, timeouts=self._timeouts(safe))
-        result, response = await self._call(request, lambda raw: structure(raw, into))
+        result, response = await self._perform(request, lambda raw: structure(raw, into))
         return reply(result, response, request)
 
-    async def _call(self, request: Request, convert: Callable[[Any], T]) -> tuple[T, Response]:
-        """Send a request through the chain, and return its structured result, and the response."""
-        response = await perform(self._send, request, self._shared.observer)
-        return await read(convert, response, request), response
-
     async def _ask(self, endpoint: Endpoint[T], given: Mapping[str, object], extra: Extra = None) -> T:
-        result, _ = await self._call(self._prepare(endpoint, given, extra), endpoint.read)
+        result, _ = await self._perform(self._prepare(endpoint, given, extra), endpoint.read)
         return result
 
     def _prepare(self, endpoint: Endpoint[Any], given: Mapping[str, object], extra: Extra = None) -> Request:
@@ -331,7 +326,7 @@ class Project(Client):
             place: dict[str, int | str] = {} if size is None else {"limit": size}
             if size is not None or offset:
                 place["offset"] = offset
-            rows, response = await self._call(self._prepare(endpoint, given, place), endpoint.read)
+            rows, response = await self._perform(self._prepare(endpoint, given, place), endpoint.read)
             return Page(rows, _total(envelope_of(response)))
 
         return all_rows(endpoint.method, fetch, identity)
