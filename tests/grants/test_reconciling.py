@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_transport import StubTransport, lost, reply
 
-from tgmembership_async import GrantHeld, Request, Response, RetryPolicy, Session, Unauthorized, UsageError
-from tgmembership_async.grants import Finding, Granter, GrantStatus, MemoryLedger
+from tgmembership_async import GrantHeld, NotFound, Request, Response, RetryPolicy, Session, Unauthorized, UsageError
+from tgmembership_async.grants import Finding, Grant, Granter, GrantStatus, MemoryLedger
 from tgmembership_async.grants.reconciling import MARGIN, judged
 from tgmembership_async.protocol.service_clock import Offset
 from tgmembership_async.values.models import Subscriber
@@ -204,6 +204,44 @@ def test_a_subscription_from_a_second_payment_during_the_round_is_no_proof_of_th
     first, other = anyio.run(scenario, backend=backend)
     assert (first.grant.ref, first.settled, other.settled) == ("first", False, True)
     assert "another row" in first.why
+
+
+@pytest.mark.parametrize("then", ["planned", "refused"])
+def test_a_subscription_from_the_lost_attempt_of_a_row_that_is_retried_is_no_proof_of_another(
+    then: str, backend: str
+) -> None:
+    """The service carried out the first attempt of B; the owner retries it, and the second attempt may be refused."""
+    service = Service(before=-timedelta(hours=1))
+    answers = [lost(), lost(), lost()]
+
+    async def scenario() -> tuple[list[Finding], Grant]:
+        async def step(request: Request) -> Response:
+            if request.method == "addMember" and not answers:
+                return reply(json.dumps({"ok": False, "code": 404, "description": "blocked"}), 404)
+            if request.method == "addMember":
+                raise answers.pop()
+            return await service(request)
+
+        session = Session(1, "k" * 40, transport=StubTransport(step), retry=RetryPolicy(attempts=1))
+        async with Granter(session, MemoryLedger()) as granter:
+            for ref, member_id in (("A", 42), ("B", 42), ("other", 43)):
+                with pytest.raises(GrantHeld):
+                    await granter.grant(ref, plan_id=1, member_id=member_id)
+            await granter.plan("never sent", plan_id=1, member_id=43)
+            with pytest.raises(NotFound):
+                await granter.grant("refused at once", plan_id=1, member_id=43)
+            retried = await granter.resolve("B", "retry")
+            if then == "refused":
+                with pytest.raises(NotFound):
+                    await granter.grant("B", plan_id=1, member_id=42)
+                retried = (await granter.get("B")) or retried
+            return await granter.reconcile(), retried
+
+    [a, other], b = anyio.run(scenario, backend=backend)
+    assert (b.status, b.attempts) == (then, 2 if then == "refused" else 1)
+    assert (a.grant.ref, a.settled) == ("A", False)
+    assert "another row" in a.why
+    assert other.settled
 
 
 def test_rejected_credentials_end_the_round(backend: str) -> None:

@@ -11,7 +11,7 @@ from anyio import CapacityLimiter, Lock, create_task_group
 from attrs import frozen
 
 from tgmembership_async.client import Client, clock_of
-from tgmembership_async.errors import TGMembershipError, Unauthorized, UsageError
+from tgmembership_async.errors import OutcomeUnknown, TGMembershipError, Unauthorized, UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant, GrantStatus
@@ -28,7 +28,8 @@ MARGIN: Final = timedelta(minutes=5)
 _SETTLING: Final = 8
 """Members in progress for each request in flight: the results of the others are written, in common commits."""
 _ENDS_THE_ROUND: Final = (UsageError, Unauthorized)
-_POSSIBLE: Final = [status for status in GrantStatus if status not in (GrantStatus.REFUSED, GrantStatus.PLANNED)]
+_NOT_GRANTED: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED})
+"""The statuses whose last attempt granted nothing; one before it may have been unknown."""
 
 
 @frozen
@@ -166,16 +167,24 @@ class _Rivals:
                 return
             self._begun += 1
             since, now = self._counted_at, transitions.utc_now()
-            async for grant in self._ledger.grants(_POSSIBLE if self._refs else [], since):
+            async for grant in self._ledger.grants(None if self._refs else [], since):
                 refs = self._refs.get((grant.plan_id, grant.member_id))
                 id_ = None if grant.token is None else grant.token.raw
-                if refs is None:
+                if refs is None or not await self._may_be_granted(grant, refs):
                     continue
                 if isinstance(id_, str) and id_ in self._known:
                     self.taken.add(id_)
                 else:
                     refs.add(grant.ref)
             self._done, self._counted_at = self._begun, now
+
+    async def _may_be_granted(self, grant: Grant, refs: set[str]) -> bool:
+        """Tell whether an attempt may have granted; a row is asked about in vain if its pair has two rivals already."""
+        if grant.status not in _NOT_GRANTED or isinstance(grant.error, OutcomeUnknown):
+            return True
+        if not grant.attempts or len(refs) > 1:
+            return False
+        return any(one.status is GrantStatus.UNKNOWN for one in await self._ledger.attempts(grant.ref))
 
 
 class _Verdict(NamedTuple):
