@@ -28,10 +28,11 @@ from tgmembership_async import (
     Unauthorized,
     UsageError,
 )
-from tgmembership_async.grants import Granter, GrantRequest, GrantStatus, MemoryLedger
+from tgmembership_async.grants import Decision, Grant, Granter, GrantRequest, GrantStatus, MemoryLedger
 from tgmembership_async.grants.exchange import settlement_of
 from tgmembership_async.grants.model import Settlement
 from tgmembership_async.testing import FakeService, FakeTransport
+from tgmembership_async.values.models import AccessToken
 
 REF = "stripe:pi_1"
 
@@ -567,6 +568,27 @@ def test_an_operator_may_prefer_a_wasted_token(backend: str) -> None:
             with pytest.raises(GrantHeld):
                 await granter.grant(REF, plan_id=1)
             assert len(transport.requests) == 3
+
+    on(backend, scenario)
+
+
+class DecidedFirst(MemoryLedger):
+    """A ledger in which the owner decides about each row right before the Granter does."""
+
+    async def decide(self, ref: str, decision: Decision, token: AccessToken | None, reason: str) -> Grant:
+        if reason == "regrant_limit":
+            await super().decide(ref, "granted", None, "the owner found the member in the chat")
+        return await super().decide(ref, decision, token, reason)
+
+
+def test_a_decision_that_comes_before_the_automatic_one_stands(backend: str) -> None:
+    async def scenario() -> None:
+        async with granting(lost(), ledger=DecidedFirst(), regrant_limit=1) as (granter, transport, ledger):
+            assert (await granter.grant(REF, plan_id=1)).status is GrantStatus.GRANTED
+            summary = await granter.provision([GrantRequest(f"r{n}", 1, n + 1) for n in range(20)])
+            assert (summary.duplicates, summary.stopped) == (20, None)
+            assert len(transport.requests) == 21
+            assert [made.decision for made in await ledger.decisions(REF)] == ["granted"]
 
     on(backend, scenario)
 

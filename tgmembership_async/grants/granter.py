@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Self
 
@@ -259,7 +260,8 @@ class Granter(AsyncResource):
             grant = shared.result()
             if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):
                 return grant, shared.fresh
-            await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
+            with suppress(GrantError):  # a person or another worker decided first: the next claim finds the row
+                await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
 
     async def _exchange(self, session: Client, shared: Shared) -> None:
         exchange = carry_out(session, self._ledger, self._unrecorded, shared)
