@@ -1,8 +1,8 @@
 """The Granter: one exchange for each ref, whoever asks, cancels or repeats."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -28,7 +28,7 @@ from tgmembership_async import (
     Unauthorized,
     UsageError,
 )
-from tgmembership_async.grants import Decision, Grant, Granter, GrantRequest, GrantStatus, MemoryLedger
+from tgmembership_async.grants import Decision, DecisionMade, Grant, Granter, GrantRequest, GrantStatus, MemoryLedger
 from tgmembership_async.grants.exchange import settlement_of
 from tgmembership_async.grants.model import Settlement
 from tgmembership_async.testing import FakeService, FakeTransport
@@ -589,6 +589,71 @@ def test_a_decision_that_comes_before_the_automatic_one_stands(backend: str) -> 
             assert (summary.duplicates, summary.stopped) == (20, None)
             assert len(transport.requests) == 21
             assert [made.decision for made in await ledger.decisions(REF)] == ["granted"]
+
+    on(backend, scenario)
+
+
+class Overtaken(MemoryLedger):
+    """A ledger in which another worker carries out `meanwhile` after the automatic decisions were read."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def decisions(self, ref: str) -> list[DecisionMade]:
+        made = await super().decisions(ref)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return made
+
+
+@pytest.mark.parametrize("answer", ["lost", "granted"])
+def test_two_workers_send_an_unknown_row_again_no_more_often_than_the_limit(answer: str, backend: str) -> None:
+    """The other one sends it between this one's count of the automatic decisions and its own decision."""
+
+    async def scenario() -> None:
+        ledger = Overtaken()
+        again = StubTransport(granted() if answer == "granted" else lost())
+        async with (
+            granting(lost(), ledger=ledger, regrant_limit=1) as (granter, transport, _),
+            Granter(session(again), ledger, regrant_limit=1) as other,
+        ):
+
+            async def meanwhile() -> None:
+                with suppress(GrantHeld):
+                    await other.grant(REF, plan_id=1)
+
+            ledger.meanwhile = meanwhile
+            if answer == "granted":
+                assert (await granter.grant(REF, plan_id=1)).attempts == 2
+            else:
+                with pytest.raises(GrantHeld) as held:
+                    await granter.grant(REF, plan_id=1)
+                assert held.value.grant.attempts == 2
+            assert (len(transport.requests), len(again.requests)) == (1, 1)
+            assert len(await ledger.decisions(REF)) == 1
+
+    on(backend, scenario)
+
+
+def test_a_row_that_was_sent_again_meanwhile_is_returned_as_it_is_now(backend: str) -> None:
+    """The limit is reached, and the owner lets another worker send it once more."""
+
+    async def scenario() -> None:
+        ledger = Overtaken()
+        async with (
+            granting(lost(), ledger=ledger, regrant_limit=1) as (granter, transport, _),
+            Granter(session(StubTransport(granted())), ledger) as other,
+        ):
+            with pytest.raises(GrantHeld):
+                await granter.grant(REF, plan_id=1)
+
+            async def meanwhile() -> None:
+                await other.resolve(REF, "retry")
+                await other.grant(REF, plan_id=1)
+
+            ledger.meanwhile = meanwhile
+            assert (await granter.grant(REF, plan_id=1)).status is GrantStatus.GRANTED
+            assert len(transport.requests) == 2
 
     on(backend, scenario)
 

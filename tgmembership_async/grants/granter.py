@@ -258,10 +258,8 @@ class Granter(AsyncResource):
                 await self._exchange(session, shared)
                 await shared.wait()
             grant = shared.result()
-            if grant.status is not GrantStatus.UNKNOWN or not await self._may_send_again(grant):
+            if grant.status is not GrantStatus.UNKNOWN or not self._regrant_limit or not await self._send_again(grant):
                 return grant, shared.fresh
-            with suppress(GrantError):  # a person or another worker decided first: the next claim finds the row
-                await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
 
     async def _exchange(self, session: Client, shared: Shared) -> None:
         exchange = carry_out(session, self._ledger, self._unrecorded, shared)
@@ -277,11 +275,16 @@ class Granter(AsyncResource):
     def _release(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task).end()  # one that is cancelled before its first step never reaches its `finally`
 
-    async def _may_send_again(self, grant: Grant) -> bool:
-        if not self._regrant_limit:
-            return False
+    async def _send_again(self, grant: Grant) -> bool:
+        """Decide to send an unknown row again; return whether to look at it again, also because it has changed."""
         made = await self._ledger.decisions(grant.ref)
-        return sum(decision.reason == _AUTOMATIC for decision in made) < self._regrant_limit
+        row = await self._ledger.get(grant.ref)  # read last: what happened to it since the count shows in its attempts
+        if row is not None and (row.status, row.attempts) == (grant.status, grant.attempts):
+            if sum(decision.reason == _AUTOMATIC for decision in made) >= self._regrant_limit:
+                return False
+            with suppress(GrantError):  # a person or another worker decided first: the next claim finds the row
+                await self._ledger.decide(grant.ref, "retry", None, _AUTOMATIC)
+        return True
 
     async def resolve(
         self, ref: str, decision: Decision, *, token: AccessToken | str | None = None, reason: str = ""
