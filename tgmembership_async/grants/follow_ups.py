@@ -127,10 +127,14 @@ class Leases:
         self._until[grant.ref] = self._last, now + lease
         return FollowUp(grant, seen.failures, self._last)
 
+    def holds(self, ref: str, lease: int) -> bool:
+        """Tell whether a lease was neither ended nor followed by another one."""
+        held = self._until.get(ref)
+        return held is not None and held[0] == lease
+
     def give_back(self, ref: str, lease: int) -> bool:
         """End a lease, and return whether it was still held."""
-        held = self._until.get(ref)
-        if held is None or held[0] != lease:
+        if not self.holds(ref, lease):
             return False
         del self._until[ref]
         return True

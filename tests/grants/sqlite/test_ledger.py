@@ -140,6 +140,28 @@ def test_one_reads_plans_and_decides_beside_a_busy_owner(run: Run, backend: str,
         assert owner.poll() is None
 
 
+def test_a_lease_that_was_lost_postpones_nothing(run: Run, quick_path: Path) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    minute = timedelta(minutes=1)
+
+    async def scenario() -> None:
+        nonlocal now
+        async with SqliteLedger(quick_path / "grants.db", clock=lambda: now) as ledger:
+            await grant(ledger, "a")
+            slow = await ledger.begin_follow_up("a", lease=minute, grace=minute)
+            assert slow is not None
+            now += 2 * minute
+            other = await ledger.begin_follow_up("a", lease=minute, grace=minute)
+            assert other is not None
+            assert not await ledger.postpone(slow, failures=9, due_at=now + timedelta(days=1))
+            await ledger.end_follow_up(other)
+            again = await ledger.begin_follow_up("a", lease=minute, grace=minute)
+            assert again is not None
+            assert again.failures == 0
+
+    run(scenario)
+
+
 def test_who_does_not_own_it_does_not_send(run: Run, quick_path: Path) -> None:
     async def scenario() -> None:
         path = quick_path / "grants.db"

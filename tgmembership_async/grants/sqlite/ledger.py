@@ -128,6 +128,9 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
     async def postpone(self, follow_up: FollowUp, *, failures: int, due_at: datetime) -> bool:
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         grant = follow_up.grant
+        if not self._leases.holds(grant.ref, follow_up.lease):
+            self._storage.check_open()
+            return False
         kept = Kept(grant.status, failures, due_at)
         await self._storage.write(partial(statements.keep_follow_up, ref=grant.ref, kept=kept))
         return self._leases.give_back(grant.ref, follow_up.lease)
