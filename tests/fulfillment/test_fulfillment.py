@@ -480,6 +480,80 @@ def test_a_decision_during_a_question_is_carried_out_after_it(ends: str, make_le
     run(scenario)
 
 
+REFUSED_TWICE = Fault("error", method="addMember", status=404, count=2)
+LOST_TWICE = Fault("reset", method="addMember", when="before", count=2)
+
+
+@pytest.mark.parametrize("fault", [REFUSED_TWICE, LOST_TWICE], ids=["refused", "unknown"])
+def test_the_owner_is_asked_again_if_a_row_that_is_sent_again_ends_as_before(
+    fault: Fault, make_ledger: MakeLedger, run: Run
+) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[fault]))
+        asked: list[tuple[str, int]] = []
+
+        async def ask(grant: Grant) -> None:
+            await shop.ask(grant)
+            asked.append((grant.status, grant.attempts))
+
+        async with shop.open(make_ledger(), attention=ask) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await until(lambda: len(asked) == 1)
+            await fulfillment.decide("a", "retry", reason="the bot is an administrator now")
+            await until(lambda: len(asked) == 2)
+            await fulfillment.decide("a", "retry", reason="the plan exists now")
+            await done(fulfillment)
+        [(status, first), (again, second)] = asked
+        assert (status, first, second) == (again, 1, 2)
+        assert [ref for ref, _ in shop.links] == ["a"]
+
+    run(scenario)
+
+
+def test_the_owner_is_asked_again_if_a_row_ends_as_before_during_the_question(
+    make_ledger: MakeLedger, run: Run
+) -> None:
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[REFUSED_TWICE]))
+        asked: list[int] = []
+
+        async def ask(grant: Grant) -> None:
+            asked.append(grant.attempts)
+            if grant.attempts == 1:
+                await fulfillment.decide("a", "retry", reason="the bot is an administrator now")
+                while (grant.status, grant.attempts) != (GrantStatus.REFUSED, 2):
+                    await anyio.sleep(0.01)
+                    grant = await fulfillment.granter.get("a") or grant
+
+        async with shop.open(make_ledger(), attention=ask) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await until(lambda: len(asked) == 2)
+        assert asked == [1, 2]
+
+    run(scenario)
+
+
+def test_a_decision_ends_the_lease_of_a_follow_up(make_ledger: Callable[[], Any], run: Run) -> None:
+    """The row comes to the same status again: its follow-up is new, with a higher fencing number."""
+
+    async def scenario() -> None:
+        refused = Settlement(GrantStatus.REFUSED)
+        async with make_ledger() as ledger:
+            await ledger.claim(GrantRequest("r", 1))
+            await ledger.settle("r", refused)
+            found = await ledger.begin_follow_up("r", lease=HOUR, grace=HOUR)
+            await ledger.decide("r", "retry", None, "")
+            assert await ledger.begin_follow_up("r", lease=HOUR, grace=HOUR) is None, "it may wait for an hour"
+            await ledger.claim(GrantRequest("r", 1))
+            await ledger.settle("r", refused)
+            assert not await ledger.postpone(found, failures=3, due_at=datetime.now(UTC) + HOUR)
+            again = await ledger.begin_follow_up("r", lease=HOUR, grace=HOUR)
+            assert again.failures == 0
+            assert again.lease > found.lease
+
+    run(scenario)
+
+
 class Surprising(MemoryLedger):
     """A ledger of the user's own that raises what no ledger should raise, once for each ref."""
 

@@ -6,7 +6,9 @@
 | granted            | deliver the link               | at once                      |
 | refused, unknown   | ask the owner for a decision   | at once                      |
 
-A follow-up belongs to a row in one status. When the row changes its status, a new follow-up begins.
+A follow-up belongs to a row in one status. When the row changes its status, a new follow-up begins. A decision ends it
+too, so that a new one begins if the row comes to the same status again; whoever has leased the old one then, postpones
+nothing.
 """
 
 from datetime import datetime, timedelta
@@ -107,6 +109,12 @@ def look(grant: Grant, kept: Kept | None, now: datetime, grace: timedelta) -> Lo
     if grant.status in _WAITS:
         return Look(is_due=False, keep=Kept(grant.status, 0, now + grace))
     return Look(is_due=True)
+
+
+def is_about(follow_up: FollowUp, grant: Grant) -> bool:
+    """Tell whether a follow-up is about a row as it is: the same status of the same attempt."""
+    leased = follow_up.grant
+    return (leased.status, leased.attempts) == (grant.status, grant.attempts)
 
 
 class Leases:

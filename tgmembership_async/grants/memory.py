@@ -12,7 +12,7 @@ from attrs import evolve
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.bot_ledger import LEDGER_ADVICE
-from tgmembership_async.grants.follow_ups import FollowUp, FormerNames, Kept, Leases, look
+from tgmembership_async.grants.follow_ups import FollowUp, FormerNames, Kept, Leases, is_about, look
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import (
     Attempt,
@@ -102,6 +102,7 @@ class MemoryLedger(AsyncResource, FormerNames):
         await self._turn()
         now = self._clock()
         grant = self._keep(transitions.decided(self._known(ref), decision, token, now))
+        self._follow_ups.pop(ref, None)
         made = DecisionMade(ref, decision, now, storable(reason))
         self._decisions.setdefault(ref, []).append(made)
         return grant
@@ -202,7 +203,7 @@ class MemoryLedger(AsyncResource, FormerNames):
         """Release a lease: due again at `due_at`, after `failures`. Return False if the lease was no longer held."""
         await self._turn()
         grant = follow_up.grant
-        if not self._leases.give_back(grant.ref, follow_up.lease):
+        if not self._leases.give_back(grant.ref, follow_up.lease) or not is_about(follow_up, self._known(grant.ref)):
             return False
         self._follow_ups[grant.ref] = Kept(grant.status, failures, due_at)
         return True

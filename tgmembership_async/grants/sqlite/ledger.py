@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.database_ledger import DatabaseLedger
-from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases
+from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, is_about
 from tgmembership_async.grants.ledger import Claim
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus, Settlement, check_ref
 from tgmembership_async.grants.sqlite import statements
@@ -132,8 +132,8 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
             self._storage.check_open()
             return False
         kept = Kept(grant.status, failures, due_at)
-        await self._storage.write(partial(statements.keep_follow_up, ref=grant.ref, kept=kept))
-        return self._leases.give_back(grant.ref, follow_up.lease)
+        is_kept = await self._storage.write(partial(_postpone, follow_up=follow_up, kept=kept))
+        return self._leases.give_back(grant.ref, follow_up.lease) and is_kept
 
     async def end_follow_up(self, follow_up: FollowUp) -> None:
         """Release the lease of a row whose status has changed."""
@@ -229,6 +229,14 @@ def _hold(connection: sqlite3.Connection, request: GrantRequest, gap: Gap, now: 
 def _plan(connection: sqlite3.Connection, request: GrantRequest, now: datetime) -> Grant:
     [new] = statements.insert(connection, [transitions.planned(request, now)])
     return transitions.same(DIALECT.known(connection, request.ref).grant, request) if new is None else new.grant
+
+
+def _postpone(connection: sqlite3.Connection, follow_up: FollowUp, kept: Kept) -> bool:
+    ref = follow_up.grant.ref
+    if not is_about(follow_up, DIALECT.known(connection, ref).grant):
+        return False  # another process may have decided, which knows of no lease
+    statements.keep_follow_up(connection, ref, kept)
+    return True
 
 
 class _Wish(NamedTuple):

@@ -124,6 +124,7 @@ def add_to_attempts(connection: sqlite3.Connection, rows: Iterable[AttemptRow]) 
 
 def _decide(made: DecisionMade, connection: sqlite3.Connection, before: Row, after: Grant) -> bool:
     replace(connection, [(before, after)])
+    connection.execute("DELETE FROM follow_up WHERE grant_id = ?", (before.id,))
     connection.execute(
         "INSERT INTO decision (grant_id, decision, decided_at, reason) VALUES (?, ?, ?, ?)",
         (before.id, made.decision, _number(made.decided_at), storable(made.reason)),
