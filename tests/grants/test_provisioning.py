@@ -170,6 +170,38 @@ def test_a_conflict_is_a_row_and_no_end(backend: str) -> None:
     on(backend, scenario)
 
 
+class WritesAfterALook(MemoryLedger):
+    """A ledger that writes the row of r0 only after somebody has looked for it, as a remote one may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = anyio.Event()
+
+    async def claim(self, request: GrantRequest) -> Claim:
+        if request.ref == "r0":
+            await self.looked.wait()
+        return await super().claim(request)
+
+    async def get(self, ref: str) -> Grant | None:
+        found = await super().get(ref)
+        self.looked.set()
+        return found
+
+
+def test_a_conflict_with_a_request_whose_row_is_not_written_yet_is_a_row_and_no_end(backend: str) -> None:
+    async def scenario() -> None:
+        async with granter(StubTransport(GRANTED), WritesAfterALook()) as g:
+            rows = [GrantRequest("r0", 1, 1), GrantRequest("r0", 1, 2), *requests(20, 1)]
+            async with g.provision(rows, concurrency=2) as run:
+                found = {(grant.ref, grant.member_id): grant async for grant in run}
+            assert run.summary == Summary(granted=21, conflicts=1)
+            rejected = found["r0", 2]
+            assert isinstance(rejected.error, RefConflict)
+            assert (rejected.plan_id, rejected.token) == (1, None)
+
+    on(backend, scenario)
+
+
 def test_rejected_credentials_stop_a_run_that_is_then_resumed(backend: str) -> None:
     async def scenario() -> None:
         transport = StubTransport(GRANTED, GRANTED, reply('{"ok": false, "code": 401, "description": "no"}'))

@@ -209,8 +209,8 @@ class Granter(AsyncResource):
                 return await self._grant_one(request, view, may_wait, hand_over)
             except RefConflict as conflict:
                 row = await self._ledger.get(request.ref)
-                if row is None:
-                    raise
+                if row is None:  # the other request is under way, and its row is not written yet
+                    row = transitions.planned(request, transitions.utc_now())
                 return transitions.rejected(row, request, conflict), False
 
         async def look_up(refs: Collection[str]) -> Mapping[str, Grant]:
