@@ -20,9 +20,11 @@ from tgmembership_async import GrantHeld, OutcomeUnknown, Request, Response, Ser
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
 from tgmembership_async.grants.model import dump_error
+from tgmembership_async.grants.postgres.jobs import SettleRef
 from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.postgres.liveness import WorkersStorage
+from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.testing import LEDGER_CHECKS, FakeService, FakeTransport
 from tgmembership_async.testing.conformance.transitions import Check
 from tgmembership_async.values.models import AccessToken
@@ -274,6 +276,30 @@ class TestLifeAndDeath:
                 assert claim.mine
                 async with PostgresLedger(url) as other:
                     assert (await other.claim(request("b"))).elsewhere
+
+        run(scenario)
+
+    def test_a_settlement_that_is_owed_while_an_older_one_is_recorded_is_recorded_too(self, url: str, run: Run) -> None:
+        """A claim is committed and not confirmed, is settled to planned, and so is the next claim of the same row."""
+
+        async def scenario() -> None:
+            unsent = Settlement(GrantStatus.PLANNED, evidence="the intent could not be confirmed")
+            async with PostgresLedger(url) as ledger:
+                await ledger.claim(request())
+                row = ledger._claimed.pop("a")
+                newer = SettleRef("a", unsent, datetime.now(UTC), (row.worker, row.claim))
+
+                class Older(SettleRef):
+                    def __call__(self, _: Lane) -> Grant:
+                        ledger._owed["a"] = newer
+                        return row.grant
+
+                ledger._owed["a"] = Older("a", unsent, datetime.now(UTC), None)
+                await ledger._storage.run(ledger._look)
+                assert ledger._owed == {"a": newer}
+                await ledger._storage.run(ledger._look)
+                assert not ledger._owed
+                assert await status(ledger) is GrantStatus.PLANNED
 
         run(scenario)
 

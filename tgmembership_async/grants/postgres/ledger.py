@@ -188,7 +188,8 @@ class PostgresLedger(DatabaseLedger[WorkersStorage]):
         for ref, job in tuple(self._owed.items()):
             with suppress(GrantError):  # it was never committed, or has been settled meanwhile
                 job(lane)
-            self._owed.pop(ref, None)
+            if self._owed.get(ref) is job:  # a claim may have failed meanwhile, and be owed a settlement of its own
+                del self._owed[ref]
         while rows := statements.abandoned(lane):
             for row in rows:
                 give_up(lane, row, self._clock())
