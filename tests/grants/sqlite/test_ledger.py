@@ -234,6 +234,48 @@ def test_a_full_disk_stops_the_work_with_the_state_intact(run: Run, quick_path: 
     run(scenario)
 
 
+class FailsAfterCommit(sqlite3.Connection):
+    """A disk that fails after COMMIT is durable, as SQLite syncs the folder."""
+
+    failing = False
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        done = super().execute(statement, *values)
+        if self.failing and statement == "COMMIT":
+            msg = "disk I/O error"
+            raise sqlite3.OperationalError(msg)
+        return done
+
+
+def test_a_claim_that_failed_and_was_committed_all_the_same_is_planned_again(
+    run: Run, quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=FailsAfterCommit))
+
+    async def scenario() -> None:
+        async with SqliteLedger(quick_path / "grants.db") as ledger:
+            assert (await ledger.claim(request("mine"))).mine
+            await ledger.plan(request("planned"))
+            monkeypatch.setattr(FailsAfterCommit, "failing", True)
+            for ref in ("new", "planned", "new"):
+                with pytest.raises(StorageError, match="disk I/O error"):
+                    await ledger.claim(request(ref))
+            monkeypatch.setattr(FailsAfterCommit, "failing", False)
+            assert [(row.ref, row.status) async for row in ledger.grants()] == [
+                ("mine", GrantStatus.SENDING),
+                ("planned", GrantStatus.PLANNED),
+                ("new", GrantStatus.PLANNED),
+            ]
+            [attempt] = await ledger.attempts("new")
+            assert (attempt.status, "was not sent" in attempt.evidence) == (GrantStatus.PLANNED, True)
+            for ref in ("new", "planned"):
+                assert (await ledger.claim(request(ref))).mine
+            assert await ledger.count() == {GrantStatus.SENDING: 3}
+            assert (await ledger.settle("new", granted("tok"))).attempts == 2
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("size", [10, 300, 10_000])
 def test_a_purged_token_is_nowhere_in_the_file(quick_path: Path, size: int) -> None:
     dice = random.Random(size)

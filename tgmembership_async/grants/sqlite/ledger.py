@@ -3,13 +3,14 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from tgmembership_async.errors import UsageError
+from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.database_ledger import DatabaseLedger
 from tgmembership_async.grants.follow_ups import FollowUp, Kept, Leases, is_about
@@ -24,6 +25,7 @@ from tgmembership_async.storage.sqlite.generations import Gap, gaps, hold
 T = TypeVar("T")
 _PLANNED: Final = frozenset({GrantStatus.PLANNED})
 _SENDING: Final = frozenset({GrantStatus.SENDING})
+_UNCONFIRMED: Final = "the intent could not be confirmed, so it was not sent"
 _WARNED_OF_FOR: Final = timedelta(days=30)
 _logger: Final = logging.getLogger("tgmembership_async.grants")
 
@@ -63,6 +65,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         self._clock = clock
         self._shared_by_bots = shared_by_bots
         self._claimed: dict[str, Row] = {}
+        self._unconfirmed: dict[str, _Wish] = {}
         self._leases = Leases()
         self._gaps: list[Gap] = []
         self._is_warned = False
@@ -76,6 +79,7 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         """
         await self._storage.open()
         self._claimed.clear()
+        self._unconfirmed.clear()
         self._leases = Leases()
         self._is_warned = False
         try:
@@ -96,9 +100,16 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
     async def claim(self, request: GrantRequest) -> Claim:
         """Like `plan`, and take a planned row to `sending`, counting an attempt, for this caller to send."""
         self._check_owner()
+        if self._unconfirmed:
+            await self._release_unconfirmed()
         if self._gaps:
             await self._hold_if_in_gap(request)
-        row, mine = await self._storage.write_together(_claim_and_settle, _Wish(request, self._clock()))
+        wish = _Wish(request, self._clock())
+        try:
+            row, mine = await self._storage.write_together(_claim_and_settle, wish)
+        except StorageError:
+            self._unconfirmed[request.ref] = wish  # the disk may fail after the commit, as it syncs the folder
+            raise
         if mine:
             self._claimed[request.ref] = row
         return Claim(row.grant, mine=mine)
@@ -184,10 +195,23 @@ class SqliteLedger(DatabaseLedger[SqliteStorage]):
         return self._storage.path
 
     async def _read(self, job: Callable[[Any], T]) -> T:
+        if self._unconfirmed:
+            with suppress(StorageError):
+                await self._release_unconfirmed()
         return await self._storage.read(job)
 
     async def _write(self, job: Callable[[Any], T]) -> T:
+        if self._unconfirmed:
+            await self._release_unconfirmed()
         return await self._storage.write(job)
+
+    async def _release_unconfirmed(self) -> None:
+        """Return the rows to planned whose claims failed and were committed all the same: nothing was sent."""
+        wishes = dict(self._unconfirmed)
+        await self._storage.write(partial(_release, wishes=wishes.values(), claimed=self._claimed, now=self._clock()))
+        for ref, wish in wishes.items():
+            if self._unconfirmed.get(ref) is wish:
+                del self._unconfirmed[ref]
 
     def _check_owner(self) -> None:
         if not self._storage.owner:
@@ -249,6 +273,20 @@ class _End(NamedTuple):
     row: Row | None
     settlement: Settlement
     now: datetime
+
+
+def _release(connection: sqlite3.Connection, wishes: Iterable[_Wish], claimed: Collection[str], now: datetime) -> None:
+    unsent = Settlement(GrantStatus.PLANNED, evidence=_UNCONFIRMED)
+    found = [(wish, DIALECT.find(connection, wish.request.ref)) for wish in wishes]
+    ends = [
+        _End(row.grant.ref, row, unsent, now)
+        for wish, row in found
+        if row is not None
+        # A claim that was made since has another time, and is known as soon as its caller has heard of it.
+        and (row.grant.status, row.grant.updated_at) == (GrantStatus.SENDING, wish.now)
+        and row.grant.ref not in claimed
+    ]
+    _claim_and_settle(connection, ends)
 
 
 def _claim_and_settle(connection: sqlite3.Connection, jobs: Sequence[_Wish | _End]) -> list[tuple[Row, bool]]:
