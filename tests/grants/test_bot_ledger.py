@@ -21,6 +21,7 @@ from tgmembership_async.grants import (
     MemoryLedger,
     PostgresLedger,
     SqliteLedger,
+    Summary,
 )
 from tgmembership_async.grants.bot_ledger import BotLedger
 from tgmembership_async.grants.copying import Store, copy
@@ -153,6 +154,28 @@ async def use_follow_ups(ledger: BotLedger) -> None:
     assert again is not None
     assert again.failures == 1
     await ledger.end_follow_up(again)
+
+
+def test_a_ref_that_is_too_long_for_a_shared_ledger_is_a_row_of_a_run_and_no_end(
+    make: Make, services: Services, backend: str
+) -> None:
+    """A ref of 1,000 characters has no room for the number of its bot; a run that resumes looks it up in a page."""
+    longest = "r" * 1_000
+    requests = [GrantRequest(ref, 1, n) for n, ref in enumerate([*"abcdefgh", longest, *"ijklmnop"], start=1)]
+
+    async def scenario() -> None:
+        async with granter(services[0], make(shared_by_bots=True)) as shop:
+            for expected in (Summary(granted=16, refused=1), Summary(already=16, refused=1)):
+                async with shop.provision(requests, concurrency=2) as run:
+                    [refused] = [row async for row in run if row.error is not None]
+                assert run.summary == expected
+                assert (refused.ref, refused.status) == (longest, GrantStatus.REFUSED)
+                assert "characters, and rrr" in str(refused.error)
+            with pytest.raises(UsageError, match="at most 998 characters"):
+                await grant(shop, longest)
+            assert len(services[0].audit) == 16
+
+    anyio.run(scenario, backend=backend)
 
 
 def test_decisions_in_a_shared_ledger_are_each_bots_own(make: Make, services: Services, backend: str) -> None:

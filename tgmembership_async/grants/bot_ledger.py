@@ -10,6 +10,7 @@ from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.follow_ups import FollowUp, FollowUps, FormerNames
 from tgmembership_async.grants.ledger import Claim, CountsByDay, Ledger, get_many
 from tgmembership_async.grants.model import (
+    LONGEST_REF,
     Attempt,
     DayCount,
     Decision,
@@ -17,6 +18,7 @@ from tgmembership_async.grants.model import (
     Grant,
     GrantRequest,
     GrantStatus,
+    RefTooLong,
     Settlement,
 )
 from tgmembership_async.grants.paging import Selected
@@ -121,7 +123,8 @@ class BotLedger(FormerNames):
 
     async def get_many(self, refs: Collection[str]) -> dict[str, Grant]:
         """Return the rows of these refs, by ref."""
-        found = await get_many(self.whole, list(map(self._key, refs)))
+        fitting = [ref for ref in refs if len(self._prefix + ref) <= LONGEST_REF]  # the others have no row
+        found = await get_many(self.whole, list(map(self._key, fitting)))
         return {grant.ref: grant for grant in map(self._mine, found.values())}
 
     def grants(
@@ -179,7 +182,12 @@ class BotLedger(FormerNames):
         await self.whole.check_writable()
 
     def _key(self, ref: str) -> str:
-        return key(self._bot_id, ref)
+        kept = key(self._bot_id, ref)
+        if len(kept) > LONGEST_REF:
+            most = LONGEST_REF - len(self._prefix)
+            msg = f"in a ledger that several bots share a ref has at most {most} characters, and {ref:.40}... has more"
+            raise RefTooLong(msg)
+        return kept
 
     def _kept(self, request: GrantRequest) -> GrantRequest:
         return evolve(request, ref=self._key(request.ref))

@@ -24,6 +24,7 @@ from tgmembership_async.grants.model import (
     Grant,
     GrantRequest,
     GrantStatus,
+    RefTooLong,
     check_decision,
     check_ref,
 )
@@ -212,6 +213,8 @@ class Granter(AsyncResource):
                 if row is None:  # the other request is under way, and its row is not written yet
                     row = transitions.planned(request, transitions.utc_now())
                 return transitions.rejected(row, request, conflict), False
+            except RefTooLong as error:
+                return transitions.unstorable(request, error, transitions.utc_now()), True
 
         async def look_up(refs: Collection[str]) -> Mapping[str, Grant]:
             return await get_many(self._ledger, refs)

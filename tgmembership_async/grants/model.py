@@ -21,7 +21,8 @@ from tgmembership_async.errors import CallError, InvalidValue, TGMembershipError
 from tgmembership_async.protocol.endpoints import check_id, check_plan_id
 from tgmembership_async.values.models import AccessToken
 
-_LONGEST_TEXT: Final = 1_000
+LONGEST_REF: Final = 1_000
+_LONGEST_NOTE: Final = 1_000
 _TO_JSON: Final = json.JSONEncoder(default=str)
 
 
@@ -70,9 +71,13 @@ def method_of(plan_id: int | str) -> str:
     return "payment-requests" if isinstance(plan_id, str) else "addMember"
 
 
+class RefTooLong(InvalidValue):
+    """The ledger cannot store this ref: it has room for shorter ones only."""
+
+
 def check_ref(ref: object) -> str:
     """Return a ref: any printable, non-empty str of up to 1,000 characters, without white space around it."""
-    if not isinstance(ref, str) or not ref or len(ref) > _LONGEST_TEXT or not ref.isprintable() or ref != ref.strip():
+    if not isinstance(ref, str) or not ref or len(ref) > LONGEST_REF or not ref.isprintable() or ref != ref.strip():
         msg = f"ref must be your payment's own id, a printable str of 1 to 1,000 characters, not {ref!r:.80}"
         raise InvalidValue(msg)
     return ref
@@ -99,7 +104,7 @@ class GrantRequest:
         check_ref(self.ref)
         if self.member_id is not None:
             check_id("member_id", self.member_id)
-        if not isinstance(self.note, str) or len(self.note) > _LONGEST_TEXT or "\0" in self.note:
+        if not isinstance(self.note, str) or len(self.note) > _LONGEST_NOTE or "\0" in self.note:
             msg = "note must be a str of at most 1,000 characters"
             raise InvalidValue(msg)
         try:

@@ -18,6 +18,7 @@ from tgmembership_async.grants.model import (
     Grant,
     GrantRequest,
     GrantStatus,
+    RefTooLong,
     Settlement,
     check_decision,
     method_of,
@@ -105,6 +106,11 @@ def rejected(grant: Grant, request: GrantRequest, conflict: RefConflict) -> Gran
         token=None,
         error=conflict,
     )
+
+
+def unstorable(request: GrantRequest, error: RefTooLong, now: datetime) -> Grant:
+    """Return the row to report for a request whose ref the ledger cannot store: refused, and sent to nobody."""
+    return evolve(planned(request, now), status=GrantStatus.REFUSED, error=error)
 
 
 def known(ref: str, row: T | None) -> T:

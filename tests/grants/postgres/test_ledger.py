@@ -19,7 +19,7 @@ from stub_transport import StubTransport, reply
 from tgmembership_async import GrantHeld, OutcomeUnknown, Request, Response, ServerError, Session, UsageError
 from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import Grant, Granter, GrantRequest, GrantStatus, PostgresLedger, Settlement
-from tgmembership_async.grants.model import dump_error
+from tgmembership_async.grants.model import RefTooLong, dump_error
 from tgmembership_async.grants.postgres.jobs import SettleRef
 from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.storage.component import Component
@@ -363,6 +363,20 @@ class TestTwoGranters:
                             assert row.ref == "b"
                             break
                 assert len(service.audit) == 1
+
+        run(scenario)
+
+    def test_a_ref_that_is_too_long_for_the_index_is_a_row_of_a_run_and_no_end(self, url: str, run: Run) -> None:
+        async def scenario() -> None:
+            service = FakeService()
+            session = Session(**service.session_options(), transport=FakeTransport(service))
+            async with Granter(session, PostgresLedger(url)) as granter:
+                rows = [request("a"), request("€" * 700), request("b")]
+                async with granter.provision(rows, concurrency=1) as provisioned:
+                    found = {row.ref: (row.status, type(row.error)) async for row in provisioned}
+            assert found.pop("€" * 700) == (GrantStatus.REFUSED, RefTooLong)
+            assert found == dict.fromkeys("ab", (GrantStatus.GRANTED, type(None)))
+            assert len(service.audit) == 2
 
         run(scenario)
 

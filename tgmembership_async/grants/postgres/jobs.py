@@ -9,7 +9,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from tgmembership_async.errors import GrantError, UsageError
+from tgmembership_async.errors import GrantError
 from tgmembership_async.grants import transitions
 from tgmembership_async.grants.database_ledger import decided
 from tgmembership_async.grants.ledger import Claim
@@ -20,6 +20,7 @@ from tgmembership_async.grants.model import (
     Grant,
     GrantRequest,
     GrantStatus,
+    RefTooLong,
     Settlement,
     dump_token,
     load_token,
@@ -41,10 +42,10 @@ _LATE_MEANS: Final[dict[GrantStatus, Decision]] = {
 
 
 def check_fits(request: GrantRequest) -> None:
-    """Raise UsageError for a ref that is too long for the index."""
+    """Raise RefTooLong for a ref that is too long for the index."""
     if len(request.ref.encode()) > _MOST_BYTES:
         msg = f"in a PostgresLedger a ref has at most {_MOST_BYTES:,} bytes as UTF-8, and {request.ref:.40}... has more"
-        raise UsageError(msg)
+        raise RefTooLong(msg)
 
 
 def plan(lane: Lane, request: GrantRequest, now: datetime, schema: str) -> Grant:
