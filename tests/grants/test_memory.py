@@ -42,6 +42,18 @@ def test_it_tells_the_time_it_is_told(run: Run) -> None:
     run(scenario)
 
 
+def test_a_row_without_a_member_is_not_found_by_the_word_none(run: Run) -> None:
+    async def scenario() -> None:
+        async with MemoryLedger() as ledger:
+            await ledger.plan(GrantRequest("a", plan_id=1))
+            await ledger.plan(GrantRequest("None of them", plan_id=1, member_id=42))
+            await ledger.plan(GrantRequest("42", plan_id=1))
+            assert [row.ref for row in await ledger.search("None", limit=9)] == ["None of them"]
+            assert [row.ref for row in await ledger.search("42", limit=9)] == ["None of them", "42"]
+
+    run(scenario)
+
+
 def test_who_is_cancelled_has_changed_nothing(run: Run) -> None:
     async def scenario() -> None:
         async with MemoryLedger() as ledger:

@@ -173,12 +173,16 @@ class MemoryLedger(AsyncResource, FormerNames):
     async def search(self, text: str, *, limit: int, prefix: str = "") -> list[Grant]:
         """Return at most `limit` rows whose member is `text`, and then whose ref contains it; the newest ref first."""
         await self._turn()
+
+        def is_of_member(grant: Grant) -> bool:
+            return grant.member_id is not None and text == str(grant.member_id)
+
         found = (
             grant
             for ref, grant in reversed(self._rows.items())
-            if ref.startswith(prefix) and (text in ref[len(prefix) :] or text == str(grant.member_id))
+            if ref.startswith(prefix) and (text in ref[len(prefix) :] or is_of_member(grant))
         )
-        return sorted(found, key=lambda grant: text != str(grant.member_id))[:limit]
+        return sorted(found, key=is_of_member, reverse=True)[:limit]
 
     async def purge(self, delivered_before: datetime) -> int:
         """Remove the tokens of rows delivered before then, and return their number; the rows stay."""
