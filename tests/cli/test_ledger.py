@@ -376,9 +376,29 @@ def test_a_ledger_is_backed_up_and_an_older_one_is_accepted(tmp_path: Path) -> N
     assert run("ledger", "migrate", "--ledger", path).exit_code == 0
 
 
-async def plan(path: Path, ref: str) -> None:
+async def plan(path: Path, ref: str, paid_at: datetime | None = None) -> GrantStatus:
     async with SqliteLedger(path) as ledger:
-        await ledger.plan(GrantRequest(ref, 1))
+        return (await ledger.plan(GrantRequest(ref, 1, paid_at=paid_at))).status
+
+
+def test_a_copy_of_a_restored_ledger_holds_what_was_paid_in_the_gap(tmp_path: Path, url: str) -> None:
+    path, backup, target = tmp_path / "grants.db", tmp_path / "backup.db", tmp_path / "new.db"
+    make(SqliteLedger(path))
+    assert run("ledger", "backup", backup, "--ledger", path).exit_code == 0
+    anyio.run(plan, path, "paid in the gap")
+    backup.replace(path)
+    paid_at = datetime.fromisoformat(json.loads(run("ledger", "accept-restore", "--ledger", path).stdout)["ends"])
+    for added in (10, 0):
+        assert json.loads(run("ledger", "copy", path, target).stdout) == {"rows": 10, "added": added}
+    for file in (path, target):
+        assert anyio.run(plan, file, "paid in the gap", paid_at) is GrantStatus.UNKNOWN
+        assert anyio.run(plan, file, "planned since the gap") is GrantStatus.PLANNED
+    refused = run("ledger", "copy", path, url)
+    assert refused.exit_code == 2
+    assert "would send them again: first provision the payments of that period" in refused.stderr
+    assert told(PostgresLedger(url)) == []
+    assert json.loads(run("ledger", "copy", path, url, "--forget-gaps").stdout) == {"rows": 12, "added": 12}
+    assert told(PostgresLedger(url)) == told(SqliteLedger(path))
 
 
 def test_an_older_inbox_is_accepted_without_creating_a_ledger(tmp_path: Path) -> None:

@@ -128,21 +128,23 @@ async def _create(ledger: Place, queue: bool) -> None:  # noqa: FBT001 - anyio.r
 @command.command("copy", epilog=example("ledger copy grants.db postgresql://shop@db/shop"))
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
+@click.option("--forget-gaps", is_flag=True, help="Copy without the periods that an accepted restore lacks.")
 @format_option
-def copy_(*, source: str, target: str, form: Format) -> None:
+def copy_(*, source: str, target: str, forget_gaps: bool, form: Format) -> None:
     """Copy all rows of ledger FROM to ledger TO.
 
     FROM and TO are each a file or a server. Attempts, decisions, tokens and times are copied too. First stop all
     programs that use either ledger. An interrupted copy continues when run again. A row of TO that differs from FROM's
-    is left unchanged and ends the copy. Afterwards use only TO: grants made with one ledger are not known to the other.
-    An inbox in the same file or database is not copied.
+    is left unchanged and ends the copy. A server cannot hold refs that were paid in the period that a restored FROM
+    lacks, and refuses such a FROM without --forget-gaps. Afterwards use only TO: grants made with one ledger are not
+    known to the other. An inbox in the same file or database is not copied.
     """
     from_, to = place(source, exists=True), place(target)
     if from_ == to:
         msg = "FROM and TO are the same ledger"
         raise UsageError(msg)
     check_there(from_)
-    copied = anyio.run(_copy, _store(from_), _store(to))
+    copied = anyio.run(_copy, _store(from_), _store(to), forget_gaps)
     write_one(form, {"rows": copied.rows, "added": copied.added})
     note(f"Copied {copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, not {from_}.")
     note(f"List the grants: {hint('grants', 'list', '--ledger', to)}")
@@ -222,13 +224,13 @@ def _file(ledger: Place, instead: str) -> Path:
     return ledger
 
 
-async def _copy(source: Store, target: Store) -> Copied:
+async def _copy(source: Store, target: Store, forget_gaps: bool) -> Copied:  # noqa: FBT001 - anyio.run passes no keywords
     await source.open()
     try:
         await target.open()
         try:
             with Bar(Console(stderr=True, highlight=False), (await source.state()).rows, ()) as bar:
-                return await copy(source, target, lambda done, _: bar.show(done, {}))
+                return await copy(source, target, lambda done, _: bar.show(done, {}), forget_gaps=forget_gaps)
         finally:
             await target.aclose()
     finally:

@@ -19,6 +19,7 @@ from tgmembership_async.grants.database_ledger import Dialect
 from tgmembership_async.grants.model import Attempt, DecisionMade
 from tgmembership_async.storage.binding import Binding
 from tgmembership_async.storage.database import Connection
+from tgmembership_async.storage.sqlite.generations import Gap
 from tgmembership_async.values.models import mask
 
 T = TypeVar("T")
@@ -102,6 +103,14 @@ class Store(ABC):
         """Take over a source's binding; UsageError as `check_copy` raises."""
         await self._write(partial(self._dialect.take_binding, source=source))
 
+    async def gaps(self) -> list[Gap]:
+        """Return the periods whose rows may be missing. A database has none."""
+        return []
+
+    @abstractmethod
+    async def take_gaps(self, found: list[Gap]) -> None:
+        """Take over a source's gaps."""
+
     async def page(self, after: int, last: int) -> tuple[list[Entry], int | None]:
         """Return the entries after an id, in the order in which they were written, and the id to continue from."""
         return await self._read(partial(self._page, after=after, last=last))
@@ -154,18 +163,22 @@ class Store(ABC):
         return list(starmap(Entry, fields))
 
 
-async def copy(source: Store, target: Store, progress: Callable[[int, int], object]) -> Copied:
-    """Copy all rows; `progress` is called with the number of rows done and of all rows.
+async def copy(
+    source: Store, target: Store, progress: Callable[[int, int], object], *, forget_gaps: bool = False
+) -> Copied:
+    """Copy all rows and gaps; `progress` is called with the number of rows done and of all rows.
 
     Raises GrantError if the target has another row under the same ref, and UsageError if rows are being sent, the
-    target belongs to another bot or service, or the source was changed meanwhile. The rows copied until then
-    stay, and copying again continues from there.
+    target belongs to another bot or service, the target cannot take over a gap (unless `forget_gaps`), or the source
+    was changed meanwhile. The rows copied until then stay, and copying again continues from there.
     """
     before = await source.state()
     if before.sending:
         msg = f"{before.sending:,} rows are being sent right now: stop the workers first, and copy again"
         raise UsageError(msg)
     await target.bind(await source.binding())
+    if not forget_gaps:
+        await target.take_gaps(await source.gaps())
     done = added = 0
     after: int | None = 0
     while after is not None:

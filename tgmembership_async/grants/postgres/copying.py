@@ -11,6 +11,7 @@ from tgmembership_async.grants.postgres.tables import LEDGER
 from tgmembership_async.storage.postgres.database import PostgresStorage
 from tgmembership_async.storage.postgres.liveness import WORKERS
 from tgmembership_async.storage.postgres.server import Lane
+from tgmembership_async.storage.sqlite.generations import Gap
 
 T = TypeVar("T")
 _STATE: Final = """
@@ -50,6 +51,17 @@ class PostgresStore(Store):
     async def aclose(self) -> None:
         """Disconnect."""
         await self._storage.aclose()
+
+    async def take_gaps(self, found: list[Gap]) -> None:
+        """Raise UsageError if there is one: a database holds no refs for their `paid_at`."""
+        if found:
+            msg = (
+                f"the ledger was restored from an older copy, which lacks the grants made "
+                f"{' and '.join(map(str, found))}. A server does not hold the refs that were paid then, and would send "
+                "them again: first provision the payments of that period, with their paid_at, with the ledger in the "
+                "file, which records them as unknown, and then copy with --forget-gaps"
+            )
+            raise UsageError(msg)
 
     async def take_in(self, entries: list[Entry]) -> int:
         """Store the new entries in one transaction."""

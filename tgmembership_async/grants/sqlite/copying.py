@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from tgmembership_async.grants.copying import Entry, Statements, Store
@@ -11,6 +12,7 @@ from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.grants.sqlite.statements import DIALECT, SELECT, AttemptRow, add_to_attempts
 from tgmembership_async.grants.sqlite.tables import LEDGER
 from tgmembership_async.storage.sqlite.database import SqliteStorage
+from tgmembership_async.storage.sqlite.generations import Gap, adopt, gaps
 
 T = TypeVar("T")
 _STATE: Final = """
@@ -41,6 +43,14 @@ class SqliteStore(Store):
     async def aclose(self) -> None:
         """Close it."""
         await self._storage.aclose()
+
+    async def gaps(self) -> list[Gap]:
+        """Return the periods that restored copies lack."""
+        return await self._storage.read(gaps)
+
+    async def take_gaps(self, found: list[Gap]) -> None:
+        """Hold new refs that were paid in these periods, too."""
+        await self._storage.write(partial(adopt, found=found))
 
     async def _read(self, job: Callable[[Any], T]) -> T:
         return await self._storage.read(job)

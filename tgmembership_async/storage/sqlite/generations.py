@@ -10,7 +10,7 @@ import secrets
 import shlex
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -231,6 +231,19 @@ def gaps(connection: sqlite3.Connection, *, unheld: bool = False) -> list[Gap]:
 def hold(connection: sqlite3.Connection) -> None:
     """Record that the ledger has processed the gaps."""
     connection.execute("UPDATE gap SET held = 1 WHERE held = 0")
+
+
+def adopt(connection: sqlite3.Connection, found: Iterable[Gap]) -> None:
+    """Add the gaps of another file whose rows, processed already, are copied into this one."""
+    there = gaps(connection)
+    connection.executemany(
+        "INSERT INTO gap (begins, ends, accepted_at, held) VALUES (?, ?, ?, 1)",
+        [
+            (None if gap.begins is None else _number(gap.begins), _number(gap.ends), _number(gap.accepted_at))
+            for gap in found
+            if gap not in there
+        ],
+    )
 
 
 def _read(connection: sqlite3.Connection) -> Generation | None:
