@@ -147,6 +147,67 @@ def test_a_ref_that_only_looks_a_little_like_a_rounded_number_is_taken(path: Pat
     assert row.request.ref == ref.removeprefix("'")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "#NV",
+        "#WERT!",
+        "#BEZUG!",
+        "#NAME?",
+        "#ZAHL!",
+        "#¡REF!",
+        "#¿NOMBRE?",
+        "#N/D",
+        "#N/D!",
+        "#Н/Д",
+        "#ССЫЛКА!",
+        "#ДЕЛ/0!",
+        "#VALEUR!",
+        "#DĚLENÍ_NULOU!",
+        "#YOK",
+        "#SPILL!",
+        "#CALC!",
+        "#GETTING_DATA",
+        "#ERROR!",
+        "#BUSY!",
+        "###",
+        "#######",
+        "Err:508",
+        "Loading...",
+    ],
+)
+def test_an_error_of_a_spreadsheet_in_any_language_is_no_ref(path: Path, error: str) -> None:
+    """Each month's payment would have the same ref, and only the first would be granted."""
+    assert read(path, f"ref;member_id\n{error};1\n") == [InvalidRow(2, f"ref is an error of the spreadsheet: {error}")]
+
+
+@pytest.mark.parametrize("ref", ["#1042", "#A-7", "#1042!", "Error", "Err:7", "#"])
+def test_a_ref_that_only_looks_a_little_like_an_error_is_taken(path: Path, ref: str) -> None:
+    assert read(path, f"ref,member_id\n{ref},1\n") == [MemberRow(2, GrantRequest(ref, 7, 1))]
+
+
+@pytest.mark.parametrize("ref", ["4711.0", "4711,00", "1.000"])
+def test_a_ref_with_decimals_is_refused(path: Path, ref: str) -> None:
+    """Another file, or a workbook, has the same payment as 4711."""
+    reason = f"ref is a number with decimals, and would be another ref without them: {ref!r}."
+    for content in (f"ref;member_id\n{ref};1\n", json.dumps({"ref": ref, "member_id": 1})):
+        [row] = read(path, content)
+        assert isinstance(row, InvalidRow)
+        assert row.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("ref", ["1.23457e15", "1.23E17", "1,5E17", "1E+17"])
+def test_a_ref_that_was_rounded_is_refused_however_it_is_written(path: Path, ref: str) -> None:
+    [row] = read(path, f"ref;member_id\n{ref};1\n")
+    assert isinstance(row, InvalidRow)
+    assert row.reason.startswith(f"Excel has rounded this ref: {ref!r}")
+
+
+@pytest.mark.parametrize("marked", ["'0042", '"=""0042"""', '="0042"'])
+def test_a_mark_that_keeps_leading_zeros_is_no_part_of_a_ref(path: Path, marked: str) -> None:
+    assert read(path, f"ref,member_id\n{marked},1\n") == [MemberRow(2, GrantRequest("0042", 7, 1))]
+
+
 @pytest.mark.parametrize("text", ["", "\ufeff", "\n\n", ",,\n", "ref,member_id\n"])
 def test_a_file_without_members_is_refused(path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"the file is empty|it has no members"):

@@ -5,11 +5,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 _MAX_ID: Final = 2**63 - 1
-_ROUNDED_TEXT: Final = re.compile(r"[-+]?[0-9](?:[.,][0-9]+)?E[-+][0-9]{2,3}", re.IGNORECASE)
-"""A long number that a spreadsheet has rounded to a few digits."""
+_ROUNDED_TEXT: Final = re.compile(r"[-+]?[0-9](?:[.,][0-9]+E[-+]?|E[-+])[0-9]{2,3}", re.IGNORECASE)
+"""A long number that a spreadsheet, or a float, has rounded to a few digits."""
 _ROUNDED_NUMBER: Final = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?E[-+]?[0-9]{1,3}", re.IGNORECASE)
 _EXPORT_AGAIN: Final = "Export the file again with this column formatted as text"
-_SPREADSHEET_ERROR: Final = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|####*)", re.IGNORECASE)
+_SPREADSHEET_ERROR: Final = re.compile(
+    r"#[¡¿]?[^\W\d_][\w/ ]*[!?]"  # #REF!, #DIV/0!, #¿NOMBRE?, #ССЫЛКА!
+    r"|#[^\W\d_]{1,3}/[^\W\d_]{1,3}"  # #N/A, #N/D
+    r"|#(?:NV|YOK|HIÁNYZIK|NENÍ_K_DISPOZICI|NEDOSTUPNÝ|GETTING_DATA|##+)"
+    r"|(?:Err|Erreur|Fehler) ?: ?[0-9]{3}|Loading\.\.\.",
+    re.IGNORECASE,
+)
+"""An error as Excel, LibreOffice and Google Sheets write it, in any language."""
 _GROUPED: Final = re.compile(r"([0-9]{1,3}(?:([.,'\u2019 \u00a0\u202f])[0-9]{3})(?:\2[0-9]{3})*)(?:(?!\2)[.,]0+)?")
 _PLAIN: Final = re.compile(r"[1-9][0-9]{0,17}")
 _WHOLE: Final = re.compile(r"([0-9]+)(?:[.,]0+)?")
@@ -20,7 +27,9 @@ _DAY_FIRST: Final = re.compile(
     r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:,? +([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?"
 )
 _SECONDS: Final = re.compile(r"[0-9]{10}")
-_MARKED_AS_TEXT: Final = re.compile(r"'[=+\-@]")
+_MARKED_AS_TEXT: Final = re.compile(r"""'([=+\-@0-9].*)|="([^"]*)\"""", re.DOTALL)
+"""A text that a spreadsheet should not take for a formula or a number: '=x, '0042 or ="0042"."""
+_WITH_DECIMALS: Final = re.compile(r"[0-9]+[.,]0+")
 
 
 class CellError(ValueError):
@@ -28,7 +37,7 @@ class CellError(ValueError):
 
 
 def text(name: str, value: object) -> str:
-    """Return a cell as text without white space around it, and without the apostrophe before a formula."""
+    """Return a cell as text without white space around it, and without a mark that it is a text."""
     if isinstance(value, datetime):
         msg = f"the spreadsheet has turned this {name} into a date: {value}. {_EXPORT_AGAIN}"
         raise CellError(msg)
@@ -36,20 +45,25 @@ def text(name: str, value: object) -> str:
         msg = f"{name} must be a text or a number, not {value!r:.42}"
         raise CellError(msg)
     found = "" if value is None else str(value).strip()
+    if marked := _MARKED_AS_TEXT.fullmatch(found):
+        found = marked[marked.lastindex or 0].strip()
     if _SPREADSHEET_ERROR.fullmatch(found):
         msg = f"{name} is an error of the spreadsheet: {found}"
         raise CellError(msg)
-    return found[1:] if _MARKED_AS_TEXT.match(found) else found
+    return found
 
 
 def ref(value: object) -> str:
-    """Return the ref of a cell; a number that a spreadsheet has rounded is refused."""
+    """Return the ref of a cell; a number that a spreadsheet has rounded, or shows with decimals, is refused."""
     found = text("ref", value)
     if not found:
         msg = "ref is empty"
         raise CellError(msg)
     if _ROUNDED_TEXT.fullmatch(found):
         raise _rounded(name="ref", found=found)
+    if _WITH_DECIMALS.fullmatch(found):
+        msg = f"ref is a number with decimals, and would be another ref without them: {found!r:.42}. {_EXPORT_AGAIN}"
+        raise CellError(msg)
     return found
 
 
