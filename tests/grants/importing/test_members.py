@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.grants import GrantRequest, InvalidRow, MemberRow, Members, read_members
+from tgmembership_async.grants import GrantRequest, InvalidRow, MemberRow, Members, SkippedRow, read_members
 from tgmembership_async.grants.importing.headers import FIELDS, SPELLINGS, squashed
 from tgmembership_async.grants.importing.members import FoundRow, read_refs
 from tgmembership_async.grants.importing.repeats import Repeats
@@ -297,6 +297,27 @@ def test_zeros_that_only_the_format_of_a_cell_shows_belong_to_its_ref(path: Path
     sheet["A2"].number_format = "000000"
     book.save(path)
     assert [request.ref for request in read_members(path, plan_id=1)] == ["000042"]
+
+
+def workbook(path: Path, *rows: list[Any]) -> openpyxl.Workbook:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.worksheets[0].append(row)
+    book.save(path)
+    return book
+
+
+def test_a_row_of_a_workbook_may_end_before_the_columns_of_an_export(path: Path) -> None:
+    workbook(path, ["User ID", "Telegram ID", "Patron Status"], [1, 42, "Active patron"], [2, 43])
+    assert list(read_members(path, plan_id=7).rows()) == [
+        MemberRow(2, GrantRequest("patreon:1", 7, 42)),
+        SkippedRow(3, "Patron Status is ''"),
+    ]
+    workbook(path, ["user id", "access hash", "group id"], [42, 1, 77], [43])
+    assert list(read_members(path, plan_id=7).rows()) == [
+        MemberRow(2, GrantRequest("telegram:77:42", 7, 42)),
+        InvalidRow(3, "ref is empty"),
+    ]
 
 
 @pytest.mark.parametrize("damage", ["cut", "xl/workbook.xml", "xl/worksheets/sheet1.xml", "[Content_Types].xml"])

@@ -264,9 +264,14 @@ def _compared(row: MemberRow, repeats: Repeats) -> FoundRow:
     return InvalidRow(row.line, reason, row.fields)
 
 
+def _at(record: Record, place: int) -> Any:
+    """Return a cell, or None: a workbook has no cells behind the last one of a row that is filled in."""
+    return record.cells[place] if place < len(record.cells) else None
+
+
 def _cell(record: Record, where: Layout, name: str) -> Any:
     for place in where.places.get(name, ()):
-        cell = record.cells[place] if place < len(record.cells) else None
+        cell = _at(record, place)
         if cell is not None and not (isinstance(cell, str) and not cell.strip()):
             return cell
     return None
@@ -276,7 +281,7 @@ def _ref(record: Record, where: Layout, *, guessed: bool) -> str:
     if "ref" in where.places or where.export is None:
         found = cells.ref(_cell(record, where, "ref"))
     else:
-        parts = (cells.ref(record.cells[place]) for place in where.ref_parts)
+        parts = (cells.ref(_at(record, place)) for place in where.ref_parts)
         found = ":".join((where.export.service, *parts))
     if guessed and not found.isascii():
         msg = f"ref {found!r:.80} depends on the encoding, which is not known: name it with --encoding, such as cp1252"
@@ -287,7 +292,7 @@ def _ref(record: Record, where: Layout, *, guessed: bool) -> str:
 def _row(record: Record, where: Layout, *, plan_id: int | None, guessed: bool) -> FoundRow:
     fields = fields_of(record)
     if where.export is not None and where.status is not None:
-        status = str(record.cells[where.status]).strip()
+        status = cells.note(_at(record, where.status))
         if status.casefold() not in where.export.paid:
             return SkippedRow(record.line, f"{where.names[where.status]} is {status!r:.42}", fields)
     try:
