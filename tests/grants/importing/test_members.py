@@ -220,6 +220,13 @@ def test_a_row_without_a_plan_uses_the_default_or_is_invalid(path: Path) -> None
     assert read(path, "ref,member_id\na,1\n", None) == [InvalidRow(2, reason)]
 
 
+@pytest.mark.parametrize("paid_at", ["1701121212345", "1764340200000", "20231128143", "45000"])
+def test_digits_that_are_neither_a_day_nor_seconds_are_no_time(path: Path, paid_at: str) -> None:
+    [row] = read(path, f"ref,member_id,paid_at\na,1,{paid_at}\n")
+    assert isinstance(row, InvalidRow)
+    assert row.reason.startswith(f"paid_at is no time that can be read in one way only: {paid_at!r}")
+
+
 def test_an_open_quote_is_reported_where_it_opens(path: Path) -> None:
     [_, found] = read(path, 'ref,member_id\na,1\n"b,2\nc,3\n')
     assert found == InvalidRow(3, "this is not CSV: unexpected end of data")

@@ -27,6 +27,8 @@ _DAY_FIRST: Final = re.compile(
     r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:,? +([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?"
 )
 _SECONDS: Final = re.compile(r"[0-9]{10}")
+_DIGITS_OF_NO_TIME: Final = re.compile(r"(?![0-9]{8}$)[0-9]+")
+"""Digits that are neither a day nor seconds; `fromisoformat` takes milliseconds for a time in the year 1701."""
 _MARKED_AS_TEXT: Final = re.compile(r"""'([=+\-@0-9].*)|="([^"]*)\"""", re.DOTALL)
 """A text that a spreadsheet should not take for a formula or a number: '=x, '0042 or ="0042"."""
 _WITH_DECIMALS: Final = re.compile(r"[0-9]+[.,]0+")
@@ -134,7 +136,7 @@ def time(value: object) -> datetime | None:
         if day_first := _DAY_FIRST.fullmatch(found):
             day, month, year, hour, minute, second = (int(part or 0) for part in day_first.groups())
             return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
-        read = datetime.fromisoformat(found)
+        read = datetime.fromisoformat("" if _DIGITS_OF_NO_TIME.fullmatch(found) else found)
     except ValueError:
         msg = f"paid_at is no time that can be read in one way only: {found!r:.42}. Write it as 2026-11-28 14:30"
         raise CellError(msg) from None
