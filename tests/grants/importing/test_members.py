@@ -232,6 +232,26 @@ def test_an_open_quote_is_reported_where_it_opens(path: Path) -> None:
     assert found == InvalidRow(3, "this is not CSV: unexpected end of data")
 
 
+@pytest.mark.parametrize(
+    ("hidden", "line"),
+    [
+        ('a,1,"hello\nb,2,x\nc,3,"\n', 3),
+        ('a,1,"hello\r\nb,2,"\r\n', 3),
+        ('a,1,"5"" of\nrope\nb,2,x\nlast"\n', 4),
+    ],
+)
+def test_a_row_that_a_quotation_mark_hides_is_reported(path: Path, hidden: str, line: int) -> None:
+    [found, after] = read(path, f"ref,member_id,note\n{hidden}z,9,\n")
+    assert isinstance(found, InvalidRow)
+    assert found.reason.startswith(f"a quotation mark in 'note' hides line {line}, which looks like a row of its own")
+    assert isinstance(after, MemberRow)
+
+
+@pytest.mark.parametrize("note", ["two\nlines", "Dear Ada,\nthanks, and see you,\nBob", "a, b, c\nd, e, f", "1\n2,3"])
+def test_a_note_of_several_lines_is_taken(path: Path, note: str) -> None:
+    assert read(path, f'ref,member_id,note\na,1,"{note}"\n') == [MemberRow(2, GrantRequest("a", 7, 1, note))]
+
+
 def test_a_text_that_ends_within_a_character_is_reported(path: Path) -> None:
     [row, found] = read(path, "ref,member_id\na,1\nb,2".encode("utf-16") + b"\x00")
     assert isinstance(row, MemberRow)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -100,6 +101,8 @@ class Table:
         too_many = width > names and any(cell not in (None, "") for cell in record.cells[names:])
         if too_many or (width <= where.reach and self.form.kind == "CSV"):
             return InvalidRow(record.line, f"{width} values for {names} columns", fields_of(record))
+        if self.form.kind == "CSV" and (lost := _row_within(record, where, self.form.delimiter)):
+            return InvalidRow(record.line, lost, fields_of(record))
         return record, where
 
     def _layout(self, names: tuple[str, ...]) -> Layout | str:
@@ -113,6 +116,36 @@ class Table:
                 self._layouts.clear()
             self._layouts[names] = found
         return found
+
+
+def _row_within(record: Record, where: Layout, delimiter: str) -> str | None:
+    """Return the reason why a row of CSV is invalid if one of its cells has another row of the file within it.
+
+    Two stray quotation marks make one cell of all that is between them.
+    """
+    line = record.line
+    for place, cell in enumerate(record.cells):
+        if "\n" not in cell and "\r" not in cell:
+            continue
+        _, *others = cell.splitlines()
+        for number, other in enumerate(others, 1):
+            parts = other.split(delimiter)
+            ends_here = number == len(others) and len(parts) == place + 1
+            if (ends_here or len(parts) == len(record.names)) and _names_member(parts, where):
+                name = record.names[place] if place < len(record.names) else place + 1
+                return (
+                    f"a quotation mark in {name!r:.80} hides line {line + number}, which looks like a row of its own: "
+                    "remove the mark, or double it within a quoted cell"
+                )
+        line += len(others)
+    return None
+
+
+def _names_member(parts: list[str], where: Layout) -> bool:
+    found = [parts[place].strip() for place in where.places.get("member_id", ()) if place < len(parts)]
+    with suppress(cells.CellError):
+        return any(cells.number("member_id", each) for each in found)
+    return False
 
 
 @frozen
