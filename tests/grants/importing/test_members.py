@@ -347,6 +347,51 @@ def test_a_row_of_a_workbook_may_end_before_the_columns_of_an_export(path: Path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("merged", "line"), [("C2:C3", 3), ("B3:C3", 3), ("D1:E1", None), ("D2:D3", None), ("D1:E4", None)]
+)
+def test_merged_cells_in_a_column_that_is_read_are_refused(path: Path, merged: str, line: int | None) -> None:
+    """The plan of the others would be that of --plan-id."""
+    book = workbook(path, ["ref", "member_id", "plan_id", "Farbe"], ["a", 1, 2, "red"], ["b", 2, None])
+    book.worksheets[0].merge_cells(merged)
+    book.save(path)
+    found = list(read_members(path, plan_id=7).rows())
+    if line is None:
+        assert not any(isinstance(row, InvalidRow) for row in found)
+    else:
+        reason = (
+            f"the cells {merged} are merged, and only the first of them has the value: unmerge them, and fill in each"
+        )
+        assert found == [InvalidRow(line, reason)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "wrong"),
+    [
+        ('<c r="C2"><f>1+1</f><v/></c>', True),
+        ('<c r="C2" s="0"><f>1+1</f><v></v></c>', True),
+        ('<c r="C2"><f t="shared" si="0"/></c>', True),
+        ('<c r="D2"><f>1+1</f><v/></c>', False),
+        ('<c r="C2"><f>1+1</f><v>2</v></c>', False),
+        ('<c r="C2" t="str"><f>""</f><v></v></c>', False),
+        ('<c r="C2"/>', False),
+    ],
+)
+def test_a_formula_without_a_result_is_refused(path: Path, cell: str, wrong: bool) -> None:  # noqa: FBT001 - a case
+    whole, changed = io.BytesIO(), io.BytesIO()
+    workbook(path, ["ref", "member_id", "plan_id", "Farbe"], ["a", 1, "=1+1"])
+    whole.write(path.read_bytes())
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b'<c r="C2"><f>1+1</f><v /></c>', cell.encode()))
+    [found] = read(path, changed.getvalue())
+    if wrong:
+        assert isinstance(found, InvalidRow)
+        assert found.reason.startswith("the formula in cell C2 has no result: open the workbook")
+    else:
+        assert isinstance(found, MemberRow)
+
+
 @pytest.mark.parametrize("damage", ["cut", "xl/workbook.xml", "xl/worksheets/sheet1.xml", "[Content_Types].xml"])
 def test_a_damaged_workbook_is_refused(path: Path, damage: str) -> None:
     whole, damaged = io.BytesIO(), io.BytesIO()

@@ -136,6 +136,12 @@ class Layout:
     ref_parts: tuple[int, ...] = ()
     status: int | None = None
 
+    @property
+    def used(self) -> frozenset[int]:
+        """Return the indices of all columns that are read."""
+        status = () if self.status is None else (self.status,)
+        return frozenset({*(place for found in self.places.values() for place in found), *self.ref_parts, *status})
+
     def __str__(self) -> str:
         told = [self._shown(field) for field in FIELDS if field in self.places or self._parts(field)]
         if self.export is not None and self.status is not None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from attrs import field, frozen, mutable
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.grants.importing import cells
+from tgmembership_async.grants.importing import cells, workbook
 from tgmembership_async.grants.importing.headers import FIELDS, Layout, layout, recognised
 from tgmembership_async.grants.importing.repeats import Repeats
 from tgmembership_async.grants.importing.sources import Broken, Form, Record, examine, first, records
@@ -83,13 +83,22 @@ class Table:
             return
         found = records(self.path, self.form)
         if self.form.kind != "JSON lines":
-            next(found)
+            headings = next(found)
+            if self.form.kind == "Excel workbook" and (lost := self._without_value(headings)):
+                yield lost
+                return
         any_row = False
         for record in found:
             any_row = True
             yield self._row(record)
         if not any_row and self.form.kind == "JSON lines":
             yield InvalidRow(1, _EMPTY)
+
+    def _without_value(self, headings: Record | Broken) -> InvalidRow | None:
+        if isinstance(headings, Broken) or isinstance(where := self._layout(headings.names), str):
+            return None
+        found = workbook.without_value(self.path, self.form.sheet, where.used, headings.line)
+        return None if found is None else InvalidRow(*found)
 
     def _row(self, record: Record | Broken) -> tuple[Record, Layout] | InvalidRow:
         if isinstance(record, Broken):

@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,22 @@ _DAMAGED: Final = (BadZipFile, EOFError, KeyError, OSError, SyntaxError, TypeErr
 """Errors that openpyxl raises for a damaged file: those of zipfile, of the XML parser (SyntaxError), and its own."""
 _LEADING_ZEROS: Final = re.compile("00+")
 """A format of numbers such as 000000, which shows zeros that belong to a ref."""
+
+_TAG: Final = r"<(?:\w+:)?"
+_WITHOUT_VALUE: Final = re.compile(
+    rf"{_TAG}mergeCell\b[^>]*?\bref=\"(?P<merged>[^\"]+)\""
+    rf"|{_TAG}c\b(?![^>]*\bt=\"str\")[^>]*?\br=\"(?P<formula>[^\"]+)\"[^>]*>\s*{_TAG}f\b[^>]*(?:/>|>[^<]*</[^>]*>)\s*"
+    rf"(?:{_TAG}v\s*/>|{_TAG}v>\s*</[^>]*>)?\s*</".encode()
+)
+"""In the XML of a sheet: merged cells, or a cell with a formula and no result. An empty text is a result."""
+_MARKS: Final = (b"mergeCell ", b"<f", b":f")
+"""Without these there is no match: searching for them takes far less time."""
+_REASONS: Final = (
+    "the formula in cell {} has no result: open the workbook in a spreadsheet program and save it, or enter the value",
+    "the cells {} are merged, and only the first of them has the value: unmerge them, and fill in each",
+)
+_CHUNK: Final = 1 << 20
+_LONGEST_CELL: Final = 1 << 16
 
 
 def library() -> Any:
@@ -73,6 +89,27 @@ def rows(path: Path, sheet: str | None) -> Iterator[tuple[int, Sequence[Any]]]:
     with _book(path) as book:
         for number, cells in enumerate(_cells(book[sheet]), 1):
             yield number, [_exact(cell) for cell in cells]
+
+
+def without_value(path: Path, sheet: str | None, columns: Collection[int], after: int) -> tuple[int, str] | None:
+    """Return row and reason of the first cells that show a value which openpyxl does not return, or None.
+
+    Only cells in these columns (indices) below the row `after` count.
+    """
+    from openpyxl.utils import range_boundaries  # noqa: PLC0415 - an extra, and slow to load
+
+    with _book(path) as book, book[sheet]._get_source() as source:  # noqa: SLF001 - there is no public way to the XML
+        end = b""
+        while chunk := source.read(_CHUNK):
+            text = end + chunk
+            for found in _WITHOUT_VALUE.finditer(text) if any(map(text.__contains__, _MARKS)) else ():
+                cells = (found["merged"] or found["formula"]).decode()
+                bounds: Any = range_boundaries(cells)
+                left, _, right, last = bounds
+                if last > after and any(left <= column + 1 <= right for column in columns):
+                    return last, _REASONS[found["merged"] is not None].format(cells)
+            end = text[-_LONGEST_CELL:]
+    return None
 
 
 def _cells(sheet: Any) -> Iterator[Sequence[Any]]:
