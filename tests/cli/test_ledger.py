@@ -17,7 +17,7 @@ from tgmembership_async import PostgresGate
 from tgmembership_async.cli.ledger_option import Server
 from tgmembership_async.errors import Forbidden, GrantError, OutcomeUnknown, ReplyLost, UsageError
 from tgmembership_async.grants import GrantRequest, GrantStatus, Ledger, PostgresLedger, Settlement, SqliteLedger
-from tgmembership_async.grants.copying import PAGE, Copied, copy
+from tgmembership_async.grants.copying import PAGE, Copied, Entry, copy
 from tgmembership_async.grants.postgres.copying import PostgresStore
 from tgmembership_async.grants.sqlite.copying import SqliteStore
 from tgmembership_async.testing import FakeService, serve
@@ -198,6 +198,40 @@ def test_a_ledger_in_use_is_not_copied(tmp_path: Path, url: str) -> None:
         async with PostgresLedger(url) as ledger:
             await ledger.claim(GrantRequest("a", 1, 42))
             await changing(ledger)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("how", ["a grant", "a decision"])
+def test_a_change_by_a_worker_whose_clock_is_slow_is_noticed(tmp_path: Path, url: str, how: str) -> None:
+
+    async def main() -> None:
+        async with PostgresLedger(url) as ledger:
+            await ledger.claim(GrantRequest("a", 1, 1))
+            await ledger.settle("a", Settlement(GrantStatus.UNKNOWN, error=LOST))
+            await ledger.plan(GrantRequest("b", 1, 2))
+            await ledger.plan(GrantRequest("the last change", 1, 3))
+        source, target = PostgresStore(url), Overtaken(tmp_path / "new.db")
+        await source.open()
+        await target.open()
+        try:
+            with pytest.raises(UsageError, match="was changed while it was copied"):
+                await copy(source, target, lambda *_: None)
+        finally:
+            await target.aclose()
+            await source.aclose()
+
+    class Overtaken(SqliteStore):
+        async def take_in(self, entries: list[Entry]) -> int:
+            added = await super().take_in(entries)
+            async with PostgresLedger(url, clock=lambda: NOW) as slow:
+                if how == "a grant":
+                    await slow.claim(GrantRequest("b", 1, 2))
+                    await slow.settle("b", Settlement(GrantStatus.GRANTED, token=TOKEN))
+                else:
+                    for decision in ("retry", "abandon"):
+                        await slow.decide("a" if decision == "retry" else "b", decision, None, "")
+            return added
 
     anyio.run(main)
 

@@ -16,7 +16,7 @@ from attrs import field, frozen
 
 from tgmembership_async.errors import GrantError, UsageError
 from tgmembership_async.grants.database_ledger import Dialect
-from tgmembership_async.grants.model import Attempt, DecisionMade
+from tgmembership_async.grants.model import Attempt, DecisionMade, GrantStatus
 from tgmembership_async.storage.binding import Binding
 from tgmembership_async.storage.database import Connection
 from tgmembership_async.storage.sqlite.generations import Gap
@@ -46,12 +46,19 @@ class Entry:
 
 @frozen
 class State:
-    """Figures that change with the ledger: its number of rows, the latest change, and how many rows are being sent."""
+    """Figures that change with the ledger, also where a worker's clock is slow: `statuses` are the rows of each."""
 
     rows: int
     changed: datetime | None
-    sending: int
     last: int
+    attempts: int
+    decisions: int
+    statuses: dict[GrantStatus, int]
+
+    @property
+    def sending(self) -> int:
+        """Return how many rows are being sent."""
+        return self.statuses[GrantStatus.SENDING]
 
 
 @frozen
@@ -70,11 +77,20 @@ class Statements:
     """
 
     state: Any
-    """Selects the number of rows, the time of the latest change, how many are being sent, and the last id or 0."""
+    """As `select_state` returns it."""
     page: Any
     """Selects at most `limit` rows after the id `after` and up to the id `last`, by id."""
     found: Any
     """Selects the rows of `refs`."""
+
+
+def select_state(grants: str, decisions: str) -> str:
+    """Return the statement that selects the fields of a State, from these tables."""
+    statuses = ", ".join(f"count(*) FILTER (WHERE status = '{status}')" for status in GrantStatus)
+    return (
+        "SELECT count(*), max(updated_at), coalesce(max(id), 0), coalesce(sum(attempts), 0), "  # noqa: S608 - constants
+        f"(SELECT count(*) FROM {decisions}), {statuses} FROM {grants}"
+    )
 
 
 class Store(ABC):
@@ -132,8 +148,9 @@ class Store(ABC):
         """Store these entries."""
 
     def _state(self, connection: Connection) -> State:
-        rows, changed, sending, last = connection.execute(self._statements.state, {}).fetchone()
-        return State(rows, self._dialect.loaded_time(changed), sending, last)
+        rows, changed, last, attempts, decisions, *counts = connection.execute(self._statements.state, {}).fetchone()
+        statuses = dict(zip(GrantStatus, counts, strict=True))
+        return State(rows, self._dialect.loaded_time(changed), last, attempts, decisions, statuses)
 
     def _page(self, connection: Connection, after: int, last: int) -> tuple[list[Entry], int | None]:
         values = {"after": after, "last": last, "limit": PAGE}

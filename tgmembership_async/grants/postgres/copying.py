@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from tgmembership_async.errors import UsageError
-from tgmembership_async.grants.copying import Entry, Statements, Store
+from tgmembership_async.grants.copying import Entry, Statements, Store, select_state
 from tgmembership_async.grants.postgres.ledger import PostgresLedger
 from tgmembership_async.grants.postgres.statements import COLUMNS, DIALECT, NAMES, OTHER_NAMES, plan_columns
 from tgmembership_async.grants.postgres.tables import LEDGER
@@ -14,9 +14,6 @@ from tgmembership_async.storage.postgres.server import Lane
 from tgmembership_async.storage.sqlite.generations import Gap
 
 T = TypeVar("T")
-_STATE: Final = """
-    SELECT count(*), max(updated_at), count(*) FILTER (WHERE status = 'sending'), coalesce(max(id), 0) FROM tgm_grants
-"""
 _GRANTS: Final = f"SELECT id, {COLUMNS} FROM tgm_grants"  # noqa: S608 - constants
 _LOCK: Final = "LOCK TABLE tgm_grants IN SHARE ROW EXCLUSIVE MODE"
 _NUMBERS: Final = "SELECT nextval(pg_get_serial_sequence('tgm_grants', 'id')) FROM generate_series(1, %s)"
@@ -33,7 +30,7 @@ class PostgresStore(Store):
 
     _dialect = DIALECT
     _statements = Statements(
-        state=_STATE,
+        state=select_state("tgm_grants", "tgm_decision"),
         page=f"{_GRANTS} WHERE id > %(after)s AND id <= %(last)s ORDER BY id LIMIT %(limit)s",
         found=f"{_GRANTS} WHERE ref = ANY(%(refs)s)",
     )

@@ -4,9 +4,9 @@ import os
 import sqlite3
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from tgmembership_async.grants.copying import Entry, Statements, Store
+from tgmembership_async.grants.copying import Entry, Statements, Store, select_state
 from tgmembership_async.grants.model import GrantStatus
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.grants.sqlite.statements import DIALECT, SELECT, AttemptRow, add_to_attempts
@@ -15,9 +15,6 @@ from tgmembership_async.storage.sqlite.database import SqliteStorage
 from tgmembership_async.storage.sqlite.generations import Gap, adopt, gaps
 
 T = TypeVar("T")
-_STATE: Final = """
-    SELECT count(*), max(updated_at), count(*) FILTER (WHERE status = 'sending'), coalesce(max(id), 0) FROM grants
-"""
 
 
 class SqliteStore(Store):
@@ -25,7 +22,7 @@ class SqliteStore(Store):
 
     _dialect = DIALECT
     _statements = Statements(
-        state=_STATE,
+        state=select_state("grants", "decision"),
         page=f"{SELECT} WHERE grants.id > :after AND grants.id <= :last ORDER BY grants.id LIMIT :limit",
         found=f"{SELECT} WHERE ref IN (SELECT value FROM json_each(:refs))",  # noqa: S608 - constant
     )
