@@ -1,5 +1,6 @@
 """The option `--ledger`: the path of a SQLite file or the URL of a PostgreSQL server, and how to open either."""
 
+import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
@@ -12,7 +13,7 @@ import click
 from attrs import field, frozen
 from click.core import ParameterSource
 
-from tgmembership_async.cli.output import hint
+from tgmembership_async.cli.output import hint, note
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.sqlite.ledger import SqliteLedger
@@ -194,6 +195,23 @@ def check_there(place: Place, what: What = "ledger") -> None:
         otherwise = f", or create one: {hint('ledger', 'init', '--ledger', place)}" if what == "ledger" else ""
         msg = f"{place} has no {what}: check the name{otherwise}"
         raise UsageError(msg)
+
+
+class _Noted(logging.Handler):
+    """Prints messages as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        note(record.getMessage())
+
+
+_NOTED: Final = _Noted()
+
+
+def only_note_restores() -> None:
+    """Show no log messages of the package but the warning of a ledger that was restored from an older copy."""
+    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())
+    logging.getLogger("tgmembership_async.grants.restored").addHandler(_NOTED)
 
 
 @asynccontextmanager

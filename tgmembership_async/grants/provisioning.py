@@ -334,7 +334,8 @@ def _is_resumed(grant: Grant, fresh: bool) -> bool:  # noqa: FBT001 - what `Gran
 def _counted_as(grant: Grant, *, fresh: bool, began: datetime) -> str:
     if isinstance(grant.error, RefConflict):
         return "conflicts"
-    if not fresh and grant.updated_at >= began:
+    held_for_gap = grant.status is GrantStatus.UNKNOWN and not grant.attempts  # by the ledger, in this run
+    if not fresh and grant.updated_at >= began and not held_for_gap:
         return "duplicates"
     if grant.status in SUCCEEDED:
         return "granted" if fresh else "already"

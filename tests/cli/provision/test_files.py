@@ -111,6 +111,35 @@ def test_a_dry_run_tells_what_the_ledger_has(members: Path, tmp_path: Path, serv
     assert ledger.read_bytes() == before
 
 
+def test_what_was_paid_in_the_gap_of_a_restored_ledger_is_held_and_the_rest_warned_of(
+    members: Path, tmp_path: Path, service: FakeService
+) -> None:
+    ledger, backup = tmp_path / "grants.db", tmp_path / "backup.db"
+    members.write_text("ref,member_id\nbefore,1\n")
+    assert run(members, "--plan-id", 1, "--ledger", ledger).exit_code == 0
+    in_process.run("ledger", "backup", backup, "--ledger", ledger)
+    members.write_text("ref,member_id\nin the gap,2\n")
+    assert run(members, "--plan-id", 1, "--ledger", ledger).exit_code == 0
+    backup.replace(ledger)
+    accepted = in_process.run("ledger", "accept-restore", "--ledger", ledger)
+    paid_at = json.loads(accepted.stdout)["ends"]
+    sent = service.count_requests()
+    members.write_text(f"ref,member_id,paid_at\nin the gap,2,{paid_at}\n")
+    dry = run(members, "--plan-id", 1, "--ledger", ledger, "--dry-run")
+    assert [line["would"] for line in lines(dry)] == ["hold"]
+    assert "Of 1 members, 1 would be held as unknown, because they were paid in the period" in dry.stderr
+    done = run(members, "--plan-id", 1, "--ledger", ledger)
+    assert (done.exit_code, service.count_requests()) == (4, sent)
+    assert "0 refused, 1 unknown, 0 still planned." in done.stderr
+    assert "Unknown outcomes: 1. These grants are not sent again until you decide:" in done.stderr
+    assert "already processed" not in done.stderr
+    warning = f"{ledger} was restored from an older copy, which lacks the grants made"
+    assert warning not in done.stderr
+    members.write_text("ref,member_id\nnew,3\n")
+    assert run(members, "--plan-id", 1, "--ledger", ledger).stderr.count(warning) == 1
+    assert in_process.run("grant", "newer", "--plan-id", 1, "--ledger", ledger).stderr.count(warning) == 1
+
+
 def test_a_dry_run_with_the_ledger_of_another_bot_is_refused(
     members: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

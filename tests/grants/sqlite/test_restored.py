@@ -18,6 +18,7 @@ from tgmembership_async.testing import FakeService, FakeTransport
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 BEFORE = timedelta(hours=1)
+LOGGER = "tgmembership_async.grants.restored"
 
 
 @pytest.fixture
@@ -91,13 +92,13 @@ def test_a_ref_that_may_be_of_the_gap_is_warned_of_once(
     async def scenario() -> None:
         await lose(service, path)
         gap = await restored(path)
-        caplog.set_level(logging.WARNING, "tgmembership_async.grants")
+        caplog.set_level(logging.WARNING, LOGGER)
 
         async def warnings(ledger: SqliteLedger, *refs: str) -> list[str]:
             caplog.clear()
             async with granter(service, ledger) as granting:
                 await granting.provision([GrantRequest(ref, 1, 7) for ref in refs])
-            return [record.getMessage() for record in caplog.records if record.name == "tgmembership_async.grants"]
+            return [record.getMessage() for record in caplog.records if record.name == LOGGER]
 
         [told] = await warnings(SqliteLedger(path), "before", "another", "a third")
         assert str(gap) in told

@@ -1,6 +1,5 @@
 """`tgmembership grant`: grant one member access, exactly once per ref."""
 
-import logging
 from typing import Final
 
 import anyio
@@ -8,7 +7,7 @@ import click
 
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.grant_lines import fields_of
-from tgmembership_async.cli.ledger_option import Place, ledger_at, ledger_option
+from tgmembership_async.cli.ledger_option import Place, ledger_at, ledger_option, only_note_restores
 from tgmembership_async.cli.output import Format, format_option, hint, note, write_one
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest
@@ -45,7 +44,7 @@ def command(
     run the command again after a crash or Ctrl-C. If the ref is already granted, the grant is printed and nothing is
     sent.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
+    only_note_restores()  # the command prints all else itself
     grant = anyio.run(_grant, GrantRequest(ref, plan_id, member_id, text), ledger)
     write_one(form, fields_of(grant, links=show_links))
     if not show_links:

@@ -1,6 +1,5 @@
 """`tgmembership provision`: grant access to the members in a file, exactly once each."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +17,16 @@ from tgmembership_async.cli.default_ledger import ledger_for
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import CONFLICT, columns, fields_of
 from tgmembership_async.cli.grant_options import attempts_option, concurrency_option
-from tgmembership_async.cli.ledger_option import Place, Server, ledger_option, opened, pace, rate_option, server
+from tgmembership_async.cli.ledger_option import (
+    Place,
+    Server,
+    ledger_option,
+    only_note_restores,
+    opened,
+    pace,
+    rate_option,
+    server,
+)
 from tgmembership_async.cli.output import Format, Writer, hint, note, stream_option, streaming, write_one, writing
 from tgmembership_async.cli.problems import Problems
 from tgmembership_async.cli.provision.dry_run import COLUMNS, counts_in_words, write_dry_run
@@ -138,7 +146,7 @@ def command(
     PostgreSQL server, the command can run on several machines at once, with the same or different files.
     Credentials are read from TGMEMBERSHIP_BOT_ID, and TGMEMBERSHIP_API_KEY or TGMEMBERSHIP_API_KEY_FILE.
     """
-    logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # each printed row has its error
+    only_note_restores()  # each printed row has its error
     if sum((dry_run, enqueue, result is not None)) > 1:
         msg = "--dry-run, --enqueue and --result exclude each other"
         raise UsageError(msg)

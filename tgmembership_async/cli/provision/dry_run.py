@@ -1,7 +1,7 @@
 """Look up the rows of a file in a ledger, for `--dry-run` and `--result`. Nothing is created, locked or sent."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,9 @@ from tgmembership_async.grants.bot_ledger import ledger_of_bot
 from tgmembership_async.grants.importing.members import FoundRow, MemberRow
 from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
+from tgmembership_async.grants.sqlite.ledger import SqliteLedger
 from tgmembership_async.settings import service_of
+from tgmembership_async.storage.sqlite.generations import Gap
 
 COLUMNS: Final = ("line", "ref", "member_id", "plan_id", "note", "status", "would", "reason")
 _TOGETHER: Final = 250  # refs in one look-up
@@ -31,6 +33,7 @@ _WOULD: Final = {
     GrantStatus.UNKNOWN: "stay unknown",
     GrantStatus.ABANDONED: "stay abandoned",
 }
+_HOLD: Final = "hold"
 _PHRASES: Final = {
     "send": "would be sent",
     "keep": "are granted already",
@@ -38,6 +41,7 @@ _PHRASES: Final = {
     "stay refused": "stay refused",
     "stay unknown": "stay unknown until you decide",
     "stay abandoned": "stay abandoned",
+    _HOLD: "would be held as unknown, because they were paid in the period that the restored ledger lacks",
     CONFLICT: "would not be sent, because their ref belongs to another plan or member",
     "repeat": "repeat an earlier row",
 }
@@ -79,18 +83,29 @@ async def write_dry_run(place: Place, rows: Iterable[FoundRow], out: Writer) -> 
     """Write what a run would do for each member, and return the counts."""
     counts: Counter[str] = Counter()
     async with ledger_of(place) as ledger, aclosing(looked_up(rows, ledger)) as pairs:
+        gaps = await _gaps(place) if ledger is not None else []
         async for row, grant in pairs:
             if isinstance(row, MemberRow):
-                fields = _row(row, grant)
+                fields = _row(row, grant, gaps)
                 counts[fields["would"]] += 1
                 out.row(fields)
     return counts
 
 
-def _row(row: MemberRow, grant: Grant | None) -> dict[str, Any]:
+async def _gaps(place: Place) -> list[Gap]:
+    """Return the gaps of a ledger in a file; a server has none."""
+    if not isinstance(place, Path):
+        return []
+    async with SqliteLedger(place, owner=False) as ledger:
+        return await ledger.gaps()
+
+
+def _row(row: MemberRow, grant: Grant | None, gaps: Sequence[Gap]) -> dict[str, Any]:
     conflict = conflict_of(grant, row.request)
     status = None if grant is None else grant.status
-    would = CONFLICT if conflict else "repeat" if row.first_line else _WOULD[status]
+    paid_at = row.request.paid_at
+    held = grant is None and paid_at is not None and any(paid_at in gap for gap in gaps)
+    would = CONFLICT if conflict else "repeat" if row.first_line else _HOLD if held else _WOULD[status]
     error = conflict or (None if grant is None else grant.error)
     return {
         "line": row.line,

@@ -27,7 +27,7 @@ _PLANNED: Final = frozenset({GrantStatus.PLANNED})
 _SENDING: Final = frozenset({GrantStatus.SENDING})
 _UNCONFIRMED: Final = "the intent could not be confirmed, so it was not sent"
 _WARNED_OF_FOR: Final = timedelta(days=30)
-_logger: Final = logging.getLogger("tgmembership_async.grants")
+_logger: Final = logging.getLogger("tgmembership_async.grants.restored")
 
 
 class SqliteLedger(DatabaseLedger[SqliteStorage]):
