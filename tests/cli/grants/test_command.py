@@ -24,6 +24,7 @@ from tgmembership_async.grants import Grant, GrantRequest, GrantStatus, Settleme
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.values.models import AccessToken
 
+PLAN_OF_A_PROJECT = "11111111-1111-4111-8111-111111111111"
 TOKEN = "t0kEnThatOpensADoor"
 LINK = f"https://t.me/my_bot?start={TOKEN}"
 LOST = OutcomeUnknown("it may have acted", cause=ReplyLost("no whole reply came back"), maybe_applied=True)
@@ -273,6 +274,16 @@ def test_many_are_resolved_after_a_preview_and_each_is_reported() -> None:
     assert lines(run("show", "pi_11"))[0]["status"] == "planned"
     done = run(*RESOLVE, "--yes")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "0 grants to decide 'abandon' about.\n")
+
+
+def test_plans_of_a_bot_and_of_a_project_are_resolved_together(outage: Path) -> None:
+    async def plan(ledger: SqliteLedger) -> None:
+        await ledger.plan(GrantRequest("of a project", PLAN_OF_A_PROJECT, 1))
+
+    ask(outage, plan)
+    done = run("resolve", "--status", "planned", "abandon", "--reason", "refunded", "--yes")
+    assert done.exit_code == 0
+    assert f"about: 15 of plan 1, 15 of plan 2, 1 of plan {PLAN_OF_A_PROJECT}." in done.stderr
 
 
 def test_nothing_is_resolved_without_a_confirmation(outage: Path) -> None:

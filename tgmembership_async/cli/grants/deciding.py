@@ -200,7 +200,7 @@ async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str
             plans[grant.plan_id] += 1
             first += [grant] if len(first) < _SHOWN else []
     note_table([for_people(grant, links=False) for grant in first], COLOURS)
-    by_plan = ", ".join(f"{count:,} of plan {plan_id}" for plan_id, count in sorted(plans.items()))
+    by_plan = ", ".join(f"{count:,} of plan {plan_id}" for plan_id, count in plans.most_common())
     more = f" The first {_SHOWN} are shown." if len(refs) > _SHOWN else ""
     note(f"{len(refs):,} grants to decide {decision!r} about{by_plan and ': '}{by_plan}.{more}")
     return refs
