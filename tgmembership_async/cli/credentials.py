@@ -39,6 +39,12 @@ def account() -> BotAccount:
     return settings.account(**_credentials())
 
 
+def bot_id() -> int | None:
+    """Return the id of the bot in the environment, or None: its key is not needed, and nothing is prompted for."""
+    found = os.environ.get(_BOT_ID)
+    return int(_bot_id(found)) if found else None
+
+
 def project_id() -> str | None:
     """Return the project that `--project` or the chosen profile names, or None for a bot."""
     found: str | None = click.get_current_context().find_root().params.get("project")

@@ -346,6 +346,28 @@ def test_each_of_many_is_marked_as_delivered_or_reported() -> None:
     assert told[-1] == "2 could not be marked as delivered."
 
 
+def test_the_result_of_one_of_several_bots_is_marked_as_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def make() -> None:
+        async with SqliteLedger(tmp_path / "bots.db", shared_by_bots=True) as ledger:
+            await ledger.bind("https://service.example", 7)
+            for ref in ("7:a", "8:a", "8:b"):
+                await ledger.claim(GrantRequest(ref, 1, 1))
+                await ledger.settle(ref, ENDS["granted"])
+
+    anyio.run(make)
+    result = tmp_path / "result.csv"
+    result.write_text("ref,grant_status\na,granted\nb,granted\n")
+    arguments = ("mark-delivered", "--from", result, "--ledger", tmp_path / "bots.db")
+    monkeypatch.delenv("TGMEMBERSHIP_BOT_ID", raising=False)
+    assert run(*arguments).exit_code == 1
+    monkeypatch.setenv("TGMEMBERSHIP_BOT_ID", "8")
+    assert [line["ref"] for line in lines(run(*arguments))] == ["8:a", "8:b"]
+    monkeypatch.setenv("TGMEMBERSHIP_BOT_ID", "7")
+    assert run(*arguments).exit_code == 1, "b is no ref of this bot"
+
+
 def test_reconcile_settles_grants_that_the_subscribers_prove(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = FakeService()
     service.order(1, 3, at=datetime.now(UTC) + timedelta(minutes=6))

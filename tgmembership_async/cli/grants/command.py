@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from tgmembership_async.cli import time_arguments
+from tgmembership_async.cli.credentials import bot_id
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_lines import COLOURS, columns, fields_of
 from tgmembership_async.cli.grants.deciding import reconcile, resolve
@@ -23,6 +24,7 @@ from tgmembership_async.cli.output import Format, format_option, note, write_one
 from tgmembership_async.cli.problems import Problems
 from tgmembership_async.cli.provision.reading import Reading, members_path, named, reading_options
 from tgmembership_async.errors import GrantError, UsageError
+from tgmembership_async.grants.bot_ledger import key
 from tgmembership_async.grants.importing.members import InvalidRow, read_refs
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import OWED, Attempt, DecisionMade, Grant, GrantStatus
@@ -161,20 +163,28 @@ def mark_delivered(
     """Mark the grant of each REF as delivered.
 
     With --from, also those of a file, such as a --result of `provision`: any file that `provision` reads, of which only
-    the column of the ref matters. Each grant is reported; one that cannot be marked stops no other.
+    the column of the ref matters. In a ledger that several bots share, a ref without BOT_ID: is one of the bot in
+    TGMEMBERSHIP_BOT_ID. Each grant is reported; one that cannot be marked stops no other.
     """
     if not refs and source is None:
         msg = "name a REF, or a file with --from"
         raise UsageError(msg)
     listed = None if source is None else click.get_current_context().with_resource(named(source))
     problems = Problems()
+    bot = bot_id()
 
     async def mark(rows: Ledger) -> None:
         async def one(ref: str | InvalidRow) -> Grant:
             if isinstance(ref, InvalidRow):
                 msg = f"{source}:{ref.line}: {ref.reason}"
                 raise UsageError(msg)
-            return await rows.mark_delivered(ref)
+            try:
+                return await rows.mark_delivered(ref)
+            except GrantError:
+                shared = None if bot is None else key(bot, ref)
+                if shared is None or await rows.get(shared) is None:
+                    raise
+                return await rows.mark_delivered(shared)
 
         with writing(form, columns(links=False), COLOURS) as out:
             async for ref, end in each(chain(refs, _refs(listed, reading)), one):
