@@ -214,6 +214,55 @@ def test_a_commit_that_fails_counts_nothing(path: Path) -> None:
     assert read(path) == (["a"], [])
 
 
+def test_a_copy_that_lacks_what_others_wrote_beside_the_owner_is_older(path: Path) -> None:
+    write(path, "a")
+    shutil.copy(path, path.with_name("copy"))
+    write_as_guest(path, "b")
+    assert read(path) == (["a", "b"], [])
+    shutil.copy(path.with_name("copy"), path)
+    assert "older copy" in refusal(path)
+    write_as_guest(path, *map(str, range(5)))
+    assert "older copy" in refusal(path), "changes of the older copy do not catch up with the latest"
+
+
+def write_as_guest(path: Path, *notes: str) -> None:
+    async def scenario() -> None:
+        for note in notes:
+            async with opened(path, owner=False) as storage:
+                await storage.write(add(note))
+
+    anyio.run(scenario)
+
+
+def test_an_owner_and_others_count_the_same_changes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+
+    async def scenario() -> None:
+        async with opened(path) as owner, opened(path, owner=False) as beside:
+            for one in range(6):
+                await (beside if one % 3 else owner).write(add(str(one)))
+                numbers.append(await owner.read(number))
+
+    def number(connection: sqlite3.Connection) -> int:
+        [found] = connection.execute("SELECT number FROM generation").fetchone()
+        facts = read_facts_of(path)
+        assert facts is None or facts["number"] <= found
+        return int(found)
+
+    monkeypatch.setattr(generations, "INTERVAL", 0.0)
+    anyio.run(scenario)
+    assert numbers == sorted(set(numbers)), "no change is counted under a number that another one has"
+    assert len(read(path)[0]) == 6
+
+
+def test_a_guest_leaves_no_lock_file_where_there_is_none(path: Path) -> None:
+    write(path, "a")
+    path.with_name("a.db.lock").unlink()
+    write_as_guest(path, "b")
+    assert not path.with_name("a.db.lock").exists()
+    assert read(path)[0] == ["a", "b"]
+
+
 BUSY = """
 import anyio, itertools
 from note_table import add, opened

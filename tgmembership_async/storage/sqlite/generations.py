@@ -3,7 +3,8 @@
 The counter in the database file is durable before the one in the lock file is written. After a crash or a power cut the
 database file is therefore equal or ahead, and only a replaced file is behind. The counter increases with the first
 change after `INTERVAL` seconds, and when the file is closed. So a copy that only lacks changes of the last
-`INTERVAL` before a crash is not recognized, unless the file was changed again since.
+`INTERVAL` before a crash is not recognized, unless the file was changed again since. Processes beside the owner
+count on (`guest_counter`).
 """
 
 import secrets
@@ -80,6 +81,10 @@ class Generation:
     written_at: datetime
     closed: bool
 
+    def is_behind(self, outside: "Generation") -> bool:
+        """Tell whether a file in this state is older than its lock file knows, or another one."""
+        return self.file != outside.file or self.number < outside.number
+
     def facts(self) -> dict[str, Any]:
         """Return the fields for the lock file."""
         return {
@@ -121,7 +126,7 @@ class Generations:
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: OwnerLock) -> None:
         self._path = path
         self._lock = lock
-        self._inside = _read(connection)
+        self._inside = read(connection)
         self._outside = from_facts(lock.read_facts())
         self._gap: Gap | None = None
         self._pending: Generation | None = None
@@ -139,12 +144,12 @@ class Generations:
     def check(self, *, restored: bool) -> None:
         """Raise UsageError if the file is older than the lock file knows, unless the caller accepts a restored one."""
         inside, outside = self._inside, self._outside
-        if outside is None or (inside is not None and inside.file == outside.file and inside.number >= outside.number):
+        if outside is None or (inside is not None and not inside.is_behind(outside)):
             return
         same = inside is not None and inside.file == outside.file
         begins = inside.written_at if inside is not None and same else None
         if restored:
-            self._gap = Gap(begins, outside.written_at + timedelta(seconds=INTERVAL), _now())
+            self._gap = Gap(begins, outside.written_at + timedelta(seconds=INTERVAL), now())
             return
         what = "an older copy" if same or inside is None else "another file than the one that was used here before"
         since = "" if begins is None else f" at {_shown(begins)}"
@@ -196,27 +201,25 @@ class Generations:
 
     def _write(self, connection: sqlite3.Connection, *, closed: bool, more: int) -> Generation:
         migrate(connection, self._path, GENERATIONS, owner=True)
-        now = evolve(self._next_generation(more), closed=closed)
-        connection.execute(
-            "INSERT OR REPLACE INTO generation VALUES (1, ?, ?, ?, ?)",
-            (now.file, now.number, _number(now.written_at), now.closed),
-        )
+        self._inside = read(connection)  # others count on, beside the owner
+        new = evolve(self._next_generation(more), closed=closed)
+        store(connection, new)
         if self._gap is not None:
             begins = None if self._gap.begins is None else _number(self._gap.begins)
             connection.execute(
                 "INSERT INTO gap (begins, ends, accepted_at) VALUES (?, ?, ?)",
                 (begins, _number(self._gap.ends), _number(self._gap.accepted_at)),
             )
-        return now
+        return new
 
     def _next_generation(self, more: int) -> Generation:
         if self._inside is None:
             known = 0 if self._outside is None else self._outside.number
-            return Generation(secrets.token_hex(8), known + 1, _now(), closed=False)
+            return Generation(secrets.token_hex(8), known + 1, now(), closed=False)
         if self._gap is not None and self._outside is not None:
             more += max(0, self._outside.number - self._inside.number)
         return evolve(
-            self._inside, number=self._inside.number + more, written_at=_now() if more else self._inside.written_at
+            self._inside, number=self._inside.number + more, written_at=now() if more else self._inside.written_at
         )
 
 
@@ -246,11 +249,20 @@ def adopt(connection: sqlite3.Connection, found: Iterable[Gap]) -> None:
     )
 
 
-def _read(connection: sqlite3.Connection) -> Generation | None:
+def read(connection: sqlite3.Connection) -> Generation | None:
+    """Return the generation in a file, or None if there is none."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'generation'").fetchone():
         return None
     row = connection.execute("SELECT file, number, written_at, closed FROM generation").fetchone()
     return None if row is None else Generation(row[0], row[1], _moment(row[2]), bool(row[3]))
+
+
+def store(connection: sqlite3.Connection, new: Generation) -> None:
+    """Write the generation into the file."""
+    connection.execute(
+        "INSERT OR REPLACE INTO generation VALUES (1, ?, ?, ?, ?)",
+        (new.file, new.number, _number(new.written_at), new.closed),
+    )
 
 
 def _accept(path: Path) -> str:
@@ -258,7 +270,8 @@ def _accept(path: Path) -> str:
     return f"Put the latest file back; if this one is meant to be here, run `{command}` or open it with restored=True"
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Return the time."""
     return datetime.now(UTC)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 from tgmembership_async.errors import TGMembershipError
 from tgmembership_async.storage.sqlite.errors import storage_error
 from tgmembership_async.storage.sqlite.generations import Generations
+from tgmembership_async.storage.sqlite.guest_counter import GuestCounter
 from tgmembership_async.storage.wakeups import Soon, Waiter, Woken, running_loop, waiter
 
 A = TypeVar("A")
@@ -94,7 +95,11 @@ class UnawaitedJob(QueuedJob[T]):
 
 
 def carry_out(
-    connection: sqlite3.Connection, path: Path, group: list[QueuedJob[Any]], *, generations: Generations | None = None
+    connection: sqlite3.Connection,
+    path: Path,
+    group: list[QueuedJob[Any]],
+    *,
+    generations: Generations | GuestCounter | None = None,
 ) -> None:
     """Run a group as one transaction. A job that raises is rolled back alone; an error of COMMIT fails all of them."""
     writes = any(queued.writes for queued in group)

@@ -109,6 +109,21 @@ def read_facts_of(path: Path) -> Mapping[str, Any] | None:
         return None
 
 
+def write_facts_of(path: Path, facts: Mapping[str, Any]) -> None:
+    """Replace the facts in the lock file of a database file, if there is one, without taking the lock.
+
+    Raises OSError or UsageError.
+    """
+    beside = lock_file(path)
+    if status(beside) is None:
+        return
+    fd = _open(beside)
+    try:
+        _write(fd, _BLOCK, facts)
+    finally:
+        os.close(fd)
+
+
 def _open(beside: Path) -> int:
     found = status(beside)
     if found is not None and not stat.S_ISDIR(found.st_mode):

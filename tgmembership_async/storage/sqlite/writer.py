@@ -18,6 +18,7 @@ from attrs import frozen
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.storage.sqlite.generations import Generations, check_there
 from tgmembership_async.storage.sqlite.group_commit import QueuedJob, carry_out, refuse
+from tgmembership_async.storage.sqlite.guest_counter import GuestCounter
 from tgmembership_async.storage.sqlite.owner_lock import OwnerLock
 from tgmembership_async.storage.sqlite.schema import check_indexes, check_path, connect
 from tgmembership_async.storage.wakeups import Waiter, wake_all
@@ -54,7 +55,7 @@ class Writer:
         self.ending: bool = False
         self._after = after
         self._lock: OwnerLock | None = None
-        self._generations: Generations | None = None
+        self._generations: Generations | GuestCounter | None = None
         self._queue: SimpleQueue[QueuedJob[Any] | None] = SimpleQueue()
         self._last_size = 0
         self._end_waiter: Waiter | None = None
@@ -119,7 +120,9 @@ class Writer:
             connection = stack.enter_context(closing(connect(self.path, owner=how.owner)))
             if self._lock is not None:
                 self._generations = self._examine(connection, self._lock)
-                stack.callback(self._generations.close, connection)
+            else:
+                self._generations = GuestCounter(self.path, connection)
+            stack.callback(self._generations.close, connection)
         except BaseException as error:  # noqa: BLE001 - any error is reported to the caller of `open`
             stack.close()
             return partial(refuse, self.path, error)
