@@ -13,7 +13,7 @@ _ESCAPES: Final = (b"%", b"\\", b"&", b"\0")
 _PACKAGE: Final = "tgmembership_async"
 LOGGERS: Final = (
     _PACKAGE,
-    *(f"{_PACKAGE}.{part}" for part in ("grants", "fulfillment", "payments", "storage", "webhooks")),
+    *(f"{_PACKAGE}.{part}" for part in ("grants", "grants.restored", "fulfillment", "payments", "storage", "webhooks")),
     *(f"{_PACKAGE}.{part}" for part in ("cli.mcp", "ext.aiogram", "ext.fastapi")),
 )
 """All loggers of the package: a filter of a logger does not see the records of those below it."""

@@ -29,8 +29,8 @@ _KEEP: Final = """
     WHERE tgm_follow_up.about <> excluded.about
 """
 _POSTPONE: Final = """
-    UPDATE tgm_follow_up SET failures = %s, due_at = %s, worker = NULL, leased_until = NULL
-    FROM tgm_grants WHERE id = grant_id AND ref = %s AND lease = %s AND about = %s
+    UPDATE tgm_follow_up SET failures = %(failures)s, due_at = %(due_at)s
+    FROM tgm_grants WHERE id = grant_id AND ref = %(ref)s AND lease = %(lease)s AND about = %(about)s
 """
 _END: Final = """
     UPDATE tgm_follow_up SET worker = NULL, leased_until = NULL
@@ -64,8 +64,10 @@ class Begin:
 def postpone(lane: Lane, follow_up: FollowUp, failures: int, due_at: datetime) -> bool:
     """Release a lease, due again later; return False if the lease was no longer held."""
     grant = follow_up.grant
-    values = failures, due_at, grant.ref, follow_up.lease, grant.status
-    return lane.execute(_POSTPONE.encode(), values).rowcount == 1
+    values = {"failures": failures, "due_at": due_at, "ref": grant.ref, "lease": follow_up.lease, "about": grant.status}
+    is_kept = lane.execute(_POSTPONE.encode(), values).rowcount == 1
+    end(lane, follow_up)
+    return is_kept
 
 
 def end(lane: Lane, follow_up: FollowUp) -> None:

@@ -84,11 +84,10 @@ _END_LATE: Final = """
     UPDATE tgm_attempt SET ended_at = %(ended_at)s, status = %(status)s, evidence = %(evidence)s
     FROM tgm_grants WHERE tgm_grants.id = grant_id AND ref = %(ref)s AND number = %(number)s AND ended_at IS NULL
 """
-# The follow-up stays for its fencing number, with a status that only a decision to "granted" leads to, and due.
+# The follow-up stays for its lease, with a status that only a decision to "granted" leads to, and due.
 _ADD_DECISION: Final = """
     , ended AS (
-        UPDATE tgm_follow_up SET about = 'granted', failures = 0, due_at = 'epoch', lease = lease + 1, worker = NULL,
-            leased_until = NULL
+        UPDATE tgm_follow_up SET about = 'granted', failures = 0, due_at = 'epoch'
         FROM stepped WHERE grant_id = stepped.id
     )
     INSERT INTO tgm_decision (grant_id, decision, decided_at, reason)
