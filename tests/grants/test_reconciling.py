@@ -206,6 +206,37 @@ def test_a_subscription_from_a_second_payment_during_the_round_is_no_proof_of_th
     assert "another row" in first.why
 
 
+@pytest.mark.parametrize("second", ["new", "planned before"])
+def test_a_second_payment_counts_also_if_it_is_granted_by_a_worker_whose_clock_is_behind(
+    second: str, backend: str
+) -> None:
+    service = Service(before=-timedelta(minutes=6))
+    behind = NONE
+
+    async def scenario() -> list[Finding]:
+        async def step(request: Request) -> Response:
+            nonlocal behind
+            if request.method == "getSubscribers" and not behind:
+                behind = timedelta(minutes=1)
+                await granter.grant("second", plan_id=1, member_id=7)
+            if request.method == "addMember" and behind:
+                return reply(json.dumps({"ok": True, "code": 200, "result": "T" * 24}))
+            return await service(request)
+
+        session = Session(1, "k" * 40, transport=StubTransport(step), retry=RetryPolicy(attempts=1))
+        async with Granter(session, MemoryLedger(clock=lambda: datetime.now(UTC) - behind)) as granter:
+            if second == "planned before":
+                await granter.plan("second", plan_id=1, member_id=7)
+            for ref, member_id in (("first", 7), ("other", 8)):
+                with pytest.raises(GrantHeld):
+                    await granter.grant(ref, plan_id=1, member_id=member_id)
+            return await granter.reconcile(concurrency=1)
+
+    first, other = anyio.run(scenario, backend=backend)
+    assert (first.grant.ref, first.settled, other.settled) == ("first", False, True)
+    assert "another row" in first.why
+
+
 @pytest.mark.parametrize("then", ["planned", "refused"])
 def test_a_subscription_from_the_lost_attempt_of_a_row_that_is_retried_is_no_proof_of_another(
     then: str, backend: str

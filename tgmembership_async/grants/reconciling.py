@@ -13,7 +13,7 @@ from attrs import frozen
 from tgmembership_async.client import Client, clock_of
 from tgmembership_async.errors import OutcomeUnknown, TGMembershipError, Unauthorized, UsageError
 from tgmembership_async.grants import transitions
-from tgmembership_async.grants.ledger import Ledger
+from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import Grant, GrantStatus
 from tgmembership_async.protocol.service_clock import Offset
 from tgmembership_async.session import Session
@@ -149,6 +149,8 @@ class _Rivals:
         self._turn = Lock()
         self._begun = self._done = 0
         self._counted_at: datetime | None = None
+        self._last: str | None = None
+        self._waiting: set[str] = set()
         self.taken: set[str] = set()
 
     def number(self, grant: Grant) -> int:
@@ -168,15 +170,29 @@ class _Rivals:
             self._begun += 1
             since, now = self._counted_at, transitions.utc_now()
             async for grant in self._ledger.grants(None if self._refs else [], since):
-                refs = self._refs.get((grant.plan_id, grant.member_id))
-                id_ = None if grant.token is None else grant.token.raw
-                if refs is None or not await self._may_be_granted(grant, refs):
-                    continue
-                if isinstance(id_, str) and id_ in self._known:
-                    self.taken.add(id_)
-                else:
-                    refs.add(grant.ref)
+                await self._add(grant)
+                self._last = grant.ref if since is None else self._last
+            if self._last is not None and since is not None:
+                # The clock of another worker may be behind `since`: it wrote new refs, or sent some that were waiting.
+                async for grant in self._ledger.grants(after=self._last):
+                    await self._add(grant)
+                    self._last = grant.ref
+                for grant in (await get_many(self._ledger, list(self._waiting))).values() if self._waiting else ():
+                    await self._add(grant)
             self._done, self._counted_at = self._begun, now
+
+    async def _add(self, grant: Grant) -> None:
+        refs = self._refs.get((grant.plan_id, grant.member_id))
+        id_ = None if grant.token is None else grant.token.raw
+        if refs is None:
+            return
+        if isinstance(id_, str) and id_ in self._known:
+            self.taken.add(id_)
+        elif await self._may_be_granted(grant, refs):
+            refs.add(grant.ref)
+            self._waiting.discard(grant.ref)
+        else:
+            self._waiting.add(grant.ref)
 
     async def _may_be_granted(self, grant: Grant, refs: set[str]) -> bool:
         """Tell whether an attempt may have granted; a row is asked about in vain if its pair has two rivals already."""
