@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -311,6 +311,27 @@ class TestLifeAndDeath:
                 await ledger.claim(request())
                 assert len(execute(url, "SELECT * FROM tgm_worker")) == 1
             assert execute(url, "SELECT * FROM tgm_worker") == []
+
+        run(scenario)
+
+    def test_the_link_that_a_dead_worker_was_sending_is_due_at_once(self, url: str, run: Run) -> None:
+        """Its question to the owner was put off to the next day, before the row was granted."""
+        hour = timedelta(hours=1)
+
+        async def scenario() -> None:
+            async with PostgresLedger(url) as other:
+                async with PostgresLedger(url) as dead:
+                    await dead.claim(request())
+                    await dead.settle("a", Settlement(GrantStatus.UNKNOWN))
+                    question = await dead.begin_follow_up("a", lease=hour, grace=hour)
+                    assert question is not None
+                    await dead.postpone(question, failures=2, due_at=datetime.now(UTC) + 24 * hour)
+                    await dead.decide("a", "granted", None, "seen in the list")
+                    assert await dead.begin_follow_up("a", lease=hour, grace=hour) is not None
+                    assert await other.begin_follow_up("a", lease=hour, grace=hour) is None
+                link = await other.begin_follow_up("a", lease=hour, grace=hour)
+                assert link is not None
+                assert (link.grant.status, link.failures) == (GrantStatus.GRANTED, 0)
 
         run(scenario)
 

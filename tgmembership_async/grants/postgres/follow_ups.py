@@ -17,7 +17,7 @@ _LEASE: Final = f"""
     SELECT id, status, %(failures)s, %(now)s, %(worker)s, 1, clock_timestamp() + %(lease)s FROM tgm_grants
     WHERE ref = %(ref)s AND status = %(about)s
     ON CONFLICT (grant_id) DO UPDATE SET about = excluded.about, failures = excluded.failures,
-        worker = excluded.worker, lease = kept.lease + 1, leased_until = excluded.leased_until
+        due_at = excluded.due_at, worker = excluded.worker, lease = kept.lease + 1, leased_until = excluded.leased_until
     WHERE (kept.about <> excluded.about OR kept.due_at <= %(now)s)
         AND (kept.leased_until IS NULL OR kept.leased_until <= clock_timestamp() OR kept.worker NOT IN ({ALIVE}))
     RETURNING lease
