@@ -551,6 +551,33 @@ def test_a_decision_ends_the_lease_of_a_follow_up(make_ledger: Callable[[], Any]
             assert again.failures == 0
             assert again.lease > found.lease
 
+
+def test_a_link_does_not_wait_for_the_slot_of_a_question(run: Run) -> None:
+    """The question about it failed, and is to be repeated when the other one, which hangs, leaves the only slot."""
+
+    async def scenario() -> None:
+        shop = Shop(FakeService(faults=[Fault("error", method="addMember", status=404, count=2)]))
+        asked: list[str] = []
+
+        async def ask(grant: Grant) -> None:
+            asked.append(grant.ref)
+            if len(asked) == 1:
+                raise LookupError
+            await anyio.sleep_forever()
+
+        policy = FulfillmentPolicy(concurrency=1, backoff_base=0.05, backoff_cap=0.05, timeout=60)
+        async with shop.open(MemoryLedger(), attention=ask, every=600, policy=policy) as fulfillment:
+            for ref in "ab":
+                await fulfillment.take(ref, plan_id=1)
+            await until(lambda: len(asked) == 2)
+            await anyio.sleep(0.2)  # until its backoff is over
+            first, _ = asked
+            await fulfillment.decide(first, "granted", token="by hand", reason="granted by hand")
+            await until(lambda: shop.links, seconds=20)
+            with anyio.move_on_after(0):
+                await fulfillment.stop()
+        assert [ref for ref, _ in shop.links] == [first]
+
     run(scenario)
 
 

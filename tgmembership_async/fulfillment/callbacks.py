@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
-from attrs import field, mutable
 
 from tgmembership_async.errors import GrantError, TGMembershipError
 from tgmembership_async.event_loop import is_stray_cancellation
@@ -36,14 +35,6 @@ _LONGEST_PAUSE: Final = 30.0
 _LONGEST_WAIT_HERE: Final = 60.0
 
 
-@mutable(eq=False)
-class _Running:
-    """The follow-up of a row that is running; `woken` is set when the row has changed."""
-
-    kind: Kind
-    woken: Event = field(factory=Event)
-
-
 class Callbacks:
     """Call `deliver` and `attention` for rows whose follow-up is due, and record the results in the ledger."""
 
@@ -56,6 +47,7 @@ class Callbacks:
         remind: float,
         policy: FulfillmentPolicy,
         chance: Callable[[], float],
+        wake: Callable[[Kind], object],
     ) -> None:
         self._ledger = ledger
         self._deliver = deliver
@@ -63,8 +55,9 @@ class Callbacks:
         self._remind = timedelta(seconds=remind)
         self._policy = policy
         self._chance = chance
+        self._wake = wake
         self._queued: dict[Kind, dict[str, None]] = {kind: {} for kind in STATUSES}
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Event] = {}  # set when its row has changed
         self._group: TaskGroup | None = None
         self._slots: dict[Kind, Semaphore] = {}
 
@@ -76,68 +69,62 @@ class Callbacks:
     def end(self) -> None:
         """Start no more callbacks, and stop waiting for backoffs."""
         self._group = None
-        for running in self._running.values():
-            running.woken.set()
+        for changed in self._running.values():
+            changed.set()
 
-    def enqueue(self, grant: Grant) -> Kind:
-        """Queue a row whose follow-up may be due, and return the kind for `start_queued`."""
+    def enqueue(self, grant: Grant) -> None:
+        """Queue a row whose follow-up may be due, and start it as soon as a slot is free and it is not running."""
         kind: Kind = "deliver" if grant.status in STATUSES["deliver"] else "attention"
         self._queued[kind][grant.ref] = None
-        return kind
+        if grant.ref in self._running:
+            self._running[grant.ref].set()
+        else:
+            self._wake(kind)
 
     async def start_queued(self, kind: Kind) -> None:
-        """Start the follow-ups of all queued rows, as slots become free; one that is running looks at its row again."""
-        queued = self._queued[kind]
-        while queued:
-            ref = next(iter(queued))
-            if ref not in self._running:
-                await self.start(ref, kind)
-            else:
-                self._wake(ref, kind)
-            queued.pop(ref, None)
+        """Start the follow-ups of queued rows, as slots become free; one that is running stays queued until its end."""
+        while ref := next((ref for ref in self._queued[kind] if ref not in self._running), None):
+            await self.start(ref, kind)
 
     async def start(self, ref: str, kind: Kind) -> None:
         """Start the follow-up of a row as soon as a slot is free, unless it is running."""
-        if self._group is None or ref in self._running:
+        assert self._group is not None  # noqa: S101 - begun
+        if ref in self._running:
             return
         await (slots := self._slots[kind]).acquire()
         if ref in self._running:  # for the other callback
             slots.release()
-            self._wake(ref, kind)
             return
-        self._running[ref] = running = _Running(kind)
-        self._group.start_soon(self._run, ref, running)
+        self._queued[kind].pop(ref, None)
+        self._running[ref] = Event()
+        self._group.start_soon(self._run, ref, kind)
 
-    def _wake(self, ref: str, kind: Kind) -> None:
-        self._running[ref].kind = kind
-        self._running[ref].woken.set()
-
-    async def _run(self, ref: str, running: _Running) -> None:
-        """Hold a slot while the callback runs. Short backoffs are waited for here, longer ones by the next interval."""
-        slots = self._slots[running.kind]
+    async def _run(self, ref: str, kind: Kind) -> None:
+        """Make an attempt, and queue the row again after a short backoff; a longer one is left to the next interval."""
         try:
-            while True:
-                wait: float | None = None
-                try:
-                    wait = await self._attempt(ref)
-                except TGMembershipError as error:
-                    _logger.warning("%s: the ledger failed, and the follow-up is retried: %s", ref, error)
-                except Exception:  # one failing row must not stop the others
-                    _logger.exception("%s: the ledger failed, and the follow-up is retried", ref)
-                finally:
-                    slots.release()
-                if not running.woken.is_set():
-                    if wait is None or wait > _LONGEST_WAIT_HERE:
-                        return
-                    with move_on_after(wait):
-                        await running.woken.wait()
-                running.woken = Event()
-                if self._group is None:
-                    return
-                slots = self._slots[running.kind]
-                await slots.acquire()
+            wait = await self._attempt_in_slot(ref, kind)
+            if wait is not None and wait <= _LONGEST_WAIT_HERE:
+                with move_on_after(wait) as backoff:
+                    await self._running[ref].wait()
+                if backoff.cancelled_caught:
+                    self._queued[kind][ref] = None
         finally:
             del self._running[ref]
+            for queued in STATUSES:
+                if ref in self._queued[queued]:
+                    self._wake(queued)
+
+    async def _attempt_in_slot(self, ref: str, kind: Kind) -> float | None:
+        """Make an attempt, and release the slot, so that no row waits for the next one while it is `_running`."""
+        try:
+            return await self._attempt(ref)
+        except TGMembershipError as error:
+            _logger.warning("%s: the ledger failed, and the follow-up is retried: %s", ref, error)
+        except Exception:  # one failing row must not stop the others
+            _logger.exception("%s: the ledger failed, and the follow-up is retried", ref)
+        finally:
+            self._slots[kind].release()
+        return None
 
     async def _attempt(self, ref: str) -> float | None:
         """Call the callback for one row if it is due; return the seconds until the next attempt, or None."""

@@ -77,6 +77,7 @@ class Fulfillment(AsyncResource):
         self._every = seconds("every", every)
         self._deadline = seconds("deadline", deadline)
         self._policy = policy
+        self._background = Background()
         self._callbacks = Callbacks(
             lambda: self._ledger,
             deliver=deliver,
@@ -84,10 +85,10 @@ class Fulfillment(AsyncResource):
             remind=check_hours("remind", remind),
             policy=policy,
             chance=chance,
+            wake=self._background.wake,
         )
-        self._background = Background()
-        self._reconciling = Reconciling(granter, policy, self._enqueue, every=self._every)
-        self._granting = Granting(granter, policy, self._enqueue, self._reconcile, every=self._every)
+        self._reconciling = Reconciling(granter, policy, self._callbacks.enqueue, every=self._every)
+        self._granting = Granting(granter, policy, self._callbacks.enqueue, self._reconcile, every=self._every)
         self._opened_granter = False
 
     @property
@@ -227,16 +228,13 @@ class Fulfillment(AsyncResource):
         if grant.status is GrantStatus.PLANNED:
             self._begin(request_of(grant))
         else:
-            self._enqueue(grant)
+            self._callbacks.enqueue(grant)
         return grant
 
     async def pending(self) -> Pending:
         """Count the open rows; the result is true while there are any, and `int(pending)` is their number."""
         self._check_open()
         return await count_pending(self._granter.ledger)
-
-    def _enqueue(self, grant: Grant) -> None:
-        self._background.wake(self._callbacks.enqueue(grant))
 
     def _reconcile(self) -> None:
         self._reconciling.hurry()
