@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import psycopg
@@ -577,6 +577,25 @@ def test_a_link_does_not_wait_for_the_slot_of_a_question(run: Run) -> None:
             with anyio.move_on_after(0):
                 await fulfillment.stop()
         assert [ref for ref, _ in shop.links] == [first]
+
+    run(scenario)
+
+
+def test_no_lease_ends_while_a_callback_runs(run: Run) -> None:
+    """After a failed delivery the owner is asked under the same lease, and each may take as long as the timeout."""
+
+    class Noting(MemoryLedger):
+        leases: ClassVar = list[timedelta]()
+
+        async def begin_follow_up(self, ref: str, *, lease: timedelta, grace: timedelta) -> Any:
+            self.leases.append(lease)
+            return await super().begin_follow_up(ref, lease=lease, grace=grace)
+
+    async def scenario() -> None:
+        async with Shop().open(Noting(), policy=FulfillmentPolicy(timeout=100)) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await done(fulfillment)
+        assert min(Noting.leases) > 2 * timedelta(seconds=100)
 
     run(scenario)
 

@@ -29,7 +29,7 @@ STATUSES: Final[Mapping[Kind, tuple[GrantStatus, ...]]] = {
 """The statuses of the rows that each callback is for."""
 
 _logger: Final = logging.getLogger("tgmembership_async.fulfillment")
-_MARGIN: Final = timedelta(seconds=30)  # of a lease, beyond the timeout of a callback
+_MARGIN: Final = timedelta(seconds=30)  # of a lease, beyond the timeouts of both callbacks
 _FIRST_PAUSE: Final = 0.1  # after the ledger failed; doubled each time
 _LONGEST_PAUSE: Final = 30.0
 _LONGEST_WAIT_HERE: Final = 60.0
@@ -128,7 +128,7 @@ class Callbacks:
 
     async def _attempt(self, ref: str) -> float | None:
         """Call the callback for one row if it is due; return the seconds until the next attempt, or None."""
-        lease = timedelta(seconds=self._policy.timeout) + _MARGIN
+        lease = timedelta(seconds=2 * self._policy.timeout) + _MARGIN
         grace = timedelta(seconds=self._policy.overdue)
         follow_up = await self._ledger().begin_follow_up(ref, lease=lease, grace=grace)
         if follow_up is None:
