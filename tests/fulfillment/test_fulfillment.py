@@ -641,6 +641,28 @@ def test_what_a_callback_raises_is_not_logged(run: Run, caplog: pytest.LogCaptur
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(3), BaseException(), BaseExceptionGroup("", [BaseException()])],
+    ids=["exit", "other", "group"],
+)
+def test_no_exception_of_a_callback_ends_the_fulfillment(raised: BaseException, run: Run) -> None:
+    async def scenario() -> None:
+        calls: list[str] = []
+
+        async def deliver(grant: Grant) -> None:
+            calls.append(grant.ref)
+            if len(calls) == 1:
+                raise raised
+
+        async with Shop().open(MemoryLedger(), deliver=deliver) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await done(fulfillment)
+        assert calls == ["a", "a"]
+
+    run(scenario)
+
+
 def test_closing_waits_for_a_delivery_that_runs(run: Run) -> None:
     async def scenario() -> None:
         began, ended = anyio.Event(), anyio.Event()

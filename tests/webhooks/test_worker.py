@@ -112,8 +112,11 @@ class TestInTheBackground:
                 await deliver(to, body(number))
             await until(lambda: len(seen.events) == 48)
 
-    async def test_a_handler_that_is_done_is_not_run_again_for_the_failure_of_another(self, path: Path) -> None:
-        good, bad, inbox = Seen(), Seen(RuntimeError(), RuntimeError()), SqliteInbox(path)
+    @pytest.mark.parametrize("failure", [RuntimeError(), asyncio.CancelledError()], ids=["error", "cancellation"])
+    async def test_a_handler_that_is_done_is_not_run_again_for_the_failure_of_another(
+        self, path: Path, failure: BaseException
+    ) -> None:
+        good, bad, inbox = Seen(), Seen(failure, failure), SqliteInbox(path)
 
         async def first(event: Event) -> None:
             await good(event)
@@ -170,8 +173,9 @@ class TestInTheBackground:
             assert await settled(inbox) == [EntryStatus.DONE]
         assert seen.attempts == [1, 2]
 
-    async def test_an_exit_in_a_handler_is_a_failure_of_that_handler(self, path: Path) -> None:
-        seen, inbox = Seen(SystemExit(3)), SqliteInbox(path)
+    @pytest.mark.parametrize("failure", [SystemExit(3), BaseException()], ids=["exit", "other"])
+    async def test_an_exit_in_a_handler_is_a_failure_of_that_handler(self, path: Path, failure: BaseException) -> None:
+        seen, inbox = Seen(failure), SqliteInbox(path)
         async with (to := receiver(inbox)):
             to.on(Event)(seen)
             await deliver(to, body())

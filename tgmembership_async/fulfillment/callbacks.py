@@ -10,15 +10,15 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from anyio import Event, Semaphore, fail_after, get_cancelled_exc_class, move_on_after
+from anyio import Event, Semaphore, move_on_after
 from anyio.abc import TaskGroup
 
 from tgmembership_async.errors import GrantError, TGMembershipError
-from tgmembership_async.event_loop import is_stray_cancellation
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.follow_ups import OPEN, FollowUp, FollowUps
 from tgmembership_async.grants.model import Grant, GrantStatus
 from tgmembership_async.storage.until_stored import recurs, until_stored
+from tgmembership_async.user_calls import failure_of
 
 Callback = Callable[[Grant], Awaitable[object]]
 Kind = Literal["deliver", "attention"]
@@ -165,18 +165,10 @@ class Callbacks:
 
     async def _succeeds(self, name: str, callback: Callback, grant: Grant) -> bool:
         """Call a callback, and tell whether it returned; its exception may contain a link, and is not shown."""
-        try:
-            with fail_after(self._policy.timeout):
-                await callback(grant)
-        except get_cancelled_exc_class():
-            if not is_stray_cancellation():
-                raise
-            _logger.warning("%s: %s raised a cancellation of its own; it is called again", grant.ref, name)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - one failing row must not stop the others
+        error = await failure_of(callback, grant, self._policy.timeout)
+        if error is not None:
             _logger.warning("%s: %s raised %s; it is called again", grant.ref, name, type(error).__name__)
-        else:
-            return True
-        return False
+        return error is None
 
     async def _record(self, write: Callable[[], Awaitable[object]], grant: Grant) -> None:
         """Write a result, retrying until the ledger stores it: otherwise the callback would run again."""

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
-from anyio import fail_after
 from attrs import frozen
 
 from tgmembership_async.errors import UsageError
 from tgmembership_async.protocol.envelope import printable
+from tgmembership_async.user_calls import failure_of
 from tgmembership_async.webhooks.events import Event
 
 _logger: Final = logging.getLogger("tgmembership_async.webhooks")
@@ -89,11 +89,13 @@ class Handlers:
         for one in takers:
             if one.label in finished:
                 continue
-            problem = await _failure(one, event, timeout)
-            if problem is None:
+            error = await failure_of(one.handler, event, timeout)
+            if error is None:
                 finished.add(one.label)
-            else:
-                problems.append(problem)
+                continue
+            name = printable(event.name)
+            _logger.error("%s failed on %s, attempt %d", one.label, name, event.attempt, exc_info=error)
+            problems.append(f"{one.label}: {type(error).__name__}")
         return HandlingResult(frozenset(finished), tuple(problems))
 
     def _report_missed(self, event: Event) -> None:
@@ -107,14 +109,3 @@ class Handlers:
 def _is_async(handler: object) -> bool:
     called = handler if inspect.isroutine(handler) or isinstance(handler, type) else type(handler).__call__
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called)
-
-
-async def _failure(one: Subscription, event: Event, timeout: float) -> str | None:  # noqa: ASYNC109 - fail_after is in here
-    """Run one handler. Return None, or the reason why it failed."""
-    try:
-        with fail_after(timeout):
-            await one.handler(event)
-    except (Exception, SystemExit) as error:  # sys.exit() in a handler must not stop the server
-        _logger.exception("%s failed on %s, attempt %d", one.label, printable(event.name), event.attempt)
-        return f"{one.label}: {type(error).__name__}"
-    return None

@@ -147,7 +147,7 @@ class Worker:
         except get_cancelled_exc_class():
             if not is_stray_cancellation():
                 raise
-            result = HandlingResult(entry.handled, ("a handler raised a cancellation that nobody requested",))
+            result = HandlingResult(entry.handled, ("a cancellation was raised that nobody requested",))
         except Exception as error:  # one failing entry must not stop the others
             _logger.exception("delivery %d could not be processed", entry.id)
             result = HandlingResult(entry.handled, (f"{type(error).__name__} was raised",))
