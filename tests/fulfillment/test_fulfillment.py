@@ -1,5 +1,6 @@
 """Fulfillment: a payment that was taken ends as a delivered link, or as a question to the owner."""
 
+import asyncio
 import logging
 import sqlite3
 from collections import Counter
@@ -659,6 +660,69 @@ def test_no_exception_of_a_callback_ends_the_fulfillment(raised: BaseException, 
             await fulfillment.take("a", plan_id=1)
             await done(fulfillment)
         assert calls == ["a", "a"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("ends", ["by an exception", "by a cancellation"])
+def test_a_fulfillment_that_has_crashed_takes_no_payments(
+    ends: str, backend: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    if (ends, backend) == ("by a cancellation", "trio"):
+        pytest.skip("a task of trio cannot be cancelled by itself")
+
+    async def scenario() -> None:
+        calls: list[str] = []
+
+        async def deliver(grant: Grant) -> None:
+            calls.append(grant.ref)
+            if len(calls) > 1:
+                return
+            if ends == "by an exception":
+                raise GeneratorExit
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await anyio.sleep_forever()
+
+        async with Shop().open(MemoryLedger(), deliver=deliver) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await until(lambda: not fulfillment.is_open)
+            assert "fulfillment has crashed" in caplog.text
+            with pytest.raises(StorageError, match="do not confirm this payment"):
+                await fulfillment.take("b", plan_id=1)
+            assert not await fulfillment.can_take()
+            await fulfillment.open()
+            await fulfillment.take("b", plan_id=1)
+            await until(lambda: calls == ["a", "b"])
+
+    run(scenario)
+
+
+def test_closing_waits_for_a_delivery_that_another_task_waits_for(run: Run) -> None:
+    async def scenario() -> None:
+        began, go, closed = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def deliver(_: Grant) -> None:
+            began.set()
+            await go.wait()
+
+        async def close() -> None:
+            await fulfillment.aclose()
+            closed.set()
+
+        async with Shop().open(MemoryLedger(), deliver=deliver) as fulfillment:
+            await fulfillment.take("a", plan_id=1)
+            await began.wait()
+            async with anyio.create_task_group() as group:
+                group.start_soon(fulfillment.stop)
+                await until(lambda: not fulfillment.is_open)
+                group.start_soon(close)
+                await anyio.sleep(0.05)
+                assert not closed.is_set()
+                assert fulfillment.granter.is_open
+                go.set()
+            assert not fulfillment.granter.is_open
 
     run(scenario)
 

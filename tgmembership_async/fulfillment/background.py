@@ -34,20 +34,32 @@ class Background:
     @property
     def is_running(self) -> bool:
         """Tell whether the steps are running."""
-        return self._over is not None
+        return self._over is not None and not self._over.is_set() and not self._is_stopped
+
+    @property
+    def has_crashed(self) -> bool:
+        """Tell whether the steps have ended although nobody stopped them."""
+        return self._over is not None and self._over.is_set() and not self._is_stopped
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._steps is not None and self._steps.cancel_called
 
     def start(self, steps: Mapping[str, Step], *, every: float, callbacks: Callbacks) -> None:
         """Start the steps on the running event loop."""
         self._over = over = Event()
         self._wakeups = {name: Event() for name in steps}
-        self._steps, self._everything = CancelScope(), CancelScope()
+        self._steps, self._everything = stopped, _ = CancelScope(), CancelScope()
 
         async def work() -> None:
+            error: BaseException | None = None
             try:
                 await self._work(steps, every, callbacks)
-            except Exception:  # on trio, it would crash the program
-                _logger.critical("fulfillment has crashed, and does not run until the next start", exc_info=True)
+            except (Exception, BaseExceptionGroup) as raised:  # noqa: BLE001 - on trio, it would crash the program
+                error = raised
             finally:
+                if error is not None or not stopped.cancel_called:
+                    _logger.critical("fulfillment has crashed, and does not run until the next start", exc_info=error)
                 over.set()
 
         loop = asyncio_loop()
@@ -65,15 +77,15 @@ class Background:
 
     async def stop(self, grace: float) -> None:
         """Stop the steps, wait for running callbacks for at most `grace` seconds, and cancel the rest."""
-        over, self._over = self._over, None
-        if over is None or self._steps is None or self._everything is None:
+        over, everything = self._over, self._everything
+        if over is None or self._steps is None or everything is None:
             return
         self._steps.cancel()
         try:
             with move_on_after(grace):
                 await over.wait()
         finally:
-            self._everything.cancel()
+            everything.cancel()
             with move_on_after(_CANCEL_TIMEOUT, shield=True):
                 await over.wait()
 

@@ -103,7 +103,7 @@ class Fulfillment(AsyncResource):
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the Fulfillment is open."""
+        """Tell whether the Fulfillment is open, and its background task runs."""
         return self._background.is_running
 
     async def open(self) -> Self:
@@ -151,9 +151,9 @@ class Fulfillment(AsyncResource):
     ) -> Grant:
         """Record a payment durably, and return its row; it is granted and delivered in the background.
 
-        Recording a ref again changes nothing. Raises StorageError if the ledger cannot write for `deadline` seconds: do
-        not confirm the payment then. Raises RefConflict for another plan or member under this ref, and UsageError for a
-        wrong argument.
+        Recording a ref again changes nothing. Raises StorageError if the ledger cannot write for `deadline` seconds, or
+        if the background task has crashed: do not confirm the payment then. Raises RefConflict for another plan or
+        member under this ref, and UsageError for a wrong argument.
         """
         self._check_open()
         request = GrantRequest(ref, plan_id, member_id, note, paid_at)
@@ -189,9 +189,9 @@ class Fulfillment(AsyncResource):
         Ask before a customer pays (a pre-checkout query, a checkout page): a payment that cannot be recorded must not
         be accepted. The result holds for now only: `take` still reports whether the payment is durable.
         """
-        self._check_open()
         with move_on_after(seconds("timeout", timeout)):
             try:
+                self._check_open()
                 await self._ledger.check_writable()
             except StorageError as error:
                 _logger.warning("no payment can be recorded now: %s", error)
@@ -250,5 +250,8 @@ class Fulfillment(AsyncResource):
 
     def _check_open(self) -> None:
         if not self.is_open:
+            if self._background.has_crashed:  # no UsageError, after which aiogram would confirm the payment
+                msg = "fulfillment has crashed, see the log: do not confirm this payment, and start the program again"
+                raise StorageError(msg)
             msg = "the Fulfillment is not open: use `async with Fulfillment(...) as fulfillment:`"
             raise UsageError(msg)
