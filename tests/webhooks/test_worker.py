@@ -182,14 +182,29 @@ class TestInTheBackground:
             assert await settled(inbox) == [EntryStatus.DONE]
         assert seen.attempts == [1, 2]
 
+    @pytest.mark.parametrize("ends", ["by an exception", "by a cancellation"])
     async def test_what_ends_the_handling_for_good_is_reported_at_once(
-        self, path: Path, caplog: pytest.LogCaptureFixture
+        self, path: Path, caplog: pytest.LogCaptureFixture, ends: str
     ) -> None:
         async with (to := receiver(SqliteInbox(path))):
-            to.on(Event)(Seen(GeneratorExit()))
+
+            @to.on(Event)
+            async def handler(_: Event) -> None:
+                if ends == "by an exception":
+                    raise GeneratorExit
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(60)
+
             await deliver(to, body())
-            await until(lambda: "events are handled again after the next start" in caplog.text)
-            assert await deliver(to, body(2)) == 200
+            await until(lambda: "the task that handles events has ended" in caplog.text)
+            assert await deliver(to, body(2)) == 503
+        seen, inbox = Seen(), SqliteInbox(path)
+        async with (to := receiver(inbox)):
+            to.on(Event)(seen)
+            assert await settled(inbox) == [EntryStatus.DONE]
+        assert seen.attempts == [2]
 
     async def test_what_is_old_and_done_is_purged(self, path: Path) -> None:
         clock, inbox = Clock(), SqliteInbox(path)
@@ -515,3 +530,4 @@ class TestDiskTrouble:
             await deliver(to, body())
             await settled(inbox)
             await inbox.aclose()
+        assert not caplog.text

@@ -83,8 +83,8 @@ class StoredIntake:
 
     @property
     def ready(self) -> bool:
-        """Tell whether it is open."""
-        return self._worker is not None
+        """Tell whether it is open, and its task runs, if it has one."""
+        return self._worker is not None and not (self._task is not None and self._task.done())
 
     @property
     def worker(self) -> Worker:
@@ -134,7 +134,7 @@ class StoredIntake:
         self._worker = Worker(self._inbox, self._handlers, self._policy, join=self._join, clock=self._clock)
         if self._background and (loop := asyncio_loop()) is not None:
             self._task = loop.create_task(self._worker.run(), name="tgmembership inbox")
-            self._task.add_done_callback(_report)
+            self._task.add_done_callback(self._report)
 
     async def aclose(self) -> None:
         """Wait at most `handler_timeout` seconds for running handlers, and close what was opened here."""
@@ -147,6 +147,15 @@ class StoredIntake:
                 await _finish(task, self._policy.handler_timeout)
         finally:
             await self._close_opened()
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None or (task is self._task and self._inbox.is_open):
+            _logger.critical(
+                "the task that handles events has ended; deliveries are answered 503, and what is stored is handled"
+                " after the next start",
+                exc_info=error,
+            )
 
     async def _close_opened(self) -> None:
         try:
@@ -172,10 +181,3 @@ async def _finish(task: asyncio.Task[Any], seconds: float) -> None:
     await asyncio.wait({task}, timeout=_CANCEL_TIMEOUT)
     if not task.done():
         _logger.error("a handler ignores its cancellation; the Receiver closes without waiting for it")
-
-
-def _report(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.critical(
-            "the task that handles events has failed; events are handled again after the next start", exc_info=error
-        )
