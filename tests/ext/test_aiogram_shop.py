@@ -212,6 +212,20 @@ async def test_a_webhook_is_answered_with_an_error_while_the_ledger_cannot_write
     assert len(service.audit) == 1
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_refund_that_no_owner_hears_of_stops_nobody(
+    telegram: FakeTelegram, sell: Sell, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with sell() as selling:
+        telegram.pay("4", charge="late")
+        await selling.becomes("telegram:late", GrantStatus.DELIVERED)
+        telegram.refuse = lambda _, said: "Forbidden: bot was blocked" if said.get("chat_id") == OWNER else None
+        await selling.handled(telegram.refund("4", charge="late"))
+        telegram.pay("4", charge="other")
+        await selling.becomes("telegram:other", GrantStatus.DELIVERED)
+    assert "no owner can be notified" in caplog.text
+
+
 async def test_a_refund_before_the_grant_is_not_granted_and_one_after_it_is_told(
     telegram: FakeTelegram, service: FakeService, sell: Sell
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiogram import Bot, F, Router
 from aiogram.dispatcher.event.bases import SkipHandler
-from aiogram.exceptions import TelegramAPIError, TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
+from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
@@ -17,7 +17,7 @@ from tgmembership_async.errors import GrantError, StorageError, UsageError
 from tgmembership_async.ext.aiogram.customers import notify_delay
 from tgmembership_async.ext.aiogram.decisions import ACTIONS, Press, ask_again, buttons, facts, key_of, name_of
 from tgmembership_async.ext.aiogram.lifespan import require_fulfillment
-from tgmembership_async.ext.aiogram.recording import Recording
+from tgmembership_async.ext.aiogram.recording import FINAL, Recording
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
 from tgmembership_async.fulfillment import Fulfillment
 from tgmembership_async.grants.granter import Granter
@@ -30,7 +30,6 @@ _MOST_SHOWN: Final = 10
 _MOST_FOUND: Final = 100
 _TOLD: Final = frozenset({GrantStatus.PLANNED, GrantStatus.REFUSED, GrantStatus.UNKNOWN})
 """The states in which the customer waits for the owner, or for a later attempt."""
-_FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
 
@@ -131,7 +130,7 @@ class _Desk:
         async def notify() -> None:
             try:
                 await _notify(bot, self._owners, text)
-            except _FINAL as error:  # waiting for it would stop the bot for everybody
+            except FINAL as error:  # waiting for it would stop the bot for everybody
                 _logger.critical("no owner can be notified: %s: %s", text, error)
 
         await self.recording.until_written(f"the question about {event.ref}", notify, polling=bots is not None)

@@ -12,9 +12,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
+from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
+
 from tgmembership_async.errors import RefConflict, StorageError, UsageError
 from tgmembership_async.storage.until_stored import until_stored
 
+FINAL: Final = (TelegramBadRequest, TelegramForbiddenError, TelegramNotFound)
+"""What Telegram answers for a chat that cannot be reached, however often it is tried."""
 _WEBHOOK_WAITS: Final = 25.0  # seconds; Telegram waits for an answer for 60, aiogram for 55
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0

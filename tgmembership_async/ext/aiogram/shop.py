@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import Any, Final
 
 from aiogram import Bot, F, Router
@@ -25,9 +24,10 @@ from aiogram.types import (
 from tgmembership_async.errors import CallError
 from tgmembership_async.ext.aiogram.lifespan import require_fulfillment, require_session
 from tgmembership_async.ext.aiogram.offers import STARS, SUBSCRIPTION_PERIOD, Assortment, Offer
-from tgmembership_async.ext.aiogram.recording import Recording
+from tgmembership_async.ext.aiogram.recording import FINAL, Recording
 from tgmembership_async.ext.aiogram.texts import Languages, Texts
 from tgmembership_async.fulfillment import Fulfillment
+from tgmembership_async.grants.model import Grant
 from tgmembership_async.payments import Attention, Payment, Refund, record
 from tgmembership_async.payments.telegram import is_plan_id, payment_in, refund_in
 from tgmembership_async.session import Session
@@ -137,7 +137,14 @@ class _Shop:
 
     async def _record(self, event: Payment | Refund | Attention, fulfillment: Fulfillment, *, polling: bool) -> None:
         name = f"the refund of {event.ref}" if isinstance(event, Refund) else str(event.ref)
-        write = partial(record, event, fulfillment, _leave)
+
+        async def write() -> Grant | None:
+            try:
+                return await record(event, fulfillment, _leave)
+            except FINAL as error:  # of `attention`: repeating a refund would stop the bot for everybody
+                _logger.critical("no owner can be notified: %s: %s", event, error)
+                return await fulfillment.granter.get(str(event.ref))
+
         if await self.recording.until_written(name, write, polling=polling) is None:
             raise SkipHandler
 
