@@ -194,6 +194,8 @@ async def test_a_webhook_is_answered_with_an_error_while_the_ledger_cannot_write
     dispatcher = aiogram.Dispatcher()
     ours.setup(dispatcher, session, fulfillment=fulfillment)
     dispatcher.include_router(ours.shop_router())
+    failures: list[Any] = []
+    dispatcher.errors.register(failures.append)
     application = web.Application()
     served.SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(application, "/telegram")
     served.setup_application(application, dispatcher, bot=bot)
@@ -210,6 +212,7 @@ async def test_a_webhook_is_answered_with_an_error_while_the_ledger_cannot_write
             ledger.fails = False
         await telegram.until(telegram.said)
     assert len(service.audit) == 1
+    assert not failures, "an error handler would confirm the update"
 
 
 @pytest.mark.usefixtures("impatient")

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
+from aiogram.dispatcher.event.bases import CancelHandler
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
 
 from tgmembership_async.errors import RefConflict, StorageError, UsageError
@@ -25,6 +26,10 @@ _LONGEST_PAUSE: Final = 15.0
 _logger: Final = logging.getLogger("tgmembership_async.ext.aiogram")
 
 Write = Callable[[], Awaitable[Any]]
+
+
+class _NotRecorded(StorageError, CancelHandler):
+    """A StorageError that aiogram passes to no error handler, which would confirm the update by its return."""
 
 
 class Recording:
@@ -43,7 +48,7 @@ class Recording:
         await asyncio.wait({task}, timeout=None if polling else _WEBHOOK_WAITS)
         if not task.done():
             msg = f"{name} could not be recorded yet: Telegram has to repeat the update"
-            raise StorageError(msg)
+            raise _NotRecorded(msg)
         return task.result()
 
     async def stop(self) -> None:
