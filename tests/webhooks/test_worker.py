@@ -12,11 +12,21 @@ from typing import Any
 import anyio
 import pytest
 from canary import CANARY_SECRET
+from own_schema import own_schema
 from waiting import until
 from webhook_deliveries import Clock, Seen, body, signed
 
 from tgmembership_async.errors import StorageError, UsageError
-from tgmembership_async.webhooks import Entry, EntryStatus, Event, HandlingPolicy, Receiver, SqliteInbox, Verifier
+from tgmembership_async.webhooks import (
+    Entry,
+    EntryStatus,
+    Event,
+    HandlingPolicy,
+    PostgresInbox,
+    Receiver,
+    SqliteInbox,
+    Verifier,
+)
 from tgmembership_async.webhooks.worker import Worker
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -28,7 +38,7 @@ def path(quick_path: Path) -> Path:
     return quick_path / "inbox.db"
 
 
-def receiver(inbox: SqliteInbox, *, policy: HandlingPolicy = QUICK, **options: Any) -> Receiver:
+def receiver(inbox: SqliteInbox | PostgresInbox, *, policy: HandlingPolicy = QUICK, **options: Any) -> Receiver:
     verifier = Verifier(CANARY_SECRET, clock=options["clock"]) if "clock" in options else Verifier(CANARY_SECRET)
     return Receiver(verifier, inbox, policy=policy, **options)
 
@@ -351,6 +361,58 @@ class TestByHand:
             while await to.inbox.entries([EntryStatus.STORED]):
                 await anyio.sleep(0.01)
                 await to.process_pending()
+
+        run(scenario)
+
+    @pytest.mark.parametrize("database", ["sqlite", "postgres"])
+    def test_what_was_cancelled_is_handled_the_next_time(self, path: Path, run: Run, database: str) -> None:
+        async def scenario(inbox: SqliteInbox | PostgresInbox) -> None:
+            seen: list[int] = []
+
+            async def handler(event: Event) -> None:
+                seen.append(event.attempt)
+                if event.attempt == 1:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+
+            async with (to := receiver(inbox, background=False)):
+                to.on(Event)(handler)
+                await deliver(to, body())
+                with anyio.CancelScope() as scope:
+                    await to.process_pending()
+                [entry] = await inbox.entries()
+                assert (entry.status, entry.note) == (EntryStatus.STORED, "the attempt was cancelled")
+                assert await to.process_pending() == 1
+                assert [entry.status for entry in await inbox.entries()] == [EntryStatus.DONE]
+            assert seen == [1, 2]
+
+        if database == "sqlite":
+            run(lambda: scenario(SqliteInbox(path)))
+        else:
+            with own_schema() as url:
+                run(lambda: scenario(PostgresInbox(url)))
+
+    def test_a_cancellation_while_entries_are_claimed_loses_none(self, path: Path, run: Run) -> None:
+        class Cancelling(SqliteInbox):
+            cancel: Callable[[], None]
+
+            async def claim(self, *arguments: Any) -> Any:
+                self.cancel()
+                return await super().claim(*arguments)
+
+        async def hang(_: Event) -> None:
+            await anyio.sleep_forever()
+
+        async def scenario() -> None:
+            inbox = Cancelling(path)
+            async with (to := receiver(inbox, background=False)):
+                to.on(Event)(hang)
+                await deliver(to, body())
+                with anyio.CancelScope() as scope:
+                    inbox.cancel = scope.cancel
+                    await to.process_pending()
+                [entry] = await inbox.entries()
+                assert entry.status is EntryStatus.STORED
 
         run(scenario)
 

@@ -9,8 +9,8 @@ from functools import partial
 from random import random
 from typing import Final, Protocol
 
+from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_on_after, sleep
 from anyio import Event as Signal
-from anyio import create_task_group, get_cancelled_exc_class, move_on_after, sleep
 from anyio.abc import TaskGroup
 from attrs import evolve
 
@@ -28,6 +28,7 @@ _LONGEST_WAIT: Final = 60.0  # the clock may jump, and another process may call 
 _FIRST_PAUSE: Final = 1.0  # after a failure of the inbox; doubled each time
 _LONGEST_PAUSE: Final = 30.0
 _PURGE_INTERVAL: Final = 3_600.0
+_RELEASE_TIMEOUT: Final = 1.0  # less than a closing Receiver waits for its task
 
 
 class Join(Protocol):
@@ -92,7 +93,7 @@ class Worker:
     async def process_pending(self) -> int:
         """Process entries until none is due, and return the number of attempts."""
         count = 0
-        while entries := await self._inbox.claim(self._policy.concurrency, self._now()):
+        while entries := await self._claim(self._policy.concurrency):
             count += len(entries)
             async with create_task_group() as group:
                 self._start(group, entries)
@@ -100,12 +101,19 @@ class Worker:
 
     async def _start_due(self, group: TaskGroup) -> bool:
         free = self._policy.concurrency - self._running
-        entries = await self._inbox.claim(free, self._now()) if free > 0 else []
+        entries = await self._claim(free) if free > 0 else []
         self._start(group, entries)
         return bool(entries)
 
-    def _start(self, group: TaskGroup, entries: Sequence[Entry]) -> None:
+    async def _claim(self, limit: int) -> list[Entry]:
+        """Claim due entries; a cancellation waits until those that are claimed can be stored again."""
+        entries: list[Entry] = []
+        with CancelScope(shield=True):
+            entries = await self._inbox.claim(limit, self._now())
         self._running += len(entries)
+        return entries
+
+    def _start(self, group: TaskGroup, entries: Sequence[Entry]) -> None:
         for entry in entries:
             group.start_soon(self._process, entry)
 
@@ -127,6 +135,11 @@ class Worker:
         try:
             verdict = await self._attempt(entry)
             await self._record(entry, verdict)
+        except get_cancelled_exc_class():
+            with move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(Exception):  # else the next opening does it
+                again = Verdict(EntryStatus.STORED, entry.handled, "the attempt was cancelled", self._now())
+                await self._inbox.settle(entry.id, again)
+            raise
         finally:
             self._running -= 1
             self.wake()
