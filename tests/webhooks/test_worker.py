@@ -364,6 +364,38 @@ class TestByHand:
 
         run(scenario)
 
+    @pytest.mark.parametrize("how", [Receiver.run, Receiver.process_pending])
+    def test_closing_waits_for_handlers_that_the_caller_runs(self, path: Path, run: Run, how: Any) -> None:
+        async def scenario() -> None:
+            began, go, closed = anyio.Event(), anyio.Event(), anyio.Event()
+            seen, inbox = Seen(), SqliteInbox(path)
+            to = receiver(inbox, background=False)
+
+            @to.on(Event)
+            async def handler(event: Event) -> None:
+                began.set()
+                await go.wait()
+                await seen(event)
+
+            async def close() -> None:
+                await to.aclose()
+                closed.set()
+
+            await to.open()
+            await deliver(to, body())
+            async with anyio.create_task_group() as group:
+                group.start_soon(how, to)
+                await began.wait()
+                group.start_soon(close)
+                await anyio.sleep(0.05)
+                assert not closed.is_set()
+                go.set()
+            async with inbox:
+                assert [entry.status for entry in await inbox.entries()] == [EntryStatus.DONE]
+            assert seen.attempts == [1]
+
+        run(scenario)
+
     @pytest.mark.parametrize("database", ["sqlite", "postgres"])
     def test_what_was_cancelled_is_handled_the_next_time(self, path: Path, run: Run, database: str) -> None:
         async def scenario(inbox: SqliteInbox | PostgresInbox) -> None:

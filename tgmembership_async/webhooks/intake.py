@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from anyio import move_on_after
 from anyio.lowlevel import current_token
 
 from tgmembership_async.errors import Unreadable, UsageError
@@ -145,6 +146,9 @@ class StoredIntake:
                 worker.end()
             if task is not None:
                 await _finish(task, self._policy.handler_timeout)
+            elif worker is not None:
+                with move_on_after(self._policy.handler_timeout):
+                    await worker.ended()
         finally:
             await self._close_opened()
 

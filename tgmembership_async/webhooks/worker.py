@@ -61,6 +61,7 @@ class Worker:
         self._wake_up: Signal | None = None
         self._running = 0
         self._ending = False
+        self._idle = Signal()
         self._purge_at = 0.0
 
     def wake(self) -> None:
@@ -72,6 +73,12 @@ class Worker:
         """Claim no more entries. `run` returns when the running handlers have ended."""
         self._ending = True
         self.wake()
+
+    async def ended(self) -> None:
+        """Wait after `end` until no handler is running, whoever called `run` or `process_pending`."""
+        if self._running:
+            self._idle = Signal()
+            await self._idle.wait()
 
     async def run(self) -> None:
         """Process entries when they are due, until `end` is called or the inbox is closed."""
@@ -91,9 +98,9 @@ class Worker:
                     pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def process_pending(self) -> int:
-        """Process entries until none is due, and return the number of attempts."""
+        """Process entries until none is due, or until `end` is called, and return the number of attempts."""
         count = 0
-        while entries := await self._claim(self._policy.concurrency):
+        while not self._ending and (entries := await self._claim(self._policy.concurrency)):
             count += len(entries)
             async with create_task_group() as group:
                 self._start(group, entries)
@@ -108,10 +115,19 @@ class Worker:
     async def _claim(self, limit: int) -> list[Entry]:
         """Claim due entries; a cancellation waits until those that are claimed can be stored again."""
         entries: list[Entry] = []
-        with CancelScope(shield=True):
-            entries = await self._inbox.claim(limit, self._now())
-        self._running += len(entries)
+        self._running += 1
+        try:
+            with CancelScope(shield=True):
+                entries = await self._inbox.claim(limit, self._now())
+            self._running += len(entries)
+        finally:
+            self._leave()
         return entries
+
+    def _leave(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
 
     def _start(self, group: TaskGroup, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -141,7 +157,7 @@ class Worker:
                 await self._inbox.settle(entry.id, again)
             raise
         finally:
-            self._running -= 1
+            self._leave()
             self.wake()
 
     async def _attempt(self, entry: Entry) -> Verdict:
