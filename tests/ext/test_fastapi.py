@@ -106,6 +106,14 @@ async def test_endpoints_get_a_project_and_what_works_with_it(quick_path: Path) 
     assert not granter.is_open
 
 
+async def test_a_receiver_that_is_open_stays_open(quick_path: Path, session: Session) -> None:
+    async with Receiver(Verifier(CANARY_SECRET), SqliteInbox(quick_path / "inbox.db")) as receiver:
+        async with serving(FastAPI(lifespan=lifespan(session, receiver=receiver))):
+            assert receiver.is_open
+        assert receiver.is_open
+    assert not receiver.is_open
+
+
 async def test_a_background_task_grants_what_is_in_the_ledger_already(
     service: FakeService, session: Session, granter: Granter
 ) -> None:

@@ -122,8 +122,9 @@ def lifespan(
             if receiver is not None:
                 with waiting_for_owners(wait):
                     await _bind(receiver.inbox, session, opened)
-                    await opened.enter_async_context(receiver)
-                ends.append(receiver.aclose)
+                    if not receiver.is_open:
+                        await opened.enter_async_context(receiver)
+                        ends.append(receiver.aclose)
             state = None if own is None else await opened.enter_async_context(own(app))
             for end in ends:
                 opened.push_async_callback(end)

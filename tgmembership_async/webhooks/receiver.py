@@ -99,6 +99,11 @@ class Receiver(AsyncResource):
     def _shown(self) -> str:
         return f"<Receiver with {self.inbox!r}>" if self.inbox is not None else "<Receiver without an inbox>"
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it is open, and its background task runs. One without an inbox is always open."""
+        return self._intake.ready
+
     @overload
     def on(self, what: str) -> Callable[[H], H]: ...
     @overload
