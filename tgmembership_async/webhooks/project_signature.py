@@ -126,7 +126,8 @@ class ProjectVerifier:
         if reading is None:
             msg = "the signature does not match, and none has so far: check the webhook secret"
             raise CannotVerify(msg)
-        if self.project_id is not None and values.get(PROJECT_HEADER.lower(), self.project_id) != self.project_id:
+        project_id = self.project_id
+        if project_id is not None and values.get(PROJECT_HEADER.lower(), project_id).lower() != project_id.lower():
             msg = "the delivery is for another project: check project_id"
             raise CannotVerify(msg)
         signed_at = int(claim.seconds)

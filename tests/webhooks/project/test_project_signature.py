@@ -64,6 +64,12 @@ def test_a_wrong_clock_or_project_can_be_our_own_fault() -> None:
             ProjectVerifier(headers["secret"], **options).verify(headers, b"{}")
 
 
+def test_a_project_is_the_same_in_capital_letters() -> None:
+    headers, named = signed(b"{}"), "ABCDEF00-0000-4000-8000-000000000001"
+    verifier = ProjectVerifier(headers["secret"], project_id=named)
+    assert verifier.verify({**headers, "X-Project-ID": named.lower()}, b"{}").body == b"{}"
+
+
 @pytest.mark.parametrize("headers", [{}, {HEADER: "t=1"}, {HEADER: f"v1={'0' * 128},t=1"}])
 def test_a_request_without_a_signature_of_v2_is_not_authentic(headers: dict[str, str]) -> None:
     with pytest.raises(NotAuthentic) as caught:
