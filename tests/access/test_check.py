@@ -57,6 +57,20 @@ def test_an_answer_is_kept_for_its_time_and_expires_in_between(run: Run) -> None
     run(scenario)
 
 
+def test_an_answer_is_not_kept_for_longer_when_the_clock_is_set_back(run: Run) -> None:
+    async def scenario() -> None:
+        session, check, transport, clock = opened(NOBODY, MEMBER, ttl=60)
+        async with session:
+            assert not await check(7)
+            clock.sleep(-86_400)
+            assert await check(7)
+            clock.sleep(59)
+            assert await check(7)
+            assert len(transport.requests) == 2
+
+    run(scenario)
+
+
 def test_a_subscription_that_is_over_does_not_count(run: Run) -> None:
     async def scenario() -> None:
         session, check, _, clock = opened(MEMBER, ttl=100 * 86_400)

@@ -108,7 +108,7 @@ class AccessCheck:
             plan_id = check("plan_id", plan_id)
         while True:
             cached, now = self._cache.get(user_id), self._clock()
-            if cached is not None and now < cached.checked_at + self._ttl:
+            if cached is not None and cached.checked_at <= now < cached.checked_at + self._ttl:
                 self._cache.move_to_end(user_id)
                 return _access(cached, plan_id, now)
             lookup = self._lookups.get(user_id)
