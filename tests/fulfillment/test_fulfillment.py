@@ -534,8 +534,8 @@ def test_the_owner_is_asked_again_if_a_row_ends_as_before_during_the_question(
     run(scenario)
 
 
-def test_a_decision_ends_the_lease_of_a_follow_up(make_ledger: Callable[[], Any], run: Run) -> None:
-    """The row comes to the same status again: its follow-up is new, with a higher fencing number."""
+def test_whoever_asked_before_a_decision_postpones_nothing(make_ledger: Callable[[], Any], run: Run) -> None:
+    """The row comes to the same status again: its follow-up is new."""
 
     async def scenario() -> None:
         refused = Settlement(GrantStatus.REFUSED)
@@ -551,6 +551,8 @@ def test_a_decision_ends_the_lease_of_a_follow_up(make_ledger: Callable[[], Any]
             again = await ledger.begin_follow_up("r", lease=HOUR, grace=HOUR)
             assert again.failures == 0
             assert again.lease > found.lease
+
+    run(scenario)
 
 
 def test_a_link_does_not_wait_for_the_slot_of_a_question(run: Run) -> None:
