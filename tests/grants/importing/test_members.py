@@ -298,6 +298,14 @@ def test_refs_need_no_other_column(path: Path) -> None:
     ]
 
 
+def test_a_ref_of_a_result_that_was_not_granted_yet_is_not_read(path: Path) -> None:
+    path.write_text("ref,grant_status,grant_link\na,granted,https://t.me/+a\nb,unknown,\n")
+    first, second = read_refs(path)
+    assert first == (2, "a")
+    assert isinstance(second, InvalidRow)
+    assert second.reason.startswith("b is unknown in this file, without a link")
+
+
 def test_each_spelling_belongs_to_one_field() -> None:
     spelt = [spelling for spellings in SPELLINGS.values() for spelling in spellings]
     assert len(spelt) == len(set(spelt))

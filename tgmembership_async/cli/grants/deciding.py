@@ -131,10 +131,10 @@ def resolve(
     recover_dead_owner(ledger)
     if refs:
         show_one(with_ledger(ledger, lambda rows: rows.decide(refs[0], checked, token, reason)), form, links=False)
-        failed = False
+        decided, failed = 1, 0
     else:
-        failed = _resolve_all(ledger, wanted, checked, reason, form, yes=yes)
-    if checked == "retry":
+        decided, failed = _resolve_all(ledger, wanted, checked, reason, form, yes=yes)
+    if checked == "retry" and decided:
         note("The next `tgmembership provision`, `Granter.grant` or `Granter.run_planned` sends the grant again.")
     if failed:
         raise SystemExit(Exit.FAILED)
@@ -160,11 +160,13 @@ def _checked(refs: Sequence[str], decision: str, wanted: Wanted) -> Decision:
     return checked
 
 
-def _resolve_all(ledger: Place, wanted: Wanted, decision: Decision, reason: str, form: Format, *, yes: bool) -> bool:
-    """Preview, confirm and resolve; return whether a grant could not be resolved."""
+def _resolve_all(
+    ledger: Place, wanted: Wanted, decision: Decision, reason: str, form: Format, *, yes: bool
+) -> tuple[int, int]:
+    """Preview, confirm and resolve; return how many grants were resolved, and how many could not be."""
     refs = with_ledger(ledger, lambda rows: _preview(rows, wanted, decision))
     if not refs:
-        return False
+        return 0, 0
     if not yes:
         if not sys.stdin.isatty():
             msg = f"nothing was decided: add --yes to decide {decision!r} about these {len(refs):,} grants"
@@ -185,8 +187,9 @@ def _resolve_all(ledger: Place, wanted: Wanted, decision: Decision, reason: str,
 
     with_ledger(ledger, decide)
     problems.show()
-    note(f"Decided {decision!r} about {len(refs) - problems.total:,} of {len(refs):,} grants.")
-    return problems.total > 0
+    decided = len(refs) - problems.total
+    note(f"Decided {decision!r} about {decided:,} of {len(refs):,} grants.")
+    return decided, problems.total
 
 
 async def _preview(rows: Ledger, wanted: Wanted, decision: Decision) -> list[str]:

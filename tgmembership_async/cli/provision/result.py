@@ -20,11 +20,11 @@ from tgmembership_async.cli.output import cell_text, note, without_controls
 from tgmembership_async.cli.provision.dry_run import conflict_of, ledger_of, looked_up
 from tgmembership_async.errors import StorageError, UsageError
 from tgmembership_async.grants.importing import workbook
-from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, Members, SkippedRow
+from tgmembership_async.grants.importing.members import STATUS_COLUMN, InvalidRow, MemberRow, Members, SkippedRow
 from tgmembership_async.grants.ledger import Ledger
 from tgmembership_async.grants.model import Grant
 
-_STATUS, _LINK, _REASON = "grant_status", "grant_link", "grant_reason"
+_STATUS, _LINK, _REASON = STATUS_COLUMN, "grant_link", "grant_reason"
 _ENDINGS: Final = (".csv", ".xlsx")
 
 result_option: Final = click.option(

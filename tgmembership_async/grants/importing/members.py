@@ -53,6 +53,9 @@ class InvalidRow:
     fields: Mapping[str, Any] = field(factory=dict[str, Any], repr=False, eq=False)
 
 
+STATUS_COLUMN: Final = "grant_status"
+"""The heading of the status in a result, a copy of the file with what became of each row."""
+_GRANTED: Final = "granted"
 FoundRow = MemberRow | SkippedRow | InvalidRow
 
 
@@ -255,7 +258,10 @@ def read_refs(
     encoding: str | None = None,
     sheet: str | None = None,
 ) -> Iterator[tuple[int, str] | InvalidRow]:
-    """Yield the line and the ref of each row of a file that `read_members` could read; it needs no other column."""
+    """Yield the line and the ref of each row of a file that `read_members` could read; it needs no other column.
+
+    A row of a result that was not granted when the result was written is an InvalidRow: its link is not in the file.
+    """
     table = _opened(path, ("ref",), columns, delimiter=delimiter, encoding=encoding, sheet=sheet)
     for found in table.rows():
         if isinstance(found, InvalidRow):
@@ -263,7 +269,13 @@ def read_refs(
             continue
         record, where = found
         try:
-            yield record.line, check_ref(_ref(record, where, guessed=table.form.guessed))
+            ref = check_ref(_ref(record, where, guessed=table.form.guessed))
+            status = fields_of(record).get(STATUS_COLUMN, _GRANTED)
+            if status == _GRANTED:
+                yield record.line, ref
+            else:
+                reason = f"{ref} is {status} in this file, without a link: name the ref to mark it"
+                yield InvalidRow(record.line, reason, fields_of(record))
         except (cells.CellError, UsageError) as error:
             yield InvalidRow(record.line, str(error), fields_of(record))
 
