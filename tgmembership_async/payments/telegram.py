@@ -6,6 +6,7 @@ Message of python-telegram-bot has too.
 """
 
 import re
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from attrs import frozen
@@ -13,8 +14,6 @@ from attrs import frozen
 from tgmembership_async.payments.model import Attention, Payment, Refund
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aiogram.types import Chat, Message, User
 
 __all__ = ["is_plan_id", "payment_in", "ref_of", "refund_in"]
@@ -68,8 +67,9 @@ def refund_in(message: "Message") -> Refund | Attention:
     """
     # An aiogram that does not know refunds keeps them as it got them.
     refund: Any = getattr(message, "refunded_payment", None)
-    fields = cast("Mapping[str, Any]", refund if isinstance(refund, dict) else vars(refund))
-    ref, payload = ref_of(fields["telegram_payment_charge_id"]), fields["invoice_payload"]
+    read = itemgetter if isinstance(refund, dict) else attrgetter
+    charge_id, payload = read("telegram_payment_charge_id", "invoice_payload")(cast("Any", refund))
+    ref = ref_of(charge_id)
     if not is_plan_id(payload):
         return _foreign(ref, None, payload, "a payment was refunded")
     member_id = message.chat.id if message.chat.type == _PRIVATE else None
