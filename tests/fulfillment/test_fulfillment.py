@@ -241,6 +241,25 @@ def test_a_payment_that_waits_for_long_is_told(make_ledger: MakeLedger, run: Run
     run(scenario)
 
 
+def test_a_planned_row_that_cannot_be_granted_stops_nobody_else(
+    make_ledger: Callable[[], Any], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was recorded in the ledger itself, with the plan of a project."""
+
+    async def scenario() -> None:
+        shop, ledger = Shop(), make_ledger()
+        async with ledger:
+            await ledger.plan(GrantRequest("bad", "11111111-1111-4111-8111-111111111111", 5))
+            for number in range(20):
+                await ledger.plan(GrantRequest(f"good {number}", 1, 5))
+        async with shop.open(make_ledger(), every=600) as fulfillment:
+            await until(lambda: len(shop.links) == 20)
+            assert (await fulfillment.pending()).planned == 1
+
+    run(scenario)
+    assert "bad cannot be granted, and stays planned" in caplog.text
+
+
 def test_another_plan_under_the_same_ref_is_refused_at_once(make_ledger: MakeLedger, run: Run) -> None:
     async def scenario() -> None:
         shop = Shop()

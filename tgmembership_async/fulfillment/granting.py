@@ -9,6 +9,7 @@ from typing import Final
 
 from anyio import Event, current_time, move_on_after, sleep
 
+from tgmembership_async.errors import InvalidValue
 from tgmembership_async.fulfillment.policy import FulfillmentPolicy
 from tgmembership_async.grants.granter import Granter
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
@@ -56,6 +57,8 @@ class Granting:
         async with run:
             async for grant in run:
                 self._settled(grant)
+                if isinstance(grant.error, InvalidValue):
+                    _logger.error("%s cannot be granted, and stays planned: %s", grant.ref, grant.error)
                 if grant.status is GrantStatus.UNKNOWN:
                     self._unknown()
         _logger.warning("granting is paused for %g s: %s", self._every, run.stopped)

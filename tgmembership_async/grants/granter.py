@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from anyio import CancelScope, current_time, move_on_after
 from anyio.lowlevel import checkpoint
+from attrs import evolve
 
 from tgmembership_async.client import Client, account_of
 from tgmembership_async.errors import GrantError, InvalidValue, RefConflict, UsageError
@@ -215,6 +216,11 @@ class Granter(AsyncResource):
                 return transitions.rejected(row, request, conflict), False
             except RefTooLong as error:
                 return transitions.unstorable(request, error, transitions.utc_now()), True
+            except InvalidValue as refused:  # by `plan_in` or `plan_all`, which do not know the client, it was recorded
+                row = await self._ledger.get(request.ref)
+                if row is None or row.status is not GrantStatus.PLANNED:
+                    raise
+                return evolve(row, error=refused), False
 
         async def look_up(refs: Collection[str]) -> Mapping[str, Grant]:
             return await get_many(self._ledger, refs)
