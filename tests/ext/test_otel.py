@@ -144,6 +144,32 @@ def test_a_call_that_failed_says_what_may_have_happened(
     assert outcomes(span) == [outcome]
 
 
+@pytest.mark.parametrize("chain", ["middleware", "attempt_middleware"])
+@pytest.mark.parametrize(("when", "outcome"), [("before", "not sent"), ("after", "unknown")])
+def test_an_exception_of_another_middleware_is_no_cancellation(
+    run: Run, service: FakeService, observed: Observed, chain: str, when: str, outcome: str
+) -> None:
+    async def broken(request: Any, call_next: Any) -> Any:
+        if when == "after":
+            await call_next(request)
+        raise LookupError
+
+    observed.options[chain].append(broken)
+
+    async def scenario() -> None:
+        async with session(service, observed) as tg:
+            with pytest.raises((LookupError, OutcomeUnknown)):
+                await tg.add_member(1, 42)
+
+    run(scenario)
+
+    (span,) = observed.spans
+    attributes = dict(span.attributes or {})
+    assert attributes["tgmembership.outcome"] == outcome
+    assert attributes["tgmembership.maybe_applied"] is (when == "after")
+    assert set(outcomes(span)) <= {outcome, "done"}
+
+
 def test_a_call_that_never_left_has_no_attempt(run: Run, service: FakeService, observed: Observed) -> None:
     async def scenario() -> None:
         async with session(service, observed, max_connections=1) as tg, anyio.create_task_group() as group:

@@ -67,6 +67,9 @@ class OpenTelemetry:
             except TransportFailure as failure:
                 outcome, _ = verdict(failure, request)
                 raise
+            except Exception:
+                outcome = _after_exception(sent=request.progress.attempts > 0)
+                raise
             finally:
                 self._end(span, request, str(outcome), perf_counter() - began)
             return response
@@ -74,6 +77,7 @@ class OpenTelemetry:
     async def attempt(self, request: Request, call_next: Next) -> Response:
         """Add an attempt to the span of its call. For the `attempt_middleware` of a Session."""
         began, attributes = perf_counter(), dict[str, AttributeValue]()
+        attempts = request.progress.attempts
         outcome: Outcome | str = CANCELLED
         try:
             response = await call_next(request)
@@ -81,6 +85,9 @@ class OpenTelemetry:
             attributes["http.response.status_code"] = response.status
         except TransportFailure as failure:
             outcome, _ = verdict(failure, request)
+            raise
+        except Exception:
+            outcome = _after_exception(sent=request.progress.attempts > attempts)
             raise
         finally:
             attributes |= {
@@ -100,6 +107,11 @@ class OpenTelemetry:
             span.set_attribute("tgmembership.maybe_applied", _maybe_applied(request, outcome))
             span.set_status(Status(StatusCode.ERROR, outcome))
         self._duration.record(seconds, _labels(request, outcome))
+
+
+def _after_exception(*, sent: bool) -> Outcome:
+    """Return the outcome of what another middleware has ended with an exception of its own."""
+    return Outcome.UNKNOWN if sent else Outcome.NOT_SENT
 
 
 def _attributes(request: Request) -> dict[str, AttributeValue]:
