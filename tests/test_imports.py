@@ -19,6 +19,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 ORDER = {
     "": [
         ["version", "lifecycle", "event_loop", "descriptors", "extras", "renamed"],
+        ["user_calls"],
         ["errors"],
         ["lazy"],
         ["values"],
