@@ -19,7 +19,7 @@ from tgmembership_async.cli.ledger_option import (
     place,
     server,
 )
-from tgmembership_async.cli.output import Format, format_option, hint, note, write_one, writing
+from tgmembership_async.cli.output import Format, counted, format_option, hint, note, write_one, writing
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.errors import UsageError
 from tgmembership_async.grants.copying import Copied, Store, copy
@@ -101,7 +101,7 @@ def pauses(*, ledger: Place, bot_id: int | None, lift: bool, form: Format) -> No
     with writing(form, ("bot_id", "until", "seconds")) as out:
         for pause in found:
             out.row({"bot_id": pause.bot_id, "until": pause.until, "seconds": round(pause.seconds, 1)})
-    how_many = f"{len(found):,} pause{'' if len(found) == 1 else 's'}"
+    how_many = counted(len(found), "pause")
     note(f"{how_many} lifted; restart the running workers." if lift and found else f"{how_many}.")
 
 

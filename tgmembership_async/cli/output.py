@@ -147,6 +147,11 @@ def shown(text: str) -> str:
     return printable(text, _LONGEST_NOTE)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an s unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def hint(*words: object) -> str:
     """Return a `tgmembership` command line, quoted for a shell."""
     return shlex.join(["tgmembership", *map(str, words)])

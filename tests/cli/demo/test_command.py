@@ -4,6 +4,8 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from forked import Forked
 
 from tgmembership_async.cli.demo import command as demo
 from tgmembership_async.cli.demo.audit import Recorded
+from tgmembership_async.cli.demo.resolution import Resolution
 
 
 def members_file(folder: Path, count: int, text: str = "ref,member_id,plan_id\n") -> str:
@@ -85,13 +88,13 @@ def test_bad_rows_are_reported_before_anything_is_sent(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         f"{path}:2: member_id is not a positive number of up to 64 bits: 'y'",
         f"{path}:3: member_id is empty",
-        "2 invalid rows, 2 valid ones: nothing was sent.",
+        "2 invalid rows, 2 valid: nothing was sent.",
     ]
 
 
 def test_a_file_without_members_is_wrong_use(tmp_path: Path) -> None:
     done = tgmembership("demo", "--members", members_file(tmp_path, 0))
-    assert (done.returncode, done.stderr) == (2, "0 invalid rows, 0 valid ones: nothing was sent.\n")
+    assert (done.returncode, done.stderr) == (2, "0 invalid rows, 0 valid: nothing was sent.\n")
 
 
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
@@ -106,6 +109,25 @@ def test_plans_of_the_file_exist_and_a_missing_one_is_the_first(tmp_path: Path) 
     shown = run_demo("--members", str(path), "--concurrency", "1", "--kills", "0")
     assert shown.exit_code == 0
     assert "2 members in" in shown.stdout
+
+
+def test_each_of_a_few_members_has_access_at_the_end(tmp_path: Path) -> None:
+    began = time.monotonic()
+    shown = run_demo("--members", members_file(tmp_path, 3))
+    assert shown.exit_code == 0
+    assert "`provision` was killed 1 time.\n" in shown.stdout
+    assert "Inside: 3. Refused: 0." in shown.stdout
+    assert time.monotonic() - began < 20, "no request waits for a kill that does not come"
+
+
+def test_a_member_without_access_at_the_end_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve_all(*_: object) -> Resolution:
+        return Resolution(settled=0, decided=0, sent_again=0, inside=2, refused=Counter(), left=1)
+
+    monkeypatch.setattr(demo, "resolve_all", resolve_all)
+    shown = run_demo("--members", members_file(tmp_path, 3), "--kills", "0")
+    assert shown.exit_code == 1
+    assert "Neither inside nor refused: 1." in shown.stdout
 
 
 def test_a_member_may_be_in_the_file_twice(tmp_path: Path) -> None:

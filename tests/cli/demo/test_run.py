@@ -73,6 +73,13 @@ def test_a_worker_that_left_something_planned_is_followed_by_another(ends: list[
     assert ends == ["never reached"]
 
 
+def test_no_kill_remains_after_the_last_worker(ends: list[str]) -> None:
+    ends += ["raise SystemExit(0)"]
+    killer = Killer(7)
+    run_workers([], {}, Results(), killer, killer.changed)
+    assert killer.disarmed
+
+
 def test_workers_that_never_finish_are_restarted_a_limited_number_of_times(ends: list[str]) -> None:
     ends += ["raise SystemExit(1)"] * 9
     run_workers([], {}, Results(), Killer(), lambda _: None)

@@ -67,6 +67,15 @@ def test_a_kill_near_the_end_waits_for_no_more_than_there_are_members() -> None:
     assert kills == ["killed"]
 
 
+def test_no_kill_waits_for_members_that_were_killed_before() -> None:
+    storm = a_storm(members=3, kills=4, concurrency=8)
+    assert storm.arm(lambda: None) is not None
+    for member in range(1, 4):
+        asked(storm, member)
+    assert storm.arm(lambda: None) is None
+    assert asked(storm, 3).wait_after < 1
+
+
 def test_no_kill_comes_after_an_interrupt() -> None:
     storm, kills = a_storm(kills=2), list[str]()
     storm.arm(lambda: kills.append("killed"))

@@ -20,7 +20,7 @@ from tgmembership_async.cli.demo.storm import Storm
 from tgmembership_async.cli.demo.view import announce, conclude, show, show_resolution
 from tgmembership_async.cli.exit_codes import Exit
 from tgmembership_async.cli.grant_options import concurrency_option
-from tgmembership_async.cli.output import note
+from tgmembership_async.cli.output import counted, note
 from tgmembership_async.cli.provision.progress import Bar
 from tgmembership_async.grants.importing.members import InvalidRow, MemberRow, read_members
 from tgmembership_async.grants.model import Grant, GrantRequest
@@ -64,14 +64,14 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
     A fake service runs on a port of this machine. Each kind of fault affects 3% of the requests, half of them after the
     service granted access. The `provision` process is killed and restarted several times. Then the faults end, and each
     grant whose outcome is unknown is reconciled or decided, until every member has access or was refused. Exit
-    code: 0 if the ledger matches the audit log, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
+    code: 0 if so and the ledger matches the audit log, 1 if not, 2 for a file with invalid rows, 130 after Ctrl-C.
     """
     requests = _read(source)
     service = Storm(requests, fault_rate=FAULT_RATE, kills=kills, concurrency=concurrency, seed=seed)
     total = len({request.ref for request in requests})
     results = Results()
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-    began, interrupted = monotonic(), False
+    began, interrupted, left = monotonic(), False, 0
     with tempfile.TemporaryDirectory(prefix="tgmembership-demo-") as folder, serve(service) as server:
         members, ledger = Path(folder, "members"), Path(folder, "grants.db")
         members.write_bytes((source or _sample()).read_bytes())
@@ -90,8 +90,9 @@ def command(*, source: Path | None, concurrency: int, kills: int, seed: int) -> 
             resolution = anyio.run(resolve_all, service, ledger, server.url, concurrency)
             comparison = _compare(requests, ledger, service, interrupted=False)
             show_resolution(out, resolution)
+            left = resolution.left
     conclude(out, comparison, total=total, seconds=monotonic() - began)
-    raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.matches else Exit.FAILED)
+    raise SystemExit(Exit.INTERRUPTED if interrupted else Exit.OK if comparison.matches and not left else Exit.FAILED)
 
 
 def _read(source: Path | None) -> list[GrantRequest]:
@@ -104,7 +105,7 @@ def _read(source: Path | None) -> list[GrantRequest]:
         elif isinstance(found, MemberRow):
             requests.append(found.request)
     if bad or not requests:
-        note(f"{bad} invalid rows, {len(requests)} valid ones: nothing was sent.")
+        note(f"{counted(bad, 'invalid row')}, {len(requests):,} valid: nothing was sent.")
         raise SystemExit(Exit.WRONG_USE)
     return requests
 

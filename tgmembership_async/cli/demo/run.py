@@ -73,8 +73,8 @@ def run_workers(
     """Run workers one after another until one ends by itself with no member left planned.
 
     Each worker is killed when `killer` says so. `changed` is called after each row, and after a kill with the number of
-    members done before it. On KeyboardInterrupt the worker is terminated, its remaining rows are recorded, and the
-    exception is raised again. Raises UsageError if a worker cannot start.
+    members done before it; `killer` is disarmed at the end. On KeyboardInterrupt the worker is terminated, its
+    remaining rows are recorded, and the exception is raised again. Raises UsageError if a worker cannot start.
     """
     restarts = 0
     while restarts < _MAX_RESTARTS:
@@ -102,9 +102,10 @@ def run_workers(
         elif worker.returncode in _FAILED:
             raise UsageError(errors.strip().rpartition("\n")[2])
         elif worker.returncode != _UNFINISHED:
-            return
+            break
         else:
             restarts += 1
+    killer.disarm()
 
 
 @contextmanager

@@ -52,6 +52,8 @@ class Storm(FakeService):
                 return None
             point = self._points.pop(0)
             left = sum(place >= point for grantee, place in self._places.items() if grantee not in self._killed)
+            if not left:
+                return None
             self._kill, self._point = kill, point
             self._expected, self._waiting = min(self._concurrency, left), 0
             return point

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tgmembership_async.cli.demo.audit import Comparison
 from tgmembership_async.cli.demo.resolution import RULE, Resolution
+from tgmembership_async.cli.output import counted
 
 _WIDE: Final = 80
 """Columns of a terminal that has room for two columns of faults."""
@@ -20,16 +21,15 @@ def announce(console: Console, url: str, members: int, fault_rate: float, kills:
     console.print(f"A fake TGmembership listens on {url}.")
     console.print(f"{members:,} members to grant; each kind of fault affects {fault_rate:.0%} of the requests.")
     if kills:
-        console.print(f"`tgmembership provision` runs, is killed {kills:,} times and restarted.")
+        console.print(f"`tgmembership provision` runs, is killed up to {counted(kills, 'time')} and restarted.")
 
 
 def show(console: Console, found: Comparison, faults: Sequence[Sequence[str]], *, kills: int) -> None:
     """Print the faults and the comparison. `faults` has, for each request, the faults that affected it."""
     counts = Counter(label for labels in faults for label in labels)
     affected = sum(bool(labels) for labels in faults)
-    killed = f" `provision` was killed {kills:,} times." if kills else ""
-    noun = "fault" if counts.total() == 1 else "faults"
-    console.print(f"\n{counts.total():,} {noun} affected {affected:,} of {len(faults):,} requests.{killed}")
+    killed = f" `provision` was killed {counted(kills, 'time')}." if kills else ""
+    console.print(f"\n{counted(counts.total(), 'fault')} affected {affected:,} of {len(faults):,} requests.{killed}")
     console.print(_faults(counts, columns=2 if console.width >= _WIDE else 1))
     console.print(_comparison(found))
     if found.unknown_granted:
