@@ -43,7 +43,7 @@ def test_a_session_connects_with_the_printed_variables(monkeypatch: pytest.Monke
         code, out, err = ended(process)
     assert (code, out) == (0, "")
     assert "Ctrl-C ends it.\n" in err
-    assert err.endswith("3 requests, 1 grants.\n")
+    assert err.endswith("3 requests, 1 grant.\n")
     assert "Traceback" not in err
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from tgmembership_async.cli.output import note
+from tgmembership_async.cli.output import counted, note
 from tgmembership_async.testing import FakeProject, FakeService, serve
 from tgmembership_async.testing.fake.faults import nasty
 
@@ -94,10 +94,10 @@ def command(
             _run(service, customers, order_every)
         except KeyboardInterrupt:
             if isinstance(service, FakeService):
-                effects = f"{len(service.audit):,} grants"
+                effects = counted(len(service.audit), "grant")
             else:
-                effects = f"{sum(effect.number > 0 for effect in service.audit):,} effects"
-            click.echo(f"\n{service.count_requests():,} requests, {effects}.", err=True)
+                effects = counted(sum(effect.number > 0 for effect in service.audit), "effect")
+            click.echo(f"\n{counted(service.count_requests(), 'request')}, {effects}.", err=True)
 
 
 def _shell(chosen: str) -> str:
