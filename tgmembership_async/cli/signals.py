@@ -43,8 +43,30 @@ def endings_interrupt() -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _handled(_termination_signals(), lambda: signal.raise_signal(signal.SIGINT)):
+    with _blocked_if_ignored(), _handled(_termination_signals(), _interrupt):
         yield
+
+
+@contextmanager
+def _blocked_if_ignored() -> Generator[None]:
+    """Block SIGINT if it is ignored, as in a background job of a script: an event loop does not handle it otherwise."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+    if hasattr(signal, "pthread_sigmask"):
+        # Afterwards: a Ctrl-C that came while SIGINT was blocked is then the same signal, and no second one.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _termination_signals() -> dict[signal.Signals, signal.Handlers]:
