@@ -10,6 +10,8 @@ import pytest
 from command_line import COMMAND, tgmembership
 from forked import Forked
 
+from tgmembership_async.cli import main
+from tgmembership_async.cli.root import Commands
 from tgmembership_async.grants import GrantRequest, SqliteLedger
 from tgmembership_async.testing import FakeService, serve
 from tgmembership_async.version import __version__
@@ -63,6 +65,33 @@ def test_a_missing_test_kit_is_named() -> None:
     done = _python("import sys; sys.modules['uvicorn'] = None\nfrom tgmembership_async.cli import main\nmain(['fake'])")
     assert done.returncode == 2
     assert "run pip install '.[testing]' in the clone of the package" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["click", "tgmembership_async.cli.signals", "tgmembership_async.cli.fake"])
+def test_ctrl_c_while_a_module_is_imported_is_an_interrupt(module: str) -> None:
+    done = _python(
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted)\n"
+        "from tgmembership_async.cli import main\n"
+        "main(['fake'])"
+    )
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+def test_ctrl_c_while_the_arguments_are_parsed_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def parse_args(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "parse_args", parse_args)
+    with pytest.raises(SystemExit) as ended:
+        main(["plans"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 FULL = Path("/dev/full")

@@ -12,6 +12,8 @@ from tgmembership_async.extras import install
 
 _CANNOT_BE_WRITTEN: Final = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
+_INTERRUPTED: Final = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. 0 is success, 2 wrong usage or a missing extra; `exit_codes` has the others."""
@@ -25,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] not in ("click", "platformdirs", "rich", "dotenv", "tomlkit"):
             raise
+    except KeyboardInterrupt:  # before click handles it
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(_INTERRUPTED)
     except OSError as error:
         if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
             raise

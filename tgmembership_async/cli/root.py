@@ -116,23 +116,20 @@ class Commands(click.Group):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments; errors about them contain no control characters."""
-        with _harmless():
+        with _interrupted(), _harmless():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. An error becomes at most one message on stderr and an exit code of `exit_codes`."""
-        from tgmembership_async.cli.signals import endings_interrupt  # noqa: PLC0415 - not for `--help`
-
         try:
-            with _harmless(), endings_interrupt():
-                return _flushed(super().invoke, ctx)
+            with _interrupted(), _harmless():
+                from tgmembership_async.cli.signals import endings_interrupt  # noqa: PLC0415 - not for `--help`
+
+                with endings_interrupt():
+                    return _flushed(super().invoke, ctx)
         except TGMembershipError as error:
             message, code = _shown(_advised(error)), exit_of(error)
             kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
-        except (KeyboardInterrupt, click.Abort):
-            with suppress(OSError):  # the terminal is gone
-                click.echo("Interrupted.", err=True)
-            raise SystemExit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
             # Discard the rest of the buffer: otherwise Python prints an error at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,6 +137,17 @@ class Commands(click.Group):
         failure = kind(message)
         setattr(failure, "exit_code", code)  # noqa: B010 - click types it as a class attribute, and reads the instance's
         raise failure
+
+
+@contextmanager
+def _interrupted() -> Generator[None]:
+    """Exit with the code of an interrupt after Ctrl-C; click would exit with 1."""
+    try:
+        yield
+    except (KeyboardInterrupt, click.Abort):
+        with suppress(OSError):  # the terminal is gone
+            click.echo("Interrupted.", err=True)
+        raise SystemExit(Exit.INTERRUPTED) from None
 
 
 @contextmanager
