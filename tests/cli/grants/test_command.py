@@ -88,6 +88,14 @@ def test_links_are_listed_when_asked_for() -> None:
     assert (line["token"], line["link"]) == (None, None)
 
 
+@pytest.mark.usefixtures("ledger")
+def test_all_who_are_owed_are_counted_and_not_only_those_shown() -> None:
+    done = run("owed", "--limit", 1)
+    assert len(done.stdout.splitlines()) == 1
+    for count in ("Unknown outcomes: 1.", "Refused: 1.", "Being sent: 1.", "Granted and not marked as delivered: 1."):
+        assert count in done.stderr
+
+
 def test_who_paid_and_has_no_link_is_listed_with_commands_that_can_be_pasted(ledger: Path) -> None:
     ask(ledger, lambda rows: rows.mark_delivered("granted"))
     done = run("owed")
@@ -95,6 +103,8 @@ def test_who_paid_and_has_no_link_is_listed_with_commands_that_can_be_pasted(led
     assert f"Refused: 1. Show the reasons: tgmembership grants list --status refused --ledger {ledger}\n" in done.stderr
     page = run("owed", "--after", "refused", "--limit", 1)
     assert json.loads(page.stdout)["ref"] == "unknown"
+    assert page.stderr.startswith("Of the grants shown:\nUnknown outcomes: 1. ")
+    assert "Being sent" not in page.stderr
     assert run("owed", "--after", "no such ref").exit_code == 1
 
 

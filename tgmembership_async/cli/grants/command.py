@@ -1,8 +1,7 @@
 """`tgmembership grants`: list the grants of a ledger, also while its owner runs, and resolve unknown outcomes."""
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -96,8 +95,8 @@ def _list(
     limit: int | None,
     show_links: bool,
     form: Format,
-) -> Counter[GrantStatus]:
-    return with_ledger(
+) -> None:
+    with_ledger(
         ledger, lambda rows: show_grants(rows.grants(wanted, since, after), form, links=show_links, limit=limit)
     )
 
@@ -109,13 +108,24 @@ def _list(
 @_limit
 @_show_links
 @format_option
-def owed(*, ledger: Place, **shown: Any) -> None:
+def owed(
+    *, ledger: Place, since: datetime | None, after: str | None, limit: int | None, show_links: bool, form: Format
+) -> None:
     """List the members who paid and have no link, oldest first.
 
     These are the grants that are granted and not marked as delivered, planned, being sent, unknown or refused: all but
     those delivered or abandoned. What to do about each status is printed on stderr.
     """
-    for sentence in next_steps(_list(ledger, OWED, **shown), ledger):
+    is_part = since is not None or after is not None
+
+    async def show_and_count(rows: Ledger) -> Mapping[GrantStatus, int]:
+        shown = await show_grants(rows.grants(OWED, since, after), form, links=show_links, limit=limit)
+        return shown if is_part else await rows.count()
+
+    sentences = list(next_steps(with_ledger(ledger, show_and_count), ledger))
+    if is_part and sentences:
+        note("Of the grants shown:")
+    for sentence in sentences:
         note(sentence)
 
 
