@@ -145,5 +145,5 @@ def test_the_hint_of_a_grant_shows_that_grant(tmp_path: Path, ref: str) -> None:
     assert done.exit_code == 0
     words = shlex.split(done.stderr.partition("Show the link: ")[2])
     assert words[:3] == ["tgmembership", "grants", "show"]
-    shown = run("grants", "show", "--ledger", ledger, "--format", "json", *words[3:])
+    shown = run("grants", "show", "--format", "json", *words[3:])
     assert (shown.exit_code, '"link": "https://' in shown.stdout) == (0, True)

@@ -49,7 +49,8 @@ def command(
     write_one(form, fields_of(grant, links=show_links))
     if not show_links:
         # A ref that looks like an option must follow `--`.
-        arguments = ("--show-links", "--", ref) if ref.startswith("-") else (ref, "--show-links")
+        options = ("--show-links", "--ledger", ledger)
+        arguments = (*options, "--", ref) if ref.startswith("-") else (ref, *options)
         note(f"Show the link: {hint('grants', 'show', *arguments)}")
 
 
