@@ -222,7 +222,7 @@ def test_a_missing_extra_is_an_error_before_any_call(
     monkeypatch.setitem(__import__("sys").modules, "pygal", None)
     done = run("--html", tmp_path / "report.html")
     assert done.exit_code == 2
-    assert "pip install 'tgmembership-async[report]'" in done.stderr
+    assert "run pip install '.[report]' in the clone of the package" in done.stderr
     assert service.count_requests() == 0
     assert run().exit_code == 0, "the terminal does without"
 

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 from tgmembership_async.cli.report.figures import Kind, Section, figure, sum_of
 from tgmembership_async.errors import UsageError
+from tgmembership_async.extras import install
 from tgmembership_async.protocol.envelope import printable
 
 _SVG: Final = "http://www.w3.org/2000/svg"
@@ -44,7 +45,7 @@ def pygal() -> Any:
     try:
         found = import_module("pygal")
     except ModuleNotFoundError:
-        msg = "report --html needs an extra: pip install 'tgmembership-async[report]'"
+        msg = f"report --html needs an extra: {install('report')}"
         raise UsageError(msg) from None
     # pygal installs an import hook for map plugins, which makes Python 3.11 warn at every later import.
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
