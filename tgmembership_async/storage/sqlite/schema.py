@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from tgmembership_async.errors import UsageError
+from tgmembership_async.errors import TGMembershipError, UsageError
 from tgmembership_async.storage.component import Component
 from tgmembership_async.storage.sqlite.errors import storage_error
 from tgmembership_async.storage.sqlite.files import check_kind, make_private, status
@@ -22,6 +22,7 @@ _STRICT_TABLES: Final = (3, 37, 0)
 _OWNER_WAITS: Final = 30.0  # seconds to wait for other processes: no response is lost to a long `.dump`
 _OTHERS_WAIT: Final = 5.0
 
+_NO_DATABASE: Final = "is not a SQLite database, and was left as it is: name another file"
 _NAME_A_FILE: Final = "name an ordinary file that has one name, so that it has one lock"
 
 _PRAGMAS: Final = (
@@ -62,7 +63,7 @@ def check_path(path: Path, *, owner: bool, must_exist: bool) -> None:
         check_kind(path, found, owner=False, advice=_NAME_A_FILE)
         is_new = found.st_size == 0
         if found.st_size == 1:  # SQLite treats it as an empty database
-            problem = "is not a SQLite database, and was left as it is: name another file"
+            problem = _NO_DATABASE
     if is_new and must_exist:
         problem = (
             f"{'is missing' if found is None else 'is empty'}, but must_exist=True: check that its disk is mounted and "
@@ -87,6 +88,7 @@ def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
     if owner:
         _create(path)
     check_path(path, owner=owner, must_exist=False)
+    failure: TGMembershipError
     try:
         _look_at(path)
         connection = _open(path, "mode=rw", _OWNER_WAITS if owner else _OTHERS_WAIT)
@@ -96,7 +98,10 @@ def connect(path: Path, *, owner: bool) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        failure = storage_error(path, error)
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+            failure = UsageError(f"{path} {_NO_DATABASE}")
+        else:
+            failure = storage_error(path, error)
     else:
         return connection
     raise failure
