@@ -400,6 +400,17 @@ def test_a_formula_without_a_result_is_refused(path: Path, cell: str, wrong: boo
         assert isinstance(found, MemberRow)
 
 
+def test_an_id_with_a_format_of_dates_is_an_invalid_row_and_no_warning(path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    sheet.append(["ref", "member_id"])
+    sheet.append(["a", 4200001])
+    sheet["B2"].number_format = "yyyy-mm-dd"
+    book.save(path)
+    with pytest.raises(UsageError, match="line 2: member_id is an error of the spreadsheet: #VALUE!"):
+        list(read_members(path, plan_id=1))
+
+
 @pytest.mark.parametrize("damage", ["cut", "xl/workbook.xml", "xl/worksheets/sheet1.xml", "[Content_Types].xml"])
 def test_a_damaged_workbook_is_refused(path: Path, damage: str) -> None:
     whole, damaged = io.BytesIO(), io.BytesIO()

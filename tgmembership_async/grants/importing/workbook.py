@@ -1,9 +1,11 @@
 """The rows of an Excel workbook, read in a stream: openpyxl, with the extra `xlsx`."""
 
 import re
+import warnings
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zipfile import BadZipFile
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 DIGITS: Final = 15
 """The digits of a number that Excel keeps."""
+_AT_ONCE: Final = 256
 _DAMAGED: Final = (BadZipFile, EOFError, KeyError, OSError, SyntaxError, TypeError, ValueError, zlib.error)
 """Errors that openpyxl raises for a damaged file: those of zipfile, of the XML parser (SyntaxError), and its own."""
 _LEADING_ZEROS: Final = re.compile("00+")
@@ -52,11 +55,11 @@ def library() -> Any:
 def _book(path: Path) -> "Generator[Any]":
     openpyxl = library()
     try:
-        with (
-            path.open("rb") as file,  # openpyxl would refuse a path with another ending
-            closing(openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)) as book,
-        ):
-            yield book
+        with path.open("rb") as file:  # openpyxl would refuse a path with another ending
+            with warnings.catch_warnings(action="ignore"):  # such as that a chart was left out
+                opened = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+            with closing(opened) as book:
+                yield book
     except UsageError:
         raise
     except _DAMAGED:
@@ -114,7 +117,14 @@ def without_value(path: Path, sheet: str | None, columns: Collection[int], after
 
 def _cells(sheet: Any) -> Iterator[Sequence[Any]]:
     sheet.reset_dimensions()  # the size in the file may be wrong
-    return sheet.iter_rows()  # type: ignore[no-any-return]
+    rows = sheet.iter_rows()
+    while some := _some_of(rows):
+        yield from some
+
+
+def _some_of(rows: Iterator[Sequence[Any]]) -> list[Sequence[Any]]:
+    with warnings.catch_warnings(action="ignore"):  # a number that is no date becomes an error in its cell, too
+        return list(islice(rows, _AT_ONCE))
 
 
 def _has_cells(cells: Sequence[Any]) -> bool:
