@@ -1,6 +1,7 @@
 """The pytest plugin in throwaway projects: pytest-asyncio in both modes, anyio, and the example of the docs."""
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -103,6 +104,25 @@ def test_the_worked_examples_of_the_docs_hold(project: pytest.Pytester) -> None:
     done = project.runpytest_inprocess("-q", "-W", "error")
 
     done.assert_outcomes(passed=5)
+
+
+def test_the_tutorial_puts_its_reader_where_a_test_finds_the_program_beside_it(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = project.mkdir("clone")
+    shutil.copy(ROOT / "pyproject.toml", clone)  # whose settings of pytest are ours
+    install, *_, test = (fence for fence in fences(DOCS / TUTORIAL) if fence.language == "bash")
+    stubs = 'python3() { mkdir -p "$3/bin" && touch "$3/bin/activate"; }; pip() { :; }; set -e'
+    script = ["bash", "-c", f"{stubs}\n{install.code}\npwd"]
+    told = subprocess.run(script, cwd=clone, capture_output=True, text=True, check=True)
+    monkeypatch.chdir(told.stdout.strip())
+    Path("first_bot.py").write_text("", encoding="utf-8")
+    Path("test_first_bot.py").write_text("def test_of_a_reader(): import first_bot\n", encoding="utf-8")
+
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:cacheprovider")  # readers have no plugin for asyncio
+    done = project.runpytest_inprocess(*test.code.split()[1:])
+
+    done.assert_outcomes(passed=1)
 
 
 def test_it_is_found_where_the_package_is_installed() -> None:
