@@ -87,6 +87,21 @@ def rows(done: Result) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_a_section_without_rows_says_so_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(FakeService(clock=lambda: NOW)) as server:
+        for name, value in {**server.env(), "NO_PROXY": "*", "TGMEMBERSHIP_LEDGER": ""}.items():
+            monkeypatch.setenv(name, value)
+        shown = run("--format", "table").stdout
+    assert re.search(r"Payment methods\s+Number of orders per payment method\.\s+none\s", shown)
+
+
+def test_a_page_has_no_other_format(service: FakeService, tmp_path: Path) -> None:
+    done = run("--html", tmp_path / "report.html", "--format", "csv")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "choose one of --html and --format" in done.stderr
+    assert service.count_requests() == 0
+
+
 def test_every_figure_is_a_row_in_a_pipe(service: FakeService, ledger: Path) -> None:
     done = run("--ledger", ledger)
     assert (done.exit_code, done.stderr) == (0, "")

@@ -51,6 +51,9 @@ def command(*, html: Path | None, ledger: Place | None, inbox: Place | None, by:
     --inbox also orders, renewals, revenue and terminations, as far as the inbox goes back.
     """
     logging.getLogger("tgmembership_async").addHandler(logging.NullHandler())  # the command prints the same itself
+    if html is not None and form != "auto":
+        msg = "choose one of --html and --format"
+        raise UsageError(msg)
     if html is not None:
         from tgmembership_async.cli.report.charts import pygal  # noqa: PLC0415 - only --html needs it
 

@@ -46,6 +46,8 @@ def show(sections: Sequence[Section]) -> None:
             screen.print(_indented(Text(_described(section), "dim")))
         if section.labels:
             _show_rows(screen, _last(section))
+        elif section.kind == "bars" and not section.problem:
+            screen.print(_indented(Text("none")))
         _show_holds(screen, section)
         screen.print()
 
