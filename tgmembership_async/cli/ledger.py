@@ -51,7 +51,7 @@ argument, which the list of processes shows, and never printed.
 
 @click.group("ledger", epilog=_EPILOG)
 def command() -> None:
-    """Create, migrate, copy, back up and restore a ledger of grants."""
+    """Create, migrate, copy and back up a ledger of grants, and accept a restored one."""
 
 
 @command.command("init", epilog=example("ledger init --ledger postgresql://shop@db/shop --queue"))

@@ -29,7 +29,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "fake": "Run a fake TGmembership service on this machine.",
     "grant": "Grant one member access to a plan, exactly once per ref.",
     "grants": "List the grants of a ledger and resolve unknown outcomes.",
-    "ledger": "Create, migrate, copy, back up and restore a ledger.",
+    "ledger": "Create, migrate, copy and back up a ledger, and accept a restored one.",
     "mcp": "Let an assistant read sales and grants, with the Model Context Protocol.",
     "members": "List a bot's subscribers or a project's memberships.",
     "orders": "Show the number of orders.",

@@ -72,7 +72,7 @@ def test_a_token_that_no_host_accepts_is_reported(project: FakeProject, monkeypa
     told = found(done)["generation"]["told"]
     assert done.exit_code == 5
     assert told.startswith("expected v2 at 127.0.0.1:")
-    assert "Unauthorized: 401 the token is wrong. Next: they are of another bot or project" in told
+    assert "Unauthorized: 401 the token is wrong. Next: check the credentials, which are of another bot" in told
     assert project.count_requests() == 1
 
 

@@ -120,7 +120,8 @@ async def check_generation(
     advice = (
         f"set {accepting[0].advice}"
         if accepting
-        else "they are of another bot or project, or of another platform: legacy and v1 are for bots, v2 for projects"
+        else "check the credentials, which are of another bot or project, or of another platform: "
+        "legacy and v1 are for bots, v2 for projects"
     )
     return Check("generation", "failed", f"expected {configured}; came {'; '.join(results)}. Next: {advice}")
 
