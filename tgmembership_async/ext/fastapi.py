@@ -20,9 +20,14 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
-from fastapi.requests import HTTPConnection
-from fastapi.responses import JSONResponse, Response
+from tgmembership_async.extras import install, missing
+
+try:
+    from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+    from fastapi.requests import HTTPConnection
+    from fastapi.responses import JSONResponse, Response
+except ModuleNotFoundError as error:
+    raise missing(__name__, "fastapi", error) from None
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -268,8 +273,11 @@ def desk_router(
     decides about money. Ledger and inbox are opened by your lifespan. Several processes that serve one desk need the
     same `secret`, of at least 32 characters. Raises UsageError for a wrong argument.
     """
-    from tgmembership_async.desk import Guard, desk_app  # noqa: PLC0415 - an extra
-
+    try:
+        from tgmembership_async.desk import Guard, desk_app  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        msg = f"desk_router needs an extra: {install('desk')}"
+        raise UsageError(msg) from None
     if not callable(allow):
         msg = "allow must be your dependency that authenticates the owner: desk_router(ledger, allow=owner_only)"
         raise UsageError(msg)

@@ -13,12 +13,7 @@ By default, polling confirms updates before their handlers have run, so they are
 `SimpleRequestHandler(..., handle_in_background=False)` does the same for webhooks.
 """
 
-from tgmembership_async.ext.aiogram.access import HasAccess
-from tgmembership_async.ext.aiogram.customers import deliver_link
-from tgmembership_async.ext.aiogram.lifespan import setup
-from tgmembership_async.ext.aiogram.owner import ask_owner, owner_router
-from tgmembership_async.ext.aiogram.shop import shop_router
-from tgmembership_async.ext.aiogram.texts import Texts
+from tgmembership_async.extras import missing
 from tgmembership_async.fulfillment.integration import (
     ACCESS_NAME,
     FULFILLMENT_NAME,
@@ -26,6 +21,16 @@ from tgmembership_async.fulfillment.integration import (
     PROJECT_NAME,
     SESSION_NAME,
 )
+
+try:
+    from tgmembership_async.ext.aiogram.access import HasAccess
+    from tgmembership_async.ext.aiogram.customers import deliver_link
+    from tgmembership_async.ext.aiogram.lifespan import setup
+    from tgmembership_async.ext.aiogram.owner import ask_owner, owner_router
+    from tgmembership_async.ext.aiogram.shop import shop_router
+    from tgmembership_async.ext.aiogram.texts import Texts
+except ModuleNotFoundError as error:
+    raise missing(__name__, "aiogram", error) from None
 
 __all__ = [
     "ACCESS_NAME",
