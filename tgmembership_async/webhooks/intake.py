@@ -84,8 +84,8 @@ class StoredIntake:
 
     @property
     def ready(self) -> bool:
-        """Tell whether it is open, and its task runs, if it has one."""
-        return self._worker is not None and not (self._task is not None and self._task.done())
+        """Tell whether it is open."""
+        return self._worker is not None
 
     @property
     def worker(self) -> Worker:
@@ -156,8 +156,8 @@ class StoredIntake:
         error = None if task.cancelled() else task.exception()
         if error is not None or (task is self._task and self._inbox.is_open):
             _logger.critical(
-                "the task that handles events has ended; deliveries are answered 503, and what is stored is handled"
-                " after the next start",
+                "the task that handles events has ended; they are stored, and events are handled again after the next"
+                " start",
                 exc_info=error,
             )
 

@@ -101,7 +101,7 @@ class Receiver(AsyncResource):
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it is open, and its background task runs. One without an inbox is always open."""
+        """Tell whether it is open. One without an inbox is always open."""
         return self._intake.ready
 
     @overload
