@@ -146,7 +146,7 @@ def copy_(*, source: str, target: str, forget_gaps: bool, form: Format) -> None:
     check_there(from_)
     copied = anyio.run(_copy, _store(from_), _store(to), forget_gaps)
     write_one(form, {"rows": copied.rows, "added": copied.added})
-    note(f"Copied {copied.rows:,} rows, {copied.added:,} of them new. From now on use {to}, not {from_}.")
+    note(f"Copied {counted(copied.rows, 'row')}, {copied.added:,} of them new. From now on use {to}, not {from_}.")
     note(f"List the grants: {hint('grants', 'list', '--ledger', to)}")
 
 

@@ -111,6 +111,14 @@ def test_plans_of_the_file_exist_and_a_missing_one_is_the_first(tmp_path: Path) 
     assert "2 members in" in shown.stdout
 
 
+def test_one_member_is_in_the_singular(tmp_path: Path) -> None:
+    shown = run_demo("--members", members_file(tmp_path, 1), "--kills", "1")
+    assert shown.exit_code == 0
+    assert "1 member to grant;" in shown.stdout
+    assert "1 member in " in shown.stdout
+    assert "of 1 member; starting it again" in shown.stderr
+
+
 def test_each_of_a_few_members_has_access_at_the_end(tmp_path: Path) -> None:
     began = time.monotonic()
     shown = run_demo("--members", members_file(tmp_path, 3))

@@ -118,7 +118,9 @@ def _sample() -> Path:
 
 def _show_progress(bar: Bar, console: Console, results: Results, total: int, killed_after: int | None) -> None:
     if killed_after is not None:
-        console.print(f"[magenta]Killed `provision`[/] after {killed_after:,} of {total:,} members; starting it again.")
+        console.print(
+            f"[magenta]Killed `provision`[/] after {killed_after:,} of {counted(total, 'member')}; starting it again."
+        )
     if bar.shown:
         bar.show(len(results.statuses), {**results.counts, "kills": results.kills})
 

@@ -19,7 +19,9 @@ _WIDE: Final = 80
 def announce(console: Console, url: str, members: int, fault_rate: float, kills: int) -> None:
     """Print what the demo is going to do."""
     console.print(f"A fake TGmembership listens on {url}.")
-    console.print(f"{members:,} members to grant; each kind of fault affects {fault_rate:.0%} of the requests.")
+    console.print(
+        f"{counted(members, 'member')} to grant; each kind of fault affects {fault_rate:.0%} of the requests."
+    )
     if kills:
         console.print(f"`tgmembership provision` runs, is killed up to {counted(kills, 'time')} and restarted.")
 
@@ -29,7 +31,9 @@ def show(console: Console, found: Comparison, faults: Sequence[Sequence[str]], *
     counts = Counter(label for labels in faults for label in labels)
     affected = sum(bool(labels) for labels in faults)
     killed = f" `provision` was killed {counted(kills, 'time')}." if kills else ""
-    console.print(f"\n{counted(counts.total(), 'fault')} affected {affected:,} of {len(faults):,} requests.{killed}")
+    console.print(
+        f"\n{counted(counts.total(), 'fault')} affected {affected:,} of {counted(len(faults), 'request')}.{killed}"
+    )
     console.print(_faults(counts, columns=2 if console.width >= _WIDE else 1))
     console.print(_comparison(found))
     if found.unknown_granted:
@@ -53,7 +57,7 @@ def show_resolution(console: Console, found: Resolution) -> None:
 def conclude(console: Console, found: Comparison, *, total: int, seconds: float) -> None:
     """Print the verdict."""
     early = f" Interrupted before the other {total - found.rows:,}." if found.rows < total else ""
-    console.print(f"{found.rows:,} members in {seconds:.1f} s.{early}")
+    console.print(f"{counted(found.rows, 'member')} in {seconds:.1f} s.{early}")
     for name, count, meaning in (
         ("Granted twice", found.granted_twice, "grants in the service's audit log beyond one for each payment"),
         ("Lost", found.lost, "members of the file without a row in the ledger"),

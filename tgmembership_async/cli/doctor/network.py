@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from attrs import field, frozen
 
+from tgmembership_async.cli.output import counted
 from tgmembership_async.protocol.service_clock import http_date
 from tgmembership_async.protocol.wire import Account
 from tgmembership_async.transport.httpx import trusted
@@ -97,7 +98,7 @@ def _tls(sock: socket.socket) -> Check:
     left = (datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC) - datetime.now(UTC)).days
     names = {name: value for part in certificate["issuer"] for name, value in part}
     by = names.get("organizationName") or names.get("commonName") or "an issuer without a name"
-    text = f"{sock.version()}, certificate by {by}, valid for another {left} days"
+    text = f"{sock.version()}, certificate by {by}, valid for another {counted(left, 'day')}"
     return Check("TLS", "note" if left < _MIN_DAYS_LEFT else "ok", text)
 
 
