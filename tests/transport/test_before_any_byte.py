@@ -154,9 +154,11 @@ def test_a_transport_is_refused_to_a_second_session(serve: Any, run: Any, sessio
             with pytest.raises(UsageError, match="give each a transport of its own"):
                 await other.add_member(1, 42)
             await tg.get_plans()
+        async with session(first.url, transport=shared) as again:
+            await again.get_plans()
 
     run(scenario)
-    assert (len(first.requests), second.requests) == (2, [])
+    assert (len(first.requests), second.requests) == (3, [])
 
 
 @pytest.mark.parametrize("label", ["", "x" * 64], ids=["empty", "too long"])

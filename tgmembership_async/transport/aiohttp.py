@@ -57,9 +57,10 @@ _INTERIM: Final = frozenset(range(100, 200)) - {101}
 class AiohttpTransport:
     """Send through aiohttp, on connections of its own or through your `connector`, which you close.
 
-    `proxy` is a URL, None, or "env" for the environment variables; `ssl_context` is for a CA of your own, for example.
-    A connector, as in `AiohttpTransport(connector=your_session.connector)`, keeps its limits, TLS settings and
-    keep-alive. The cookies, traces and middleware of your ClientSession do not apply to these requests.
+    Give each Session a transport of its own: its connections lead to one service. `proxy` is a URL, None, or "env" for
+    the environment variables; `ssl_context` is for a CA of your own, for example. A connector, as in
+    `AiohttpTransport(connector=your_session.connector)`, keeps its limits, TLS settings and keep-alive. The cookies,
+    traces and middleware of your ClientSession do not apply to these requests.
     """
 
     @hides_arguments
@@ -88,7 +89,7 @@ class AiohttpTransport:
         progress.begun = False
         if self._lanes is None:
             self._account, self._lanes = request.account, self._make_lanes(request.account)
-        if request.account is not self._account:
+        if request.account is not self._account and request.account != self._account:
             raise UsageError(SHARED)
         try:
             return await self._lanes.run(lambda lane: lane.exchange(request), unsafe=request.safety is Safety.UNSAFE)

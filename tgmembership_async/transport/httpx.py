@@ -39,12 +39,13 @@ def trusted() -> ssl.SSLContext:
 class HttpxTransport:
     """Send through httpx, on connections of its own or through your `client`, which you close.
 
-    `proxy` is a URL, None, or "env" for the environment variables; `ssl_context` is for a CA of your own, for example.
-    A `client` must use plain `httpx.AsyncHTTPTransport`s without retries and HTTP/2, or UsageError is raised: other
-    transports may repeat requests or not call httpcore's `trace` extension. It keeps its proxy, its TLS settings and
-    its pool. An unsafe request gets a new connection with the same settings, which is closed afterwards, so that a
-    duplicate reply on a pooled connection is never read as the reply to a grant. APM agents and mocks that wrap httpx
-    or httpcore see a path without the API key.
+    Give each Session a transport of its own: its connections lead to one service. `proxy` is a URL, None, or "env" for
+    the environment variables; `ssl_context` is for a CA of your own, for example. A `client` must use plain
+    `httpx.AsyncHTTPTransport`s without retries and HTTP/2, and no event hooks for responses, or UsageError is raised:
+    others may repeat requests, not call httpcore's `trace` extension, or consume a reply. It keeps its proxy, its TLS
+    settings and its pool. An unsafe request gets a new connection with the same settings, which is closed afterwards,
+    so that a duplicate reply on a pooled connection is never read as the reply to a grant. APM agents and mocks that
+    wrap httpx or httpcore see a path without the API key.
     """
 
     @hides_arguments
@@ -70,7 +71,7 @@ class HttpxTransport:
         """Send one request once. Raise TransportFailure if there is no complete response."""
         request.progress.begun = False
         if request.account is not self._account:  # adding it each time takes a thirtieth of a call
-            if self._lanes is not None:
+            if self._lanes is not None and request.account != self._account:
                 raise UsageError(SHARED)
             self._account = request.account
             self._scrubber = request.account.scrubber_with(masks_of(proxy_url(request.account, self._proxy)))
