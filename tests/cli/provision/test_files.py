@@ -133,6 +133,8 @@ def test_what_was_paid_in_the_gap_of_a_restored_ledger_is_held_and_the_rest_warn
     assert "0 refused, 1 unknown, 0 still planned." in done.stderr
     assert "Unknown outcomes: 1. These grants are not sent again until you decide:" in done.stderr
     assert "already processed" not in done.stderr
+    one = in_process.run("grant", "in the gap, too", "--plan-id", 1, "--ledger", ledger, "--paid-at", paid_at)
+    assert (one.exit_code, service.count_requests()) == (4, sent)
     warning = f"{ledger} was restored from an older copy, which lacks the grants made"
     assert warning not in done.stderr
     members.write_text("ref,member_id\nnew,3\n")

@@ -1,10 +1,13 @@
 """`tgmembership grant`: grant one member access, exactly once per ref."""
 
+from datetime import datetime
 from typing import Final
 
 import anyio
 import click
+from attrs import asdict
 
+from tgmembership_async.cli import time_arguments
 from tgmembership_async.cli.credentials import session
 from tgmembership_async.cli.grant_lines import fields_of
 from tgmembership_async.cli.ledger_option import Place, ledger_at, ledger_option, only_note_restores
@@ -32,11 +35,25 @@ If the outcome is unknown (exit code 4), the grant is not sent again until you r
     "--member-id", type=click.IntRange(1), help="Telegram user id of the member, who must have messaged the bot before."
 )
 @click.option("--note", "text", default="", help="Note to store with the grant, for example a chat id.")
+@click.option(
+    "--paid-at",
+    metavar="WHEN",
+    callback=time_arguments.option,
+    help="Time of the payment, such as 2026-11-01T18:30 (UTC); a ledger that was restored needs it.",
+)
 @ledger_option("Ledger file or server.", required=True)
 @click.option("--show-links", is_flag=True, help="Also print token and link. Anyone who has one can join.")
 @format_option
 def command(
-    *, ref: str, plan_id: int, member_id: int | None, text: str, ledger: Place, show_links: bool, form: Format
+    *,
+    ref: str,
+    plan_id: int,
+    member_id: int | None,
+    text: str,
+    paid_at: datetime | None,
+    ledger: Place,
+    show_links: bool,
+    form: Format,
 ) -> None:
     """Grant one member access to a plan, exactly once per REF.
 
@@ -45,7 +62,7 @@ def command(
     sent.
     """
     only_note_restores()  # the command prints all else itself
-    grant = anyio.run(_grant, GrantRequest(ref, plan_id, member_id, text), ledger)
+    grant = anyio.run(_grant, GrantRequest(ref, plan_id, member_id, text, paid_at), ledger)
     write_one(form, fields_of(grant, links=show_links))
     if not show_links:
         # A ref that looks like an option must follow `--`.
@@ -56,4 +73,4 @@ def command(
 
 async def _grant(request: GrantRequest, ledger: Place) -> Grant:
     async with Granter(session(), ledger_at(ledger)) as granter:
-        return await granter.grant(request.ref, plan_id=request.plan_id, member_id=request.member_id, note=request.note)
+        return await granter.grant(**asdict(request))
