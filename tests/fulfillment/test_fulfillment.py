@@ -421,10 +421,10 @@ def test_a_decision_is_carried_out_at_once(make_ledger: MakeLedger, run: Run) ->
 
 def test_a_payment_does_not_wait_for_the_slow_exchange_of_another_one(make_ledger: MakeLedger, run: Run) -> None:
     async def scenario() -> None:
-        shop = Shop(FakeService(faults=[Fault("latency", method="addMember", seconds=2, count=1)]))
+        shop = Shop(FakeService(faults=[Fault("latency", method="addMember", seconds=3, count=1)]))
         async with shop.open(make_ledger(), every=600) as fulfillment:
             await fulfillment.take("slow", plan_id=1, member_id=1)
-            await anyio.sleep(0.05)
+            await until(lambda: shop.service.count_requests() == 1)
             for number in range(1, 3):
                 await fulfillment.take(f"new {number}", plan_id=1, member_id=2)
                 await until(partial(lambda number: len(shop.links) == number, number))
