@@ -26,8 +26,8 @@ try:
     from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
     from fastapi.requests import HTTPConnection
     from fastapi.responses import JSONResponse, Response
-except ModuleNotFoundError as error:
-    raise missing(__name__, "fastapi", error) from None
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "fastapi", _error) from None
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

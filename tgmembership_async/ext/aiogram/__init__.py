@@ -29,8 +29,8 @@ try:
     from tgmembership_async.ext.aiogram.owner import ask_owner, owner_router
     from tgmembership_async.ext.aiogram.shop import shop_router
     from tgmembership_async.ext.aiogram.texts import Texts
-except ModuleNotFoundError as error:
-    raise missing(__name__, "aiogram", error) from None
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "aiogram", _error) from None
 
 __all__ = [
     "ACCESS_NAME",
