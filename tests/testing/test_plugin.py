@@ -110,7 +110,7 @@ def test_the_tutorial_puts_its_reader_where_a_test_finds_the_program_beside_it(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = project.mkdir("clone")
-    shutil.copy(ROOT / "pyproject.toml", clone)  # whose settings of pytest are ours
+    shutil.copy(DOCS.parent / "pyproject.toml", clone)  # whose settings of pytest are ours
     install, *_, test = (fence for fence in fences(DOCS / TUTORIAL) if fence.language == "bash")
     stubs = 'python3() { mkdir -p "$3/bin" && touch "$3/bin/activate"; }; pip() { :; }; set -e'
     script = ["bash", "-c", f"{stubs}\n{install.code}\npwd"]
