@@ -113,13 +113,15 @@ def test_machines_share_one_rate(members: Callable[[int], Path], service: FakeSe
     halves = [tmp_path / "one.csv", tmp_path / "two.csv"]
     for half, rows in zip(halves, (whole[1:31], whole[31:]), strict=True):
         half.write_text("\n".join([whole[0], *rows]))
-    options = ("--plan-id", "1", "--rate", "20", "--concurrency", "16")
+    options = ("--plan-id", "1", "--rate", "10", "--concurrency", "16")
     with started("provision", str(halves[0]), *options) as one, started("provision", str(halves[1]), *options) as two:
         for worker in (one, two):
             worker.communicate(timeout=60)
     moments = [request.at for request in service.requests]
     assert len(moments) == 60
-    assert (max(moments) - min(moments)).total_seconds() > 1.5, "20 at once, and 20 a second for both of them together"
+    # 10 at once, and 10 a second for both of them together; with a rate of its own each would take 2 seconds. The first
+    # requests may arrive late on a busy machine.
+    assert (max(moments) - min(moments)).total_seconds() > 3.5
 
 
 def test_a_worker_that_is_stopped_finishes_what_is_in_flight(
