@@ -39,7 +39,11 @@ def test_a_member_of_an_enum_is_sent_as_its_number() -> None:
     class Plan(int, Enum):
         GOLD = 3
 
+    class Coupon(str, Enum):  # noqa: UP042 - as an older program has it; str() returns its name
+        SALE = "sale"
+
     assert str(arguments(ADD_MEMBER, {"plan_id": Plan.GOLD, "member_id": 42}, None)["plan_id"]) == "3"
+    assert list(map(str, extra_params({"page": Plan.GOLD, "coupon": Coupon.SALE}).values())) == ["3", "sale"]
 
 
 def test_what_is_none_is_left_out() -> None:

@@ -256,7 +256,12 @@ def extra_params(extra: Mapping[str, Param | None], taken: Mapping[str, Param] =
         if value is not None and not _sendable(value):
             msg = f"the parameter {name} must be a str or an int of up to 64 bits, not {type(value).__name__}"
             raise UsageError(msg)
-    return {name: value for name, value in extra.items() if value is not None}
+    return {name: _plain(value) for name, value in extra.items() if value is not None}
+
+
+def _plain(value: str | int) -> str | int:
+    """Return a str or int itself: a member of an Enum would be sent by its name."""
+    return str.__str__(value) if isinstance(value, str) else int(value)
 
 
 def _sendable(value: object) -> bool:
