@@ -10,9 +10,12 @@ from tgmembership_async.ext.fastapi import desk_router
 from tgmembership_async.grants import MemoryLedger
 
 
-@pytest.mark.parametrize("extra", ["aiogram", "fastapi"])
-def test_a_framework_without_its_extra_is_an_import_error_that_names_it(extra: str) -> None:
-    code = f"import sys; sys.modules[{extra!r}] = None; import tgmembership_async.ext.{extra}"
+@pytest.mark.parametrize(
+    ("extra", "library"),
+    [("otel", "opentelemetry"), *((name, name) for name in ("aiogram", "fastapi", "procrastinate"))],
+)
+def test_a_framework_without_its_extra_is_an_import_error_that_names_it(extra: str, library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; import tgmembership_async.ext.{extra}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
         f"ModuleNotFoundError: tgmembership_async.ext.{extra} needs an extra: "

@@ -8,10 +8,15 @@ Pass both to a Session as options:
 from time import perf_counter
 from typing import Any, Final
 
-from opentelemetry import metrics, trace
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
-from opentelemetry.util.types import AttributeValue
+from tgmembership_async.extras import missing
+
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+    from opentelemetry.util.types import AttributeValue
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "otel", _error) from None
 
 from tgmembership_async.middleware import Next, verdict
 from tgmembership_async.protocol.outcome import Outcome, TransportFailure

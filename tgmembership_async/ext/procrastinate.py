@@ -20,10 +20,16 @@ from hashlib import sha256
 from typing import Final
 
 from anyio import get_cancelled_exc_class
-from procrastinate import App, JobContext
-from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, TaskAlreadyRegistered, UniqueViolation
-from procrastinate.jobs import Job, Status
-from procrastinate.retry import BaseRetryStrategy, RetryDecision
+
+from tgmembership_async.extras import missing
+
+try:
+    from procrastinate import App, JobContext
+    from procrastinate.exceptions import AlreadyEnqueued, ConnectorException, TaskAlreadyRegistered, UniqueViolation
+    from procrastinate.jobs import Job, Status
+    from procrastinate.retry import BaseRetryStrategy, RetryDecision
+except ModuleNotFoundError as _error:
+    raise missing(__name__, "procrastinate", _error) from None
 
 from tgmembership_async.errors import RefConflict, StorageError, TGMembershipError, UsageError
 from tgmembership_async.grants import transitions
