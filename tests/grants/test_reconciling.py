@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -180,58 +181,49 @@ def test_each_member_is_asked_about_once_and_each_finding_is_reported_as_it_is_m
     assert "no member" in findings[2].why
 
 
-def test_a_subscription_from_a_second_payment_during_the_round_is_no_proof_of_the_first(backend: str) -> None:
-    """The customer pays again, gets a link and uses it after the rows were counted and before the service is asked."""
+class Clock:
+    """The clock of the worker, which may be behind."""
+
+    behind = NONE
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) - self.behind
+
+
+async def reconciled_around_a_second_payment(clock: Clock, behind: timedelta, *, planned: bool) -> list[Finding]:
+    """Reconcile a first payment, while the service grants a second one of the member right before it is asked."""
     service = Service(before=-timedelta(minutes=6))
     again: list[str] = []
 
-    async def scenario() -> list[Finding]:
-        async def step(request: Request) -> Response:
-            if request.method == "getSubscribers" and not again:
-                again.append("second")
-                await granter.grant("second", plan_id=1, member_id=7)
-            if request.method == "addMember" and again:
-                return reply(json.dumps({"ok": True, "code": 200, "result": "T" * 24}))
-            return await service(request)
+    async def step(request: Request) -> Response:
+        if request.method == "getSubscribers" and not again:
+            again.append("second")
+            clock.behind = behind
+            await granter.grant("second", plan_id=1, member_id=7)
+        if request.method == "addMember" and again:
+            return reply(json.dumps({"ok": True, "code": 200, "result": "T" * 24}))
+        return await service(request)
 
-        session = Session(1, "k" * 40, transport=StubTransport(step), retry=RetryPolicy(attempts=1))
-        async with Granter(session, MemoryLedger()) as granter:
-            for ref, member_id in (("first", 7), ("other", 8)):
-                with pytest.raises(GrantHeld):
-                    await granter.grant(ref, plan_id=1, member_id=member_id)
-            return await granter.reconcile(concurrency=1)
-
-    first, other = anyio.run(scenario, backend=backend)
-    assert (first.grant.ref, first.settled, other.settled) == ("first", False, True)
-    assert "another row" in first.why
+    session = Session(1, "k" * 40, transport=StubTransport(step), retry=RetryPolicy(attempts=1))
+    async with Granter(session, MemoryLedger(clock=clock)) as granter:
+        if planned:
+            await granter.plan("second", plan_id=1, member_id=7)
+        for ref, member_id in (("first", 7), ("other", 8)):
+            with pytest.raises(GrantHeld):
+                await granter.grant(ref, plan_id=1, member_id=member_id)
+        return await granter.reconcile(concurrency=1)
 
 
-@pytest.mark.parametrize("second", ["new", "planned before"])
-def test_a_second_payment_counts_also_if_it_is_granted_by_a_worker_whose_clock_is_behind(
-    second: str, backend: str
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("behind", [NONE, timedelta(minutes=1)])
+def test_a_subscription_from_a_second_payment_during_the_round_is_no_proof_of_the_first(
+    behind: timedelta, *, planned: bool, backend: str
 ) -> None:
-    service = Service(before=-timedelta(minutes=6))
-    behind = NONE
+    """The customer pays again, gets a link and uses it after the rows were counted and before the service is asked.
 
-    async def scenario() -> list[Finding]:
-        async def step(request: Request) -> Response:
-            nonlocal behind
-            if request.method == "getSubscribers" and not behind:
-                behind = timedelta(minutes=1)
-                await granter.grant("second", plan_id=1, member_id=7)
-            if request.method == "addMember" and behind:
-                return reply(json.dumps({"ok": True, "code": 200, "result": "T" * 24}))
-            return await service(request)
-
-        session = Session(1, "k" * 40, transport=StubTransport(step), retry=RetryPolicy(attempts=1))
-        async with Granter(session, MemoryLedger(clock=lambda: datetime.now(UTC) - behind)) as granter:
-            if second == "planned before":
-                await granter.plan("second", plan_id=1, member_id=7)
-            for ref, member_id in (("first", 7), ("other", 8)):
-                with pytest.raises(GrantHeld):
-                    await granter.grant(ref, plan_id=1, member_id=member_id)
-            return await granter.reconcile(concurrency=1)
-
+    The worker that grants it may have a clock that is behind.
+    """
+    scenario = partial(reconciled_around_a_second_payment, Clock(), behind, planned=planned)
     first, other = anyio.run(scenario, backend=backend)
     assert (first.grant.ref, first.settled, other.settled) == ("first", False, True)
     assert "another row" in first.why
