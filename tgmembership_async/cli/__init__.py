@@ -12,8 +12,6 @@ from tgmembership_async.extras import install
 
 _CANNOT_BE_WRITTEN: Final = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
-_INTERRUPTED: Final = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. 0 is success, 2 wrong usage or a missing extra; `exit_codes` has the others."""
@@ -29,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
     except KeyboardInterrupt:  # before click handles it
         sys.stderr.write("Interrupted.\n")
-        sys.exit(_INTERRUPTED)
+        from tgmembership_async.cli.exit_codes import Exit  # noqa: PLC0415 - not loaded for `--help`
+
+        sys.exit(Exit.INTERRUPTED)
     except OSError as error:
         if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
             raise

@@ -13,7 +13,7 @@ from tgmembership_async.cli.ledger_option import Place, is_there, opened
 from tgmembership_async.cli.output import Writer
 from tgmembership_async.errors import RefConflict
 from tgmembership_async.grants import transitions
-from tgmembership_async.grants.bot_ledger import ledger_of_bot
+from tgmembership_async.grants.bot_ledger import BotLedger, ledger_of_bot
 from tgmembership_async.grants.importing.members import FoundRow, MemberRow
 from tgmembership_async.grants.ledger import Ledger, get_many
 from tgmembership_async.grants.model import Grant, GrantRequest, GrantStatus
@@ -83,7 +83,7 @@ async def write_dry_run(place: Place, rows: Iterable[FoundRow], out: Writer) -> 
     """Write what a run would do for each member, and return the counts."""
     counts: Counter[str] = Counter()
     async with ledger_of(place) as ledger, aclosing(looked_up(rows, ledger)) as pairs:
-        gaps = await _gaps(place) if ledger is not None else []
+        gaps = await _gaps(ledger)
         async for row, grant in pairs:
             if isinstance(row, MemberRow):
                 fields = _row(row, grant, gaps)
@@ -92,12 +92,10 @@ async def write_dry_run(place: Place, rows: Iterable[FoundRow], out: Writer) -> 
     return counts
 
 
-async def _gaps(place: Place) -> list[Gap]:
+async def _gaps(ledger: Ledger | None) -> list[Gap]:
     """Return the gaps of a ledger in a file; a server has none."""
-    if not isinstance(place, Path):
-        return []
-    async with SqliteLedger(place, owner=False) as ledger:
-        return await ledger.gaps()
+    whole = ledger.whole if isinstance(ledger, BotLedger) else ledger
+    return await whole.gaps() if isinstance(whole, SqliteLedger) else []
 
 
 def _row(row: MemberRow, grant: Grant | None, gaps: Sequence[Gap]) -> dict[str, Any]:
