@@ -87,7 +87,7 @@ async def _judged(send: Next, request: Request) -> Response:
 
 
 async def _sent(send: Next, request: Request) -> Response | TransportFailure | Exception:
-    """Send through the chain, and return how it ended; raise a foreign exception before which nothing was done."""
+    """Send through the chain, and return how it ended; raise a foreign exception if nothing was done before it."""
     progress = request.progress
     try:
         result = await send(request)
